@@ -1,0 +1,86 @@
+"""All that jacfunc remembers between calls, and the one lock: the only global state of the package.
+
+What is remembered is keyed by what a function *is* (see ``captured.py``) and by the signature of its
+arguments; entries vanish with the objects they speak of.  What the remembered things mean lives elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+LOCK = threading.RLock()
+"""Held while a module's parameters are swapped, and during ``torch.func.jvp``.
+
+``torch`` swaps attributes of a shared module in ``functional_call`` and keeps one global stack of forward-mode
+levels, so neither survives a second thread without it.  One lock for both cannot deadlock.
+"""
+
+MAX_FUNCTIONS = 256
+MAX_SIGNATURES = 64
+
+
+def _renew_lock() -> None:
+    global LOCK
+    LOCK = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # a data loader may fork while another thread holds the lock
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+class Memory:
+    """A two-level, bounded memory: function key -> signature -> value, forgotten with the function's parts."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[Hashable, tuple[list[weakref.ref[Any]], OrderedDict[Hashable, Any]]] = OrderedDict()
+
+    def get(self, function: Hashable, signature: Hashable) -> Any:
+        """The remembered value or None."""
+        with LOCK:
+            entry = self._entries.get(function)
+            if entry is None:
+                return None
+            self._entries.move_to_end(function)
+            return entry[1].get(signature)
+
+    def put(self, function: Hashable, parts: Iterable[object], signature: Hashable, value: Any) -> None:
+        """Remember ``value`` for as long as every object in ``parts`` lives."""
+        with LOCK:
+            entry = self._entries.get(function)
+            if entry is None:
+                entry = ([weakref.ref(part, lambda _: self.forget(function)) for part in parts], OrderedDict())
+                self._entries[function] = entry
+            entry[1][signature] = value
+            entry[1].move_to_end(signature)
+            if len(entry[1]) > MAX_SIGNATURES:
+                entry[1].popitem(last=False)
+            if len(self._entries) > MAX_FUNCTIONS:
+                self._entries.popitem(last=False)
+
+    def forget(self, function: Hashable) -> None:
+        """Drop all that is known of one function."""
+        with LOCK:
+            self._entries.pop(function, None)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        with LOCK:
+            self._entries.clear()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+PLANS = Memory()
+"""Which route worked, by transform, function and signature (``plan.py``)."""
+
+INDEPENDENT = Memory()
+"""Functions and signatures whose samples were found independent (``independence.py``)."""
+
+INVENTORIES = Memory()
+"""Where a module that a function closes over keeps its tensors (``slots.py``)."""

@@ -1,0 +1,184 @@
+"""Which entries of a per-sample Jacobian are wanted, and how the rows of a route fill them.
+
+One entry object serves one pair of an output leaf and an input leaf.  A route hands it *columns* (derivatives of
+all outputs along some input coordinates), *rows* (derivatives of some output coordinates by all inputs) or, at
+second order, *cells* (one output coordinate, twice one input coordinate); nothing here evaluates a function.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The sample shapes ``I`` and ``O`` of one input and one output leaf, and the batch in front of both."""
+
+    batch: Shape
+    output: Shape
+    input: Shape
+    like: torch.Tensor
+
+    def empty(self, *shape: int) -> torch.Tensor:
+        """Zeros for a result that no row contributes to."""
+        return self.like.new_zeros((*self.batch, *shape))
+
+
+class Entries(Protocol):
+    """What a route fills."""
+
+    def columns(self, tangents: torch.Tensor, start: int) -> None:
+        """Take ``(r, *batch, *O)``: (second) derivatives along the input coordinates from ``start``."""
+
+    def result(self) -> torch.Tensor:
+        """All that was taken, with the sample axes in front."""
+
+
+class FirstOrder(Entries, Protocol):
+    """Entries of the Jacobian."""
+
+    def rows(self, cotangents: torch.Tensor, start: int) -> None:
+        """Take ``(r, *batch, *I)``: the gradients of the output coordinates from ``start``."""
+
+
+class SecondOrder(Entries, Protocol):
+    """Entries of the diagonals of the Hessians."""
+
+    def cells(self, seconds: torch.Tensor) -> None:
+        """Take ``(o, numel(I), *batch)``: the next o output coordinates, twice by each input coordinate."""
+
+
+def _join(parts: list[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+@dataclass
+class Block:
+    """Every entry: ``(*batch, *O, *I)``."""
+
+    pair: Pair
+    by_column: list[torch.Tensor] = field(default_factory=list)
+    by_row: list[torch.Tensor] = field(default_factory=list)
+
+    def columns(self, tangents: torch.Tensor, start: int) -> None:
+        self.by_column.append(tangents)
+
+    def rows(self, cotangents: torch.Tensor, start: int) -> None:
+        self.by_row.append(cotangents)
+
+    def result(self) -> torch.Tensor:
+        shape = (*self.pair.batch, *self.pair.output, *self.pair.input)
+        if self.by_column:
+            return _join(self.by_column).movedim(0, -1).reshape(shape)
+        if self.by_row:
+            return _join(self.by_row).movedim(0, len(self.pair.batch)).reshape(shape)
+        return self.pair.empty(*self.pair.output, *self.pair.input)
+
+
+@dataclass
+class Diagonal:
+    """``dy[b] / dx[b]``, where the smaller of ``I`` and ``O`` is broadcast: ``(*batch, *larger)``."""
+
+    pair: Pair
+    taken: list[torch.Tensor] = field(default_factory=list)
+    order: list[torch.Tensor] = field(default_factory=list)
+
+    def columns(self, tangents: torch.Tensor, start: int) -> None:
+        self._take(tangents, start, self.pair.input, self.pair.output)
+
+    def rows(self, cotangents: torch.Tensor, start: int) -> None:
+        self._take(cotangents, start, self.pair.output, self.pair.input)
+
+    def _take(self, block: torch.Tensor, start: int, own: Shape, other: Shape) -> None:
+        """Of ``(r, *batch, *other)`` keep, for each of the r coordinates of ``own``, those that lie opposite."""
+        count, batch = len(block), self.pair.batch
+        block = block.reshape(count, *batch, math.prod(other))
+        if math.prod(own) == 1:
+            self.taken.append(block.movedim(-1, 0).squeeze(1))
+        elif math.prod(other) == 1:
+            self.taken.append(block.squeeze(-1))
+        elif own == other:
+            self.taken.append(own_coordinates(block, batch, start))
+        else:
+            mine, theirs, place = _opposite(own, other, start, count)
+            self.taken.append(block.movedim(-1, 1)[mine, theirs])
+            self.order.append(torch.tensor(place))
+
+    def result(self) -> torch.Tensor:
+        larger = larger_shape(self.pair.output, self.pair.input)
+        if not self.taken:
+            return self.pair.empty(*larger)
+        diagonal = _join(self.taken)
+        if self.order:
+            diagonal = diagonal[torch.argsort(_join(self.order)).to(diagonal.device)]
+        return diagonal.movedim(0, -1).reshape(*self.pair.batch, *larger)
+
+
+@dataclass
+class HessianDiagonal(Block):
+    """Second derivatives of every output by every input element: ``(*batch, *O, *I)``."""
+
+    def cells(self, seconds: torch.Tensor) -> None:
+        self.by_row.append(seconds.movedim(1, -1))
+
+
+@dataclass
+class Laplacian:
+    """The sum of all second derivatives of every output: ``(*batch, *O)``."""
+
+    pair: Pair
+    total: torch.Tensor | None = None
+    by_row: list[torch.Tensor] = field(default_factory=list)
+
+    def columns(self, tangents: torch.Tensor, start: int) -> None:
+        part = tangents.sum(0)
+        self.total = part if self.total is None else self.total + part
+
+    def cells(self, seconds: torch.Tensor) -> None:
+        self.by_row.append(seconds.sum(1))
+
+    def result(self) -> torch.Tensor:
+        if self.total is not None:
+            return self.total
+        if self.by_row:
+            return _join(self.by_row).movedim(0, -1).reshape(*self.pair.batch, *self.pair.output)
+        return self.pair.empty(*self.pair.output)
+
+
+def own_coordinates(block: torch.Tensor, batch: Shape, start: int) -> torch.Tensor:
+    """Of ``(r, *batch, *S)`` keep entry ``start + j`` of row j: ``(r, *batch)``."""
+    count = len(block)
+    flat = block.reshape(count, *batch, -1) if block.numel() else block.reshape(count, *batch, count)
+    return flat[..., start : start + count].diagonal(dim1=0, dim2=-1).movedim(-1, 0)
+
+
+def have_diagonal(output: Shape, input: Shape) -> bool:
+    """Whether one of the shapes broadcasts to the other on purpose: a single element, or 1s in equal rank."""
+    if math.prod(output) == 1 or math.prod(input) == 1:
+        return True
+    if len(output) != len(input):
+        return False
+    pairs = list(zip(output, input, strict=True))
+    return all(o in (1, i) for o, i in pairs) or all(i in (1, o) for o, i in pairs)
+
+
+def larger_shape(output: Shape, input: Shape) -> Shape:
+    """The shape of the diagonal of one sample; that of the input where both have one element."""
+    if math.prod(output) == math.prod(input):
+        return input if len(input) >= len(output) else output
+    return output if math.prod(output) > math.prod(input) else input
+
+
+def _opposite(own: Shape, other: Shape, start: int, count: int) -> tuple[list[int], list[int], list[int]]:
+    """Of the broadcast of both shapes: indices in the chunk of ``own``, in ``other``, and in the result."""
+    larger = torch.broadcast_shapes(own, other)
+    mine = torch.arange(math.prod(own)).reshape(own).expand(larger).reshape(-1).tolist()
+    theirs = torch.arange(math.prod(other)).reshape(other).expand(larger).reshape(-1).tolist()
+    chosen = [place for place, index in enumerate(mine) if start <= index < start + count]
+    return [mine[place] - start for place in chosen], [theirs[place] for place in chosen], chosen

@@ -1,0 +1,39 @@
+"""Every exception and warning class of jacfunc; what the messages say is written where they are raised.
+
+Each error is raised before any heavy work and in one sentence names the argument, what was found, what was
+expected and the way out.  All of them derive from :class:`JacfuncError`.
+"""
+
+from __future__ import annotations
+
+
+class JacfuncError(Exception):
+    """Base class of everything that jacfunc raises on purpose."""
+
+
+class ArgumentError(JacfuncError, ValueError):
+    """An option or argument has a value that cannot be meant (``argnums``, ``chunk_size``, ``method``, ...)."""
+
+
+class ArgumentTypeError(JacfuncError, TypeError):
+    """An argument or a leaf of one has the wrong type (no tensor, an integer tensor, not callable, ...)."""
+
+
+class ShapeError(JacfuncError, ValueError):
+    """Shapes that do not fit: no common batch, or no diagonal between input and output."""
+
+
+class ParametersError(JacfuncError, ValueError):
+    """The parameters or buffers given to an adapted module are missing, unknown or mis-shaped."""
+
+
+class CoupledSamplesError(JacfuncError, ValueError):
+    """A sample of the output depends on other samples of the input, so per-sample derivatives do not exist."""
+
+
+class UnsupportedOperationError(JacfuncError, NotImplementedError):
+    """No route can differentiate an operation inside the function."""
+
+
+class IndependenceWarning(UserWarning):
+    """The independence of the samples could not be tested."""

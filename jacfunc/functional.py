@@ -1,0 +1,218 @@
+"""A module as a pure function: ``make_functional`` and the object it returns.
+
+Checks what the caller passes; the swapping itself is in ``slots.py``, and nothing here differentiates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, overload
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from .errors import ArgumentError, ArgumentTypeError, ParametersError
+from .slots import Inventory, Slot, call_with, locked
+
+Tensors = dict[str, torch.Tensor]
+
+
+class FunctionalModule:
+    """``f(params, *args, **kwargs)``: a module's computation as a pure function of its parameters.
+
+    Made by :func:`make_functional`, which describes it.  The module is used live: its mode, its buffers and its
+    plain attributes are those of the moment of the call.
+    """
+
+    def __init__(self, module: nn.Module, *, method: str = "forward", with_buffers: bool = False) -> None:
+        self.module = module
+        self.method = method
+        self.with_buffers = with_buffers
+        self._look()
+
+    def _look(self) -> None:
+        inventory = Inventory.of(self.module)
+        self._inventory = inventory
+        self._parameters = _first(inventory.parameters)
+        self._buffers = _first(inventory.buffers)
+        self._slots = inventory.parameters + inventory.buffers
+        # Through __call__ for forward, so that the module's hooks run.
+        self._call: Callable[..., Any] = self.module if self.method == "forward" else getattr(self.module, self.method)
+
+    def _refresh(self) -> None:
+        if self._inventory.stale():
+            self._look()
+
+    @property
+    def state_arguments(self) -> int:
+        """How many leading arguments are parameters (and buffers), not data."""
+        return 2 if self.with_buffers else 1
+
+    def parameters(self) -> Tensors:
+        """The module's own parameters by name, live; a tied one once."""
+        self._refresh()
+        return {slot.name: slot.container[slot.index] for slot in self._parameters.values()}
+
+    def buffers(self) -> Tensors:
+        """The module's own buffers by name, live."""
+        self._refresh()
+        return {slot.name: slot.container[slot.index] for slot in self._buffers.values()}
+
+    def __call__(self, params: Mapping[str, torch.Tensor], /, *args: Any, **kwargs: Any) -> Any:
+        """The module's output for these parameters; with buffers, ``(output, new_buffers)``."""
+        if self.with_buffers and not args:
+            raise ArgumentTypeError("f(params, buffers, ...) was called without buffers; pass the dict from make_functional")
+        with locked():
+            self._refresh()
+            _check("params", params, self._parameters, self._inventory.aliases)
+            if not self._buffers and not self.with_buffers:
+                return call_with(self._call, args, kwargs, self._inventory.parameters, params, self._inventory.attributes)
+            given = self.buffers()
+            if self.with_buffers:
+                given, args = args[0], args[1:]
+                _check("buffers", given, self._buffers, self._inventory.aliases)
+            # The forward may write to its buffers: it gets copies, which are thrown away or returned.
+            values = {**params, **{name: buffer.clone() for name, buffer in given.items()}}
+            if not self.with_buffers:
+                return call_with(self._call, args, kwargs, self._slots, values, self._inventory.attributes)
+            new: Tensors = {}
+
+            def call(*args: Any, **kwargs: Any) -> Any:
+                output = self._call(*args, **kwargs)
+                new.update((slot.name, slot.container[slot.index]) for slot in self._buffers.values())
+                return output
+
+            return call_with(call, args, kwargs, self._slots, values, self._inventory.attributes), new
+
+    def _captured(self) -> tuple[object, ...]:
+        return (self.module, self.method, self.with_buffers)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"module": self.module, "method": self.method, "with_buffers": self.with_buffers}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._look()
+
+    def __repr__(self) -> str:
+        method = "" if self.method == "forward" else f", method={self.method!r}"
+        arguments = "params, buffers, ..." if self.with_buffers else "params, ..."
+        return f"<f({arguments}) of {type(self.module).__name__}{method}>"
+
+
+class LiveModule:
+    """A module as a function of its inputs alone, with its live parameters and its buffers guarded."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.function = FunctionalModule(module)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(self.function.parameters(), *args, **kwargs)
+
+    def _captured(self) -> tuple[object, ...]:
+        return (self.function,)
+
+    def __repr__(self) -> str:
+        return repr(self.function.module)
+
+
+def _first(slots: tuple[Slot, ...]) -> dict[str, Slot]:
+    first: dict[str, Slot] = {}
+    for slot in slots:
+        first.setdefault(slot.name, slot)
+    return first
+
+
+def _check(argument: str, given: Any, slots: Mapping[str, Slot], aliases: Mapping[str, str]) -> None:
+    if not isinstance(given, Mapping):
+        raise ArgumentTypeError(
+            f"{argument} is a {type(given).__name__}; pass the dict of names to tensors that make_functional returned"
+        )
+    for name, slot in slots.items():
+        if name not in given:
+            raise ParametersError(f"{argument} lacks the key {name!r}; pass every key that make_functional returned")
+        tensor = given[name]
+        if not isinstance(tensor, torch.Tensor):
+            raise ParametersError(f"{argument}[{name!r}] is a {type(tensor).__name__}; a tensor was expected")
+        if tensor.shape != slot.container[slot.index].shape:
+            raise ParametersError(
+                f"{argument}[{name!r}] has shape {tuple(tensor.shape)}, but the module's is "
+                f"{tuple(slot.container[slot.index].shape)}; pass a tensor of that shape (for stacked ones use torch.func.vmap)"
+            )
+    if len(given) != len(slots):
+        _unknown(argument, given, slots, aliases)
+
+
+def _unknown(argument: str, given: Mapping[str, Any], slots: Mapping[str, Slot], aliases: Mapping[str, str]) -> None:
+    name = next(name for name in given if name not in slots)
+    if name in aliases:
+        raise ParametersError(f"{argument} has the key {name!r}, which is tied to {aliases[name]!r}; pass the latter only")
+    known = ", ".join(repr(key) for key in list(slots)[:8]) + (", ..." if len(slots) > 8 else "")
+    raise ParametersError(f"{argument} has the unknown key {name!r}; the module's are {known or 'none'}")
+
+
+@overload
+def make_functional(
+    module: nn.Module, *, snapshot: bool = ..., method: str = ..., with_buffers: Literal[False] = ...
+) -> tuple[FunctionalModule, Tensors]: ...
+
+
+@overload
+def make_functional(
+    module: nn.Module, *, snapshot: bool = ..., method: str = ..., with_buffers: Literal[True]
+) -> tuple[FunctionalModule, Tensors, Tensors]: ...
+
+
+def make_functional(
+    module: nn.Module, *, snapshot: bool = False, method: str = "forward", with_buffers: bool = False
+) -> tuple[FunctionalModule, Tensors] | tuple[FunctionalModule, Tensors, Tensors]:
+    r"""Turn a module into a pure function of its parameters.
+
+    .. math:: f(\theta, x) = \mathrm{module}_\theta(x)
+
+    Args:
+        module: any ``nn.Module``.  It stays as it is, during an error in its forward too.
+        snapshot: by default ``params`` holds the live parameters, so that ``.backward()`` and ``torch.optim`` work
+            on the module; True gives detached copies (for ``torch.func.grad``, ensembles, freezing).
+        method: the name of another method to call instead of ``forward``.
+        with_buffers: also take and return buffers: ``f(params, buffers, *args) -> (output, new_buffers)``.  Without
+            it buffers are read live and what the forward writes to them is thrown away.
+
+    Returns:
+        ``(f, params)`` or ``(f, params, buffers)``, where ``params`` and ``buffers`` map names to tensors of the
+        module's own shapes and dtypes.  Every parameter is in it, frozen ones too, and a tied one once.
+        ``f`` can be pickled and copied (its copy carries its own module) and called from any thread.
+
+    Raises:
+        ArgumentTypeError: ``module`` is no ``nn.Module``, or its ``method`` is not callable.
+        ArgumentError: a lazy module that has not seen its first batch, or a scripted one.
+        ParametersError: at the call, for a key that is missing, unknown or mis-shaped.
+
+    Example:
+        >>> import torch
+        >>> from jacfunc import make_functional
+        >>> net = torch.nn.Linear(2, 3)
+        >>> f, params = make_functional(net)
+        >>> sorted(params)
+        ['bias', 'weight']
+        >>> x = torch.ones(5, 2)
+        >>> bool((f(params, x) == net(x)).all())
+        True
+    """
+    if not isinstance(module, nn.Module):
+        raise ArgumentTypeError(f"module is a {type(module).__name__}; make_functional takes an nn.Module")
+    if not callable(getattr(module, method, None)):
+        raise ArgumentTypeError(f"method={method!r} is not a callable attribute of {type(module).__name__}")
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if is_lazy(tensor):
+            raise ArgumentError(f"the lazy parameter {name!r} has no shape yet; call the module on one batch first")
+    for name, child in module.named_modules():
+        if isinstance(child, torch.jit.ScriptModule):
+            raise ArgumentError(f"the submodule {name!r} is scripted, so its parameters cannot be exchanged; pass the module before torch.jit.script")
+    f = FunctionalModule(module, method=method, with_buffers=with_buffers)
+    params, buffers = f.parameters(), f.buffers()
+    if snapshot:
+        params = {name: tensor.detach().clone() for name, tensor in params.items()}
+        buffers = {name: tensor.detach().clone() for name, tensor in buffers.items()}
+    return (f, params, buffers) if with_buffers else (f, params)

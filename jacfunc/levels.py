@@ -1,0 +1,42 @@
+"""What surrounds the current call: torch.func levels, torch.compile, inference mode, gradient mode.
+
+The only file that touches torch's private functorch interface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+
+def compiling() -> bool:
+    """Whether ``torch.compile`` or ``torch.export`` is tracing this call."""
+    return torch.compiler.is_compiling()
+
+
+def inside_transform() -> bool:
+    """Whether a torch.func transform (grad, vjp, jvp, vmap) is running around this call."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def inside_vmap() -> bool:
+    """Whether one of the surrounding transforms is ``torch.func.vmap``, whose values cannot be looked at."""
+    stack = torch._C._functorch.get_interpreter_stack()
+    return stack is not None and any(level.key() == torch._C._functorch.TransformType.Vmap for level in stack)
+
+
+@contextmanager
+def recording() -> Iterator[bool]:
+    """Leave inference mode, in which nothing can be differentiated; yields whether it was left.
+
+    The caller's gradient mode is kept, and inference mode becomes ``no_grad``: it decides whether the result
+    records a graph and nothing else.
+    """
+    with ExitStack() as stack:
+        left = torch.is_inference_mode_enabled()
+        if left:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.no_grad())
+        yield left

@@ -1,0 +1,245 @@
+"""From a request to a route: which, with how many passes and rows, in which chunks, and why.
+
+The plan that ``explain`` shows is the object that runs.  Running it, and falling back to the next route when an
+operation inside the function forbids the first, is at the bottom; the routes themselves decide nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from . import caches, independence
+from .entries import Pair
+from .errors import JacfuncError, UnsupportedOperationError
+from .levels import compiling, inside_transform
+from .request import Outputs, OutputsChanged, Request, Shape
+from .rng import Draw
+from .routes import ROUTES
+from .routes.task import Evaluation, Task
+from .rows import Rows
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a transform wants: its order, the entries of each pair of leaves, and which pairs."""
+
+    name: str
+    order: int
+    entries: Callable[[Pair], Any]
+    paired: bool = False
+    refuse: Callable[[Request, Outputs], None] | None = None
+
+    def pairs(self, outputs: int, inputs: int) -> list[tuple[int, int]]:
+        """The pairs of output leaf and input leaf that are wanted."""
+        if self.paired:
+            return [(leaf, leaf) for leaf in range(inputs)]
+        return [(output, leaf) for output in range(outputs) for leaf in range(inputs)]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A route, its rows under ``vmap`` or one after the other."""
+
+    route: str
+    vectorised: bool
+
+    def __str__(self) -> str:
+        return self.route if self.vectorised or self.route == "autograd" else f"{self.route}, row by row"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one transform of one function is computed for one kind of arguments."""
+
+    wanted: Wanted
+    outputs: Outputs
+    input_shapes: tuple[Shape, ...]
+    attempts: tuple[Attempt, ...]
+    reason: str
+    random: bool = False
+    refused: tuple[tuple[Attempt, str], ...] = ()
+    independence: str = independence.UNCHECKED
+
+    @property
+    def route(self) -> str:
+        """The route that runs."""
+        return self.attempts[0].route
+
+    @property
+    def rows(self) -> int:
+        """How many rows it pushes or pulls through."""
+        inputs, outputs = Rows((), self.input_shapes).total, Rows((), self.outputs.shapes).total
+        if self.route in ("forward", "dual"):
+            return inputs
+        return outputs if self.wanted.order == 1 else outputs * inputs
+
+    @property
+    def cost(self) -> float:
+        """Arithmetic in plain forwards: a pass forward or back counts one, a pass through a pass two."""
+        return _cost(self.route, self.wanted.order, Rows((), self.input_shapes).total, Rows((), self.outputs.shapes).total)
+
+    def fell_back(self, error: Exception) -> Plan:
+        """The plan without its first attempt, and why."""
+        failed, *rest = self.attempts
+        return replace(self, attempts=tuple(rest), refused=(*self.refused, (failed, _first_line(error))))
+
+
+def _cost(route: str, order: int, inputs: int, outputs: int) -> float:
+    if order == 1:
+        return {"forward": 2 + inputs, "dual": 1 + 2 * inputs}.get(route, 1 + outputs)
+    # Measured: a row of the forward route at second order costs about two and a half of the reverse one.
+    return {"forward": 3 + 2.5 * inputs, "dual": 1 + 3 * inputs}.get(route, 1 + outputs * (1 + inputs))
+
+
+def make_plan(request: Request, wanted: Wanted, outputs: Outputs, random: bool) -> Plan:
+    """The cheapest route that the method allows first, then what can replace it."""
+    inputs_total = Rows((), request.input_shapes).total
+    outputs_total = Rows((), outputs.shapes).total
+    forward, reverse = (_cost(route, wanted.order, inputs_total, outputs_total) for route in ("forward", "reverse"))
+    method = request.options.method
+    if method != "auto":
+        reason = f"method={method!r} was asked for"
+    else:
+        method = "forward" if forward <= reverse else "reverse"
+        reason = f"forward would cost {forward:g} plain forwards, reverse {reverse:g}"
+    order = {
+        "forward": ["forward", "dual"] if request.options.method == "forward" else ["forward", "reverse", "dual"],
+        "reverse": ["reverse"] if request.options.method == "reverse" else ["reverse", "forward", "dual"],
+    }[method]
+    attempts = [Attempt(route, vectorised) for vectorised in (True, False) for route in order]
+    if request.options.method != "forward":
+        attempts.append(Attempt("autograd", False))
+    return Plan(wanted, outputs, request.input_shapes, tuple(attempts), reason, random)
+
+
+# -------------------------------------------------------------------- finding and running
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Entries filled, by pair of leaves, and the value they came with."""
+
+    plan: Plan
+    results: dict[tuple[int, int], torch.Tensor]
+    evaluation: Evaluation
+
+
+def run(request: Request, wanted: Wanted, limit: int | None = None) -> Outcome:
+    """Find the plan, run it, and remember what worked; ``limit`` bounds the rows for a trial."""
+    if compiling():
+        return _run_traced(request, wanted)
+    plan, draw = _find(request, wanted)
+    looked = draw is not None
+    if plan.random and draw is None:
+        draw = Draw.capture(request.leaves)
+    while plan.attempts:
+        try:
+            outcome = _attempt(plan, request, draw, limit)
+        except OutputsChanged:
+            caches.PLANS.forget(request.captured.key)
+            if draw is not None:
+                draw.restore()
+            return run(request, wanted, limit)
+        except RETRIED as error:
+            if isinstance(error, FATAL) and not isinstance(error, UnsupportedOperationError):
+                raise
+            draw = draw or Draw.capture(request.leaves)
+            draw.restore()
+            if not looked:  # an error of the function itself shows in a plain forward and surfaces as it is
+                independence.evaluated(request, request.leaves, draw)
+                looked = True
+            plan = plan.fell_back(error)
+        else:
+            _remember(request, outcome.plan)
+            return outcome
+    raise UnsupportedOperationError(_no_route(plan))
+
+
+RETRIED = (RuntimeError, TypeError, ValueError)
+FATAL = (JacfuncError, torch.OutOfMemoryError)
+
+
+def _find(request: Request, wanted: Wanted) -> tuple[Plan, Draw | None]:
+    """The remembered plan, or a new one after a plain forward, whose random draw comes with it."""
+    plan: Plan | None = caches.PLANS.get(request.captured.key, _plan_signature(request, wanted))
+    independent = independence.standing(request)
+    if plan is not None and independent is not None:
+        request.expected = plan.outputs
+        return replace(plan, independence=independent), None
+    draw = Draw.capture(request.leaves)
+    values, random = _look(request, draw)
+    if plan is None or plan.outputs != request.outputs:
+        plan = _planned(request, wanted, random)
+    if independent is None:
+        independent = independence.check(request, values, draw)
+    return replace(plan, independence=independent), draw
+
+
+def _look(request: Request, draw: Draw) -> tuple[tuple[torch.Tensor, ...], bool]:
+    """The outputs of a plain forward, and whether it drew random numbers; refuses what is no batch of samples."""
+    request.expected = None
+    with torch.no_grad():
+        values, _ = request.evaluate(*(leaf.detach() for leaf in request.leaves), others_copied=True)
+    random = not draw.is_now()
+    draw.restore()
+    return values, random
+
+
+def _planned(request: Request, wanted: Wanted, random: bool) -> Plan:
+    assert request.outputs is not None
+    if wanted.refuse is not None:
+        wanted.refuse(request, request.outputs)
+    return make_plan(request, wanted, request.outputs, random)
+
+
+def _plan_signature(request: Request, wanted: Wanted) -> tuple[object, ...]:
+    options = replace(request.options, return_value=False, check=True)
+    return (wanted.name, options, request.signature)
+
+
+def _remember(request: Request, plan: Plan) -> None:
+    if request.captured.rememberable:
+        caches.PLANS.put(request.captured.key, request.captured.parts, _plan_signature(request, plan.wanted), plan)
+
+
+def _run_traced(request: Request, wanted: Wanted) -> Outcome:
+    """Under ``torch.compile``: nothing remembered, nothing retried; the forward for the shapes is dead code."""
+    with torch.no_grad():
+        request.evaluate(*(leaf.detach() for leaf in request.leaves))
+    plan = replace(_planned(request, wanted, False), independence=independence.TRACED)
+    return _attempt(plan, request, None, None)
+
+
+def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None) -> Outcome:
+    attempt = plan.attempts[0]
+    if attempt.route == "autograd" and inside_transform():
+        raise UnsupportedOperationError("torch.autograd.grad cannot run inside another torch.func transform")
+    inputs = Rows(request.batch, request.input_shapes, limit)
+    outputs = Rows(request.batch, plan.outputs.shapes, limit)
+    entries = {
+        (m, k): plan.wanted.entries(Pair(request.batch, outputs.shapes[m], inputs.shapes[k], request.leaves[k]))
+        for m, k in plan.wanted.pairs(len(outputs.shapes), len(inputs.shapes))
+    }
+    task = Task(
+        request.evaluate, request.leaves, inputs, outputs, entries, request.options.chunk_size, attempt.vectorised, draw
+    )
+    route = ROUTES[attempt.route]
+    evaluation = route.first_order(task) if plan.wanted.order == 1 else route.second_order(task)
+    results = {} if limit is not None else {pair: entry.result() for pair, entry in entries.items()}
+    return Outcome(plan, results, evaluation)
+
+
+def _no_route(plan: Plan) -> str:
+    reasons = "; ".join(f"{attempt}: {reason}" for attempt, reason in plan.refused if attempt.vectorised or attempt.route == "autograd")
+    way_out = "take it from outside any transform and without torch.compile, or replace the operation by one that torch.func can differentiate"
+    if plan.reason.startswith("method="):
+        way_out = "use method='auto', " + way_out
+    return f"{plan.wanted.name} found no route through an operation inside f ({reasons}); {way_out}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,86 @@
+"""Row by row with ``torch.autograd.grad``: for what ``torch.func`` cannot transform at all.
+
+That is an ``autograd.Function`` in the old style (``forward(ctx, ...)``) and ``torch.utils.checkpoint``.  It works
+eagerly and under ``.backward()``; inside another transform it cannot work, and ``plan.py`` says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from .task import Evaluation, Task, Tensors
+
+NAME = "autograd"
+
+
+def first_order(task: Task) -> Evaluation:
+    """Fill the entries by rows; ``f`` is evaluated once."""
+    recorded = torch.is_grad_enabled()
+    leaves, outputs, aux = _evaluated(task)
+    for index, cotangents in _single_rows(task, outputs):
+        gradients = _gradients(outputs, leaves, cotangents, recorded)
+        task.take_rows(index, index + 1, tuple(gradient[None] for gradient in gradients))
+    return _released(outputs, aux, recorded)
+
+
+def second_order(task: Task) -> Evaluation:
+    """Fill the entries by cells, the gradients of the gradients; ``f`` is evaluated once."""
+    recorded = torch.is_grad_enabled()
+    leaves, outputs, aux = _evaluated(task)
+    for index, cotangents in _single_rows(task, outputs):
+        gradients = _gradients(outputs, leaves, cotangents, True)
+        cells = tuple(
+            _diagonal(leaf, gradient, len(task.inputs.batch), recorded)
+            for leaf, gradient in zip(leaves, gradients, strict=True)
+        )
+        task.take_cells(index, index + 1, cells)
+    return _released(outputs, aux, recorded)
+
+
+def _evaluated(task: Task) -> tuple[Tensors, Tensors, Tensors]:
+    with torch.enable_grad():
+        leaves = tuple(leaf if leaf.requires_grad else leaf.detach().requires_grad_() for leaf in task.leaves)
+        outputs, aux = task.evaluate(*leaves, others_copied=True)
+    return leaves, outputs, aux
+
+
+def _single_rows(task: Task, outputs: Tensors) -> Iterator[tuple[int, Tensors]]:
+    for start, stop in task.outputs.chunks(1):
+        yield start, tuple(row[0] for row in task.outputs.basis(start, stop, outputs))
+
+
+def _gradients(outputs: Sequence[torch.Tensor], leaves: Tensors, cotangents: Tensors, recorded: bool) -> Tensors:
+    """The gradients by the leaves, zeros where nothing depends on one."""
+    used = [(output, row) for output, row in zip(outputs, cotangents, strict=True) if output.requires_grad]
+    if not used:
+        return tuple(torch.zeros_like(leaf) for leaf in leaves)
+    with torch.enable_grad():
+        return torch.autograd.grad(
+            [output for output, _ in used],
+            leaves,
+            [row for _, row in used],
+            retain_graph=True,
+            create_graph=recorded,
+            materialize_grads=True,
+        )
+
+
+def _diagonal(leaf: torch.Tensor, gradient: torch.Tensor, batch_dims: int, recorded: bool) -> torch.Tensor:
+    """``(1, numel(I), *batch)``: the derivative of each coordinate of the gradient by the same coordinate."""
+    batch, size = leaf.shape[:batch_dims], math.prod(leaf.shape[batch_dims:])
+    coordinates = []
+    for index in range(size):
+        row = leaf.new_zeros((*batch, size))
+        row[..., index] = 1
+        (second,) = _gradients([gradient], (leaf,), (row.reshape(leaf.shape),), recorded)
+        coordinates.append(second.reshape(*batch, size)[..., index])
+    return torch.stack(coordinates)[None] if coordinates else leaf.new_zeros((1, 0, *batch))
+
+
+def _released(outputs: Tensors, aux: Tensors, recorded: bool) -> Evaluation:
+    if recorded:
+        return Evaluation(outputs, aux)
+    return Evaluation(tuple(output.detach() for output in outputs), tuple(tensor.detach() for tensor in aux))

@@ -1,0 +1,44 @@
+"""The forward route by dual numbers, ``torch.func.jvp``: for operations without a second reverse derivative.
+
+Each chunk evaluates the function anew.  torch keeps one stack of forward-mode levels for all threads, so the
+whole evaluation is done under the package's lock.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.func import jvp
+
+from ..slots import locked
+from .forward import fill_columns
+from .task import Evaluation, Task, Tensors
+
+NAME = "dual"
+
+
+def first_order(task: Task) -> Evaluation:
+    """Fill the entries by columns."""
+
+    def along(*tangents: torch.Tensor) -> tuple[Tensors, Tensors, Tensors]:
+        outputs, pushed, aux = jvp(task.evaluate, task.leaves, tangents, has_aux=True)
+        return pushed, outputs, aux
+
+    with locked():
+        return fill_columns(task, along)
+
+
+def second_order(task: Task) -> Evaluation:
+    """Fill the entries by columns of second derivatives."""
+
+    def along(*tangents: torch.Tensor) -> tuple[Tensors, Tensors, Tensors]:
+        def first(*leaves: torch.Tensor) -> tuple[Tensors, Any]:
+            outputs, pushed, aux = jvp(task.evaluate, leaves, tangents, has_aux=True)
+            return pushed, (outputs, aux)
+
+        _, seconds, (outputs, aux) = jvp(first, task.leaves, tangents, has_aux=True)
+        return seconds, outputs, aux
+
+    with locked():
+        return fill_columns(task, along)

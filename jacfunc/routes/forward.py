@@ -1,0 +1,72 @@
+"""The forward route: tangents pushed through the function, one row for each coordinate of the input.
+
+The pushforward is the transpose of the pullback, itself taken with ``torch.func.vjp``: the pullback is linear in
+its cotangent, so its own vjp is the Jacobian-vector product [1].  Against ``torch.func.jvp`` this evaluates ``f``
+once for all chunks, is right in its parameter gradients where torch's forward formulas drop terms, needs no lock,
+compiles for changing batch sizes, and was faster in every measurement (``docs/design.md``).  What has no second
+derivative by reverse mode goes by the dual route instead.
+
+[1] J. Townsend, "A new trick for calculating Jacobian vector products", 2017.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.func import vjp
+
+from ..rows import flattened, through
+from .task import Evaluation, Task, Tensors
+
+NAME = "forward"
+
+
+def pushforward(pull: Callable[[Tensors], Tensors], outputs: Tensors) -> Callable[..., Tensors]:
+    """Tangents of the outputs from tangents of the inputs, given the pullback at the same point."""
+    _, push = vjp(pull, tuple(torch.zeros_like(output) for output in outputs))
+
+    def along(*tangents: torch.Tensor) -> Tensors:
+        (pushed,) = push(tangents)
+        result: Tensors = pushed
+        return result
+
+    return along
+
+
+def first_order(task: Task) -> Evaluation:
+    """Fill the entries by columns; ``f`` is evaluated once."""
+    outputs, pull, aux = vjp(task.evaluate, *task.leaves, has_aux=True)
+    push = pushforward(pull, outputs)
+    for start, stop in task.input_chunks():
+        tangents = through(push, task.inputs.basis(start, stop, task.leaves), task.vectorised)
+        task.take_columns(start, stop, tangents)
+    return Evaluation(outputs, aux)
+
+
+def second_order(task: Task) -> Evaluation:
+    """Fill the entries by columns of second derivatives; ``f`` is evaluated once for each chunk."""
+
+    def along(*tangents: torch.Tensor) -> tuple[Tensors, Tensors, Tensors]:
+        def first(*leaves: torch.Tensor) -> tuple[Tensors, Any]:
+            outputs, pull, aux = vjp(task.evaluate, *leaves, has_aux=True)
+            return pushforward(pull, outputs)(*tangents), (outputs, aux)
+
+        firsts, pull, (outputs, aux) = vjp(first, *task.leaves, has_aux=True)
+        return pushforward(pull, firsts)(*tangents), outputs, aux
+
+    return fill_columns(task, along)
+
+
+def fill_columns(task: Task, along: Callable[..., tuple[Tensors, Tensors, Tensors]]) -> Evaluation:
+    """Fill the entries with what ``along`` gives for each row, and keep the value that comes with the first."""
+    evaluation = None
+    for start, stop in task.evaluations(task.input_chunks()):
+        basis = task.inputs.basis(start, stop, task.leaves)
+        flat, grouped = flattened(along)
+        tangents, outputs, aux = grouped(through(flat, basis, task.vectorised))
+        task.take_columns(start, stop, tangents)
+        # The value does not depend on the row, so any row's will do.
+        evaluation = evaluation or Evaluation(tuple(t[0] for t in outputs), tuple(t[0] for t in aux))
+    return evaluation or Evaluation(*task.evaluate(*task.leaves))

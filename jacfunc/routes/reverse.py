@@ -1,0 +1,67 @@
+"""The reverse route: cotangents pulled back with ``torch.func.vjp``, one row for each coordinate of the output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.func import vjp
+
+from ..entries import own_coordinates
+from ..rows import flattened, through
+from .task import Evaluation, Task, Tensors
+
+NAME = "reverse"
+
+
+def first_order(task: Task) -> Evaluation:
+    """Fill the entries by rows; ``f`` is evaluated once."""
+    outputs, pull, aux = vjp(task.evaluate, *task.leaves, has_aux=True)
+
+    def pulled(*cotangents: torch.Tensor) -> Tensors:
+        result: Tensors = pull(cotangents)
+        return result
+
+    for start, stop in task.outputs.chunks(task.chunk_size):
+        task.take_rows(start, stop, through(pulled, task.outputs.basis(start, stop, outputs), task.vectorised))
+    return Evaluation(outputs, aux)
+
+
+def second_order(task: Task) -> Evaluation:
+    """Fill the entries by cells: the gradient of each output row is pulled back again for each input row.
+
+    ``f`` is evaluated once for each chunk of output rows; ``chunk_size`` bounds the pairs of rows in flight.
+    """
+    outer = task.chunk_size and max(1, task.chunk_size // max(task.inputs.total, 1))
+    evaluation = None
+    for start, stop in task.evaluations(task.outputs.chunks(outer)):
+        along, grouped = flattened(lambda *cotangents: _second_gradients(task, cotangents))
+        basis = task.outputs.basis(start, stop, [task.leaves[0]] * len(task.outputs.shapes))
+        cells, outputs, aux = grouped(through(along, basis, task.vectorised))
+        task.take_cells(start, stop, cells)
+        evaluation = evaluation or Evaluation(tuple(t[0] for t in outputs), tuple(t[0] for t in aux))
+    return evaluation or Evaluation(*task.evaluate(*task.leaves))
+
+
+def _second_gradients(task: Task, cotangents: Tensors) -> tuple[Tensors, Tensors, Tensors]:
+    """For one output row: its second derivatives ``(numel(I), *batch)`` by each input leaf; outputs; aux."""
+
+    def gradient(*leaves: torch.Tensor) -> tuple[Tensors, Any]:
+        outputs, pull, aux = vjp(task.evaluate, *leaves, has_aux=True)
+        pulled = pull(tuple(c.to(output.dtype) for c, output in zip(cotangents, outputs, strict=True)))
+        return pulled, (outputs, aux)
+
+    _, pull, (outputs, aux) = vjp(gradient, *task.leaves, has_aux=True)
+
+    def pulled(*rows: torch.Tensor) -> Tensors:
+        result: Tensors = pull(rows)
+        return result
+
+    parts: list[list[torch.Tensor]] = [[] for _ in task.leaves]
+    for start, stop in task.input_chunks():
+        hessian = through(pulled, task.inputs.basis(start, stop, task.leaves), task.vectorised)
+        for segment in task.inputs.segments(start, stop):
+            block = hessian[segment.leaf][segment.where]
+            parts[segment.leaf].append(own_coordinates(block, task.inputs.batch, segment.start))
+    empty = [leaf.new_zeros((0, *task.inputs.batch)) for leaf in task.leaves]
+    return tuple(torch.cat(part) if part else none for part, none in zip(parts, empty, strict=True)), outputs, aux

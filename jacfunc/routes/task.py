@@ -1,0 +1,79 @@
+"""What a route is given and gives back; the same for every route."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..levels import compiling
+from ..errors import UnsupportedOperationError
+from ..rng import Draw
+from ..rows import Rows
+
+Tensors = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A function of leaves, the rows on both sides of it, and the entries to fill.
+
+    ``entries[m, k]`` belongs to output leaf m and input leaf k; a pair that nobody wants is absent.
+    """
+
+    evaluate: Callable[..., tuple[Tensors, Tensors]]
+    leaves: Tensors
+    inputs: Rows
+    outputs: Rows
+    entries: dict[tuple[int, int], Any]
+    chunk_size: int | None
+    vectorised: bool
+    draw: Draw | None
+
+    def input_chunks(self) -> Iterator[tuple[int, int]]:
+        """The chunks of the rows of the input."""
+        return self.inputs.chunks(self.chunk_size)
+
+    def evaluations(self, chunks: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """Chunks of which each evaluates the function anew: all of them see the same random draw."""
+        for index, chunk in enumerate(chunks):
+            if index and compiling():
+                raise UnsupportedOperationError(
+                    "chunk_size makes this derivative evaluate f several times, which torch.compile cannot do with one "
+                    "random draw; compile it without chunk_size"
+                )
+            if index and self.draw is not None:
+                self.draw.restore()
+            yield chunk
+
+    def take_columns(self, start: int, stop: int, tangents: Tensors) -> None:
+        """Hand the derivatives along input rows ``start`` to ``stop`` to the entries."""
+        for segment in self.inputs.segments(start, stop):
+            dtype = self.leaves[segment.leaf].dtype
+            for leaf, tangent in enumerate(tangents):
+                if entry := self.entries.get((leaf, segment.leaf)):
+                    entry.columns(tangent[segment.where].to(dtype), segment.start)
+
+    def take_rows(self, start: int, stop: int, cotangents: Tensors) -> None:
+        """Hand the gradients of output rows ``start`` to ``stop`` to the entries."""
+        for segment in self.outputs.segments(start, stop):
+            for leaf, cotangent in enumerate(cotangents):
+                if entry := self.entries.get((segment.leaf, leaf)):
+                    entry.rows(cotangent[segment.where], segment.start)
+
+    def take_cells(self, start: int, stop: int, cells: Tensors) -> None:
+        """Hand the second derivatives of output rows ``start`` to ``stop`` by all inputs to the entries."""
+        for segment in self.outputs.segments(start, stop):
+            for leaf, seconds in enumerate(cells):
+                if entry := self.entries.get((segment.leaf, leaf)):
+                    entry.cells(seconds[segment.where])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The value that came with the derivatives: output leaves and aux tensors."""
+
+    outputs: Tensors
+    aux: Tensors

@@ -1,0 +1,105 @@
+"""Rows: the one-hot tangents or cotangents of a list of leaves, counted through, cut into chunks and pushed through.
+
+A row is one coordinate of one sample of one leaf, the same for every sample of the batch.  Which rows a route
+needs is its own business; what becomes of their results is in ``entries.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.func import vmap
+
+Shape = tuple[int, ...]
+Tensors = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The part of a chunk that belongs to one leaf: ``where`` in the chunk, from coordinate ``start`` of ``leaf``."""
+
+    leaf: int
+    where: slice
+    start: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All rows of leaves whose samples have these shapes; ``limit`` bounds them for a trial."""
+
+    batch: Shape
+    shapes: tuple[Shape, ...]
+    limit: int | None = None
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of coordinates of each leaf."""
+        return [math.prod(shape) for shape in self.shapes]
+
+    @property
+    def total(self) -> int:
+        """How many rows there are."""
+        total = sum(self.sizes)
+        return total if self.limit is None else min(total, self.limit)
+
+    def chunks(self, size: int | None) -> Iterator[tuple[int, int]]:
+        """Start and stop of every chunk of at most ``size`` rows."""
+        size = size or max(self.total, 1)
+        return ((start, min(start + size, self.total)) for start in range(0, self.total, size))
+
+    def segments(self, start: int, stop: int) -> Iterator[Segment]:
+        """The leaves that rows ``start`` to ``stop`` belong to."""
+        offset = 0
+        for leaf, size in enumerate(self.sizes):
+            first, last = max(start, offset), min(stop, offset + size)
+            if first < last:
+                yield Segment(leaf, slice(first - start, last - start), first - offset)
+            offset += size
+
+    def basis(self, start: int, stop: int, like: Sequence[torch.Tensor]) -> Tensors:
+        """Rows ``start`` to ``stop``, one-hot, ``(stop - start, *batch, *shape)`` for each leaf.
+
+        Contiguous: ``torch.compile`` cannot take another batch size after expanded (stride 0) tangents.
+        """
+        found = {segment.leaf: segment for segment in self.segments(start, stop)}
+        basis = []
+        for leaf, (shape, size, tensor) in enumerate(zip(self.shapes, self.sizes, like, strict=True)):
+            rows = tensor.new_zeros((stop - start, size))
+            if segment := found.get(leaf):
+                count = segment.where.stop - segment.where.start
+                hot = torch.arange(segment.start, segment.start + count, device=tensor.device)
+                rows[segment.where] = torch.nn.functional.one_hot(hot, size).to(tensor.dtype)
+            rows = rows.reshape(stop - start, *(1 for _ in self.batch), *shape)
+            basis.append(rows.expand(stop - start, *self.batch, *shape).contiguous())
+        return tuple(basis)
+
+
+def through(linear: Callable[..., Tensors], rows: Tensors, vectorised: bool) -> Tensors:
+    """The results of a linear function for each of the rows, stacked in front; a single row needs no ``vmap``."""
+    count = len(rows[0])
+    if count == 1:
+        return tuple(result[None] for result in linear(*(row[0] for row in rows)))
+    if vectorised:
+        results: Tensors = vmap(linear, randomness="same")(*rows)
+        return results
+    looped = [linear(*(row[index] for row in rows)) for index in range(count)]
+    return tuple(torch.stack(results) for results in zip(*looped, strict=True))
+
+
+def flattened(function: Callable[..., tuple[Tensors, ...]]) -> tuple[Callable[..., Tensors], Callable[[Tensors], list[Tensors]]]:
+    """``function`` with its groups of results in one tuple, as ``through`` takes it, and how to group them again."""
+    sizes: list[int] = []
+
+    def flat(*args: torch.Tensor) -> Tensors:
+        groups = function(*args)
+        sizes[:] = [len(group) for group in groups]
+        return tuple(tensor for group in groups for tensor in group)
+
+    def group(tensors: Tensors) -> list[Tensors]:
+        remaining = iter(tensors)
+        return [tuple(next(remaining) for _ in range(size)) for size in sizes]
+
+    return flat, group

@@ -1,0 +1,68 @@
+"""Trees of tensors through optree: flattened, rebuilt, and named by path for error messages.
+
+What the trees mean (arguments, outputs, results) is decided in ``request.py`` and ``transforms.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import optree
+import torch
+
+NAMESPACE = "jacfunc"
+"""Nodes registered globally or under this optree namespace are followed."""
+
+
+class Structure:
+    """How a tree is built, without its leaves; a single tensor needs no optree at all."""
+
+    __slots__ = ("spec",)
+
+    def __init__(self, spec: optree.PyTreeSpec | None) -> None:
+        self.spec = spec
+
+    def build(self, leaves: Sequence[Any]) -> Any:
+        """The tree with these leaves."""
+        return leaves[0] if self.spec is None else optree.tree_unflatten(self.spec, leaves)
+
+    def paths(self, root: str) -> list[str]:
+        """The name of every leaf, as one would write it in Python after ``root``."""
+        if self.spec is None:
+            return [root]
+        return [accessor.codify(root) for accessor in optree.treespec_accessors(self.spec)]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Structure) and self.spec == other.spec
+
+    def __hash__(self) -> int:
+        return hash(self.spec)
+
+    def __repr__(self) -> str:
+        return "*" if self.spec is None else str(self.spec)
+
+
+LEAF = Structure(None)
+
+
+def flatten(tree: Any) -> tuple[list[Any], Structure]:
+    """Leaves and structure; ``None`` is part of the structure."""
+    if isinstance(tree, torch.Tensor):
+        return [tree], LEAF
+    leaves, spec = optree.tree_flatten(tree, namespace=NAMESPACE)
+    return leaves, Structure(spec)
+
+
+def tensors(tree: Any) -> list[torch.Tensor]:
+    """Every tensor in a tree, whatever else is in it."""
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    return [leaf for leaf in optree.tree_leaves(tree, namespace=NAMESPACE) if isinstance(leaf, torch.Tensor)]
+
+
+def copied(tree: Any) -> Any:
+    """The same tree with every tensor cloned, so that nothing done to it reaches the caller."""
+    return optree.tree_map(
+        lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, tree, namespace=NAMESPACE
+    )
