@@ -1,5 +1,38 @@
-"""Batched per-sample derivatives for PyTorch."""
+"""Batched per-sample derivatives for PyTorch: the public names, nothing else."""
 
-from .errors import *
-from .functional import make_functional
-from .transforms import batch_jac, diag_jac, divergence, hess_diag, laplacian
+from .errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    CoupledSamplesError,
+    IndependenceWarning,
+    JacfuncError,
+    ParametersError,
+    ShapeError,
+    UnsupportedOperationError,
+)
+from .explain import explain
+from .functional import FunctionalModule, make_functional
+from .transforms import Transform, batch_jac, check_independent, diag_jac, divergence, hess_diag, laplacian
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArgumentError",
+    "ArgumentTypeError",
+    "CoupledSamplesError",
+    "FunctionalModule",
+    "IndependenceWarning",
+    "JacfuncError",
+    "ParametersError",
+    "ShapeError",
+    "Transform",
+    "UnsupportedOperationError",
+    "batch_jac",
+    "check_independent",
+    "diag_jac",
+    "divergence",
+    "explain",
+    "hess_diag",
+    "laplacian",
+    "make_functional",
+]

@@ -54,7 +54,8 @@ class SecondOrder(Entries, Protocol):
         """Take ``(o, numel(I), *batch)``: the next o output coordinates, twice by each input coordinate."""
 
 
-def _join(parts: list[torch.Tensor]) -> torch.Tensor:
+def joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    """Parts one after the other; torch.compile would fix the batch size for a concatenation of one."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -75,9 +76,9 @@ class Block:
     def result(self) -> torch.Tensor:
         shape = (*self.pair.batch, *self.pair.output, *self.pair.input)
         if self.by_column:
-            return _join(self.by_column).movedim(0, -1).reshape(shape)
+            return joined(self.by_column).movedim(0, -1).reshape(shape)
         if self.by_row:
-            return _join(self.by_row).movedim(0, len(self.pair.batch)).reshape(shape)
+            return joined(self.by_row).movedim(0, len(self.pair.batch)).reshape(shape)
         return self.pair.empty(*self.pair.output, *self.pair.input)
 
 
@@ -114,9 +115,9 @@ class Diagonal:
         larger = larger_shape(self.pair.output, self.pair.input)
         if not self.taken:
             return self.pair.empty(*larger)
-        diagonal = _join(self.taken)
+        diagonal = joined(self.taken)
         if self.order:
-            diagonal = diagonal[torch.argsort(_join(self.order)).to(diagonal.device)]
+            diagonal = diagonal[torch.argsort(joined(self.order)).to(diagonal.device)]
         return diagonal.movedim(0, -1).reshape(*self.pair.batch, *larger)
 
 
@@ -147,7 +148,7 @@ class Laplacian:
         if self.total is not None:
             return self.total
         if self.by_row:
-            return _join(self.by_row).movedim(0, -1).reshape(*self.pair.batch, *self.pair.output)
+            return joined(self.by_row).movedim(0, -1).reshape(*self.pair.batch, *self.pair.output)
         return self.pair.empty(*self.pair.output)
 
 
@@ -177,7 +178,7 @@ def larger_shape(output: Shape, input: Shape) -> Shape:
 
 def _opposite(own: Shape, other: Shape, start: int, count: int) -> tuple[list[int], list[int], list[int]]:
     """Of the broadcast of both shapes: indices in the chunk of ``own``, in ``other``, and in the result."""
-    larger = torch.broadcast_shapes(own, other)
+    larger = tuple(map(max, own, other))
     mine = torch.arange(math.prod(own)).reshape(own).expand(larger).reshape(-1).tolist()
     theirs = torch.arange(math.prod(other)).reshape(other).expand(larger).reshape(-1).tolist()
     chosen = [place for place, index in enumerate(mine) if start <= index < start + count]

@@ -62,12 +62,16 @@ class FunctionalModule:
     def __call__(self, params: Mapping[str, torch.Tensor], /, *args: Any, **kwargs: Any) -> Any:
         """The module's output for these parameters; with buffers, ``(output, new_buffers)``."""
         if self.with_buffers and not args:
-            raise ArgumentTypeError("f(params, buffers, ...) was called without buffers; pass the dict from make_functional")
+            raise ArgumentTypeError(
+                "f(params, buffers, ...) was called without buffers; pass the dict from make_functional"
+            )
         with locked():
             self._refresh()
             _check("params", params, self._parameters, self._inventory.aliases)
             if not self._buffers and not self.with_buffers:
-                return call_with(self._call, args, kwargs, self._inventory.parameters, params, self._inventory.attributes)
+                return call_with(
+                    self._call, args, kwargs, self._inventory.parameters, params, self._inventory.attributes
+                )
             given = self.buffers()
             if self.with_buffers:
                 given, args = args[0], args[1:]
@@ -138,7 +142,7 @@ def _check(argument: str, given: Any, slots: Mapping[str, Slot], aliases: Mappin
         if tensor.shape != slot.container[slot.index].shape:
             raise ParametersError(
                 f"{argument}[{name!r}] has shape {tuple(tensor.shape)}, but the module's is "
-                f"{tuple(slot.container[slot.index].shape)}; pass a tensor of that shape (for stacked ones use torch.func.vmap)"
+                f"{tuple(slot.container[slot.index].shape)}; pass one of that shape (stacked ones under torch.func.vmap)"
             )
     if len(given) != len(slots):
         _unknown(argument, given, slots, aliases)
@@ -147,7 +151,9 @@ def _check(argument: str, given: Any, slots: Mapping[str, Slot], aliases: Mappin
 def _unknown(argument: str, given: Mapping[str, Any], slots: Mapping[str, Slot], aliases: Mapping[str, str]) -> None:
     name = next(name for name in given if name not in slots)
     if name in aliases:
-        raise ParametersError(f"{argument} has the key {name!r}, which is tied to {aliases[name]!r}; pass the latter only")
+        raise ParametersError(
+            f"{argument} has the key {name!r}, which is tied to {aliases[name]!r}; pass the latter only"
+        )
     known = ", ".join(repr(key) for key in list(slots)[:8]) + (", ..." if len(slots) > 8 else "")
     raise ParametersError(f"{argument} has the unknown key {name!r}; the module's are {known or 'none'}")
 
@@ -209,7 +215,9 @@ def make_functional(
             raise ArgumentError(f"the lazy parameter {name!r} has no shape yet; call the module on one batch first")
     for name, child in module.named_modules():
         if isinstance(child, torch.jit.ScriptModule):
-            raise ArgumentError(f"the submodule {name!r} is scripted, so its parameters cannot be exchanged; pass the module before torch.jit.script")
+            raise ArgumentError(
+                f"the submodule {name!r} is scripted, so its parameters cannot be exchanged; pass it before torch.jit.script"
+            )
     f = FunctionalModule(module, method=method, with_buffers=with_buffers)
     params, buffers = f.parameters(), f.buffers()
     if snapshot:

@@ -12,13 +12,13 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import caches
 from .captured import Captured
 from .errors import CoupledSamplesError, IndependenceWarning, JacfuncError
 from .levels import inside_vmap
+from .refusals import not_batch_first
 from .request import Request
 from .rng import Draw, replaying
 
@@ -75,6 +75,13 @@ def check(request: Request, outputs: Tensors, draw: Draw) -> str:
     return finding
 
 
+def probe_now(request: Request) -> bool:
+    """Check whatever was found before; True unless the samples are coupled."""
+    draw = Draw.capture(request.leaves)
+    outputs = evaluated(request, request.leaves, draw)
+    return math.prod(request.batch) < 2 or check(request, outputs, draw) == CHECKED
+
+
 def evaluated(request: Request, leaves: Tensors, draw: Draw) -> tuple[torch.Tensor, ...]:
     """The outputs at these leaves, without a graph, from one random draw, nothing of the caller's changed."""
     with torch.no_grad(), replaying(draw):
@@ -116,8 +123,12 @@ def _replaced(
         # Uneven sizes, so that outliers above and below cannot cancel in a mean.
         size = torch.empty(values.shape).uniform_(5, 15, generator=generator)
         kind = torch.arange(count).div(2, rounding_mode="floor") % 3
-        direction = (torch.tensor([1.0, -0.3, 0.0])[kind] * torch.where(torch.arange(count) % 2 == 0, 1.0, -1.0))[:, None]
-        spread = (flat.amax(0) - flat.amin(0)).nan_to_num(1.0, 1.0, 1.0).clamp(min=1e-2) + flat.abs().mean(0).nan_to_num(1.0, 1.0, 1.0)
+        direction = (torch.tensor([1.0, -0.3, 0.0])[kind] * torch.where(torch.arange(count) % 2 == 0, 1.0, -1.0))[
+            :, None
+        ]
+        spread = (flat.amax(0) - flat.amin(0)).nan_to_num(1.0, 1.0, 1.0).clamp(min=1e-2) + flat.abs().mean(
+            0
+        ).nan_to_num(1.0, 1.0, 1.0)
         values = values + (size * direction).to(values) * spread
     return torch.where(mask.to(leaf.device)[:, None], values, flat).reshape(leaf.shape)
 
@@ -144,8 +155,8 @@ def _message(request: Request, leaf: int, sample: int, change: float) -> str:
     path = request.outputs.paths()[leaf] if request.outputs else "output"
     index = ", ".join(str(int(i)) for i in torch.unravel_index(torch.tensor(sample), request.batch))
     return (
-        f"{path}[{index}] changed by {change:.2g} when only other samples of the batch were replaced, so its per-sample "
-        f"derivatives do not exist; the usual cause is {_cause(request.captured)}; make every output depend on its own "
+        f"{path}[{index}] changed by {change:.2g} when only other samples of the batch were replaced, so its "
+        f"per-sample derivatives do not exist; the usual cause is {_cause(request.captured)}; make every output depend on its own "
         "sample alone, or pass check=False if this is meant"
     )
 
@@ -156,9 +167,12 @@ def _cause(captured: Captured) -> str:
             kind, called = type(module).__name__, f" {name!r}" if name else ""
             if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
                 return f"{kind}{called} using statistics of the batch: call .eval() on it"
-            if isinstance(module, nn.Module) and getattr(module, "batch_first", True) is False:
+            if not_batch_first(module):
                 return f"{kind}{called} with batch_first=False: make it with batch_first=True"
-    return "a mean, softmax, sort, cumsum or norm over the batch axis, BatchNorm in training mode, or attention or an RNN that is not batch_first"
+    return (
+        "a mean, softmax, sort, cumsum or norm over the batch axis, BatchNorm in training mode, or attention or an RNN "
+        "that is not batch_first"
+    )
 
 
 def _warn(what: str) -> None:

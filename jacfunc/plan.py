@@ -16,7 +16,7 @@ from . import caches, independence
 from .entries import Pair
 from .errors import JacfuncError, UnsupportedOperationError
 from .levels import compiling, inside_transform
-from .request import Outputs, OutputsChanged, Request, Shape
+from .request import Outputs, OutputsChangedError, Request, Shape
 from .rng import Draw
 from .routes import ROUTES
 from .routes.task import Evaluation, Task
@@ -25,11 +25,12 @@ from .rows import Rows
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a transform wants: its order, the entries of each pair of leaves, and which pairs."""
+    """What a transform wants: its order, the entries of each pair of leaves, which pairs, and their assembly."""
 
     name: str
     order: int
     entries: Callable[[Pair], Any]
+    assemble: Callable[[Request, Outcome], Any]
     paired: bool = False
     refuse: Callable[[Request, Outputs], None] | None = None
 
@@ -80,7 +81,9 @@ class Plan:
     @property
     def cost(self) -> float:
         """Arithmetic in plain forwards: a pass forward or back counts one, a pass through a pass two."""
-        return _cost(self.route, self.wanted.order, Rows((), self.input_shapes).total, Rows((), self.outputs.shapes).total)
+        return _cost(
+            self.route, self.wanted.order, Rows((), self.input_shapes).total, Rows((), self.outputs.shapes).total
+        )
 
     def fell_back(self, error: Exception) -> Plan:
         """The plan without its first attempt, and why."""
@@ -139,7 +142,7 @@ def run(request: Request, wanted: Wanted, limit: int | None = None) -> Outcome:
     while plan.attempts:
         try:
             outcome = _attempt(plan, request, draw, limit)
-        except OutputsChanged:
+        except OutputsChangedError:
             caches.PLANS.forget(request.captured.key)
             if draw is not None:
                 draw.restore()
@@ -182,8 +185,16 @@ def _find(request: Request, wanted: Wanted) -> tuple[Plan, Draw | None]:
 def _look(request: Request, draw: Draw) -> tuple[tuple[torch.Tensor, ...], bool]:
     """The outputs of a plain forward, and whether it drew random numbers; refuses what is no batch of samples."""
     request.expected = None
-    with torch.no_grad():
-        values, _ = request.evaluate(*(leaf.detach() for leaf in request.leaves), others_copied=True)
+    try:
+        with torch.no_grad():
+            values, _ = request.evaluate(*(leaf.detach() for leaf in request.leaves), others_copied=True)
+    except RuntimeError as error:
+        if inside_transform() and not isinstance(error, JacfuncError):
+            raise UnsupportedOperationError(
+                f"f cannot run inside the surrounding torch.func transform ({_first_line(error)}); take its derivative "
+                "outside of it, or replace that operation"
+            ) from error
+        raise
     random = not draw.is_now()
     draw.restore()
     return values, random
@@ -234,8 +245,10 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
 
 
 def _no_route(plan: Plan) -> str:
-    reasons = "; ".join(f"{attempt}: {reason}" for attempt, reason in plan.refused if attempt.vectorised or attempt.route == "autograd")
-    way_out = "take it from outside any transform and without torch.compile, or replace the operation by one that torch.func can differentiate"
+    reasons = "; ".join(
+        f"{attempt}: {reason}" for attempt, reason in plan.refused if attempt.vectorised or attempt.route == "autograd"
+    )
+    way_out = "call it outside other transforms, or replace that operation by one that can be differentiated"
     if plan.reason.startswith("method="):
         way_out = "use method='auto', " + way_out
     return f"{plan.wanted.name} found no route through an operation inside f ({reasons}); {way_out}"

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,43 +20,12 @@ from .captured import Captured, tensor_signature
 from .errors import ArgumentError, ArgumentTypeError, ShapeError
 from .functional import FunctionalModule, LiveModule
 from .levels import compiling, recording
+from .options import Options
+from .refusals import check_inputs, check_outputs
 from .slots import call_guarded
 
 Shape = tuple[int, ...]
 Tensors = tuple[torch.Tensor, ...]
-Method = Literal["auto", "forward", "reverse"]
-METHODS = ("auto", "forward", "reverse")
-
-
-@dataclass(frozen=True)
-class Options:
-    """The keywords that all transforms share, checked when the transform is made."""
-
-    argnums: int | tuple[int, ...] = -1
-    batch_dims: int = 1
-    method: Method = "auto"
-    chunk_size: int | None = None
-    has_aux: bool = False
-    return_value: bool = False
-    check: bool = True
-
-    def __post_init__(self) -> None:
-        numbers = self.argnums if isinstance(self.argnums, tuple) else (self.argnums,)
-        if not numbers or not all(_is_int(number) for number in numbers):
-            raise ArgumentTypeError(f"argnums={self.argnums!r} is not an int or a non-empty tuple of ints")
-        if not _is_int(self.batch_dims) or self.batch_dims < 0:
-            raise ArgumentError(f"batch_dims={self.batch_dims!r} is not the number of leading sample axes, 0 or more")
-        if self.method not in METHODS:
-            raise ArgumentError(f"method={self.method!r} is unknown; choose one of {', '.join(map(repr, METHODS))}")
-        if self.chunk_size is not None and (not _is_int(self.chunk_size) or self.chunk_size < 1):
-            raise ArgumentError(f"chunk_size={self.chunk_size!r} is not a number of rows, 1 or more, or None for all at once")
-        for name in ("has_aux", "return_value", "check"):
-            if not isinstance(getattr(self, name), bool):
-                raise ArgumentTypeError(f"{name}={getattr(self, name)!r} is not a bool")
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def as_function(f: Any) -> Callable[..., Any]:
@@ -81,7 +50,7 @@ class Outputs:
         return self.structure.paths("output")
 
 
-class OutputsChanged(Exception):
+class OutputsChangedError(Exception):
     """The function gave outputs of other shapes than the remembered ones: plan again."""
 
 
@@ -105,7 +74,7 @@ class Request:
     leaves: Tensors = ()
     arguments: list[Argument] = field(default_factory=list)
     outputs: Outputs | None = None
-    aux_structure: trees.Structure = trees.LEAF
+    aux_structure: trees.Structure | None = None
     aux_leaves: list[Any] = field(default_factory=list)
     expected: Outputs | None = None
 
@@ -113,7 +82,7 @@ class Request:
         leaves: list[torch.Tensor] = []
         for position in self._positions():
             found, structure = trees.flatten(self.args[position])
-            _check_input_leaves(found, structure, position, self.options.batch_dims)
+            check_inputs(found, structure, position, self.options.batch_dims)
             self.arguments.append(Argument(position, structure, slice(len(leaves), len(leaves) + len(found))))
             leaves += found
         self.leaves = tuple(leaves)
@@ -136,7 +105,7 @@ class Request:
             if position < self._state_arguments():
                 raise ArgumentError(
                     f"argnums={number} selects the parameters (or buffers) of {self.function!r}, which carry no samples; "
-                    "pass the input by position after them (for derivatives by parameters use torch.func.grad)"
+                    "pass the input by position after them, or use torch.func.grad"
                 )
             seen.add(position)
             yield position
@@ -148,11 +117,11 @@ class Request:
         return function.state_arguments if isinstance(function, FunctionalModule) else 0
 
     def _check_batch(self) -> None:
-        paths = self.input_paths
-        for leaf, path in zip(self.leaves, paths(), strict=True):
+        for index, leaf in enumerate(self.leaves):
             if tuple(leaf.shape[: self.options.batch_dims]) != self.batch:
+                paths = self.input_paths()
                 raise ShapeError(
-                    f"{path} has sample axes {tuple(leaf.shape[: self.options.batch_dims])}, but {paths()[0]} has "
+                    f"{paths[index]} has sample axes {tuple(leaf.shape[: self.options.batch_dims])}, but {paths[0]} has "
                     f"{self.batch}; all differentiated tensors need the same first {self.options.batch_dims} axes"
                 )
 
@@ -202,11 +171,14 @@ class Request:
         if self.options.has_aux:
             output, aux = self._split_aux(output)
         flat, structure = trees.flatten(output)
-        self._check_outputs(flat, structure)
+        check_outputs(flat, structure, self.batch, self._modules)
         self.outputs = Outputs(structure, tuple(tuple(leaf.shape[self.options.batch_dims :]) for leaf in flat))
         if self.expected is not None and self.expected != self.outputs:
-            raise OutputsChanged
+            raise OutputsChangedError
         return tuple(flat), aux
+
+    def _modules(self) -> list[nn.Module]:
+        return [] if compiling() else list(self.captured.tree())
 
     def _run(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         if compiling() or isinstance(self.function, FunctionalModule | LiveModule) or not self.captured.modules:
@@ -224,27 +196,19 @@ class Request:
 
     def aux(self, tensors: Sequence[torch.Tensor]) -> Any:
         """The aux tree around these tensors."""
+        assert self.aux_structure is not None
         remaining = iter(tensors)
         return self.aux_structure.build([next(remaining) if leaf is None else leaf for leaf in self.aux_leaves])
 
-    def _check_outputs(self, leaves: Sequence[Any], structure: trees.Structure) -> None:
-        for index, leaf in enumerate(leaves):
-            problem = _output_problem(leaf, self.batch)
-            if problem:
-                path = structure.paths("output")[index]
-                kind = ArgumentTypeError if problem.of_type else ShapeError
-                hint = "" if problem.of_type or compiling() else _batch_first_hint(self.captured)
-                raise kind(f"{path} {problem.text}{hint}")
-        if not leaves:
-            raise ArgumentTypeError("f returned no tensor; it must return a tensor or a tree of tensors")
-
 
 @contextlib.contextmanager
-def requested(function: Callable[..., Any], options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Request]:
+def requested(
+    function: Callable[..., Any], options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Iterator[Request]:
     """A checked request, in a mode in which derivatives can be taken."""
     with recording() as left_inference:
         request = Request(function, options, args, kwargs)
-        if not compiling() and (left_inference or any(tensor.is_inference() for tensor in request.leaves)):
+        if left_inference or any(tensor.is_inference() for tensor in request.leaves):
             request = Request(function, options, trees.copied(args), trees.copied(kwargs))
         yield request
 
@@ -255,62 +219,3 @@ def _plain(value: Any) -> Any:
     except TypeError:
         return (type(value), id(value))
     return (type(value), value)
-
-
-def _check_input_leaves(leaves: Sequence[Any], structure: trees.Structure, position: int, batch_dims: int) -> None:
-    if not leaves:
-        raise ArgumentTypeError(f"args[{position}] holds no tensor; argnums must select a floating-point tensor or a tree of them")
-    for index, leaf in enumerate(leaves):
-        problem = _input_problem(leaf, batch_dims)
-        if problem:
-            path = structure.paths(f"args[{position}]")[index]
-            raise (ArgumentTypeError if problem.of_type else ShapeError)(f"{path} {problem.text}")
-
-
-@dataclass(frozen=True)
-class _Problem:
-    of_type: bool
-    text: str
-
-
-def _input_problem(leaf: Any, batch_dims: int) -> _Problem | None:
-    if not isinstance(leaf, torch.Tensor):
-        return _Problem(True, f"is a {type(leaf).__name__}, not a tensor; {_way_out(leaf)}")
-    if leaf.is_complex():
-        return _Problem(True, f"is complex ({leaf.dtype}); pass its real view (torch.view_as_real) instead")
-    if not leaf.is_floating_point():
-        return _Problem(True, f"has dtype {leaf.dtype}, by which nothing can be differentiated; convert it with .to(torch.float32)")
-    if leaf.layout != torch.strided:
-        return _Problem(True, f"has layout {leaf.layout}; convert it with .to_dense()")
-    if leaf.dim() < batch_dims:
-        return _Problem(False, f"has shape {tuple(leaf.shape)}, too few axes for batch_dims={batch_dims}; for one sample use batch_dims=0")
-    return None
-
-
-def _output_problem(leaf: Any, batch: Shape) -> _Problem | None:
-    if not isinstance(leaf, torch.Tensor):
-        return _Problem(True, f"is a {type(leaf).__name__}, not a tensor; return it as aux (has_aux=True), or {_way_out(leaf)}")
-    if leaf.is_complex():
-        return _Problem(True, f"is complex ({leaf.dtype}); return its real view (torch.view_as_real) instead")
-    if not leaf.is_floating_point():
-        return _Problem(True, f"has dtype {leaf.dtype}, which cannot be differentiated; return it as aux (has_aux=True)")
-    shape = tuple(leaf.shape)
-    if shape[: len(batch)] == batch:
-        return None
-    if not shape:
-        return _Problem(False, f"is a scalar, but a batch of {batch} samples went in; return one value for each sample (do not reduce over the batch), or use batch_dims=0")
-    return _Problem(False, f"has shape {shape}, whose first axes are not the batch {batch} of the input; return one result for each sample, or set batch_dims")
-
-
-def _way_out(leaf: Any) -> str:
-    if isinstance(leaf, bool | int | float | complex) or type(leaf).__module__ == "numpy":
-        return "make it one with torch.as_tensor"
-    name = type(leaf).__name__
-    return f"make {name} a tree with optree.register_pytree_node({name}, flatten, unflatten, namespace={trees.NAMESPACE!r})"
-
-
-def _batch_first_hint(captured: Captured) -> str:
-    for module in captured.tree():
-        if getattr(module, "batch_first", True) is False:
-            return f" ({type(module).__name__} has batch_first=False: make it with batch_first=True)"
-    return ""

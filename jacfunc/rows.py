@@ -89,7 +89,9 @@ def through(linear: Callable[..., Tensors], rows: Tensors, vectorised: bool) -> 
     return tuple(torch.stack(results) for results in zip(*looped, strict=True))
 
 
-def flattened(function: Callable[..., tuple[Tensors, ...]]) -> tuple[Callable[..., Tensors], Callable[[Tensors], list[Tensors]]]:
+def flattened(
+    function: Callable[..., tuple[Tensors, ...]],
+) -> tuple[Callable[..., Tensors], Callable[[Tensors], list[Tensors]]]:
     """``function`` with its groups of results in one tuple, as ``through`` takes it, and how to group them again."""
     sizes: list[int] = []
 

@@ -136,7 +136,9 @@ def call_with(
             container[index] = value
 
 
-def call_guarded(call: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], modules: Sequence[nn.Module]) -> Any:
+def call_guarded(
+    call: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], modules: Sequence[nn.Module]
+) -> Any:
     """``call(*args, **kwargs)`` while the buffers of ``modules`` are copies, so that no forward can change them."""
     inventories = [Inventory.remembered(module) for module in modules]
     if not any(inventory.buffers or inventory.attributes for inventory in inventories):

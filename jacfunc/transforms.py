@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
-from . import independence
 from .entries import Block, Diagonal, HessianDiagonal, Laplacian, have_diagonal
 from .errors import ShapeError
+from .independence import probe_now
+from .levels import compiling
+from .options import Keywords, Options
 from .plan import Outcome, Wanted, run
-from .request import Method, Options, Outputs, Request, as_function, requested
-from .rng import Draw
+from .request import Outputs, Request, as_function, requested
 
 
 @dataclass(frozen=True)
@@ -27,19 +28,22 @@ class Transform:
     transformed: Callable[..., Any]
     wanted: Wanted
     options: Options
-    assemble: Callable[[Request, Outcome], Any]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if compiling():  # which cannot trace a question about inference mode
+            return self._result(Request(self.transformed, self.options, args, kwargs))
         with requested(self.transformed, self.options, args, kwargs) as request:
-            outcome = run(request, self.wanted)
-            derivative = self.assemble(request, outcome)
-            extra: tuple[Any, ...] = ()
-            assert request.outputs is not None
-            if self.options.return_value:
-                extra = (request.outputs.structure.build(outcome.evaluation.outputs),)
-            if self.options.has_aux:
-                extra = (*extra, request.aux(outcome.evaluation.aux))
-            return (derivative, *extra) if extra else derivative
+            return self._result(request)
+
+    def _result(self, request: Request) -> Any:
+        outcome = run(request, self.wanted)
+        assert request.outputs is not None
+        results: list[Any] = [self.wanted.assemble(request, outcome)]
+        if self.options.return_value:
+            results.append(request.outputs.structure.build(outcome.evaluation.outputs))
+        if self.options.has_aux:
+            results.append(request.aux(outcome.evaluation.aux))
+        return results[0] if len(results) == 1 else tuple(results)
 
     def _captured(self) -> tuple[object, ...]:
         return (self.wanted.name, self.options.argnums, self.options.batch_dims, self.transformed)
@@ -66,14 +70,21 @@ def _summed_by_argument(request: Request, outcome: Outcome) -> Any:
     assert request.outputs is not None
     trees = []
     for output in range(len(request.outputs.shapes)):
-        sums = [_sum([outcome.results[output, leaf] for leaf in _leaves(argument.span)]) for argument in request.arguments]
+        sums = [
+            _sum([outcome.results[output, leaf] for leaf in _leaves(argument.span)]) for argument in request.arguments
+        ]
         trees.append(_per_argument(request, sums))
     return request.outputs.structure.build(trees)
 
 
 def _trace(request: Request, outcome: Outcome) -> torch.Tensor:
     """All diagonals, summed over samples' coordinates and leaves: one number for each sample."""
-    return _sum([diagonal.reshape(*request.batch, -1).sum(-1) if diagonal.numel() else diagonal.new_zeros(request.batch) for diagonal in outcome.results.values()])
+    return _sum(
+        [
+            diagonal.reshape(*request.batch, -1).sum(-1) if diagonal.numel() else diagonal.new_zeros(request.batch)
+            for diagonal in outcome.results.values()
+        ]
+    )
 
 
 def _per_argument(request: Request, results: list[Any]) -> Any:
@@ -96,20 +107,23 @@ def _refuse_without_diagonal(request: Request, outputs: Outputs) -> None:
         for shape, input_path in zip(request.input_shapes, request.input_paths(), strict=True):
             if not have_diagonal(output, shape):
                 raise ShapeError(
-                    f"{path} has sample shape {output} and {input_path} {shape}, which have no diagonal in common: one must "
-                    "have a single element, or equal rank and each axis equal or 1; use batch_jac for the whole Jacobian"
+                    f"{path} has sample shape {output} and {input_path} {shape}, without a common diagonal: one "
+                    "must have a single element, or equal rank and each axis equal or 1; use batch_jac for the whole Jacobian"
                 )
 
 
 def _refuse_unequal_trees(request: Request, outputs: Outputs) -> None:
     given = [argument.structure for argument in request.arguments]
     shapes = request.input_shapes
-    if isinstance(request.options.argnums, int) and outputs.structure != given[0] or len(outputs.shapes) != len(shapes):
+    unequal = isinstance(request.options.argnums, int) and outputs.structure != given[0]
+    if unequal or len(outputs.shapes) != len(shapes):
         raise ShapeError(
             f"the divergence needs an output that is built as the input, but the output is {outputs.structure!r} "
             f"and the input {', '.join(map(repr, given))}; use diag_jac or batch_jac"
         )
-    for output, path, shape, input_path in zip(outputs.shapes, outputs.paths(), shapes, request.input_paths(), strict=True):
+    for output, path, shape, input_path in zip(
+        outputs.shapes, outputs.paths(), shapes, request.input_paths(), strict=True
+    ):
         if output != shape:
             raise ShapeError(
                 f"{path} has sample shape {output} and {input_path} {shape}, but the divergence needs equal ones; "
@@ -117,88 +131,208 @@ def _refuse_unequal_trees(request: Request, outputs: Outputs) -> None:
             )
 
 
-DIAG_JAC = Wanted("diag_jac", 1, Diagonal, refuse=_refuse_without_diagonal)
-BATCH_JAC = Wanted("batch_jac", 1, Block)
-DIVERGENCE = Wanted("divergence", 1, Diagonal, paired=True, refuse=_refuse_unequal_trees)
-HESS_DIAG = Wanted("hess_diag", 2, HessianDiagonal)
-LAPLACIAN = Wanted("laplacian", 2, Laplacian)
+DIAG_JAC = Wanted("diag_jac", 1, Diagonal, _by_pair, refuse=_refuse_without_diagonal)
+BATCH_JAC = Wanted("batch_jac", 1, Block, _by_pair)
+DIVERGENCE = Wanted("divergence", 1, Diagonal, _trace, paired=True, refuse=_refuse_unequal_trees)
+HESS_DIAG = Wanted("hess_diag", 2, HessianDiagonal, _by_pair)
+LAPLACIAN = Wanted("laplacian", 2, Laplacian, _summed_by_argument)
 
 
-def diag_jac(
-    f: Callable[..., Any],
-    *,
-    argnums: int | tuple[int, ...] = -1,
-    batch_dims: int = 1,
-    method: Method = "auto",
-    chunk_size: int | None = None,
-    has_aux: bool = False,
-    return_value: bool = False,
-    check: bool = True,
-) -> Transform:
-    """DOC"""
-    options = Options(argnums, batch_dims, method, chunk_size, has_aux, return_value, check)
-    return Transform(as_function(f), DIAG_JAC, options, _by_pair)
+def _transform(wanted: Wanted, f: Callable[..., Any], keywords: Keywords) -> Transform:
+    return Transform(as_function(f), wanted, Options.of(wanted.name, keywords))
 
 
-def batch_jac(
-    f: Callable[..., Any],
-    *,
-    argnums: int | tuple[int, ...] = -1,
-    batch_dims: int = 1,
-    method: Method = "auto",
-    chunk_size: int | None = None,
-    has_aux: bool = False,
-    return_value: bool = False,
-    check: bool = True,
-) -> Transform:
-    """DOC"""
-    options = Options(argnums, batch_dims, method, chunk_size, has_aux, return_value, check)
-    return Transform(as_function(f), BATCH_JAC, options, _by_pair)
+def diag_jac(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
+    r"""The diagonal of each sample's Jacobian, without the Jacobian.
+
+    .. math:: D_{nb} = \partial y_{nb} / \partial x_{nb}, \qquad y = f(\theta, x)
+
+    where the smaller of the sample shapes ``I`` of ``x`` and ``O`` of ``y`` is broadcast to the larger: they have
+    the same rank with each axis of the smaller equal or 1, or one of them has a single element.
+
+    ============================  ===========  ==================================================
+    sample input -> output        result       meaning
+    ============================  ===========  ==================================================
+    ``(d,) -> (d,)``              ``(N, d)``   the main diagonal of each square Jacobian
+    ``(1,)`` or ``() -> (m,)``    ``(N, m)``   the derivative of every output by the one coordinate
+    ``(d,) -> (1,)`` or ``()``    ``(N, d)``   the gradient
+    ============================  ===========  ==================================================
+
+    Args:
+        f: a function or an ``nn.Module``: ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``, each sample on its
+            own.  ``x`` and ``y`` may be trees (dicts, tuples, whatever ``optree`` knows).
+        **keywords: ``argnums=-1``, ``batch_dims=1``, ``method="auto"``, ``chunk_size=None``, ``has_aux=False``,
+            ``return_value=False``, ``check=True``, described at :class:`jacfunc.options.Options`.
+
+    Returns:
+        A function of the same arguments as ``f``.  Its result has the larger of ``O`` and ``I``: ``(N, *larger)``, the
+        dtype and device of ``x``; for trees the output's tree is outside, then the tuple of a tuple ``argnums``, the
+        input's tree innermost.  With ``return_value=True`` it is ``(derivative, value)``, aux comes last.
+
+    Raises:
+        ArgumentError: ``argnums`` selects nothing or the parameters, ``chunk_size`` or ``method`` cannot be meant.
+        ArgumentTypeError: an argument or output leaf is no floating-point tensor.
+        ShapeError: an output without the batch in front, or shapes without a common diagonal.
+        CoupledSamplesError: a sample of the output depends on other samples of the input.
+        UnsupportedOperationError: no route can differentiate an operation inside ``f``.
+
+    Example:
+        >>> import torch
+        >>> from jacfunc import diag_jac
+        >>> x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+        >>> diag_jac(lambda x: x**2)(x)
+        tensor([[2., 4.],
+                [6., 8.]])
+    """
+    return _transform(DIAG_JAC, f, keywords)
 
 
-def divergence(
-    f: Callable[..., Any],
-    *,
-    argnums: int | tuple[int, ...] = -1,
-    batch_dims: int = 1,
-    method: Method = "auto",
-    chunk_size: int | None = None,
-    has_aux: bool = False,
-    return_value: bool = False,
-    check: bool = True,
-) -> Transform:
-    """DOC"""
-    options = Options(argnums, batch_dims, method, chunk_size, has_aux, return_value, check)
-    return Transform(as_function(f), DIVERGENCE, options, _trace)
+def batch_jac(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
+    r"""The Jacobian of each sample, ``(N, *O, *I)``, without the zeros between samples.
+
+    .. math:: J_{noi} = \partial y_{no} / \partial x_{ni}
+
+    Args:
+        f: a function or an ``nn.Module``, ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``, as for
+            :func:`diag_jac`.
+        **keywords: those of :func:`diag_jac`.
+
+    Returns:
+        A function of the same arguments as ``f``, whose result has shape ``(N, *O, *I)``, trees as in :func:`diag_jac`.
+
+    Raises:
+        JacfuncError: as :func:`diag_jac`, for whose shapes nothing is refused here.
+
+    Example:
+        >>> import torch
+        >>> from jacfunc import batch_jac
+        >>> x = torch.tensor([[1.0, 2.0]])
+        >>> batch_jac(lambda x: torch.stack([x[:, 0] * x[:, 1], x[:, 0]], dim=1))(x)
+        tensor([[[2., 1.],
+                 [1., 0.]]])
+    """
+    return _transform(BATCH_JAC, f, keywords)
 
 
-def hess_diag(
-    f: Callable[..., Any],
-    *,
-    argnums: int | tuple[int, ...] = -1,
-    batch_dims: int = 1,
-    method: Method = "auto",
-    chunk_size: int | None = None,
-    has_aux: bool = False,
-    return_value: bool = False,
-    check: bool = True,
-) -> Transform:
-    """DOC"""
-    options = Options(argnums, batch_dims, method, chunk_size, has_aux, return_value, check)
-    return Transform(as_function(f), HESS_DIAG, options, _by_pair)
+def divergence(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
+    r"""The divergence of each sample, ``(N,)``: the sum of the main diagonal of its Jacobian.
+
+    .. math:: \nabla \cdot f = \sum_b \partial y_{nb} / \partial x_{nb}
+
+    Args:
+        f: a function or an ``nn.Module`` whose output has the shape (and the tree) of its input.
+        **keywords: those of :func:`diag_jac`.
+
+    Returns:
+        A function of the same arguments as ``f``, whose result has the shape of the sample axes; over a tree the
+        leaves are paired one by one and summed.
+
+    Raises:
+        ShapeError: the output is not built and shaped as the input.
+        JacfuncError: as :func:`diag_jac`.
+
+    Example:
+        >>> import torch
+        >>> from jacfunc import divergence
+        >>> divergence(lambda x: x**2)(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        tensor([ 6., 14.])
+    """
+    return _transform(DIVERGENCE, f, keywords)
 
 
-def laplacian(
-    f: Callable[..., Any],
-    *,
-    argnums: int | tuple[int, ...] = -1,
-    batch_dims: int = 1,
-    method: Method = "auto",
-    chunk_size: int | None = None,
-    has_aux: bool = False,
-    return_value: bool = False,
-    check: bool = True,
-) -> Transform:
-    """DOC"""
-    options = Options(argnums, batch_dims, method, chunk_size, has_aux, return_value, check)
-    return Transform(as_function(f), LAPLACIAN, options, _summed_by_argument)
+def hess_diag(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
+    r"""The second derivative of every output by every input element, ``(N, *O, *I)``.
+
+    .. math:: H_{noi} = \partial^2 y_{no} / \partial x_{ni}^2
+
+    Args:
+        f: a function or an ``nn.Module``, ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``, as for
+            :func:`diag_jac`.
+        **keywords: those of :func:`diag_jac`.
+
+    Returns:
+        A function of the same arguments as ``f``, whose result has shape ``(N, *O, *I)``, trees as in :func:`diag_jac`.
+
+    Raises:
+        JacfuncError: as :func:`diag_jac`, for whose shapes nothing is refused here.
+
+    Example:
+        >>> import torch
+        >>> from jacfunc import hess_diag
+        >>> hess_diag(lambda x: x.pow(3).sum(dim=1))(torch.tensor([[1.0, 2.0]]))
+        tensor([[ 6., 12.]])
+    """
+    return _transform(HESS_DIAG, f, keywords)
+
+
+def laplacian(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
+    r"""The Laplacian of every output, ``(N, *O)``: its second derivatives, summed over the whole input.
+
+    .. math:: \Delta y_{no} = \sum_i \partial^2 y_{no} / \partial x_{ni}^2
+
+    Args:
+        f: a function or an ``nn.Module``, ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``, as for
+            :func:`diag_jac`.
+        **keywords: those of :func:`diag_jac`.
+
+    Returns:
+        A function of the same arguments as ``f``, whose result has shape ``(N, *O)``; the leaves within one argument
+        are summed, and a tuple ``argnums`` gives a tuple.
+
+    Raises:
+        JacfuncError: as :func:`diag_jac`, for whose shapes nothing is refused here.
+
+    Example:
+        >>> import torch
+        >>> from jacfunc import laplacian
+        >>> laplacian(lambda x: x.square().sum(dim=1))(torch.ones(2, 3))
+        tensor([6., 6.])
+    """
+    return _transform(LAPLACIAN, f, keywords)
+
+
+@dataclass(frozen=True)
+class _Check:
+    function: Callable[..., Any]
+    options: Options
+
+    def __call__(self, *args: Any, **kwargs: Any) -> bool:
+        with requested(self.function, self.options, args, kwargs) as request:
+            return probe_now(request)
+
+
+def check_independent(
+    f: Callable[..., Any], *, argnums: int | tuple[int, ...] = -1, batch_dims: int = 1, has_aux: bool = False
+) -> Callable[..., bool]:
+    """Whether the samples of a batch are computed independently: True, or an error that says what couples them.
+
+    The batch is evaluated once, then twice with half of its samples replaced by others and by outliers; the outputs
+    of the kept samples must not move beyond rounding.  Every transform does this by itself on the first call for a
+    function and the kind of its arguments (``check=True``).  A coupling that is inactive at the given data, as in
+    ``relu(x.mean() - 3)`` far below its kink, cannot be seen.
+
+    Args:
+        f: a function or an ``nn.Module``, ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``.
+        argnums: the positional arguments that carry the samples to replace.
+        batch_dims: how many leading axes are sample axes.
+        has_aux: ``f`` returns ``(output, aux)``; aux is not looked at.
+
+    Returns:
+        A function of the same arguments as ``f`` that returns True.
+
+    Raises:
+        CoupledSamplesError: names an output that moved and what usually causes it.
+        JacfuncError: for arguments that cannot be a batch of samples.
+
+    Example:
+        >>> import torch
+        >>> from jacfunc import check_independent
+        >>> check_independent(lambda x: x.softmax(dim=1))(torch.randn(4, 3))
+        True
+        >>> check_independent(lambda x: x - x.mean(dim=0))(torch.randn(4, 3))
+        Traceback (most recent call last):
+        ...
+        jacfunc.errors.CoupledSamplesError: ...
+    """
+    options = Options(argnums, batch_dims, has_aux=has_aux)
+    return _Check(as_function(f), options)

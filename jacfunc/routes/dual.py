@@ -6,6 +6,7 @@ whole evaluation is done under the package's lock.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,11 +19,18 @@ from .task import Evaluation, Task, Tensors
 NAME = "dual"
 
 
+def _pushed(
+    function: Callable[..., tuple[Any, Any]], leaves: Tensors, tangents: Tensors
+) -> tuple[Tensors, Tensors, Any]:
+    outputs, pushed, aux = jvp(function, leaves, tangents, has_aux=True)  # type: ignore[misc]  # typed as either form
+    return outputs, pushed, aux
+
+
 def first_order(task: Task) -> Evaluation:
     """Fill the entries by columns."""
 
     def along(*tangents: torch.Tensor) -> tuple[Tensors, Tensors, Tensors]:
-        outputs, pushed, aux = jvp(task.evaluate, task.leaves, tangents, has_aux=True)
+        outputs, pushed, aux = _pushed(task.evaluate, task.leaves, tangents)
         return pushed, outputs, aux
 
     with locked():
@@ -34,10 +42,10 @@ def second_order(task: Task) -> Evaluation:
 
     def along(*tangents: torch.Tensor) -> tuple[Tensors, Tensors, Tensors]:
         def first(*leaves: torch.Tensor) -> tuple[Tensors, Any]:
-            outputs, pushed, aux = jvp(task.evaluate, leaves, tangents, has_aux=True)
+            outputs, pushed, aux = _pushed(task.evaluate, leaves, tangents)
             return pushed, (outputs, aux)
 
-        _, seconds, (outputs, aux) = jvp(first, task.leaves, tangents, has_aux=True)
+        _, seconds, (outputs, aux) = _pushed(first, task.leaves, tangents)
         return seconds, outputs, aux
 
     with locked():

@@ -15,29 +15,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.func import vjp
 
 from ..rows import flattened, through
+from .linear import pullback, pushforward
 from .task import Evaluation, Task, Tensors
 
 NAME = "forward"
 
 
-def pushforward(pull: Callable[[Tensors], Tensors], outputs: Tensors) -> Callable[..., Tensors]:
-    """Tangents of the outputs from tangents of the inputs, given the pullback at the same point."""
-    _, push = vjp(pull, tuple(torch.zeros_like(output) for output in outputs))
-
-    def along(*tangents: torch.Tensor) -> Tensors:
-        (pushed,) = push(tangents)
-        result: Tensors = pushed
-        return result
-
-    return along
-
-
 def first_order(task: Task) -> Evaluation:
     """Fill the entries by columns; ``f`` is evaluated once."""
-    outputs, pull, aux = vjp(task.evaluate, *task.leaves, has_aux=True)
+    outputs, pull, aux = pullback(task.evaluate, *task.leaves)
     push = pushforward(pull, outputs)
     for start, stop in task.input_chunks():
         tangents = through(push, task.inputs.basis(start, stop, task.leaves), task.vectorised)
@@ -50,10 +38,10 @@ def second_order(task: Task) -> Evaluation:
 
     def along(*tangents: torch.Tensor) -> tuple[Tensors, Tensors, Tensors]:
         def first(*leaves: torch.Tensor) -> tuple[Tensors, Any]:
-            outputs, pull, aux = vjp(task.evaluate, *leaves, has_aux=True)
+            outputs, pull, aux = pullback(task.evaluate, *leaves)
             return pushforward(pull, outputs)(*tangents), (outputs, aux)
 
-        firsts, pull, (outputs, aux) = vjp(first, *task.leaves, has_aux=True)
+        firsts, pull, (outputs, aux) = pullback(first, *task.leaves)
         return pushforward(pull, firsts)(*tangents), outputs, aux
 
     return fill_columns(task, along)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.func import vjp
 
-from ..entries import own_coordinates
+from ..entries import joined, own_coordinates
 from ..rows import flattened, through
+from .linear import pullback
 from .task import Evaluation, Task, Tensors
 
 NAME = "reverse"
@@ -16,14 +16,9 @@ NAME = "reverse"
 
 def first_order(task: Task) -> Evaluation:
     """Fill the entries by rows; ``f`` is evaluated once."""
-    outputs, pull, aux = vjp(task.evaluate, *task.leaves, has_aux=True)
-
-    def pulled(*cotangents: torch.Tensor) -> Tensors:
-        result: Tensors = pull(cotangents)
-        return result
-
+    outputs, pull, aux = pullback(task.evaluate, *task.leaves)
     for start, stop in task.outputs.chunks(task.chunk_size):
-        task.take_rows(start, stop, through(pulled, task.outputs.basis(start, stop, outputs), task.vectorised))
+        task.take_rows(start, stop, through(pull, task.outputs.basis(start, stop, outputs), task.vectorised))
     return Evaluation(outputs, aux)
 
 
@@ -47,21 +42,16 @@ def _second_gradients(task: Task, cotangents: Tensors) -> tuple[Tensors, Tensors
     """For one output row: its second derivatives ``(numel(I), *batch)`` by each input leaf; outputs; aux."""
 
     def gradient(*leaves: torch.Tensor) -> tuple[Tensors, Any]:
-        outputs, pull, aux = vjp(task.evaluate, *leaves, has_aux=True)
-        pulled = pull(tuple(c.to(output.dtype) for c, output in zip(cotangents, outputs, strict=True)))
-        return pulled, (outputs, aux)
+        outputs, pull, aux = pullback(task.evaluate, *leaves)
+        return pull(*(c.to(output.dtype) for c, output in zip(cotangents, outputs, strict=True))), (outputs, aux)
 
-    _, pull, (outputs, aux) = vjp(gradient, *task.leaves, has_aux=True)
-
-    def pulled(*rows: torch.Tensor) -> Tensors:
-        result: Tensors = pull(rows)
-        return result
+    _, pull, (outputs, aux) = pullback(gradient, *task.leaves)
 
     parts: list[list[torch.Tensor]] = [[] for _ in task.leaves]
     for start, stop in task.input_chunks():
-        hessian = through(pulled, task.inputs.basis(start, stop, task.leaves), task.vectorised)
+        hessian = through(pull, task.inputs.basis(start, stop, task.leaves), task.vectorised)
         for segment in task.inputs.segments(start, stop):
             block = hessian[segment.leaf][segment.where]
             parts[segment.leaf].append(own_coordinates(block, task.inputs.batch, segment.start))
     empty = [leaf.new_zeros((0, *task.inputs.batch)) for leaf in task.leaves]
-    return tuple(torch.cat(part) if part else none for part, none in zip(parts, empty, strict=True)), outputs, aux
+    return tuple(joined(part) if part else none for part, none in zip(parts, empty, strict=True)), outputs, aux

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..levels import compiling
 from ..errors import UnsupportedOperationError
+from ..levels import compiling
 from ..rng import Draw
 from ..rows import Rows
 

@@ -1,0 +1,76 @@
+"""The keywords that all transforms share, and their refusal; what they do lives with those who read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+from .errors import ArgumentError, ArgumentTypeError
+
+Method = Literal["auto", "forward", "reverse"]
+METHODS = ("auto", "forward", "reverse")
+
+
+class Keywords(TypedDict, total=False):
+    """The keywords that all transforms share; :class:`Options` says what they are by default."""
+
+    argnums: int | tuple[int, ...]
+    batch_dims: int
+    method: Method
+    chunk_size: int | None
+    has_aux: bool
+    return_value: bool
+    check: bool
+
+
+@dataclass(frozen=True)
+class Options:
+    """The keywords of one transform, checked when it is made.
+
+    Attributes:
+        argnums: which positional arguments to differentiate by; the last one by default.
+        batch_dims: how many leading axes are sample axes; 0 for one sample.
+        method: ``"auto"`` picks the cheapest route that the operations inside ``f`` allow.
+        chunk_size: at most so many rows in flight, which bounds memory; None for all at once.
+        has_aux: ``f`` returns ``(output, aux)``; aux comes last in the result.
+        return_value: also return the output of ``f``.
+        check: find out, once, whether samples influence each other, and refuse if so.
+    """
+
+    argnums: int | tuple[int, ...] = -1
+    batch_dims: int = 1
+    method: Method = "auto"
+    chunk_size: int | None = None
+    has_aux: bool = False
+    return_value: bool = False
+    check: bool = True
+
+    @classmethod
+    def of(cls, name: str, keywords: Keywords) -> Options:
+        """The options of the transform ``name``."""
+        for keyword in keywords:
+            if keyword not in Keywords.__annotations__:
+                raise ArgumentTypeError(
+                    f"{name} has no keyword {keyword!r}; it takes {', '.join(Keywords.__annotations__)}"
+                )
+        return cls(**keywords)
+
+    def __post_init__(self) -> None:
+        numbers = self.argnums if isinstance(self.argnums, tuple) else (self.argnums,)
+        if not numbers or not all(_is_int(number) for number in numbers):
+            raise ArgumentTypeError(f"argnums={self.argnums!r} is not an int or a non-empty tuple of ints")
+        if not _is_int(self.batch_dims) or self.batch_dims < 0:
+            raise ArgumentError(f"batch_dims={self.batch_dims!r} is not the number of leading sample axes, 0 or more")
+        if self.method not in METHODS:
+            raise ArgumentError(f"method={self.method!r} is unknown; choose one of {', '.join(map(repr, METHODS))}")
+        if self.chunk_size is not None and (not _is_int(self.chunk_size) or self.chunk_size < 1):
+            raise ArgumentError(
+                f"chunk_size={self.chunk_size!r} is not a number of rows, 1 or more, or None for all at once"
+            )
+        for name in ("has_aux", "return_value", "check"):
+            if not isinstance(getattr(self, name), bool):
+                raise ArgumentTypeError(f"{name}={getattr(self, name)!r} is not a bool")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

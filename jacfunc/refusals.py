@@ -1,0 +1,100 @@
+"""What no leaf of an argument or output may be, and the sentences that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import trees
+from .errors import ArgumentTypeError, JacfuncError, ShapeError
+
+Shape = tuple[int, ...]
+Modules = Callable[[], Sequence[nn.Module]]
+
+
+def check_inputs(leaves: Sequence[Any], structure: trees.Structure, position: int, batch_dims: int) -> None:
+    """Refuse an argument to differentiate by that is no tree of floating-point tensors with sample axes."""
+    root = f"args[{position}]"
+    if not leaves:
+        raise ArgumentTypeError(f"{root} holds no tensor; argnums must select a tree of floating-point tensors")
+    for index, leaf in enumerate(leaves):
+        error = _input_error(leaf, lambda index=index: structure.paths(root)[index], batch_dims)  # type: ignore[misc]
+        if error is not None:
+            raise error
+
+
+def check_outputs(leaves: Sequence[Any], structure: trees.Structure, batch: Shape, modules: Modules) -> None:
+    """Refuse an output that is no tree of floating-point tensors with the batch in front."""
+    if not leaves:
+        raise ArgumentTypeError("f returned no tensor; it must return a tensor or a tree of tensors")
+    for index, leaf in enumerate(leaves):
+        error = _output_error(leaf, lambda index=index: structure.paths("output")[index], batch, modules)  # type: ignore[misc]
+        if error is not None:
+            raise error
+
+
+def _input_error(leaf: Any, path: Callable[[], str], batch_dims: int) -> JacfuncError | None:
+    if not isinstance(leaf, torch.Tensor):
+        return ArgumentTypeError(f"{path()} is a {type(leaf).__name__}, not a tensor; {_way_out(leaf)}")
+    if leaf.is_complex():
+        return ArgumentTypeError(f"{path()} is complex ({leaf.dtype}); pass its real view (torch.view_as_real) instead")
+    if not leaf.is_floating_point():
+        return ArgumentTypeError(
+            f"{path()} has dtype {leaf.dtype}, by which nothing can be differentiated; convert it with .to(torch.float32)"
+        )
+    if leaf.layout != torch.strided:
+        return ArgumentTypeError(f"{path()} has layout {leaf.layout}; convert it with .to_dense()")
+    if leaf.dim() < batch_dims:
+        return ShapeError(
+            f"{path()} has shape {tuple(leaf.shape)}, too few axes for batch_dims={batch_dims}; use batch_dims=0 for one sample"
+        )
+    return None
+
+
+def _output_error(leaf: Any, path: Callable[[], str], batch: Shape, modules: Modules) -> JacfuncError | None:
+    if not isinstance(leaf, torch.Tensor):
+        return ArgumentTypeError(
+            f"{path()} is a {type(leaf).__name__}, not a tensor; return it as aux (has_aux=True), or {_way_out(leaf)}"
+        )
+    if leaf.is_complex():
+        return ArgumentTypeError(
+            f"{path()} is complex ({leaf.dtype}); return its real view (torch.view_as_real) instead"
+        )
+    if not leaf.is_floating_point():
+        return ArgumentTypeError(
+            f"{path()} has dtype {leaf.dtype}, which cannot be differentiated; return it as aux (has_aux=True)"
+        )
+    shape = tuple(leaf.shape)
+    if shape[: len(batch)] == batch:
+        return None
+    if not shape:
+        return ShapeError(
+            f"{path()} is a scalar, but a batch of {batch} samples went in; return one value for each sample instead of "
+            "reducing over the batch, or use batch_dims=0 for one sample"
+        )
+    return ShapeError(
+        f"{path()} has shape {shape}, whose first axes are not the batch {batch} of the input; return one result for "
+        f"each sample{_batch_first_hint(modules())}, or set batch_dims"
+    )
+
+
+def _way_out(leaf: Any) -> str:
+    if isinstance(leaf, bool | int | float | complex) or type(leaf).__module__ == "numpy":
+        return "make it one with torch.as_tensor"
+    name = type(leaf).__name__
+    return f"make {name} a tree with optree.register_pytree_node({name}, flatten, unflatten, namespace={trees.NAMESPACE!r})"
+
+
+def not_batch_first(module: nn.Module) -> bool:
+    """Whether a recurrent or attention module takes its sequence axis first."""
+    return getattr(module, "batch_first", True) is False
+
+
+def _batch_first_hint(modules: Sequence[nn.Module]) -> str:
+    for module in modules:
+        if not_batch_first(module):
+            return f" ({type(module).__name__} has batch_first=False: make it with batch_first=True)"
+    return ""
