@@ -141,8 +141,8 @@ def _check(argument: str, given: Any, slots: Mapping[str, Slot], aliases: Mappin
             raise ParametersError(f"{argument}[{name!r}] is a {type(tensor).__name__}; a tensor was expected")
         if tensor.shape != slot.container[slot.index].shape:
             raise ParametersError(
-                f"{argument}[{name!r}] has shape {tuple(tensor.shape)}, but the module's is "
-                f"{tuple(slot.container[slot.index].shape)}; pass one of that shape (stacked ones under torch.func.vmap)"
+                f"{argument}[{name!r}] has shape {tuple(tensor.shape)}, but it is "
+                f"{tuple(slot.container[slot.index].shape)}; pass one of that shape (stacked ones by torch.func.vmap)"
             )
     if len(given) != len(slots):
         _unknown(argument, given, slots, aliases)
@@ -216,7 +216,7 @@ def make_functional(
     for name, child in module.named_modules():
         if isinstance(child, torch.jit.ScriptModule):
             raise ArgumentError(
-                f"the submodule {name!r} is scripted, so its parameters cannot be exchanged; pass it before torch.jit.script"
+                f"the submodule {name!r} is scripted, so its parameters cannot be exchanged; pass the original"
             )
     f = FunctionalModule(module, method=method, with_buffers=with_buffers)
     params, buffers = f.parameters(), f.buffers()

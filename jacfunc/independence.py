@@ -154,10 +154,11 @@ def _first_moved(before: Tensors, after: Tensors, kept: torch.Tensor, batch_dims
 def _message(request: Request, leaf: int, sample: int, change: float) -> str:
     path = request.outputs.paths()[leaf] if request.outputs else "output"
     index = ", ".join(str(int(i)) for i in torch.unravel_index(torch.tensor(sample), request.batch))
+    cause = _cause(request.captured)
     return (
         f"{path}[{index}] changed by {change:.2g} when only other samples of the batch were replaced, so its "
-        f"per-sample derivatives do not exist; the usual cause is {_cause(request.captured)}; make every output depend on its own "
-        "sample alone, or pass check=False if this is meant"
+        f"per-sample derivatives do not exist; the usual cause is {cause}; make every output depend on its "
+        "own sample alone, or pass check=False if this is meant"
     )
 
 

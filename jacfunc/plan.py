@@ -188,6 +188,7 @@ def _look(request: Request, draw: Draw) -> tuple[tuple[torch.Tensor, ...], bool]
     try:
         with torch.no_grad():
             values, _ = request.evaluate(*(leaf.detach() for leaf in request.leaves), others_copied=True)
+        return values, not draw.is_now()
     except RuntimeError as error:
         if inside_transform() and not isinstance(error, JacfuncError):
             raise UnsupportedOperationError(
@@ -195,9 +196,8 @@ def _look(request: Request, draw: Draw) -> tuple[tuple[torch.Tensor, ...], bool]
                 "outside of it, or replace that operation"
             ) from error
         raise
-    random = not draw.is_now()
-    draw.restore()
-    return values, random
+    finally:
+        draw.restore()
 
 
 def _planned(request: Request, wanted: Wanted, random: bool) -> Plan:

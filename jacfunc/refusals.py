@@ -43,13 +43,14 @@ def _input_error(leaf: Any, path: Callable[[], str], batch_dims: int) -> Jacfunc
         return ArgumentTypeError(f"{path()} is complex ({leaf.dtype}); pass its real view (torch.view_as_real) instead")
     if not leaf.is_floating_point():
         return ArgumentTypeError(
-            f"{path()} has dtype {leaf.dtype}, by which nothing can be differentiated; convert it with .to(torch.float32)"
+            f"{path()} has dtype {leaf.dtype}, which cannot be differentiated; convert it with .to(torch.float32)"
         )
     if leaf.layout != torch.strided:
         return ArgumentTypeError(f"{path()} has layout {leaf.layout}; convert it with .to_dense()")
     if leaf.dim() < batch_dims:
         return ShapeError(
-            f"{path()} has shape {tuple(leaf.shape)}, too few axes for batch_dims={batch_dims}; use batch_dims=0 for one sample"
+            f"{path()} has shape {tuple(leaf.shape)}, too few axes for batch_dims={batch_dims}; "
+            "for one sample use batch_dims=0"
         )
     return None
 
@@ -72,8 +73,8 @@ def _output_error(leaf: Any, path: Callable[[], str], batch: Shape, modules: Mod
         return None
     if not shape:
         return ShapeError(
-            f"{path()} is a scalar, but a batch of {batch} samples went in; return one value for each sample instead of "
-            "reducing over the batch, or use batch_dims=0 for one sample"
+            f"{path()} is a scalar, but a batch of {batch} samples went in; return one value for each sample instead "
+            "of reducing over the batch, or use batch_dims=0 for one sample"
         )
     return ShapeError(
         f"{path()} has shape {shape}, whose first axes are not the batch {batch} of the input; return one result for "
@@ -85,7 +86,8 @@ def _way_out(leaf: Any) -> str:
     if isinstance(leaf, bool | int | float | complex) or type(leaf).__module__ == "numpy":
         return "make it one with torch.as_tensor"
     name = type(leaf).__name__
-    return f"make {name} a tree with optree.register_pytree_node({name}, flatten, unflatten, namespace={trees.NAMESPACE!r})"
+    register = f"optree.register_pytree_node({name}, flatten, unflatten, namespace={trees.NAMESPACE!r})"
+    return f"make {name} a tree with {register}"
 
 
 def not_batch_first(module: nn.Module) -> bool:

@@ -104,8 +104,8 @@ class Request:
                 raise ArgumentError(f"argnums={self.options.argnums} selects argument {position} twice; name each once")
             if position < self._state_arguments():
                 raise ArgumentError(
-                    f"argnums={number} selects the parameters (or buffers) of {self.function!r}, which carry no samples; "
-                    "pass the input by position after them, or use torch.func.grad"
+                    f"argnums={number} selects the parameters (or buffers) of {self.function!r}, which carry no "
+                    "samples; pass the input by position after them, or use torch.func.grad"
                 )
             seen.add(position)
             yield position
@@ -121,8 +121,8 @@ class Request:
             if tuple(leaf.shape[: self.options.batch_dims]) != self.batch:
                 paths = self.input_paths()
                 raise ShapeError(
-                    f"{paths[index]} has sample axes {tuple(leaf.shape[: self.options.batch_dims])}, but {paths[0]} has "
-                    f"{self.batch}; all differentiated tensors need the same first {self.options.batch_dims} axes"
+                    f"{paths[index]} has sample axes {tuple(leaf.shape[: self.options.batch_dims])}, but {paths[0]} "
+                    f"has {self.batch}; all differentiated tensors need the same first {self.options.batch_dims} axes"
                 )
 
     def input_paths(self) -> list[str]:

@@ -108,7 +108,7 @@ def _refuse_without_diagonal(request: Request, outputs: Outputs) -> None:
             if not have_diagonal(output, shape):
                 raise ShapeError(
                     f"{path} has sample shape {output} and {input_path} {shape}, without a common diagonal: one "
-                    "must have a single element, or equal rank and each axis equal or 1; use batch_jac for the whole Jacobian"
+                    "must have a single element, or equal rank and each axis equal or 1; use batch_jac for all"
                 )
 
 

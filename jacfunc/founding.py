@@ -1,0 +1,399 @@
+"""The founding example: its network, every way to its derivatives, and what each of them costs.
+
+Here are the methods, the dense Jacobian rows they are checked against, and their seconds and peak memory.  Options,
+the printed table and the exit status are in ``__main__.py``; nothing here prints.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.autograd.functional import jacobian
+from torch.func import jacfwd, jacrev, vmap
+
+from .functional import make_functional
+from .transforms import diag_jac
+
+# The largest |error| allowed.  Entries are about 0.1, each a sum of `width` terms: these are a dozen roundings or more.
+TOLERANCES = {"float64": 1e-13, "float32": 2e-6, "bfloat16": 2e-2}
+
+# What a run without --full may take.
+SAMPLES_CHECKED = 100
+ROWS_CHECKED = 800
+BYTES_ALLOWED = 2**30
+SECONDS_ALLOWED = 1.0
+FEWEST_CALLS = 3
+
+Call = Callable[[], torch.Tensor]
+
+
+# ---------------------------------------------------------------- the example
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a user may vary; the defaults are the founding example."""
+
+    samples: int = 100
+    outputs: int = 400
+    width: int = 20
+    seed: int = 0
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Example:
+    """The network, its input, and the samples and outputs whose dense Jacobian rows are computed."""
+
+    sizes: Sizes
+    network: nn.Module
+    t: torch.Tensor
+    samples: torch.Tensor
+    outputs: torch.Tensor
+
+    @classmethod
+    def make(cls, sizes: Sizes, full: bool) -> Example:
+        """Draw the example of these sizes and seed, and leave the caller's random numbers as they are."""
+        width, dtype = sizes.width, getattr(torch, sizes.dtype)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(sizes.seed)
+            hidden = (nn.Linear(1, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh())
+            network = nn.Sequential(*hidden, nn.Linear(width, sizes.outputs)).to(dtype)
+            t = torch.randn(sizes.samples, 1).to(dtype)
+        # Frozen, so that no method spends anything on a graph by the parameters.
+        network.requires_grad_(False)
+        samples = _spread(sizes.samples, sizes.samples if full else SAMPLES_CHECKED)
+        outputs = _spread(sizes.outputs, sizes.outputs if full else max(1, ROWS_CHECKED // len(samples)))
+        return cls(sizes, network, t, samples, outputs)
+
+    @property
+    def rows(self) -> int:
+        """How many Jacobian rows are computed densely."""
+        return len(self.samples) * len(self.outputs)
+
+    @property
+    def share(self) -> float:
+        """Their share of all rows."""
+        return self.rows / (self.sizes.samples * self.sizes.outputs)
+
+    def part(self, t: torch.Tensor) -> torch.Tensor:
+        """The outputs whose rows are computed densely."""
+        y: torch.Tensor = self.network(t)
+        return y if self.share == 1 else y[self.samples][:, self.outputs]
+
+    def own(self, dense: torch.Tensor) -> torch.Tensor:
+        """The derivatives by each output's own sample, among the dense rows of ``part``."""
+        return dense[torch.arange(len(self.samples)), :, self.samples, 0]
+
+    @cached_property
+    def dense(self) -> torch.Tensor:
+        """The truth: the dense rows of ``part``, each one backward pass of its own."""
+        rows: torch.Tensor = jacobian(self.part, self.t)
+        return rows
+
+
+def _spread(count: int, most: int) -> torch.Tensor:
+    """At most ``most`` of ``range(count)``, evenly from the first to the last."""
+    return torch.linspace(0, count - 1, min(count, most), dtype=torch.float64).round().long()
+
+
+# ---------------------------------------------------------------- the methods
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to the vectors: ``prepare`` makes a call that returns them, for all outputs or those of ``part``."""
+
+    name: str
+    prepare: Callable[[Example], Call]
+    part: bool = False
+    bytes_needed: Callable[[Example], int] = lambda example: 0
+
+
+def _plain(example: Example) -> Call:
+    return lambda: example.network(example.t)
+
+
+def _diag_jac(example: Example) -> Call:
+    f, params = make_functional(example.network)
+    transform = diag_jac(f)
+    return lambda: transform(params, example.t)
+
+
+def _vmap(transform: Callable[..., Callable[..., torch.Tensor]]) -> Callable[[Example], Call]:
+    def prepare(example: Example) -> Call:
+        per_sample = vmap(transform(example.network))
+        return lambda: per_sample(example.t).squeeze(-1)
+
+    return prepare
+
+
+def _backward(example: Example) -> Call:
+    """The loop that users write: one backward pass for each output, with a cotangent that samples it."""
+
+    def call() -> torch.Tensor:
+        t = example.t.clone().requires_grad_()
+        y = example.network(t)
+        vectors = []
+        for output in range(y.shape[1]):
+            sampling = torch.zeros_like(y)
+            sampling[:, output] = 1
+            vectors.append(torch.autograd.grad(y, t, sampling, retain_graph=True)[0])
+        return torch.cat(vectors, dim=1)
+
+    return call
+
+
+def _dense(vectorize: bool) -> Callable[[Example], Call]:
+    return lambda example: lambda: example.own(jacobian(example.part, example.t, vectorize=vectorize))
+
+
+def _dense_forward(example: Example) -> Call:
+    every = torch.arange(example.sizes.samples)
+
+    def call() -> torch.Tensor:
+        dense: torch.Tensor = jacobian(example.network, example.t, vectorize=True, strategy="forward-mode")
+        return dense[every, :, every, 0]
+
+    return call
+
+
+def _bytes_of_dense(example: Example) -> int:
+    return example.sizes.samples**2 * example.sizes.outputs * example.t.element_size()
+
+
+def _bytes_of_cotangents(example: Example) -> int:
+    return example.rows * example.sizes.samples * example.sizes.outputs * example.t.element_size()
+
+
+PLAIN = Method("plain forward", _plain)
+OURS = Method("jacfunc.diag_jac", _diag_jac)
+PER_SAMPLE = Method("vmap(jacfwd)", _vmap(jacfwd))
+DENSE = Method("jacobian", _dense(vectorize=False), part=True)
+METHODS = (
+    PLAIN,
+    OURS,
+    PER_SAMPLE,
+    Method("vmap(jacrev)", _vmap(jacrev)),
+    Method("backward, sampling vector", _backward),
+    Method("jacobian, vectorize, forward", _dense_forward, bytes_needed=_bytes_of_dense),
+    Method("jacobian, vectorize", _dense(vectorize=True), part=True, bytes_needed=_bytes_of_cotangents),
+    DENSE,
+)
+
+
+# ---------------------------------------------------------------- one method, measured
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured of a method; its calls gave a ``share`` of the vectors.  ``note``: why it did not run."""
+
+    name: str
+    share: float = 1.0
+    times: tuple[float, ...] = ()
+    peak: int | None = None
+    error: float | None = None
+    note: str = ""
+    failed: bool = False
+
+    @property
+    def seconds(self) -> float | None:
+        """The median for all vectors, scaled up where the calls gave only a share of them."""
+        return statistics.median(self.times) / self.share if self.times else None
+
+    def stopped(self, error: Exception) -> Result:
+        """The method raised: running out of memory is a finding, anything else a failure."""
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, MemoryError) or "allocate memory" in text:
+            return replace(self, note="out of memory")
+        return replace(self, note=f"failed: {text}", failed=True)
+
+
+def unmeasured(method: Method, example: Example, full: bool) -> Result:
+    """The result before anything ran, with a note if it should not."""
+    needed = 0 if full else method.bytes_needed(example)
+    note = f"skipped: needs about {needed / 2**30:.0f} GiB, see --full" if needed > BYTES_ALLOWED else ""
+    return Result(method.name, example.share if method.part else 1.0, note=note)
+
+
+def with_seconds(result: Result, method: Method, example: Example, calls: int) -> tuple[Result, torch.Tensor | None]:
+    """Time at most ``calls`` calls, fewer where they are slow, after one that is not counted; also the vectors."""
+    if result.note:
+        return result, None
+    times: list[float] = []
+    try:
+        call = method.prepare(example)
+        vectors = call()
+        while len(times) < calls and (len(times) < FEWEST_CALLS or sum(times) < SECONDS_ALLOWED):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+    except Exception as error:  # a method that does not work is a finding, not the end of the others
+        return result.stopped(error), None
+    return replace(result, times=tuple(times)), vectors
+
+
+# ---------------------------------------------------------------- peak memory
+
+
+def with_peak(result: Result, method: Method, sizes: Sizes, full: bool) -> Result:
+    """Measure the peak memory of one call, in a process of its own."""
+    if result.note:
+        return result
+    context = _processes()
+    receiver, sender = context.Pipe(duplex=False)
+    arguments = (sender, result, METHODS.index(method), sizes, full)
+    process = context.Process(target=_send_peak, args=arguments, daemon=True)
+    process.start()
+    sender.close()
+    try:
+        result = receiver.recv()
+    except EOFError:
+        result = replace(result, note="killed, likely out of memory")
+    process.join()
+    return result
+
+
+def _processes() -> ForkServerContext | SpawnContext:
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # Imports take seconds and a call milliseconds: the server imports once what torch.func would import at its first
+    # use, and every method's process is forked from it.
+    context.set_forkserver_preload(["torch", "torch._decomp", "torch._dynamo"])
+    return context
+
+
+def _send_peak(sender: Connection, result: Result, method: int, sizes: Sizes, full: bool) -> None:
+    prepare = METHODS[method].prepare
+    tiny = replace(sizes, samples=2, outputs=2, width=2)
+    try:
+        prepare(Example.make(tiny, full=True))()  # what any first call imports and sets up is no cost of the method
+        result = replace(result, peak=growth(prepare(Example.make(sizes, full))))
+    except Exception as error:
+        result = result.stopped(error)
+    sender.send(result)
+
+
+def growth(call: Callable[[], object]) -> int | None:
+    """The bytes by which the resident memory grows during a call, at its peak; None where it is not known."""
+    with suppress(OSError):  # elsewhere than on Linux the peak of the imports is not forgotten
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    before = _resident()
+    call()
+    after = _resident()
+    return max(0, after[1] - before[0]) if before and after else None
+
+
+def _resident() -> tuple[int, int] | None:
+    """The bytes resident now and at most so far."""
+    with suppress(OSError, KeyError):
+        # Not getrusage: on Linux a process starts with the ru_maxrss of the one that started it.
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        fields = dict(line.split(":", 1) for line in lines)
+        return int(fields["VmRSS"].split()[0]) * 1024, int(fields["VmHWM"].split()[0]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return most, most
+
+
+# ---------------------------------------------------------------- all methods, measured and checked
+
+
+@dataclass(frozen=True)
+class Check:
+    """What must hold, with the numbers if it is a comparison."""
+
+    name: str
+    passed: bool
+    error: float | None = None
+    tolerance: float | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """The example as it ran; ``rows`` Jacobian rows were computed densely."""
+
+    sizes: Sizes
+    rows: int
+    results: tuple[Result, ...]
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check holds."""
+        return all(check.passed for check in self.checks)
+
+
+def steps(memory: bool) -> int:
+    """How many steps ``run`` tells of."""
+    return len(METHODS) * (2 if memory else 1) + 1
+
+
+def run(sizes: Sizes, *, full: bool, calls: int, memory: bool, step: Callable[[str], None]) -> Report:
+    """Measure and check every method; ``step`` is told what comes next."""
+    example = Example.make(sizes, full)
+    results = [unmeasured(method, example, full) for method in METHODS]
+    if memory:  # first, so that what a process of its own does not survive is not run in this one
+        for index, method in enumerate(METHODS):
+            step(f"memory: {method.name}")
+            results[index] = with_peak(results[index], method, sizes, full)
+    step("dense rows")
+    truth = example.own(example.dense)
+    found: dict[Method, torch.Tensor] = {}
+    for index, method in enumerate(METHODS):
+        step(f"seconds: {method.name}")
+        results[index], vectors = with_seconds(results[index], method, example, calls)
+        if vectors is not None and method is not PLAIN:
+            found[method] = vectors
+            checked = vectors if method.part else vectors[example.samples][:, example.outputs]
+            results[index] = replace(results[index], error=_largest(checked, truth))
+    return Report(sizes, example.rows, tuple(results), tuple(_checks(example, results, found)))
+
+
+def _largest(found: torch.Tensor, truth: torch.Tensor) -> float:
+    """The largest absolute difference, infinite where there is none to take."""
+    if found.shape != truth.shape:
+        return math.inf
+    error = (found - truth).abs().max().item()
+    return math.inf if math.isnan(error) else error
+
+
+def _checks(example: Example, results: list[Result], found: dict[Method, torch.Tensor]) -> list[Check]:
+    sizes, ours = example.sizes, found.get(OURS)
+    if ours is None:
+        ours = torch.empty(0)
+    shape, tolerance = (sizes.samples, sizes.outputs), TOLERANCES[sizes.dtype]
+    others = example.dense[..., 0].clone()
+    others[torch.arange(len(example.samples)), :, example.samples] = 0
+    errors = {result.name: result.error for result in results if result.error is not None}
+    rest = [error for name, error in errors.items() if name != OURS.name]
+    whole = [_largest(ours, vectors) for method, vectors in found.items() if not method.part]
+    compared = [
+        ("dense rows by other samples are zero", others.abs().max().item(), 0.0),
+        (f"diag_jac against {example.rows} dense Jacobian rows", errors.get(OURS.name, math.inf), tolerance),
+        (f"the other methods against {example.rows} dense Jacobian rows", max(rest, default=0.0), tolerance),
+        (f"diag_jac against the others, all {sizes.outputs} vectors", max(whole, default=math.inf), tolerance),
+    ]
+    return [
+        *(Check(f"{result.name} {result.note}", False) for result in results if result.failed),
+        Check(f"diag_jac has shape {shape} and dtype {sizes.dtype}", ours.shape == shape and ours.dtype == example.t.dtype),
+        *(Check(name, error <= allowed, error, allowed) for name, error, allowed in compared),
+    ]
