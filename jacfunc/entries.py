@@ -118,7 +118,7 @@ class Diagonal:
         diagonal = joined(self.taken)
         if self.order:
             diagonal = diagonal[torch.argsort(joined(self.order)).to(diagonal.device)]
-        return diagonal.movedim(0, -1).reshape(*self.pair.batch, *larger)
+        return diagonal.movedim(0, -1).reshape((*self.pair.batch, *larger))
 
 
 @dataclass
@@ -148,14 +148,14 @@ class Laplacian:
         if self.total is not None:
             return self.total
         if self.by_row:
-            return joined(self.by_row).movedim(0, -1).reshape(*self.pair.batch, *self.pair.output)
+            return joined(self.by_row).movedim(0, -1).reshape((*self.pair.batch, *self.pair.output))
         return self.pair.empty(*self.pair.output)
 
 
 def own_coordinates(block: torch.Tensor, batch: Shape, start: int) -> torch.Tensor:
     """Of ``(r, *batch, *S)`` keep entry ``start + j`` of row j: ``(r, *batch)``."""
     count = len(block)
-    flat = block.reshape(count, *batch, -1) if block.numel() else block.reshape(count, *batch, count)
+    flat = block.reshape(count, *batch, math.prod(block.shape[1 + len(batch) :]))
     return flat[..., start : start + count].diagonal(dim1=0, dim2=-1).movedim(-1, 0)
 
 

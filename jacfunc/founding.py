@@ -394,6 +394,8 @@ def _checks(example: Example, results: list[Result], found: dict[Method, torch.T
     ]
     return [
         *(Check(f"{result.name} {result.note}", False) for result in results if result.failed),
-        Check(f"diag_jac has shape {shape} and dtype {sizes.dtype}", ours.shape == shape and ours.dtype == example.t.dtype),
+        Check(
+            f"diag_jac has shape {shape} and dtype {sizes.dtype}", ours.shape == shape and ours.dtype == example.t.dtype
+        ),
         *(Check(name, error <= allowed, error, allowed) for name, error, allowed in compared),
     ]

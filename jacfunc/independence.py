@@ -90,8 +90,10 @@ def evaluated(request: Request, leaves: Tensors, draw: Draw) -> tuple[torch.Tens
 
 
 def _half(count: int, generator: torch.Generator) -> torch.Tensor:
-    """A random half as a mask, with just one of every two neighbours in it."""
+    """A random half as a mask: one of every two neighbours is in it, and of three samples the ends lie apart."""
     first = torch.randint(2, ((count + 1) // 2,), generator=generator).bool()
+    if count % 2:
+        first[-1] = ~first[0]
     return torch.stack([first, ~first], dim=1).reshape(-1)[:count]
 
 

@@ -15,7 +15,7 @@ import torch
 from . import caches, independence
 from .entries import Pair
 from .errors import JacfuncError, UnsupportedOperationError
-from .levels import compiling, inside_transform
+from .levels import compiling, inside_transform, inside_vmap
 from .request import Outputs, OutputsChangedError, Request, Shape
 from .rng import Draw
 from .routes import ROUTES
@@ -64,6 +64,7 @@ class Plan:
     random: bool = False
     refused: tuple[tuple[Attempt, str], ...] = ()
     independence: str = independence.UNCHECKED
+    settled: bool = False
 
     @property
     def route(self) -> str:
@@ -88,7 +89,7 @@ class Plan:
     def fell_back(self, error: Exception) -> Plan:
         """The plan without its first attempt, and why."""
         failed, *rest = self.attempts
-        return replace(self, attempts=tuple(rest), refused=(*self.refused, (failed, _first_line(error))))
+        return replace(self, attempts=tuple(rest), settled=False, refused=(*self.refused, (failed, _first_line(error))))
 
 
 def _cost(route: str, order: int, inputs: int, outputs: int) -> float:
@@ -153,7 +154,7 @@ def run(request: Request, wanted: Wanted, limit: int | None = None) -> Outcome:
             draw = draw or Draw.capture(request.leaves)
             draw.restore()
             if not looked:  # an error of the function itself shows in a plain forward and surfaces as it is
-                independence.evaluated(request, request.leaves, draw)
+                _look(request, draw)
                 looked = True
             plan = plan.fell_back(error)
         else:
@@ -236,12 +237,20 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
         for m, k in plan.wanted.pairs(len(outputs.shapes), len(inputs.shapes))
     }
     task = Task(
-        request.evaluate, request.leaves, inputs, outputs, entries, request.options.chunk_size, attempt.vectorised, draw
+        request.evaluate,
+        request.leaves,
+        inputs,
+        outputs,
+        entries,
+        request.options.chunk_size,
+        attempt.vectorised,
+        draw,
+        not plan.settled and not compiling() and not inside_vmap(),
     )
     route = ROUTES[attempt.route]
     evaluation = route.first_order(task) if plan.wanted.order == 1 else route.second_order(task)
     results = {} if limit is not None else {pair: entry.result() for pair, entry in entries.items()}
-    return Outcome(plan, results, evaluation)
+    return Outcome(replace(plan, settled=True), results, evaluation)
 
 
 def _no_route(plan: Plan) -> str:

@@ -33,7 +33,7 @@ def diagonal(f: Function, x: torch.Tensor) -> torch.Tensor:
     """The diagonal by the words of DESIGN: index by index, from the dense Jacobian of flat samples."""
     whole = jacobian(f, x)
     inner, outer = x.shape[1:], f(x).shape[1:]
-    larger = inner if math.prod(inner) >= math.prod(outer) else outer
+    larger = max(outer, inner, key=lambda shape: (math.prod(shape), len(shape)))
     entries = []
     for place in product(*map(range, larger)):
         i = _opposite(place, inner)

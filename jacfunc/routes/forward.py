@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ..rows import flattened, through
-from .linear import pullback, pushforward
+from .linear import pullback, pushforward, verify_transpose
 from .task import Evaluation, Task, Tensors
 
 NAME = "forward"
@@ -27,6 +27,8 @@ def first_order(task: Task) -> Evaluation:
     """Fill the entries by columns; ``f`` is evaluated once."""
     outputs, pull, aux = pullback(task.evaluate, *task.leaves)
     push = pushforward(pull, outputs)
+    if task.verified:
+        verify_transpose(pull, push, task.leaves, outputs)
     for start, stop in task.input_chunks():
         tangents = through(push, task.inputs.basis(start, stop, task.leaves), task.vectorised)
         task.take_columns(start, stop, tangents)

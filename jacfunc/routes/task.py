@@ -20,7 +20,8 @@ Tensors = tuple[torch.Tensor, ...]
 class Task:
     """A function of leaves, the rows on both sides of it, and the entries to fill.
 
-    ``entries[m, k]`` belongs to output leaf m and input leaf k; a pair that nobody wants is absent.
+    ``entries[m, k]`` belongs to output leaf m and input leaf k; a pair that nobody wants is absent.  ``verified`` asks
+    for the checks that a route makes of itself when it is taken for the first time.
     """
 
     evaluate: Callable[..., tuple[Tensors, Tensors]]
@@ -31,6 +32,7 @@ class Task:
     chunk_size: int | None
     vectorised: bool
     draw: Draw | None
+    verified: bool = False
 
     def input_chunks(self) -> Iterator[tuple[int, int]]:
         """The chunks of the rows of the input."""

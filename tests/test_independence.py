@@ -1,0 +1,337 @@
+"""Coupled samples are all refused, independent ones that merely look odd are none; the check costs two forwards, once."""
+
+from __future__ import annotations
+
+import gc
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from jacfunc import (
+    CoupledSamplesError,
+    IndependenceWarning,
+    batch_jac,
+    caches,
+    check_independent,
+    diag_jac,
+    explain,
+    laplacian,
+    make_functional,
+)
+
+
+def module(make):
+    torch.manual_seed(0)
+    return make().double()
+
+
+LSTM = module(lambda: nn.LSTM(3, 3))
+GRU = module(lambda: nn.GRU(3, 3))
+ATTENTION = module(lambda: nn.MultiheadAttention(3, 1))
+ENCODER = module(lambda: nn.TransformerEncoderLayer(3, 1, 4))
+NORM = module(lambda: nn.BatchNorm1d(3))
+NORM_IN_NET = module(lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3)))
+NORM_WITHOUT_STATISTICS = module(lambda: nn.BatchNorm1d(3, track_running_stats=False)).eval()
+
+
+def previous(x):
+    return x + torch.cat([torch.zeros_like(x[:1]), x[:-1]])
+
+
+def shuffled(x):
+    return x * x[torch.randperm(len(x), generator=torch.Generator().manual_seed(5))]
+
+
+def paired(x):
+    return (x.reshape(-1, 2, 3) - x.reshape(-1, 2, 3).mean(1, keepdim=True)).reshape(-1, 3)
+
+
+def running(x):
+    total, rows = 0, []
+    for row in x:
+        total = 0.9 * total + row
+        rows.append(total)
+    return torch.stack(rows)
+
+
+COUPLED = {
+    "mean": lambda x: x - x.mean(0),
+    "one mean": lambda x: x * x.mean(),
+    "tiny mean": lambda x: x + 1e-6 * x.mean(0),
+    "std": lambda x: x / x.std(0),
+    "max": lambda x: x - x.amax(0),
+    "min": lambda x: x - x.amin(0),
+    "median": lambda x: x - x.median(0).values,
+    "softmax": lambda x: x.softmax(0),
+    "cumsum": lambda x: x.cumsum(0),
+    "cumprod": lambda x: x.cumprod(0),
+    "cummax": lambda x: x.cummax(0).values,
+    "sort": lambda x: x.sort(0).values,
+    "rank": lambda x: x * x[:, 0].argsort().argsort()[:, None],
+    "flip": lambda x: x + x.flip(0),
+    "roll": lambda x: x * x.roll(1, 0),
+    "previous": previous,
+    "shuffled": shuffled,
+    "paired": paired,
+    "running": running,
+    "gram": lambda x: (x @ x.T) @ x,
+    "cdist": lambda x: torch.cdist(x, x).sum(1, keepdim=True) * x,
+    "normalised": lambda x: F.normalize(x, dim=0),
+    "batch norm": lambda x: F.batch_norm(x, None, None, training=True),
+    "module in training": NORM,
+    "module inside": NORM_IN_NET,
+    "no statistics": NORM_WITHOUT_STATISTICS,
+    "whole layer norm": lambda x: F.layer_norm(x, x.shape),
+    "first sample": lambda x: x - x[:1],
+    "last sample": lambda x: x * x[-1:],
+    "outer kernel": lambda x: F.conv1d(x.T[None], torch.ones(3, 3, 3, dtype=x.dtype), padding=1)[0].T,
+    "lstm": lambda x: LSTM(x[:, None])[0][:, 0],
+    "gru": lambda x: GRU(x[:, None])[0][:, 0],
+    "attention": lambda x: ATTENTION(x[:, None], x[:, None], x[:, None])[0][:, 0],
+    "encoder": lambda x: ENCODER(x[:, None])[:, 0],
+    "fft": lambda x: torch.fft.fft(x, dim=0).real,
+    "clipped at the mean": lambda x: x.clamp(max=x.abs().mean()),
+}
+
+TABLE = torch.arange(10.0, dtype=torch.float64)
+
+
+def fragile(x):
+    if not bool((x.abs() < 50).all()):
+        raise ValueError("only small numbers")
+    return x.sin()
+
+
+def tiny_branch(x):
+    return x * (2 if len(x) > 3 else 1)
+
+
+def with_numpy_noise(x):
+    return x * torch.from_numpy(np.random.standard_normal(x.shape))
+
+
+def with_python_noise(x):
+    return x * random.random()
+
+
+INDEPENDENT = {
+    "elementwise": torch.tanh,
+    "batch size": lambda x: x * len(x),
+    "divided by the batch size": lambda x: x.sin() / x.shape[0],
+    "branch on the batch size": tiny_branch,
+    "softmax of a sample": lambda x: x.softmax(1),
+    "sorted sample": lambda x: x.sort(1).values,
+    "layer norm": lambda x: F.layer_norm(x, x.shape[1:]),
+    "group norm": lambda x: F.group_norm(x, 1),
+    "batch norm in eval": lambda x: F.batch_norm(x, torch.ones(3).to(x), torch.ones(3).to(x)),
+    "dropout": lambda x: F.dropout(x, 0.5),
+    "noise": lambda x: x + torch.randn_like(x),
+    "numpy noise": with_numpy_noise,
+    "python noise": with_python_noise,
+    "mean subtracted and added": lambda x: x + (x.mean(0) - x.mean(0)),
+    "position": lambda x: x * torch.arange(len(x), dtype=x.dtype)[:, None],
+    "loop over samples": lambda x: torch.stack([row.sin() for row in x]),
+    "flip twice": lambda x: x.flip(0).exp().flip(0),
+    "transposed twice": lambda x: (x.T * 2).T,
+    "gather": lambda x: x[:, [2, 0, 1]],
+    "lookup": lambda x: x * TABLE[x.detach().abs().long()],
+    "huge": lambda x: x * 1e200,
+    "nan": lambda x: x / (x - x),
+    "sqrt of some negatives": torch.sqrt,
+    "constant": torch.ones_like,
+    "random constant": lambda x: torch.rand_like(x),
+    "solve": lambda x: torch.linalg.solve(torch.eye(3).to(x) + x[:, :, None] * x[:, None, :], x),
+    "fails on outliers": fragile,
+    "chunks": lambda x: torch.cat([part.sin() for part in x.split(2)]),
+    "scatter": lambda x: torch.zeros_like(x).index_add_(0, torch.arange(len(x)), x.sin()),
+    "half precision inside": lambda x: x.half().sin().to(x.dtype),
+}
+
+
+def batch(size: int = 8) -> torch.Tensor:
+    return torch.randn(size, 3, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", COUPLED)
+@pytest.mark.parametrize("size", [6, 32])
+def test_coupled_samples_are_refused(name, size):
+    with pytest.raises(CoupledSamplesError, match=r"^output\[\d+\] changed by .* check=False if this is meant$"):
+        batch_jac(COUPLED[name])(batch(size))
+
+
+@pytest.mark.parametrize("name", INDEPENDENT)
+@pytest.mark.parametrize("size", [2, 3, 8, 32])
+def test_independent_samples_are_not_refused(name, size):
+    assert check_independent(INDEPENDENT[name])(batch(size))
+    assert batch_jac(INDEPENDENT[name])(batch(size)).shape == (size, 3, 3)
+
+
+@pytest.mark.parametrize("name", ["mean", "max", "min", "cumsum", "flip", "previous", "first sample", "last sample"])
+@pytest.mark.parametrize("size", [2, 3])
+def test_two_or_three_samples_are_enough(name, size):
+    with pytest.raises(CoupledSamplesError):
+        diag_jac(COUPLED[name])(batch(size))
+
+
+@pytest.mark.parametrize(
+    ("layer", "hint"),
+    [(NORM_IN_NET, "BatchNorm1d '1' .*eval"), (LSTM, "LSTM with batch_first=False"), (ENCODER, "batch_first")],
+)
+def test_the_message_names_the_layer(layer, hint):
+    def f(x):
+        y = layer(x if layer is NORM_IN_NET else x[:, None])
+        return y[0][:, 0] if isinstance(y, tuple) else y.reshape(x.shape)
+
+    with pytest.raises(CoupledSamplesError, match=hint):
+        diag_jac(f)(batch())
+
+
+def test_coupling_along_a_second_sample_axis():
+    x = torch.randn(3, 4, 2)
+    assert check_independent(torch.sin, batch_dims=2)(x)
+    assert check_independent(lambda x: x - x.mean(1, keepdim=True))(x)
+    with pytest.raises(CoupledSamplesError, match=r"output\[\d, \d\]"):
+        check_independent(lambda x: x - x.mean(1, keepdim=True), batch_dims=2)(x)
+
+
+def test_coupling_through_any_selected_argument():
+    x, y = batch(), batch()
+    f = lambda x, y: x + y.mean(0)  # noqa: E731
+    assert check_independent(f, argnums=0)(x, y)
+    with pytest.raises(CoupledSamplesError):
+        check_independent(f, argnums=(0, 1))(x, y)
+
+
+def test_other_outputs_are_named_by_their_path():
+    with pytest.raises(CoupledSamplesError, match=r"^output\['b'\]\[1\]\["):
+        diag_jac(lambda x: {"a": x, "b": (x, x - x.mean(0))})(batch())
+
+
+def test_aux_may_couple_samples():
+    derivative, mean = diag_jac(lambda x: (x.sin(), x.mean(0)), has_aux=True)(x := batch())
+    torch.testing.assert_close(derivative, x.cos())
+    torch.testing.assert_close(mean, x.mean(0))
+
+
+def test_unchecked_coupling_is_the_users_own_affair():
+    assert diag_jac(COUPLED["mean"], check=False)(batch()).shape == (8, 3)
+
+
+def test_irreproducible_functions_warn():
+    generator = torch.Generator().manual_seed(0)
+    with pytest.warns(IndependenceWarning, match="evaluated again"):
+        diag_jac(lambda x: x + torch.rand(x.shape, generator=generator))(batch())
+
+
+def test_functions_that_refuse_every_replacement_warn():
+    x = batch()
+
+    def f(y):
+        if not torch.equal(y.detach(), x):
+            raise ValueError("only this batch")
+        return y.sin()
+
+    with pytest.warns(IndependenceWarning, match="only this batch"):
+        diag_jac(f)(x)
+
+
+class Counted:
+    """Counts evaluations; one object, so one function."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, x):
+        self.calls += 1
+        return x.sin()
+
+
+def evaluations(f, call) -> int:
+    before = f.calls
+    call()
+    return f.calls - before
+
+
+def test_the_check_costs_two_forwards_once():
+    unchecked, f = Counted(), Counted()
+    first = evaluations(unchecked, lambda: diag_jac(unchecked, check=False)(batch()))
+    assert evaluations(f, lambda: diag_jac(f)(batch())) == first + 2
+    assert evaluations(f, lambda: diag_jac(f)(batch())) == 1
+    assert evaluations(f, lambda: diag_jac(f)(batch(5))) == 1  # another number of samples is no other function
+
+
+def test_lambdas_made_anew_at_every_step_are_checked_once():
+    net = nn.Linear(3, 3).double()
+    f, params = make_functional(net)
+    seen = []
+    net.register_forward_hook(lambda *_: seen.append(1))
+    for step in range(5):
+        t = torch.rand(8, 1, dtype=torch.float64)
+        diag_jac(lambda x, t=t: f(params, x) * t)(batch())
+        assert len(seen) == (4 if step == 0 else 1)
+        seen.clear()
+
+
+def test_what_a_lambda_closes_over_makes_it_another_function():
+    for scale, refused in ((0.0, False), (1.0, True)):
+        f = lambda x, scale=scale: x + scale * x.mean(0)  # noqa: E731
+        if refused:
+            with pytest.raises(CoupledSamplesError):
+                diag_jac(f)(batch())
+        else:
+            diag_jac(f)(batch())
+
+
+def test_switching_to_training_is_checked_again():
+    net = module(lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))).eval()
+    f, params = make_functional(net)
+    for transform in (diag_jac(f), diag_jac(lambda params, x: net(x))):
+        net.eval()
+        transform(params, batch())
+        net.train()
+        with pytest.raises(CoupledSamplesError):
+            transform(params, batch())
+
+
+def test_one_sample_is_not_remembered():
+    f = lambda x: x - x.mean(0)  # noqa: E731
+    diag_jac(f)(batch(1))
+    with pytest.raises(CoupledSamplesError):
+        diag_jac(f)(batch(2))
+
+
+def test_memories_go_with_the_function():
+    net = nn.Linear(3, 3).double()
+    diag_jac(net)(batch())
+    assert len(caches.PLANS) == len(caches.INDEPENDENT) == 1
+    del net
+    gc.collect()
+    assert len(caches.PLANS) == len(caches.INDEPENDENT) == 0
+
+
+def test_under_vmap_nothing_can_be_looked_at():
+    transform = diag_jac(lambda x: x - x.mean(0))
+    torch.func.vmap(transform)(torch.randn(2, 4, 3))
+    plans = []
+    f = lambda x: x.sin()  # noqa: E731
+    torch.func.vmap(lambda x: plans.append(explain(diag_jac(f))(x)) or x)(torch.randn(2, 4, 3))
+    assert "vmap" in plans[0].plan.independence
+
+
+def test_under_grad_it_is_checked():
+    with pytest.raises(CoupledSamplesError):
+        torch.func.grad(lambda x: laplacian(lambda x: x - x.mean(0))(x).sum())(batch())
+
+
+@pytest.mark.parametrize("name", ["module in training", "module inside"])
+def test_a_refusal_leaves_the_running_statistics_alone(name):
+    net = COUPLED[name]
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    for f in (net, lambda x: net(x)):
+        with pytest.raises(CoupledSamplesError):
+            diag_jac(f)(batch())
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())

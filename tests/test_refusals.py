@@ -1,0 +1,253 @@
+"""Bad input: one sentence from jacfunc's own classes, naming the leaf, what was found, what was expected, the way out."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from jacfunc import (
+    ArgumentError,
+    ArgumentTypeError,
+    JacfuncError,
+    ParametersError,
+    ShapeError,
+    UnsupportedOperationError,
+    batch_jac,
+    check_independent,
+    diag_jac,
+    divergence,
+    explain,
+    hess_diag,
+    laplacian,
+    make_functional,
+)
+
+TRANSFORMS = [diag_jac, batch_jac, divergence, hess_diag, laplacian]
+X = torch.ones(4, 3)
+NET = nn.Linear(3, 3)
+F, PARAMS = make_functional(NET)
+LSTM = nn.LSTM(3, 3)
+
+
+class Opaque:
+    """A node that optree does not know."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+OPTIONS = [
+    ({"argnums": "x"}, ArgumentTypeError, "argnums='x' is not an int"),
+    ({"argnums": ()}, ArgumentTypeError, "argnums=() is not an int or a non-empty tuple"),
+    ({"argnums": True}, ArgumentTypeError, "argnums=True"),
+    ({"argnums": 1.0}, ArgumentTypeError, "argnums=1.0"),
+    ({"batch_dims": -1}, ArgumentError, "batch_dims=-1 is not the number of leading sample axes"),
+    ({"batch_dims": None}, ArgumentError, "batch_dims=None"),
+    ({"method": "taylr"}, ArgumentError, "method='taylr' is unknown; choose one of 'auto', 'forward', 'reverse'"),
+    ({"method": ["auto"]}, ArgumentError, "is unknown"),
+    ({"chunk_size": 0}, ArgumentError, "chunk_size=0 is not a number of rows, 1 or more"),
+    ({"chunk_size": -3}, ArgumentError, "chunk_size=-3"),
+    ({"chunk_size": 2.0}, ArgumentError, "chunk_size=2.0"),
+    ({"has_aux": 1}, ArgumentTypeError, "has_aux=1 is not a bool"),
+    ({"check": "no"}, ArgumentTypeError, "check='no' is not a bool"),
+    ({"chunks": 3}, ArgumentTypeError, "has no keyword 'chunks'; it takes argnums, batch_dims"),
+]
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize(("keywords", "kind", "message"), OPTIONS)
+def test_options_are_refused_when_the_transform_is_made(transform, keywords, kind, message):
+    with pytest.raises(kind, match=re.escape(message)):
+        transform(torch.sin, **keywords)
+
+
+@pytest.mark.parametrize("f", [3, None, "f", torch.ones(2)])
+def test_only_functions_and_modules_are_transformed(f):
+    for make in [*TRANSFORMS, check_independent]:
+        with pytest.raises(ArgumentTypeError, match="pass a function or an nn.Module"):
+            make(f)
+
+
+CALLS = [
+    # f, keywords, args, kwargs, error, message
+    (torch.sin, {"argnums": 1}, (X,), {}, ArgumentError, "argnums=1 selects nothing among the 1 positional"),
+    (torch.sin, {"argnums": -2}, (X,), {}, ArgumentError, "argnums=-2 selects nothing"),
+    (lambda *, x: x, {}, (), {"x": X}, ArgumentError, "pass the tensor to differentiate by position, not by keyword"),
+    (torch.mul, {"argnums": (0, -2)}, (X, X), {}, ArgumentError, "selects argument 0 twice"),
+    (F, {}, (PARAMS,), {"input": X}, ArgumentError, "selects the parameters (or buffers) of <f(params, ...) of Linear>"),
+    (F, {"argnums": 0}, (PARAMS, X), {}, ArgumentError, "argnums=0 selects the parameters"),
+    (diag_jac(F), {"argnums": 0}, (PARAMS, X), {}, ArgumentError, "argnums=0 selects the parameters"),
+    (torch.sin, {}, (2.0,), {}, ArgumentTypeError, "args[0] is a float, not a tensor; make it one with torch.as_tensor"),
+    (torch.sin, {}, (np.ones(3),), {}, ArgumentTypeError, "args[0] is a ndarray, not a tensor"),
+    (torch.sin, {}, (None,), {}, ArgumentTypeError, "args[0] holds no tensor"),
+    (torch.sin, {}, ({},), {}, ArgumentTypeError, "args[0] holds no tensor"),
+    (lambda s: s["u"], {}, ({"u": X, "n": 3},), {}, ArgumentTypeError, "args[0]['n'] is a int, not a tensor"),
+    (lambda o: o.value, {}, (Opaque(X),), {}, ArgumentTypeError, "optree.register_pytree_node(Opaque, flatten, unflatten"),
+    (torch.sin, {}, (X.long(),), {}, ArgumentTypeError, "args[0] has dtype torch.int64"),
+    (torch.sin, {}, (X > 0,), {}, ArgumentTypeError, "args[0] has dtype torch.bool"),
+    (torch.sin, {}, (X + 0j,), {}, ArgumentTypeError, "args[0] is complex (torch.complex64); pass its real view"),
+    (torch.sin, {}, (X.to_sparse(),), {}, ArgumentTypeError, "convert it with .to_dense()"),
+    (lambda s: s[0][1], {}, ([(X, X.int())],), {}, ArgumentTypeError, "args[0][0][1] has dtype torch.int32"),
+    (torch.sin, {}, (torch.tensor(1.0),), {}, ShapeError, "args[0] has shape (), too few axes for batch_dims=1"),
+    (torch.sin, {"batch_dims": 3}, (X,), {}, ShapeError, "too few axes for batch_dims=3"),
+    (torch.mul, {"argnums": (0, 1)}, (X, X[:2]), {}, ShapeError, "args[1] has sample axes (2,), but args[0] has (4,)"),
+    (lambda x: x.sum(), {}, (X,), {}, ShapeError, "output is a scalar, but a batch of (4,) samples went in"),
+    (lambda x: x.T, {}, (X,), {}, ShapeError, "output has shape (3, 4), whose first axes are not the batch (4,)"),
+    (lambda x: {"y": x[:2]}, {}, (X,), {}, ShapeError, "output['y'] has shape (2, 3)"),
+    (lambda x: LSTM(x)[1][0], {}, (torch.ones(4, 2, 3),), {}, ShapeError, "LSTM has batch_first=False"),
+    (lambda x: x.argmax(1), {}, (X,), {}, ArgumentTypeError, "output has dtype torch.int64, which cannot be differentiated; return it as aux"),
+    (lambda x: (x, {"n": x > 0}), {}, (X,), {}, ArgumentTypeError, "output[1]['n'] has dtype torch.bool"),
+    (lambda x: x + 0j, {}, (X,), {}, ArgumentTypeError, "output is complex"),
+    (lambda x: 3.0, {}, (X,), {}, ArgumentTypeError, "output is a float, not a tensor"),
+    (lambda x: None, {}, (X,), {}, ArgumentTypeError, "f returned no tensor"),
+    (lambda x: Opaque(x), {}, (X,), {}, ArgumentTypeError, "make Opaque a tree with optree.register_pytree_node"),
+    (torch.sin, {"has_aux": True}, (X,), {}, ArgumentTypeError, "f returned a Tensor; it must return a pair (output, aux)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize(("f", "keywords", "args", "kwargs", "kind", "message"), CALLS)
+def test_arguments_and_outputs_are_refused(transform, f, keywords, args, kwargs, kind, message):
+    state = torch.get_rng_state()
+    with pytest.raises(kind, match=re.escape(message)) as caught:
+        transform(f, **keywords)(*args, **kwargs)
+    assert isinstance(caught.value, JacfuncError)
+    assert isinstance(caught.value, ValueError | TypeError)
+    assert "\n" not in str(caught.value)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer"), [((3,), (3, 3)), ((3, 1), (1, 4)), ((3,), (2,)), ((2, 3), (3, 2)), ((2, 2), (4,))]
+)
+def test_shapes_without_a_diagonal_say_batch_jac(inner, outer):
+    def f(x):
+        return x.reshape(4, -1).sum(1).reshape(4, *(1 for _ in outer)).expand(4, *outer)
+
+    x = torch.ones(4, *inner)
+    message = f"output has sample shape {outer} and args[0] {inner}"
+    with pytest.raises(ShapeError, match=re.escape(message) + ".*batch_jac"):
+        diag_jac(f)(x)
+    with pytest.raises(ShapeError, match=re.escape(message)):
+        divergence(f)(x)
+    assert batch_jac(f)(x).shape == (4, *outer, *inner)
+
+
+def test_divergence_needs_an_output_built_as_the_input():
+    with pytest.raises(ShapeError, match="needs an output that is built as the input"):
+        divergence(lambda x: {"a": x})(X)
+    with pytest.raises(ShapeError, match="built as the input"):
+        divergence(lambda x: (x, x))(X)
+    with pytest.raises(ShapeError, match=re.escape("output has sample shape (1,) and args[0] (3,), but the divergence")):
+        divergence(lambda x: x[:, :1])(X)
+
+
+def test_errors_come_before_heavy_work():
+    calls = []
+
+    def f(x):
+        calls.append(1)
+        return x.T
+
+    with pytest.raises(ShapeError):
+        diag_jac(f)(X)
+    assert len(calls) == 1
+    with pytest.raises(ArgumentTypeError):
+        diag_jac(f)(X.long())
+    assert len(calls) == 1
+
+
+def test_errors_of_the_function_itself_surface_as_they_are():
+    def broken(x):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        diag_jac(broken)(X)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        diag_jac(nn.Linear(5, 3))(X)
+
+
+def test_errors_of_the_function_surface_also_when_it_worked_before():
+    def picky(x):
+        if bool((x > 1).any()):
+            raise ValueError("too large")
+        return x.sin()
+
+    diag_jac(picky, check=False)(X)
+    with pytest.raises(ValueError, match="^too large$"):
+        diag_jac(picky, check=False)(X + 1)
+
+
+def test_no_state_is_left_behind_by_a_failing_forward():
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(4, 3))
+    before = {name: (id(p), p.clone()) for name, p in [*net.named_parameters(), *net.named_buffers()]}
+    state = torch.get_rng_state()
+    with pytest.raises(RuntimeError):
+        diag_jac(net)(X)
+    for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
+        assert id(tensor) == before[name][0]
+        assert torch.equal(tensor, before[name][1])
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_explain_takes_transforms_only():
+    with pytest.raises(ArgumentTypeError, match="explain takes what diag_jac and its kin return"):
+        explain(torch.sin)
+
+
+def test_parameters_are_refused_through_a_transform():
+    with pytest.raises(ParametersError, match="lacks the key 'bias'"):
+        diag_jac(F)({"weight": PARAMS["weight"]}, X)
+
+
+class OldStyle(torch.autograd.Function):
+    """What torch.func cannot transform."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g * 3 * x**2
+
+
+@pytest.mark.parametrize("transform", [diag_jac, laplacian])
+def test_old_style_functions_inside_a_transform_are_refused(transform):
+    derivative = transform(lambda x: OldStyle.apply(x))
+    for surrounded in (
+        lambda x: torch.func.grad(lambda x: derivative(x).sum())(x),
+        lambda x: torch.func.vmap(derivative)(x[None]),
+        lambda x: torch.func.jvp(derivative, (x,), (x,)),
+    ):
+        with pytest.raises(UnsupportedOperationError, match=r"autograd\.Function"):
+            surrounded(X)
+        derivative(X)
+        with pytest.raises(UnsupportedOperationError, match="transform"):
+            surrounded(X)
+
+
+def test_a_forced_route_that_cannot_work_says_so():
+    class NoSecond(torch.autograd.Function):
+        @staticmethod
+        def forward(x):
+            return x.sin()
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.save_for_backward(*inputs)
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, g):
+            return g * ctx.saved_tensors[0].cos()
+
+    with pytest.raises(UnsupportedOperationError, match="use method='auto'"):
+        diag_jac(lambda x: NoSecond.apply(x), method="forward")(X)
+    torch.testing.assert_close(diag_jac(lambda x: NoSecond.apply(x))(X), X.cos())
