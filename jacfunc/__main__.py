@@ -14,13 +14,15 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import torch
 
 from . import founding
-from .founding import DENSE, OURS, PER_SAMPLE, PLAIN, Check, Method, Report, Result, Sizes
+from .founding import DENSE, OURS, PER_SAMPLE, PLAIN, Check, Method, Report, Result, Setup
+
+SIZE_LIMIT, SEED_LIMIT, THREADS_LIMIT = 2**31 - 1, 2**63 - 1, 1024
 
 COLUMNS = "{:<29} {:>10} {:>11} {:>13} {:>9} {:>12} {:>10}"
 
@@ -28,9 +30,9 @@ COLUMNS = "{:<29} {:>10} {:>11} {:>13} {:>9} {:>12} {:>10}"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the example and print what was found; the exit status."""
     options = _parser().parse_args(arguments)
-    sizes = Sizes(options.samples, options.outputs, options.width, options.seed, options.dtype)
+    setup = Setup(**{field.name: getattr(options, field.name) for field in fields(Setup)})
     with _progress(founding.steps(options.memory)) as step:
-        report = founding.run(sizes, full=options.full, calls=options.calls, memory=options.memory, step=step)
+        report = founding.run(setup, calls=options.calls, memory=options.memory, step=step)
     print(json.dumps(_as_json(report), indent=2, allow_nan=False) if options.json else _as_text(report))
     return 0 if report.passed else 1
 
@@ -42,53 +44,49 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m jacfunc",
         description="The derivatives dy[n, k]/dt[n] of all outputs of a small tanh network for every sample: checked "
-        "against dense Jacobian rows, with seconds and peak memory next to those of the usual ways.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "against dense Jacobian rows, with seconds and peak memory next to those of the usual ways.  "
+        "The exit status is 1 if a check fails.",
     )
-    for name, text in (
-        ("samples", "samples in t, of shape (samples, 1)"),
-        ("outputs", "outputs of the network, one vector of derivatives for each"),
-        ("width", "width of its two hidden layers"),
-    ):
-        parser.add_argument(f"--{name}", type=_positive, default=getattr(Sizes, name), help=text)
-    parser.add_argument("--seed", type=_seed, default=Sizes.seed, help="seed of the network and of t")
-    parser.add_argument(
-        "--dtype", choices=sorted(founding.TOLERANCES), default=Sizes.dtype, help="of the network and of t"
+    numbers = (
+        ("samples", 1, SIZE_LIMIT, "samples in t, of shape (samples, 1)"),
+        ("outputs", 1, SIZE_LIMIT, "outputs of the network, one vector of derivatives for each"),
+        ("width", 1, SIZE_LIMIT, "width of its two hidden layers"),
+        ("seed", 0, SEED_LIMIT, "seed of the network and of t"),
+        ("threads", 1, THREADS_LIMIT, "threads of torch"),
     )
-    parser.add_argument("--calls", type=_positive, default=30, help="timed calls of each method, fewer of slow ones")
+    for name, least, most, text in numbers:
+        _add_integer(parser, name, least, most, getattr(Setup, name), text)
+    text = "of the network and of t (default: %(default)s)"
+    parser.add_argument("--dtype", choices=list(founding.TOLERANCES), default=Setup.dtype, help=text)
+    _add_integer(parser, "calls", 1, SIZE_LIMIT, 30, "timed calls of each method, fewer of slow ones")
     parser.add_argument("--full", action="store_true", help="run the dense Jacobians whole: minutes and gigabytes")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave out the peak memory")
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     return parser
 
 
-def _positive(text: str) -> int:
-    return _integer(text, 1, 2**31 - 1)
+def _add_integer(parser: argparse.ArgumentParser, name: str, least: int, most: int, default: int, text: str) -> None:
+    def integer(given: str) -> int:
+        number = int(given) if given.isdecimal() and len(given) < 20 else -1
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{given!r} is not a whole number from {least} to {most}")
+        return number
 
-
-def _seed(text: str) -> int:
-    return _integer(text, 0, 2**63 - 1)
-
-
-def _integer(text: str, least: int, most: int) -> int:
-    number = int(text) if text.isdecimal() else -1
-    if not least <= number <= most:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
-    return number
+    parser.add_argument(f"--{name}", type=integer, metavar="N", default=default, help=f"{text} (default: {default})")
 
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on a terminal's stderr if it takes long and tqdm is there."""
+    """A bar on stderr while it runs, if that is a terminal and tqdm is there."""
     try:
         tqdm = importlib.import_module("tqdm").tqdm
     except ImportError:
         yield lambda text: None
         return
-    with tqdm(total=total, file=sys.stderr, disable=None, delay=1, leave=False) as bar:
+    with tqdm(total=total, file=sys.stderr, disable=None, miniters=1, leave=False) as bar:
 
         def step(text: str) -> None:
-            bar.set_description(text, refresh=False)
+            bar.set_description(text)
             bar.update()
 
         yield step
@@ -99,7 +97,7 @@ def _progress(total: int) -> Iterator[Callable[[str], None]]:
 
 def _as_json(report: Report) -> dict[str, Any]:
     return {
-        "sizes": asdict(report.sizes),
+        "setup": asdict(report.setup),
         "environment": _environment(),
         "methods": [_result_as_json(result, report) for result in report.results],
         "dense_rows": report.rows,
@@ -112,11 +110,13 @@ def _result_as_json(result: Result, report: Report) -> dict[str, Any]:
     seconds = result.seconds
     return {
         "name": result.name,
-        "seconds": seconds,
-        "seconds_per_vector": seconds and seconds / report.sizes.outputs,
-        "relative_to_diag_jac": _ratio(result, _of(OURS, report)),
         "share_run": result.share,
-        "seconds_of_calls": list(result.times),
+        "calls": len(result.times),
+        "seconds": seconds,
+        "seconds_fastest": min(result.times) / result.share if result.times else None,
+        "seconds_slowest": max(result.times) / result.share if result.times else None,
+        "seconds_per_vector": seconds and seconds / report.setup.outputs,
+        "relative_to_diag_jac": _ratio(result, _of(OURS, report)),
         "peak_bytes": result.peak,
         "max_abs_error": _finite(result.error),
         "note": result.note,
@@ -133,7 +133,6 @@ def _environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "system": platform.system(),
         "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
     }
 
 
@@ -145,24 +144,24 @@ def _as_text(report: Report) -> str:
 
 
 def _heading(report: Report) -> list[str]:
-    sizes, environment = report.sizes, _environment()
-    width, outputs = sizes.width, sizes.outputs
+    setup, environment = report.setup, _environment()
+    width, outputs, threads = (
+        setup.width,
+        setup.outputs,
+        "1 thread" if setup.threads == 1 else f"{setup.threads} threads",
+    )
     return [
-        f"The {outputs} vectors dy[:, k]/dt of y = net(t), with t of shape ({sizes.samples}, 1)",
-        f"net = Linear(1, {width})-Tanh-Linear({width}, {width})-Tanh-Linear({width}, {outputs}), {sizes.dtype}, "
-        f"seed {sizes.seed}, parameters frozen",
-        f"Python {environment['python']}, torch {environment['torch']}, CPU, {environment['threads']} threads",
+        f"The {outputs} vectors dy[:, k]/dt of y = net(t), with t of shape ({setup.samples}, 1)",
+        f"net = Linear(1, {width})-Tanh-Linear({width}, {width})-Tanh-Linear({width}, {outputs}), {setup.dtype}, "
+        f"seed {setup.seed}, parameters frozen",
+        f"Python {environment['python']}, torch {environment['torch']}, CPU, {threads}",
     ]
 
 
 def _table(report: Report) -> list[str]:
-    whole = f"all {report.sizes.outputs}"
-    header = ("method", whole, "per vector", "spread", "relative", "peak memory", "max error")
-    return [
-        COLUMNS.format(*header),
-        "-" * len(COLUMNS.format(*header)),
-        *(_row(result, report) for result in report.results),
-    ]
+    whole = f"all {report.setup.outputs}"
+    header = COLUMNS.format("method", whole, "per vector", "spread", "relative", "peak memory", "max error")
+    return [header, "-" * len(header), *(_row(result, report) for result in report.results)]
 
 
 def _row(result: Result, report: Report) -> str:
@@ -174,37 +173,41 @@ def _row(result: Result, report: Report) -> str:
     return COLUMNS.format(
         result.name,
         about + _time(result.seconds),
-        about + _time(result.seconds / report.sizes.outputs) if derivative else "-",
+        about + _time(result.seconds / report.setup.outputs) if derivative else "-",
         _spread(result.times),
         "-" if ratio is None else about + _number(ratio),
         "-" if result.peak is None else (">" if about else "") + _size(result.peak),
-        "-" if result.error is None else "the truth" if result.name == DENSE.name else f"{result.error:.1e}",
+        "-" if result.error is None else "the truth" if result.name == DENSE.name else _error(result.error),
     )
 
 
 def _legend(report: Report) -> list[str]:
     lines = [
-        "seconds: the median of several calls after an uncounted one; spread: the fastest and the slowest of them",
-        "relative: to the time of jacfunc.diag_jac; per vector: the time for all, divided by their number",
+        "all: median seconds of several calls, after one uncounted; spread: the fastest and slowest call",
+        "per vector: all, divided by the number of vectors; relative: to the time of jacfunc.diag_jac",
     ]
     if any(result.peak is not None for result in report.results):
-        lines.append("peak memory: what one call adds to the resident memory, in a process of its own, after set-up")
+        lines.append("peak memory: growth of resident memory in one call, allocator and all, in a process of its own")
+    else:
+        lines.append("peak memory: not measured, because it was left out or this platform does not tell it")
     if any(result.times and result.share < 1 for result in report.results):
-        rows = report.sizes.samples * report.sizes.outputs
+        rows = report.setup.samples * report.setup.outputs
         lines.append(
-            f"~ >: only {report.rows} of {rows} dense rows were run; time is scaled up, memory is not; see --full"
+            f"~ >: {report.rows:,} of {rows:,} dense rows were run; time is scaled up, memory is not (try --full)"
         )
     return lines
 
 
 def _verdict(report: Report) -> list[str]:
-    ours = _of(OURS, report)
+    ours, dense = _of(OURS, report), _of(DENSE, report)
+    about = "about " if dense.share < 1 else ""
     ratios = [
         ("diag_jac takes {} times as long as a plain forward", _ratio(ours, _of(PLAIN, report))),
         ("vmap(jacfwd) takes {} times as long as diag_jac", _ratio(_of(PER_SAMPLE, report), ours)),
-        ("the dense Jacobian takes {} times as long as diag_jac", _ratio(_of(DENSE, report), ours)),
+        (f"the dense Jacobian takes {about}{{}} times as long as diag_jac", _ratio(dense, ours)),
     ]
-    return [text.format(_number(ratio)) for text, ratio in ratios if ratio is not None] + [
+    lines = [f"      {text.format(_number(ratio))}" for text, ratio in ratios if ratio is not None]
+    return lines + [
         f"{'ok  ' if check.passed else 'FAIL'}  {check.name}{_comparison(check)}" for check in report.checks
     ]
 
@@ -212,7 +215,7 @@ def _verdict(report: Report) -> list[str]:
 def _comparison(check: Check) -> str:
     if check.error is None:
         return ""
-    return f": error {check.error:.1e}, allowed {check.tolerance:g}"
+    return f": error {_error(check.error)}, allowed {check.tolerance:g}"
 
 
 def _ratio(result: Result, other: Result) -> float | None:
@@ -227,10 +230,12 @@ def _number(number: float) -> str:
     return f"{number:.2f}" if number < 10 else f"{number:.1f}" if number < 100 else f"{number:,.0f}"
 
 
+def _error(error: float) -> str:
+    return f"{error:.1e}" if error else "0"
+
+
 def _time(seconds: float) -> str:
-    for unit, scale in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
-        if seconds * scale >= 1:
-            break
+    unit, scale = ("s", 1.0) if seconds >= 1 else ("ms", 1e3) if seconds >= 1e-3 else ("us", 1e6)
     return f"{_number(seconds * scale)} {unit}"
 
 

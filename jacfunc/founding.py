@@ -11,21 +11,24 @@ import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.autograd.functional import jacobian
 from torch.func import jacfwd, jacrev, vmap
 
 from .functional import make_functional
 from .transforms import diag_jac
+
+if TYPE_CHECKING:  # Windows has no fork server
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
 # The largest |error| allowed.  Entries are about 0.1, each a sum of `width` terms: these are a dozen roundings or more.
 TOLERANCES = {"float64": 1e-13, "float32": 2e-6, "bfloat16": 2e-2}
@@ -34,80 +37,91 @@ TOLERANCES = {"float64": 1e-13, "float32": 2e-6, "bfloat16": 2e-2}
 SAMPLES_CHECKED = 100
 ROWS_CHECKED = 800
 BYTES_ALLOWED = 2**30
-SECONDS_ALLOWED = 1.0
+SECONDS_ALLOWED = 0.5
 FEWEST_CALLS = 3
 
+# What torch imports by itself, but only when a derivative is first taken; a name it no longer has is skipped.
+LATE_IMPORTS = ("torch", "torch._decomp", "torch._dynamo")
+
 Call = Callable[[], torch.Tensor]
+# Typed here, because some versions of torch do not.
+jacobian: Callable[..., torch.Tensor] = torch.autograd.functional.jacobian
 
 
 # ---------------------------------------------------------------- the example
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """What a user may vary; the defaults are the founding example."""
+class Setup:
+    """What a user may vary; by default the founding example, on one thread as ``torch.utils.benchmark`` does it."""
 
     samples: int = 100
     outputs: int = 400
     width: int = 20
     seed: int = 0
     dtype: str = "float32"
+    threads: int = 1
+    full: bool = False
 
 
 @dataclass(frozen=True)
 class Example:
-    """The network, its input, and the samples and outputs whose dense Jacobian rows are computed."""
+    """The network, its input, and every how many samples and outputs dense Jacobian rows are computed."""
 
-    sizes: Sizes
+    setup: Setup
     network: nn.Module
     t: torch.Tensor
-    samples: torch.Tensor
-    outputs: torch.Tensor
+    samples_step: int
+    outputs_step: int
 
     @classmethod
-    def make(cls, sizes: Sizes, full: bool) -> Example:
-        """Draw the example of these sizes and seed, and leave the caller's random numbers as they are."""
-        width, dtype = sizes.width, getattr(torch, sizes.dtype)
+    def make(cls, setup: Setup) -> Example:
+        """Draw the network and the input of a seed, and leave the caller's random numbers as they are."""
+        width, dtype = setup.width, getattr(torch, setup.dtype)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(sizes.seed)
+            torch.manual_seed(setup.seed)
             hidden = (nn.Linear(1, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh())
-            network = nn.Sequential(*hidden, nn.Linear(width, sizes.outputs)).to(dtype)
-            t = torch.randn(sizes.samples, 1).to(dtype)
+            network = nn.Sequential(*hidden, nn.Linear(width, setup.outputs)).to(dtype)
+            t = torch.randn(setup.samples, 1).to(dtype)
         # Frozen, so that no method spends anything on a graph by the parameters.
         network.requires_grad_(False)
-        samples = _spread(sizes.samples, sizes.samples if full else SAMPLES_CHECKED)
-        outputs = _spread(sizes.outputs, sizes.outputs if full else max(1, ROWS_CHECKED // len(samples)))
-        return cls(sizes, network, t, samples, outputs)
+        samples_step = outputs_step = 1
+        if not setup.full:
+            samples_step = math.ceil(setup.samples / SAMPLES_CHECKED)
+            outputs_step = math.ceil(setup.outputs / max(1, ROWS_CHECKED // math.ceil(setup.samples / samples_step)))
+        return cls(setup, network, t, samples_step, outputs_step)
+
+    @property
+    def samples(self) -> torch.Tensor:
+        """The samples whose rows are computed densely."""
+        return torch.arange(0, self.setup.samples, self.samples_step)
 
     @property
     def rows(self) -> int:
         """How many Jacobian rows are computed densely."""
-        return len(self.samples) * len(self.outputs)
+        return self.part(self.network(self.t)).numel()
 
     @property
     def share(self) -> float:
         """Their share of all rows."""
-        return self.rows / (self.sizes.samples * self.sizes.outputs)
+        return self.rows / (self.setup.samples * self.setup.outputs)
 
-    def part(self, t: torch.Tensor) -> torch.Tensor:
+    def part(self, y: torch.Tensor) -> torch.Tensor:
+        """The entries of an output, or of the vectors, whose rows are computed densely."""
+        return y[:: self.samples_step, :: self.outputs_step]
+
+    def part_of_network(self, t: torch.Tensor) -> torch.Tensor:
         """The outputs whose rows are computed densely."""
-        y: torch.Tensor = self.network(t)
-        return y if self.share == 1 else y[self.samples][:, self.outputs]
+        return self.part(self.network(t))
 
     def own(self, dense: torch.Tensor) -> torch.Tensor:
-        """The derivatives by each output's own sample, among the dense rows of ``part``."""
+        """The derivatives by each output's own sample, among the dense rows."""
         return dense[torch.arange(len(self.samples)), :, self.samples, 0]
 
     @cached_property
     def dense(self) -> torch.Tensor:
-        """The truth: the dense rows of ``part``, each one backward pass of its own."""
-        rows: torch.Tensor = jacobian(self.part, self.t)
-        return rows
-
-
-def _spread(count: int, most: int) -> torch.Tensor:
-    """At most ``most`` of ``range(count)``, evenly from the first to the last."""
-    return torch.linspace(0, count - 1, min(count, most), dtype=torch.float64).round().long()
+        """The truth: the dense rows, each one backward pass of its own."""
+        return jacobian(self.part_of_network, self.t)
 
 
 # ---------------------------------------------------------------- the methods
@@ -158,25 +172,25 @@ def _backward(example: Example) -> Call:
 
 
 def _dense(vectorize: bool) -> Callable[[Example], Call]:
-    return lambda example: lambda: example.own(jacobian(example.part, example.t, vectorize=vectorize))
+    return lambda example: lambda: example.own(jacobian(example.part_of_network, example.t, vectorize=vectorize))
 
 
 def _dense_forward(example: Example) -> Call:
-    every = torch.arange(example.sizes.samples)
+    every = torch.arange(example.setup.samples)
 
     def call() -> torch.Tensor:
-        dense: torch.Tensor = jacobian(example.network, example.t, vectorize=True, strategy="forward-mode")
+        dense = jacobian(example.network, example.t, vectorize=True, strategy="forward-mode")
         return dense[every, :, every, 0]
 
     return call
 
 
 def _bytes_of_dense(example: Example) -> int:
-    return example.sizes.samples**2 * example.sizes.outputs * example.t.element_size()
+    return example.setup.samples**2 * example.setup.outputs * example.t.element_size()
 
 
 def _bytes_of_cotangents(example: Example) -> int:
-    return example.rows * example.sizes.samples * example.sizes.outputs * example.t.element_size()
+    return example.rows * example.setup.samples * example.setup.outputs * example.t.element_size()
 
 
 PLAIN = Method("plain forward", _plain)
@@ -223,9 +237,9 @@ class Result:
         return replace(self, note=f"failed: {text}", failed=True)
 
 
-def unmeasured(method: Method, example: Example, full: bool) -> Result:
+def unmeasured(method: Method, example: Example) -> Result:
     """The result before anything ran, with a note if it should not."""
-    needed = 0 if full else method.bytes_needed(example)
+    needed = 0 if example.setup.full else method.bytes_needed(example)
     note = f"skipped: needs about {needed / 2**30:.0f} GiB, see --full" if needed > BYTES_ALLOWED else ""
     return Result(method.name, example.share if method.part else 1.0, note=note)
 
@@ -250,14 +264,14 @@ def with_seconds(result: Result, method: Method, example: Example, calls: int) -
 # ---------------------------------------------------------------- peak memory
 
 
-def with_peak(result: Result, method: Method, sizes: Sizes, full: bool) -> Result:
+def with_peak(result: Result, method: Method, setup: Setup) -> Result:
     """Measure the peak memory of one call, in a process of its own."""
     if result.note:
         return result
     context = _processes()
     receiver, sender = context.Pipe(duplex=False)
-    arguments = (sender, result, METHODS.index(method), sizes, full)
-    process = context.Process(target=_send_peak, args=arguments, daemon=True)
+    # By its number, because a method's functions cannot be pickled.
+    process = context.Process(target=_send_peak, args=(sender, result, METHODS.index(method), setup), daemon=True)
     process.start()
     sender.close()
     try:
@@ -272,18 +286,30 @@ def _processes() -> ForkServerContext | SpawnContext:
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    # Imports take seconds and a call milliseconds: the server imports once what torch.func would import at its first
-    # use, and every method's process is forked from it.
-    context.set_forkserver_preload(["torch", "torch._decomp", "torch._dynamo"])
+    # Imports take seconds and a call milliseconds: the server imports once, and every process is forked from it.
+    context.set_forkserver_preload([*LATE_IMPORTS])
     return context
 
 
-def _send_peak(sender: Connection, result: Result, method: int, sizes: Sizes, full: bool) -> None:
+def _import_late() -> None:
+    """Do the late imports here while the fork server, where there is one, does them too."""
+    if sys.platform == "linux":
+        from multiprocessing.forkserver import ensure_running
+
+        _processes()
+        ensure_running()
+    for name in LATE_IMPORTS:
+        with suppress(ImportError):
+            import_module(name)
+
+
+def _send_peak(sender: Connection, result: Result, method: int, setup: Setup) -> None:
+    torch.set_num_threads(setup.threads)
     prepare = METHODS[method].prepare
-    tiny = replace(sizes, samples=2, outputs=2, width=2)
     try:
-        prepare(Example.make(tiny, full=True))()  # what any first call imports and sets up is no cost of the method
-        result = replace(result, peak=growth(prepare(Example.make(sizes, full))))
+        # What any first call imports and sets up is no cost of the method.
+        prepare(Example.make(replace(setup, samples=2, outputs=2, width=2)))()
+        result = replace(result, peak=growth(prepare(Example.make(setup))))
     except Exception as error:
         result = result.stopped(error)
     sender.send(result)
@@ -331,7 +357,7 @@ class Check:
 class Report:
     """The example as it ran; ``rows`` Jacobian rows were computed densely."""
 
-    sizes: Sizes
+    setup: Setup
     rows: int
     results: tuple[Result, ...]
     checks: tuple[Check, ...]
@@ -347,25 +373,38 @@ def steps(memory: bool) -> int:
     return len(METHODS) * (2 if memory else 1) + 1
 
 
-def run(sizes: Sizes, *, full: bool, calls: int, memory: bool, step: Callable[[str], None]) -> Report:
+def run(setup: Setup, *, calls: int, memory: bool, step: Callable[[str], None]) -> Report:
     """Measure and check every method; ``step`` is told what comes next."""
-    example = Example.make(sizes, full)
-    results = [unmeasured(method, example, full) for method in METHODS]
+    example = Example.make(setup)
+    results = [unmeasured(method, example) for method in METHODS]
     if memory:  # first, so that what a process of its own does not survive is not run in this one
+        _import_late()
         for index, method in enumerate(METHODS):
             step(f"memory: {method.name}")
-            results[index] = with_peak(results[index], method, sizes, full)
-    step("dense rows")
-    truth = example.own(example.dense)
-    found: dict[Method, torch.Tensor] = {}
-    for index, method in enumerate(METHODS):
-        step(f"seconds: {method.name}")
-        results[index], vectors = with_seconds(results[index], method, example, calls)
-        if vectors is not None and method is not PLAIN:
-            found[method] = vectors
-            checked = vectors if method.part else vectors[example.samples][:, example.outputs]
-            results[index] = replace(results[index], error=_largest(checked, truth))
-    return Report(sizes, example.rows, tuple(results), tuple(_checks(example, results, found)))
+            results[index] = with_peak(results[index], method, setup)
+    with _threads(setup.threads):
+        step("dense rows")
+        truth = example.own(example.dense)
+        found: dict[Method, torch.Tensor] = {}
+        for index, method in enumerate(METHODS):
+            step(f"seconds: {method.name}")
+            results[index], vectors = with_seconds(results[index], method, example, calls)
+            if vectors is not None and method is not PLAIN:
+                found[method] = vectors
+                results[index] = replace(
+                    results[index], error=_largest(vectors if method.part else example.part(vectors), truth)
+                )
+    return Report(setup, example.rows, tuple(results), tuple(_checks(example, results, found)))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _largest(found: torch.Tensor, truth: torch.Tensor) -> float:
@@ -377,25 +416,34 @@ def _largest(found: torch.Tensor, truth: torch.Tensor) -> float:
 
 
 def _checks(example: Example, results: list[Result], found: dict[Method, torch.Tensor]) -> list[Check]:
-    sizes, ours = example.sizes, found.get(OURS)
-    if ours is None:
-        ours = torch.empty(0)
-    shape, tolerance = (sizes.samples, sizes.outputs), TOLERANCES[sizes.dtype]
-    others = example.dense[..., 0].clone()
-    others[torch.arange(len(example.samples)), :, example.samples] = 0
+    ours = found.get(OURS, torch.empty(0))
+    setup, tolerance = example.setup, TOLERANCES[example.setup.dtype]
+    shape = (setup.samples, setup.outputs)
+    kind = Check(
+        f"diag_jac has shape {shape} and dtype {setup.dtype}", ours.shape == shape and ours.dtype == example.t.dtype
+    )
     errors = {result.name: result.error for result in results if result.error is not None}
     rest = [error for name, error in errors.items() if name != OURS.name]
     whole = [_largest(ours, vectors) for method, vectors in found.items() if not method.part]
-    compared = [
-        ("dense rows by other samples are zero", others.abs().max().item(), 0.0),
-        (f"diag_jac against {example.rows} dense Jacobian rows", errors.get(OURS.name, math.inf), tolerance),
-        (f"the other methods against {example.rows} dense Jacobian rows", max(rest, default=0.0), tolerance),
-        (f"diag_jac against the others, all {sizes.outputs} vectors", max(whole, default=math.inf), tolerance),
-    ]
+    rows = f"{example.rows:,} dense Jacobian rows"
     return [
         *(Check(f"{result.name} {result.note}", False) for result in results if result.failed),
-        Check(
-            f"diag_jac has shape {shape} and dtype {sizes.dtype}", ours.shape == shape and ours.dtype == example.t.dtype
+        kind,
+        _compared(f"{rows} are zero for other samples", _coupling(example), 0.0),
+        _compared(f"diag_jac against {rows}", errors.get(OURS.name, math.inf), tolerance),
+        _compared(f"the other methods against {rows}", max(rest, default=0.0), tolerance),
+        _compared(
+            f"diag_jac against the other methods, all {setup.outputs} vectors", max(whole, default=math.inf), tolerance
         ),
-        *(Check(name, error <= allowed, error, allowed) for name, error, allowed in compared),
     ]
+
+
+def _compared(name: str, error: float, tolerance: float) -> Check:
+    return Check(name, error <= tolerance, error, tolerance)
+
+
+def _coupling(example: Example) -> float:
+    """The largest dense entry by another sample than the output's own."""
+    others = example.dense[..., 0].clone()
+    others[torch.arange(len(example.samples)), :, example.samples] = 0
+    return others.abs().max().item()

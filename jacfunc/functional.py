@@ -5,7 +5,7 @@ Checks what the caller passes; the swapping itself is in ``slots.py``, and nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, overload
 
 import torch
@@ -13,9 +13,10 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from .errors import ArgumentError, ArgumentTypeError, ParametersError
-from .slots import Inventory, Slot, call_with, locked
+from .slots import Inventory, Slot, call_with, held, locked
 
 Tensors = dict[str, torch.Tensor]
+_NONE: Tensors = {}
 
 
 class FunctionalModule:
@@ -29,14 +30,15 @@ class FunctionalModule:
         self.module = module
         self.method = method
         self.with_buffers = with_buffers
-        self._look()
+        self._resized: set[str] = set()
+        with locked():
+            self._look()
 
     def _look(self) -> None:
-        inventory = Inventory.of(self.module)
-        self._inventory = inventory
-        self._parameters = _first(inventory.parameters)
-        self._buffers = _first(inventory.buffers)
-        self._slots = inventory.parameters + inventory.buffers
+        _refuse_lazy(self.module)
+        self._inventory = Inventory.of(self.module)
+        self._parameters = _first(self._inventory.parameters)
+        self._buffers = _first(self._inventory.buffers)
         # Through __call__ for forward, so that the module's hooks run.
         self._call: Callable[..., Any] = self.module if self.method == "forward" else getattr(self.module, self.method)
 
@@ -51,43 +53,47 @@ class FunctionalModule:
 
     def parameters(self) -> Tensors:
         """The module's own parameters by name, live; a tied one once."""
-        self._refresh()
-        return {slot.name: slot.container[slot.index] for slot in self._parameters.values()}
+        with locked():  # another thread's call may have put its own there
+            self._refresh()
+            return held(self._parameters.values())
 
     def buffers(self) -> Tensors:
         """The module's own buffers by name, live."""
-        self._refresh()
-        return {slot.name: slot.container[slot.index] for slot in self._buffers.values()}
+        with locked():
+            self._refresh()
+            return held(self._buffers.values())
 
     def __call__(self, params: Mapping[str, torch.Tensor], /, *args: Any, **kwargs: Any) -> Any:
         """The module's output for these parameters; with buffers, ``(output, new_buffers)``."""
-        if self.with_buffers and not args:
-            raise ArgumentTypeError(
-                "f(params, buffers, ...) was called without buffers; pass the dict from make_functional"
-            )
         with locked():
             self._refresh()
             _check("params", params, self._parameters, self._inventory.aliases)
-            if not self._buffers and not self.with_buffers:
-                return call_with(
-                    self._call, args, kwargs, self._inventory.parameters, params, self._inventory.attributes
-                )
-            given = self.buffers()
             if self.with_buffers:
-                given, args = args[0], args[1:]
-                _check("buffers", given, self._buffers, self._inventory.aliases)
-            # The forward may write to its buffers: it gets copies, which are thrown away or returned.
-            values = {**params, **{name: buffer.clone() for name, buffer in given.items()}}
-            if not self.with_buffers:
-                return call_with(self._call, args, kwargs, self._slots, values, self._inventory.attributes)
-            new: Tensors = {}
+                return self._with_buffers(params, args, kwargs)
+            buffers = held(self._buffers.values()) if self._buffers else _NONE
+            return call_with(self._call, args, kwargs, self._inventory, params, buffers)
 
-            def call(*args: Any, **kwargs: Any) -> Any:
-                output = self._call(*args, **kwargs)
-                new.update((slot.name, slot.container[slot.index]) for slot in self._buffers.values())
-                return output
+    def _with_buffers(
+        self, params: Mapping[str, torch.Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, Tensors]:
+        if not args:
+            raise ArgumentTypeError(
+                "f(params, buffers, ...) was called without buffers; pass the dict from make_functional"
+            )
+        given, *args_left = args
+        _check("buffers", given, self._buffers, self._inventory.aliases, self._resized)
+        new: Tensors = {}
 
-            return call_with(call, args, kwargs, self._slots, values, self._inventory.attributes), new
+        def call(*args: Any, **kwargs: Any) -> Any:
+            output = self._call(*args, **kwargs)
+            _refuse_filled(self._inventory)
+            new.update(held(self._buffers.values()))
+            return output
+
+        output = call_with(call, args_left, kwargs, self._inventory, params, given)
+        # A buffer that grows, such as a cache, comes back in another shape than the module's.
+        self._resized.update(name for name, buffer in new.items() if buffer.shape != given[name].shape)
+        return output, new
 
     def _captured(self) -> tuple[object, ...]:
         return (self.module, self.method, self.with_buffers)
@@ -96,8 +102,7 @@ class FunctionalModule:
         return {"module": self.module, "method": self.method, "with_buffers": self.with_buffers}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._look()
+        self.__init__(**state)  # type: ignore[misc]  # looks through the copied module anew
 
     def __repr__(self) -> str:
         method = "" if self.method == "forward" else f", method={self.method!r}"
@@ -112,7 +117,8 @@ class LiveModule:
         self.function = FunctionalModule(module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(self.function.parameters(), *args, **kwargs)
+        with locked():
+            return self.function(self.function.parameters(), *args, **kwargs)
 
     def _captured(self) -> tuple[object, ...]:
         return (self.function,)
@@ -128,21 +134,41 @@ def _first(slots: tuple[Slot, ...]) -> dict[str, Slot]:
     return first
 
 
-def _check(argument: str, given: Any, slots: Mapping[str, Slot], aliases: Mapping[str, str]) -> None:
+def _refuse_lazy(module: nn.Module) -> None:
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if is_lazy(tensor):
+            raise ArgumentError(f"the lazy parameter {name!r} has no shape yet; call the module on one batch first")
+
+
+def _refuse_filled(inventory: Inventory) -> None:
+    """Refuse to return buffers that lack one which the forward has just made."""
+    filled = [name for container, index, name in inventory.empty if container[index] is not None]
+    for name in [*filled, *(key for _, key in inventory.tree.additions())]:
+        raise ParametersError(
+            f"the forward made the buffer {name!r}, which buffers cannot hand on; call the module on one batch first"
+        )
+
+
+def _check(
+    argument: str, given: Any, slots: Mapping[str, Slot], aliases: Mapping[str, str], resized: Iterable[str] = ()
+) -> None:
     if not isinstance(given, Mapping):
         raise ArgumentTypeError(
             f"{argument} is a {type(given).__name__}; pass the dict of names to tensors that make_functional returned"
         )
-    for name, slot in slots.items():
+    for name, (container, index, _) in slots.items():
+        tensor = given.get(name)
+        own = container[index]
+        if tensor is own:
+            continue
         if name not in given:
             raise ParametersError(f"{argument} lacks the key {name!r}; pass every key that make_functional returned")
-        tensor = given[name]
         if not isinstance(tensor, torch.Tensor):
             raise ParametersError(f"{argument}[{name!r}] is a {type(tensor).__name__}; a tensor was expected")
-        if tensor.shape != slot.container[slot.index].shape:
+        if tensor.shape != own.shape and name not in resized:
             raise ParametersError(
-                f"{argument}[{name!r}] has shape {tuple(tensor.shape)}, but it is "
-                f"{tuple(slot.container[slot.index].shape)}; pass one of that shape (stacked ones by torch.func.vmap)"
+                f"{argument}[{name!r}] has shape {tuple(tensor.shape)}, but the module's has {tuple(own.shape)}; pass "
+                "one of that shape (stacked ones by torch.func.vmap)"
             )
     if len(given) != len(slots):
         _unknown(argument, given, slots, aliases)
@@ -210,17 +236,15 @@ def make_functional(
         raise ArgumentTypeError(f"module is a {type(module).__name__}; make_functional takes an nn.Module")
     if not callable(getattr(module, method, None)):
         raise ArgumentTypeError(f"method={method!r} is not a callable attribute of {type(module).__name__}")
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if is_lazy(tensor):
-            raise ArgumentError(f"the lazy parameter {name!r} has no shape yet; call the module on one batch first")
     for name, child in module.named_modules():
         if isinstance(child, torch.jit.ScriptModule):
             raise ArgumentError(
                 f"the submodule {name!r} is scripted, so its parameters cannot be exchanged; pass the original"
             )
-    f = FunctionalModule(module, method=method, with_buffers=with_buffers)
-    params, buffers = f.parameters(), f.buffers()
-    if snapshot:
-        params = {name: tensor.detach().clone() for name, tensor in params.items()}
-        buffers = {name: tensor.detach().clone() for name, tensor in buffers.items()}
+    with locked():
+        f = FunctionalModule(module, method=method, with_buffers=with_buffers)
+        params, buffers = f.parameters(), f.buffers()
+        if snapshot:
+            params = {name: tensor.detach().clone() for name, tensor in params.items()}
+            buffers = {name: tensor.detach().clone() for name, tensor in buffers.items()}
     return (f, params, buffers) if with_buffers else (f, params)

@@ -22,6 +22,10 @@ from .routes import ROUTES
 from .routes.task import Evaluation, Task
 from .rows import Rows
 
+RETRIED = (RuntimeError, TypeError, ValueError)
+FATAL = (JacfuncError, torch.OutOfMemoryError)
+"""What a route raises for an operation that it cannot take, and what of it is no reason to try another."""
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -110,13 +114,16 @@ def make_plan(request: Request, wanted: Wanted, outputs: Outputs, random: bool) 
     else:
         method = "forward" if forward <= reverse else "reverse"
         reason = f"forward would cost {forward:g} plain forwards, reverse {reverse:g}"
-    order = {
-        "forward": ["forward", "dual"] if request.options.method == "forward" else ["forward", "reverse", "dual"],
-        "reverse": ["reverse"] if request.options.method == "reverse" else ["reverse", "forward", "dual"],
-    }[method]
-    attempts = [Attempt(route, vectorised) for vectorised in (True, False) for route in order]
-    if request.options.method != "forward":
-        attempts.append(Attempt("autograd", False))
+    # Dual after autograd: it is the only one of the two that works inside another transform, and the worse outside.
+    pullbacks, last_resorts = {
+        "forward": (["forward"], ["dual"]),
+        "reverse": (["reverse"], ["autograd"]),
+        "auto": (["forward", "reverse"] if method == "forward" else ["reverse", "forward"], ["autograd", "dual"]),
+    }[request.options.method]
+    attempts = [
+        *(Attempt(route, vectorised) for vectorised in (True, False) for route in pullbacks),
+        *(Attempt(route, vectorised) for route in last_resorts for vectorised in (True, False)[route == "autograd" :]),
+    ]
     return Plan(wanted, outputs, request.input_shapes, tuple(attempts), reason, random)
 
 
@@ -158,13 +165,10 @@ def run(request: Request, wanted: Wanted, limit: int | None = None) -> Outcome:
                 looked = True
             plan = plan.fell_back(error)
         else:
-            _remember(request, outcome.plan)
+            if not plan.settled:
+                _remember(request, outcome.plan)
             return outcome
     raise UnsupportedOperationError(_no_route(plan))
-
-
-RETRIED = (RuntimeError, TypeError, ValueError)
-FATAL = (JacfuncError, torch.OutOfMemoryError)
 
 
 def _find(request: Request, wanted: Wanted) -> tuple[Plan, Draw | None]:

@@ -127,7 +127,9 @@ class Network:
 
     def batch(self, size: int = 4, dtype: torch.dtype = torch.float64) -> torch.Tensor:
         """Some samples."""
-        return torch.randn(size, *self.sample, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+        return torch.randn(size, *self.sample, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(
+            dtype
+        )
 
 
 def siren() -> nn.Module:
@@ -140,7 +142,9 @@ def siren() -> nn.Module:
 
 
 NETWORKS = {
-    "mlp": Network(lambda: nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 3)), (3,)),
+    "mlp": Network(
+        lambda: nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 3)), (3,)
+    ),
     "cnn": Network(
         lambda: nn.Sequential(nn.Conv1d(1, 3, 3, padding=1), nn.SiLU(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(9, 2)),
         (1, 6),

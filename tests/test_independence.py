@@ -200,7 +200,7 @@ def test_coupling_along_a_second_sample_axis():
 
 def test_coupling_through_any_selected_argument():
     x, y = batch(), batch()
-    f = lambda x, y: x + y.mean(0)  # noqa: E731
+    f = lambda x, y: x + y.mean(0)
     assert check_independent(f, argnums=0)(x, y)
     with pytest.raises(CoupledSamplesError):
         check_independent(f, argnums=(0, 1))(x, y)
@@ -278,7 +278,7 @@ def test_lambdas_made_anew_at_every_step_are_checked_once():
 
 def test_what_a_lambda_closes_over_makes_it_another_function():
     for scale, refused in ((0.0, False), (1.0, True)):
-        f = lambda x, scale=scale: x + scale * x.mean(0)  # noqa: E731
+        f = lambda x, scale=scale: x + scale * x.mean(0)
         if refused:
             with pytest.raises(CoupledSamplesError):
                 diag_jac(f)(batch())
@@ -298,7 +298,7 @@ def test_switching_to_training_is_checked_again():
 
 
 def test_one_sample_is_not_remembered():
-    f = lambda x: x - x.mean(0)  # noqa: E731
+    f = lambda x: x - x.mean(0)
     diag_jac(f)(batch(1))
     with pytest.raises(CoupledSamplesError):
         diag_jac(f)(batch(2))
@@ -317,7 +317,7 @@ def test_under_vmap_nothing_can_be_looked_at():
     transform = diag_jac(lambda x: x - x.mean(0))
     torch.func.vmap(transform)(torch.randn(2, 4, 3))
     plans = []
-    f = lambda x: x.sin()  # noqa: E731
+    f = lambda x: x.sin()
     torch.func.vmap(lambda x: plans.append(explain(diag_jac(f))(x)) or x)(torch.randn(2, 4, 3))
     assert "vmap" in plans[0].plan.independence
 

@@ -73,7 +73,7 @@ def test_float32_agrees_with_float64(name, transform):
     try:
         found = transform(single)(x.float())
     except UnsupportedOperationError as error:
-        assert name == "lstm" and transform is laplacian, error  # noqa: PT017
+        assert name == "lstm" and transform is laplacian, error
         return
     torch.manual_seed(3)
     truth = transform(net)(x)

@@ -142,7 +142,9 @@ def test_divergence_needs_an_output_built_as_the_input():
         divergence(lambda x: {"a": x})(X)
     with pytest.raises(ShapeError, match="built as the input"):
         divergence(lambda x: (x, x))(X)
-    with pytest.raises(ShapeError, match=re.escape("output has sample shape (1,) and args[0] (3,), but the divergence")):
+    with pytest.raises(
+        ShapeError, match=re.escape("output has sample shape (1,) and args[0] (3,), but the divergence")
+    ):
         divergence(lambda x: x[:, :1])(X)
 
 

@@ -178,7 +178,7 @@ def test_order_of_results(x):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_value_and_aux_come_with_every_transform(transform, method, x):
-    f = lambda x: (x.sin(), x.exp())  # noqa: E731
+    f = lambda x: (x.sin(), x.exp())
     keywords = {"method": method, "chunk_size": 2}
     derivative, value, aux = transform(f, has_aux=True, return_value=True, **keywords)(x)
     torch.testing.assert_close(derivative, transform(torch.sin, **keywords)(x))
@@ -193,15 +193,15 @@ def test_value_and_aux_come_with_every_transform(transform, method, x):
 @pytest.mark.parametrize("inner", TRANSFORMS)
 @pytest.mark.parametrize("method", METHODS)
 def test_transforms_nest_in_any_order(outer, inner, method, net, x):
-    f = lambda x: net(x)[:, :1] if inner in (batch_jac, hess_diag) else net(x)  # noqa: E731
+    f = lambda x: net(x)[:, :1] if inner in (batch_jac, hess_diag) else net(x)
     nested = inner(f, method=method)
-    squeezed = lambda x: nested(x).reshape(5, -1)  # noqa: E731
+    squeezed = lambda x: nested(x).reshape(5, -1)
     if outer is divergence and inner is divergence:
-        squeezed = lambda x: nested(x)[:, None] * x  # noqa: E731
+        squeezed = lambda x: nested(x)[:, None] * x
     elif outer in (diag_jac, divergence) and squeezed(x).shape != (5, 3) and squeezed(x).shape[1] != 1:
         pytest.fail("every combination has a diagonal here")
     elif outer is divergence and squeezed(x).shape != (5, 3):
-        squeezed = lambda x: nested(x).reshape(5, -1) * x  # noqa: E731
+        squeezed = lambda x: nested(x).reshape(5, -1) * x
     truth = {
         diag_jac: dense.diagonal,
         batch_jac: dense.jacobian,
@@ -283,7 +283,9 @@ def test_inner_no_grad_and_detach_make_that_part_constant(transform, method, x):
         return x * c * x.detach()
 
     constant = x.cos() * x
-    torch.testing.assert_close(transform(stopped, method=method)(x), transform(lambda x: x * constant, method=method)(x))
+    torch.testing.assert_close(
+        transform(stopped, method=method)(x), transform(lambda x: x * constant, method=method)(x)
+    )
 
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -297,7 +299,9 @@ def test_results_have_the_dtype_of_the_input(transform, dtype, method):
     found = transform(lambda x: x.sin() * x, method=method)(x)
     assert found.dtype == dtype
     truth = transform(lambda x: x.sin() * x)(x.double())
-    torch.testing.assert_close(found.double(), truth, rtol=32 * torch.finfo(dtype).eps, atol=32 * torch.finfo(dtype).eps)
+    torch.testing.assert_close(
+        found.double(), truth, rtol=32 * torch.finfo(dtype).eps, atol=32 * torch.finfo(dtype).eps
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -380,7 +384,7 @@ def test_empty_batches_give_empty_results(transform, method, net, x):
 @pytest.mark.parametrize("method", METHODS)
 def test_samples_without_elements(method):
     x = torch.zeros(4, 0)
-    f = lambda x: x.sum(1, keepdim=True).expand(len(x), 2)  # noqa: E731
+    f = lambda x: x.sum(1, keepdim=True).expand(len(x), 2)
     assert batch_jac(f, method=method)(x).shape == (4, 2, 0)
     assert hess_diag(f, method=method)(x).shape == (4, 2, 0)
     assert torch.equal(laplacian(f, method=method)(x), torch.zeros(4, 2))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.func import jvp
 
 from ..slots import locked
@@ -22,7 +23,9 @@ NAME = "dual"
 def _pushed(
     function: Callable[..., tuple[Any, Any]], leaves: Tensors, tangents: Tensors
 ) -> tuple[Tensors, Tensors, Any]:
-    outputs, pushed, aux = jvp(function, leaves, tangents, has_aux=True)  # type: ignore[misc]  # typed as either form
+    # What recomputes in the backward pass (checkpointing) would do so after the levels of this evaluation are gone.
+    with disable_saved_tensors_hooks("torch.func.jvp cannot be differentiated through saved tensor hooks (checkpoint)"):
+        outputs, pushed, aux = jvp(function, leaves, tangents, has_aux=True)  # type: ignore[misc]  # typed as either form
     return outputs, pushed, aux
 
 

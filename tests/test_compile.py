@@ -1,0 +1,145 @@
+"""Under torch.compile(fullgraph=True): right values and gradients, one graph for all later batch sizes."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounter
+
+from jacfunc import (
+    ShapeError,
+    UnsupportedOperationError,
+    batch_jac,
+    diag_jac,
+    divergence,
+    hess_diag,
+    laplacian,
+    make_functional,
+)
+
+TRANSFORMS = [diag_jac, batch_jac, divergence, hess_diag, laplacian]
+
+
+@pytest.fixture(autouse=True)
+def _reset():
+    torch._dynamo.reset()
+
+
+def net(norm: bool = False) -> nn.Module:
+    middle = [nn.LayerNorm(8)] if norm else []
+    return nn.Sequential(nn.Linear(3, 8), *middle, nn.Tanh(), nn.Linear(8, 3)).double()
+
+
+SOME = [
+    (diag_jac, "forward", None),
+    (diag_jac, "reverse", 2),
+    (laplacian, "forward", None),
+    (laplacian, "reverse", None),
+]
+ALL = list(product(TRANSFORMS, ["auto", "forward", "reverse"], [None, 2]))
+
+
+@pytest.mark.parametrize(
+    ("transform", "method", "chunk_size"),
+    [*SOME, *(pytest.param(*case, marks=pytest.mark.slow) for case in ALL if case not in SOME)],
+)
+def test_one_graph_for_three_batch_sizes(transform, method, chunk_size):
+    f, params = make_functional(net())
+    derivative = transform(f, method=method, chunk_size=chunk_size)
+    counter = CompileCounter()
+    compiled = torch.compile(derivative, fullgraph=True, backend=counter)
+    try:
+        for size in (4, 6, 9):
+            x = torch.randn(size, 3, dtype=torch.float64)
+            torch.testing.assert_close(compiled(params, x), derivative(params, x))
+    except torch._dynamo.exc.Unsupported as error:
+        assert transform in (hess_diag, laplacian)
+        assert chunk_size == 2
+        assert "compile it without chunk_size" in str(error)
+        return
+    assert counter.frame_count == 2  # the first size, then any size
+
+
+@pytest.mark.parametrize("transform", [diag_jac, laplacian])
+def test_inductor_with_parameter_gradients(transform):
+    f, params = make_functional(net(norm=True))
+    derivative = transform(f)
+    compiled = torch.compile(derivative, fullgraph=True)
+    for size in (4, 6, 9):
+        x = torch.randn(size, 3, dtype=torch.float64)
+        gradients = []
+        for call in (compiled, derivative):
+            for p in params.values():
+                p.grad = None
+            found = call(params, x)
+            found.square().sum().backward()
+            gradients.append([found.detach(), *(p.grad for p in params.values() if p.grad is not None)])
+        torch.testing.assert_close(*gradients)
+
+
+def test_a_whole_training_loss_compiles():
+    module = net()
+    f, params = make_functional(module)
+
+    def loss(params, x):
+        derivative, value = diag_jac(f, return_value=True)(params, x)
+        return (laplacian(f)(params, x) + derivative - value).square().mean()
+
+    x = torch.randn(7, 3, dtype=torch.float64)
+    torch.testing.assert_close(torch.compile(loss, fullgraph=True)(params, x), loss(params, x))
+
+
+def test_trees_modules_and_aux_compile():
+    module = net()
+
+    def f(s):
+        return {"u": module(s["x"]), "v": s["t"] * s["x"]}, s["x"] + 1
+
+    s = {"x": torch.randn(5, 3, dtype=torch.float64), "t": torch.randn(5, 1, dtype=torch.float64)}
+    derivative = batch_jac(f, has_aux=True, return_value=True)
+    found = torch.compile(derivative, fullgraph=True, backend="aot_eager")(s)
+    torch.testing.assert_close(found, derivative(s))
+    x = s["x"]
+    torch.testing.assert_close(
+        torch.compile(divergence(module), fullgraph=True, backend="aot_eager")(x), divergence(module)(x)
+    )
+
+
+def test_nested_transforms_compile():
+    f, params = make_functional(net())
+    nested = diag_jac(diag_jac(f))
+    x = torch.randn(5, 3, dtype=torch.float64)
+    torch.testing.assert_close(torch.compile(nested, fullgraph=True, backend="aot_eager")(params, x), nested(params, x))
+
+
+def test_dropout_has_one_mask_when_compiled():
+    f = lambda x: nn.functional.dropout(x * 3, 0.5)
+    compiled = torch.compile(diag_jac(f, return_value=True), fullgraph=True, backend="aot_eager")
+    x = torch.rand(6, 3) + 1
+    derivative, value = compiled(x)
+    torch.testing.assert_close(derivative, value / x)
+    assert 0 < int((value == 0).sum()) < value.numel()
+
+
+def test_shapes_are_refused_when_compiled():
+    with pytest.raises((ShapeError, torch._dynamo.exc.Unsupported), match="batch_jac"):
+        torch.compile(diag_jac(lambda x: x[:, :2]), fullgraph=True, backend="eager")(torch.ones(4, 3))
+
+
+def test_a_compiled_module_is_transformed():
+    module = net()
+    x = torch.randn(5, 3, dtype=torch.float64)
+    compiled = torch.compile(module, backend="aot_eager")
+    torch.testing.assert_close(diag_jac(compiled)(x), diag_jac(module)(x))
+    f, params = make_functional(compiled)
+    torch.testing.assert_close(laplacian(f)(params, x), laplacian(module)(x))
+    torch.testing.assert_close(f({name: 2 * p for name, p in params.items()}, x).isfinite().all(), torch.tensor(True))
+
+
+def test_unsupported_is_no_silent_number_when_chunks_would_draw_anew():
+    derivative = hess_diag(lambda x: nn.functional.dropout(x.sin(), 0.5), chunk_size=1, method="forward")
+    with pytest.raises((UnsupportedOperationError, torch._dynamo.exc.Unsupported), match="chunk_size"):
+        torch.compile(derivative, fullgraph=True, backend="eager")(torch.ones(4, 3))

@@ -1,0 +1,255 @@
+"""The routes: what each falls back to, what it evaluates, and that all agree where they all work."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from jacfunc import UnsupportedOperationError, batch_jac, diag_jac, divergence, explain, hess_diag, laplacian
+from jacfunc.routes import ROUTES
+
+TRANSFORMS = [diag_jac, batch_jac, divergence, hess_diag, laplacian]
+NET = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+
+
+def batch():
+    return torch.randn(4, 3, dtype=torch.float64)
+
+
+class OldStyle(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * ctx.saved_tensors[0].cos()
+
+
+class OnlyOnce(torch.autograd.Function):
+    """A backward that torch.func silently takes for a constant."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x.sin()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        return g * ctx.saved_tensors[0].cos()
+
+
+class Detaching(OnlyOnce):
+    @staticmethod
+    def backward(ctx, g):
+        return (g * ctx.saved_tensors[0].cos()).detach()
+
+
+class Dual(OnlyOnce):
+    """The same with a forward formula."""
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx, t):
+        return t * ctx.saved_tensors[0].cos()
+
+
+class Looking(torch.autograd.Function):
+    """A product whose backward looks at values, which vmap forbids."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a, b):
+        return a * b
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, g):
+        a, b = ctx.saved_tensors
+        assert g.isfinite().all().item()
+        return g * b, g * a
+
+
+class NoVmap(OnlyOnce):
+    """Cannot go back for many rows at a time, neither once nor twice."""
+
+    @staticmethod
+    def backward(ctx, g):
+        assert g.isfinite().all().item()
+        return Looking.apply(g, ctx.saved_tensors[0].cos())
+
+
+def through(function):
+    return lambda x: function.apply(x)
+
+
+def test_every_route_has_the_same_names():
+    for name, route in ROUTES.items():
+        assert name == route.NAME
+        assert callable(route.first_order)
+        assert callable(route.second_order)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1])
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("recompute", [OldStyle.apply, lambda x: checkpoint(torch.sin, x, use_reentrant=False)])
+def test_what_torch_func_cannot_transform_goes_row_by_row(recompute, transform, chunk_size):
+    x = batch()
+    found, value = transform(lambda x: recompute(NET(x)), chunk_size=chunk_size, return_value=True)(x)
+    torch.testing.assert_close(found, transform(lambda x: NET(x).sin())(x))
+    torch.testing.assert_close(value, NET(x).sin())
+    assert explain(transform(lambda x: recompute(NET(x))))(x).plan.route == "autograd"
+    with pytest.raises(UnsupportedOperationError):
+        transform(lambda x: recompute(NET(x)), method="forward")(x)
+
+
+@pytest.mark.parametrize("transform", [diag_jac, laplacian])
+def test_row_by_row_records_a_graph_only_where_asked(transform):
+    x = batch()
+    derivative = transform(lambda x: OldStyle.apply(NET(x)))
+    NET.zero_grad()
+    derivative(x).square().sum().backward()
+    found = NET[0].weight.grad.clone()
+    NET.zero_grad()
+    transform(lambda x: NET(x).sin())(x).square().sum().backward()
+    torch.testing.assert_close(found, NET[0].weight.grad)
+    with torch.no_grad():
+        assert not derivative(x).requires_grad
+
+
+@pytest.mark.parametrize("transform", [diag_jac, laplacian])
+def test_row_by_row_through_trees_and_constants(transform):
+    x = batch()
+    f = lambda s: {"u": OldStyle.apply(s["a"]) * s["b"], "c": torch.ones(4, 3, dtype=x.dtype)}
+    g = lambda s: {"u": s["a"].sin() * s["b"], "c": torch.ones(4, 3, dtype=x.dtype)}
+    torch.testing.assert_close(transform(f)({"a": x, "b": x + 1}), transform(g)({"a": x, "b": x + 1}))
+    assert transform(lambda x: OldStyle.apply(x))(x[:0]).shape == (0, 3)
+
+
+def test_nested_transforms_of_what_torch_func_cannot_transform():
+    x = batch()
+    torch.testing.assert_close(diag_jac(diag_jac(lambda x: OldStyle.apply(x)))(x), -x.sin())
+
+
+@pytest.mark.parametrize("wide", [1, 5])
+@pytest.mark.parametrize("function", [OnlyOnce, Detaching, Dual])
+@pytest.mark.parametrize("method", ["auto", "reverse"])
+def test_a_backward_without_a_transpose_is_noticed(function, method, wide):
+    x = torch.randn(4, 1, dtype=torch.float64)
+    f = lambda x: function.apply(x).expand(-1, wide)
+    torch.testing.assert_close(diag_jac(f, method=method)(x), x.cos().expand(-1, wide))
+
+
+def test_a_backward_without_a_transpose_has_no_forward_route_unless_it_has_a_dual():
+    x = batch()
+    for function in (OnlyOnce, Detaching):
+        with pytest.raises(UnsupportedOperationError, match="cannot be differentiated by its cotangent"):
+            diag_jac(through(function), method="forward")(x)
+    assert explain(diag_jac(through(Dual), method="forward"))(x).plan.route == "dual"
+    torch.testing.assert_close(diag_jac(through(Dual), method="forward")(x), x.cos())
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+@pytest.mark.parametrize("method", ["auto", "forward", "reverse"])
+def test_rows_go_one_by_one_where_vmap_cannot(method, chunk_size):
+    x = batch()
+    derivative = diag_jac(through(NoVmap), method=method, chunk_size=chunk_size)
+    torch.testing.assert_close(derivative(x), x.cos())
+    plan = explain(derivative)(x).plan
+    assert not plan.attempts[0].vectorised
+    assert "row by row" in str(explain(derivative)(x))
+    assert plan.refused
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_lstm_in_single_precision_needs_no_help(transform):
+    torch.manual_seed(0)
+    layer = nn.LSTM(3, 3, batch_first=True)
+    x = torch.randn(2, 4, 3)
+    f = lambda x: layer(x)[0]
+    found = transform(f)(x)
+    layer.double()
+    torch.testing.assert_close(found.double(), transform(f)(x.double()), rtol=1e-3, atol=1e-4)
+
+
+def test_each_route_evaluates_the_function_once_when_settled():
+    net = nn.Linear(3, 3).double()
+    calls = []
+    net.register_forward_hook(lambda *_: calls.append(1))
+    for method in ("forward", "reverse"):
+        for transform in (diag_jac, batch_jac, divergence):
+            derivative = transform(net, method=method, chunk_size=1)
+            derivative(batch())
+            calls.clear()
+            derivative(batch())
+            assert len(calls) == 1
+
+
+def test_memory_running_out_is_no_reason_to_try_another_route():
+    calls = []
+
+    def greedy(x):
+        calls.append(1)
+        if x.requires_grad or torch._C._functorch.peek_interpreter_stack() is not None:
+            raise torch.OutOfMemoryError("no memory")
+        return x.sin()
+
+    with pytest.raises(torch.OutOfMemoryError):
+        diag_jac(greedy, check=False)(batch())
+    assert len(calls) == 2
+
+
+def test_outputs_that_change_their_shape_are_planned_anew():
+    width = {"now": 3}
+
+    class F:
+        def __call__(self, x):
+            return x.sin().repeat(1, width["now"] // 3)
+
+    f = F()
+    derivative = batch_jac(f)
+    assert derivative(batch()).shape == (4, 3, 3)
+    width["now"] = 6
+    assert derivative(batch()).shape == (4, 6, 3)
+
+
+def test_chunks_bound_the_rows_in_flight():
+    widths = []
+
+    class Widths(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                widths.append(result.numel())
+            return result
+
+    x = torch.randn(64, 32)
+    f = lambda x: torch.tanh(x @ torch.ones(32, 32))
+    for method in ("forward", "reverse"):
+        largest = []
+        for chunk_size in (None, 4):
+            derivative = diag_jac(f, method=method, chunk_size=chunk_size)
+            with torch.no_grad():
+                derivative(x)
+                widths.clear()
+                with Widths():
+                    derivative(x)
+            largest.append(max(widths))
+        assert largest[1] * 4 <= largest[0]
