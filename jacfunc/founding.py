@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import signal
 import statistics
 import sys
 import time
@@ -114,14 +115,19 @@ class Example:
         """The outputs whose rows are computed densely."""
         return self.part(self.network(t))
 
-    def own(self, dense: torch.Tensor) -> torch.Tensor:
-        """The derivatives by each output's own sample, among the dense rows."""
-        return dense[torch.arange(len(self.samples)), :, self.samples, 0]
-
     @cached_property
     def dense(self) -> torch.Tensor:
-        """The truth: the dense rows, each one backward pass of its own."""
+        """The dense rows, each one backward pass of its own: ``(samples, outputs, samples of t, 1)``."""
         return jacobian(self.part_of_network, self.t)
+
+    @property
+    def truth(self) -> torch.Tensor:
+        """Their derivatives by each output's own sample."""
+        return self.own(self.dense)
+
+    def own(self, dense: torch.Tensor) -> torch.Tensor:
+        """From such rows, the derivatives by each output's own sample."""
+        return dense[torch.arange(len(self.samples)), :, self.samples, 0]
 
 
 # ---------------------------------------------------------------- the methods
@@ -236,6 +242,12 @@ class Result:
             return replace(self, note="out of memory")
         return replace(self, note=f"failed: {text}", failed=True)
 
+    def died(self, status: int | None) -> Result:
+        """The method's process ended without a word: that is how the system takes its memory back."""
+        if status == -getattr(signal, "SIGKILL", 0):
+            return replace(self, note="killed, likely out of memory")
+        return replace(self, note=f"failed: its process ended with status {status}", failed=True)
+
 
 def unmeasured(method: Method, example: Example) -> Result:
     """The result before anything ran, with a note if it should not."""
@@ -274,12 +286,11 @@ def with_peak(result: Result, method: Method, setup: Setup) -> Result:
     process = context.Process(target=_send_peak, args=(sender, result, METHODS.index(method), setup), daemon=True)
     process.start()
     sender.close()
-    try:
-        result = receiver.recv()
-    except EOFError:
-        result = replace(result, note="killed, likely out of memory")
+    measured: Result | None = None
+    with suppress(EOFError):
+        measured = receiver.recv()
     process.join()
-    return result
+    return measured or result.died(process.exitcode)
 
 
 def _processes() -> ForkServerContext | SpawnContext:
@@ -384,16 +395,14 @@ def run(setup: Setup, *, calls: int, memory: bool, step: Callable[[str], None]) 
             results[index] = with_peak(results[index], method, setup)
     with _threads(setup.threads):
         step("dense rows")
-        truth = example.own(example.dense)
+        _ = example.dense
         found: dict[Method, torch.Tensor] = {}
         for index, method in enumerate(METHODS):
             step(f"seconds: {method.name}")
             results[index], vectors = with_seconds(results[index], method, example, calls)
             if vectors is not None and method is not PLAIN:
                 found[method] = vectors
-                results[index] = replace(
-                    results[index], error=_largest(vectors if method.part else example.part(vectors), truth)
-                )
+                results[index] = replace(results[index], error=_error(vectors, method, example))
     return Report(setup, example.rows, tuple(results), tuple(_checks(example, results, found)))
 
 
@@ -405,6 +414,12 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _error(vectors: torch.Tensor, method: Method, example: Example) -> float:
+    """The largest error of a method against the dense rows."""
+    whole = not method.part and vectors.shape == (example.setup.samples, example.setup.outputs)
+    return _largest(example.part(vectors) if whole else vectors, example.truth)
 
 
 def _largest(found: torch.Tensor, truth: torch.Tensor) -> float:

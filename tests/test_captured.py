@@ -1,0 +1,168 @@
+"""What a function is: the same for lambdas that mean the same, another for those that do not."""
+
+from __future__ import annotations
+
+import functools
+import gc
+
+import pytest
+import torch
+from torch import nn
+
+from jacfunc import caches, diag_jac, make_functional
+from jacfunc.captured import Captured
+
+NET = nn.Linear(3, 3)
+SCALE = 2.0
+
+
+def key(f, batch=(4,)):
+    return Captured.by(f, batch).key
+
+
+def scaled(scale):
+    return lambda x: x * scale
+
+
+def with_default(scale):
+    def f(x, scale=scale, *, shift=0):
+        return x * scale + shift
+
+    return f
+
+
+class Model:
+    """A callable object of a user."""
+
+    def __init__(self, net):
+        self.net = net
+
+    def __call__(self, x):
+        return self.net(x)
+
+    def other(self, x):
+        return self.net(2 * x)
+
+
+def uses_globals(x):
+    return NET(x) * SCALE
+
+
+def uses_globals_inside(x):
+    return [NET(part) for part in x]
+
+
+SAME = {
+    "numbers": lambda: scaled(2.0),
+    "tensors of one shape": lambda: scaled(torch.rand(3)),
+    "samples": lambda: scaled(torch.rand(4, 1)),
+    "modules": lambda: scaled(NET),
+    "defaults": lambda: with_default(3),
+    "nested": lambda: scaled({"a": [torch.rand(2)], "b": (1, "s", None)}),
+    "inner function": lambda: scaled(scaled(1)),
+    "partial": lambda: functools.partial(torch.mul, torch.rand(3), other=2),
+    "methods": lambda: NET.forward,
+    "transforms": lambda: diag_jac(scaled(1.0)),
+    "adapters": lambda: diag_jac(make_functional(NET)[0]),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_made_anew_it_is_the_same_function(name):
+    assert key(SAME[name]()) == key(SAME[name]())
+    hash(key(SAME[name]()))
+
+
+DIFFERENT = {
+    "numbers": (scaled(2.0), scaled(3.0)),
+    "int and float": (scaled(2), scaled(2.0)),
+    "bool and int": (scaled(True), scaled(1)),
+    "shapes": (scaled(torch.rand(3)), scaled(torch.rand(2))),
+    "dtypes": (scaled(torch.rand(3)), scaled(torch.rand(3).double())),
+    "modules": (scaled(NET), scaled(nn.Linear(3, 3))),
+    "defaults": (with_default(3), with_default(4)),
+    "code": (lambda x: x, lambda x: x + 1),
+    "methods": (Model(NET).__call__, Model(NET).other),
+    "objects": (Model(NET), Model(NET)),
+    "aliases": (scaled((NET, NET)), scaled((NET, nn.Linear(3, 3)))),
+    "transforms": (diag_jac(scaled(1.0)), diag_jac(scaled(2.0))),
+    "options": (diag_jac(torch.sin), diag_jac(torch.sin, batch_dims=2)),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_what_means_something_else_is_another_function(name):
+    one, two = DIFFERENT[name]
+    assert key(one) != key(two)
+
+
+@pytest.mark.parametrize(
+    "f", [NET, NET.forward, scaled(NET), scaled([{"n": NET}]), Model(NET), Model(NET).other, uses_globals,
+          uses_globals_inside, functools.partial(uses_globals), diag_jac(NET), scaled(uses_globals)]
+)  # fmt: skip
+def test_modules_are_found_wherever_they_are(f):
+    assert NET in Captured.by(f, ()).tree()
+
+
+def test_recursive_structures_end():
+    loop = [NET]
+    loop.append(loop)
+    hash(key(scaled(loop)))
+    deep = NET
+    for _ in range(40):
+        deep = [deep]
+    hash(key(scaled(deep)))
+
+
+def test_an_empty_cell_is_no_error():
+    def f(x):
+        return later(x)
+
+    assert key(f) == key(f)
+
+    def later(x):
+        return x
+
+
+def test_long_collections_are_taken_by_identity():
+    long = list(range(1000))
+    assert key(scaled(long)) == key(scaled(long))
+    assert key(scaled(long)) != key(scaled(list(range(1000))))
+
+
+class Slotted:
+    """Cannot be referred to weakly."""
+
+    __slots__ = ("factor",)
+
+    def __init__(self):
+        self.factor = 2.0
+
+    def __call__(self, x):
+        return x * self.factor
+
+
+def test_what_cannot_be_watched_is_not_remembered():
+    f = Slotted()
+    diag_jac(f)(torch.randn(4, 3))
+    assert len(caches.PLANS) == len(caches.INDEPENDENT) == 0
+
+
+def test_memory_is_bounded(monkeypatch):
+    monkeypatch.setattr(caches, "MAX_FUNCTIONS", 3)
+    monkeypatch.setattr(caches, "MAX_SIGNATURES", 2)
+    for scale in range(5):
+        diag_jac(scaled(float(scale)))(torch.randn(4, 3))
+    assert len(caches.PLANS) == 3
+    for width in range(1, 5):
+        diag_jac(torch.sin)(torch.randn(4, width))
+    assert all(len(entry[1]) <= 2 for entry in caches.PLANS._entries.values())
+
+
+def test_memories_go_with_an_object():
+    model = Model(NET)
+    diag_jac(model)(torch.randn(4, 3))
+    assert len(caches.PLANS) == 1
+    del model
+    gc.collect()
+    assert len(caches.PLANS) == 0

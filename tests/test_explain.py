@@ -1,0 +1,137 @@
+"""What explain says is what runs, in words and as a table."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from jacfunc import batch_jac, caches, diag_jac, explain, hess_diag, laplacian, make_functional
+
+
+def founding():
+    return nn.Sequential(nn.Linear(1, 20), nn.Tanh(), nn.Linear(20, 20), nn.Tanh(), nn.Linear(20, 400))
+
+
+def test_the_founding_example_is_explained():
+    f, params = make_functional(founding())
+    text = str(explain(diag_jac(f))(params, torch.randn(100, 1)))
+    assert re.search(r"^transform +diag_jac\(<f\(params, ...\) of Sequential>\)$", text, re.MULTILINE)
+    assert re.search(r"^sample shapes +\(1,\) -> \(400,\) for each of 100 samples$", text, re.MULTILINE)
+    assert re.search(r"^route +forward$", text, re.MULTILINE)
+    assert re.search(r"^why +forward would cost 3 plain forwards, reverse 401$", text, re.MULTILINE)
+    assert re.search(r"^passes \(rows\) +1 in 1 chunk$", text, re.MULTILINE)
+    assert re.search(r"^independence +checked: no sample influences another$", text, re.MULTILINE)
+
+
+def test_it_is_the_plan_that_runs():
+    f, params = make_functional(founding())
+    transform = diag_jac(f)
+    explained = explain(transform)(params, torch.randn(10, 1)).plan
+    (entry,) = caches.PLANS._entries.values()
+    (remembered,) = entry[1].values()
+    assert explained is remembered
+    transform(params, torch.randn(10, 1))
+    (remembered,) = entry[1].values()
+    assert explained is remembered
+
+
+def test_a_table_in_a_notebook():
+    table = explain(diag_jac(lambda x: x.sin()))(torch.randn(4, 3))._repr_html_()
+    assert table.startswith("<table><tr><th")
+    assert "&lt;lambda&gt;" in table
+
+
+def test_rows_and_chunks_are_counted():
+    x = torch.randn(5, 7)
+    net = nn.Linear(7, 3)
+    plan = explain(batch_jac(net, chunk_size=2))(x)
+    assert plan.plan.route == "reverse"
+    assert "3 in 2 chunks" in str(plan)
+    assert plan.rows_in_flight == 2
+    assert explain(batch_jac(net, method="forward"))(x).plan.rows == 7
+    assert explain(laplacian(net, method="reverse"))(x).plan.rows == 21
+    assert explain(hess_diag(net, method="forward"))(x).plan.cost > 7
+
+
+def test_the_trial_is_small():
+    widest = []
+
+    class Recorder(nn.Module):
+        def forward(self, x):
+            return torch.tanh(x)
+
+    x = torch.randn(3, 500)
+    hook = torch.utils._python_dispatch.TorchDispatchMode
+
+    class Mode(hook):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                widest.append(result.numel())
+            return result
+
+    with Mode():
+        explain(diag_jac(Recorder(), method="forward"))(x)
+    assert max(widest) <= 4 * x.numel()
+
+
+def test_memory_grows_with_the_rows_in_flight_and_samples():
+    net = founding()
+    small = explain(diag_jac(net, method="reverse", chunk_size=4))(torch.randn(10, 1)).memory
+    more_rows = explain(diag_jac(net, method="reverse"))(torch.randn(10, 1)).memory
+    more_samples = explain(diag_jac(net, method="reverse", chunk_size=4))(torch.randn(40, 1)).memory
+    assert more_rows > 20 * small
+    assert more_samples == 4 * small
+
+
+def test_fallbacks_and_their_reasons_are_told():
+    class Old(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, g):
+            return g * 2
+
+    text = str(explain(diag_jac(lambda x: Old.apply(x)))(torch.randn(4, 3)))
+    assert re.search(r"^route +autograd$", text, re.MULTILINE)
+    assert re.search(r"^not reverse +In order to use an autograd.Function", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda f: explain(diag_jac(f, check=False))(torch.randn(4, 3)), "check=False"),
+        (lambda f: explain(diag_jac(f))(torch.randn(1, 3)), "at most one sample"),
+        (lambda f: explain(diag_jac(f))(torch.randn(4, 3)), "checked: no sample influences another"),
+    ],
+)
+def test_what_is_known_of_independence_is_said(call, said):
+    assert said in call(torch.sin).plan.independence
+
+
+def test_explaining_changes_nothing():
+    net = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5))
+    state = torch.get_rng_state()
+    explain(laplacian(net))(torch.ones(4, 3))
+    torch.rand(1)
+    torch.set_rng_state(state)
+    x = torch.ones(4, 3)
+    before = torch.get_rng_state()
+    explain(diag_jac(net))(x)
+    net(x)
+    after = torch.rand(3)
+    torch.set_rng_state(before)
+    diag_jac(net)(x)
+    net(x)
+    assert torch.equal(after, torch.rand(3))
+
+
+def test_inside_a_transform():
+    seen = []
+    torch.func.grad(lambda x: seen.append(explain(diag_jac(lambda x: x.sin()))(x)) or x.sum())(torch.ones(4, 3))
+    assert seen[0].memory > 0
