@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import math
 import platform
@@ -83,11 +84,12 @@ def _progress(total: int) -> Iterator[Callable[[str], None]]:
     except ImportError:
         yield lambda text: None
         return
-    with tqdm(total=total, file=sys.stderr, disable=None, miniters=1, leave=False) as bar:
+    done = itertools.count()
+    with tqdm(total=total, file=sys.stderr, disable=None, leave=False) as bar:
 
         def step(text: str) -> None:
+            bar.n = next(done)
             bar.set_description(text)
-            bar.update()
 
         yield step
 
@@ -227,7 +229,9 @@ def _of(method: Method, report: Report) -> Result:
 
 
 def _number(number: float) -> str:
-    return f"{number:.2f}" if number < 10 else f"{number:.1f}" if number < 100 else f"{number:,.0f}"
+    return (
+        f"{number:.2f}" if number < 9.995 else f"{number:.1f}" if number < 99.95 else f"{float(f'{number:.3g}'):,.0f}"
+    )
 
 
 def _error(error: float) -> str:

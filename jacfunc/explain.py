@@ -100,7 +100,7 @@ def explain(transform: Transform) -> Callable[..., Explanation]:
         >>> import torch
         >>> from jacfunc import diag_jac, explain
         >>> print(explain(diag_jac(torch.nn.Tanh()))(torch.ones(5, 3)))
-        transform      diag_jac(Tanh())
+        transform      diag_jac(Tanh)
         sample shapes  (3,) -> (3,) for each of 5 samples
         route          reverse
         why            forward would cost 5 plain forwards, reverse 4
@@ -161,6 +161,6 @@ def _shapes(shapes: tuple[tuple[int, ...], ...]) -> str:
 def _bytes(count: float) -> str:
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":
-            return f"{count:.3g} {unit}"
+            return f"{count:.0f} {unit}" if count >= 100 else f"{count:.3g} {unit}"
         count /= 1024
     raise AssertionError

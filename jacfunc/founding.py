@@ -243,7 +243,7 @@ class Result:
         return replace(self, note=f"failed: {text}", failed=True)
 
     def died(self, status: int | None) -> Result:
-        """The method's process ended without a word: that is how the system takes its memory back."""
+        """The method's process ended without a word; a system out of memory kills."""
         if status == -getattr(signal, "SIGKILL", 0):
             return replace(self, note="killed, likely out of memory")
         return replace(self, note=f"failed: its process ended with status {status}", failed=True)
@@ -381,7 +381,7 @@ class Report:
 
 def steps(memory: bool) -> int:
     """How many steps ``run`` tells of."""
-    return len(METHODS) * (2 if memory else 1) + 1
+    return len(METHODS) + 1 + memory * (len(METHODS) + 1)
 
 
 def run(setup: Setup, *, calls: int, memory: bool, step: Callable[[str], None]) -> Report:
@@ -389,6 +389,7 @@ def run(setup: Setup, *, calls: int, memory: bool, step: Callable[[str], None]) 
     example = Example.make(setup)
     results = [unmeasured(method, example) for method in METHODS]
     if memory:  # first, so that what a process of its own does not survive is not run in this one
+        step("imports")
         _import_late()
         for index, method in enumerate(METHODS):
             step(f"memory: {method.name}")
@@ -444,7 +445,7 @@ def _checks(example: Example, results: list[Result], found: dict[Method, torch.T
     return [
         *(Check(f"{result.name} {result.note}", False) for result in results if result.failed),
         kind,
-        _compared(f"{rows} are zero for other samples", _coupling(example), 0.0),
+        _compared(f"{rows} are zero by other samples' t", _coupling(example), 0.0),
         _compared(f"diag_jac against {rows}", errors.get(OURS.name, math.inf), tolerance),
         _compared(f"the other methods against {rows}", max(rest, default=0.0), tolerance),
         _compared(

@@ -124,7 +124,7 @@ class LiveModule:
         return (self.function,)
 
     def __repr__(self) -> str:
-        return repr(self.function.module)
+        return type(self.function.module).__name__
 
 
 def _first(slots: tuple[Slot, ...]) -> dict[str, Slot]:
@@ -143,7 +143,7 @@ def _refuse_lazy(module: nn.Module) -> None:
 def _refuse_filled(inventory: Inventory) -> None:
     """Refuse to return buffers that lack one which the forward has just made."""
     filled = [name for container, index, name in inventory.empty if container[index] is not None]
-    for name in [*filled, *(key for _, key in inventory.tree.additions())]:
+    for name in [*filled, *(key for _, _, key in inventory.tree.additions())]:
         raise ParametersError(
             f"the forward made the buffer {name!r}, which buffers cannot hand on; call the module on one batch first"
         )
@@ -152,7 +152,7 @@ def _refuse_filled(inventory: Inventory) -> None:
 def _check(
     argument: str, given: Any, slots: Mapping[str, Slot], aliases: Mapping[str, str], resized: Iterable[str] = ()
 ) -> None:
-    if not isinstance(given, Mapping):
+    if type(given) is not dict and not isinstance(given, Mapping):
         raise ArgumentTypeError(
             f"{argument} is a {type(given).__name__}; pass the dict of names to tensors that make_functional returned"
         )

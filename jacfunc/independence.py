@@ -1,8 +1,10 @@
 """Do samples influence each other?  Two more forwards of the batch find out, once for a function and signature.
 
-Half of the samples, drawn at random, are replaced by others and by outliers, then the other half; no output of a
-kept sample may move.  What a probe cannot see is a coupling that is inactive at the data (``relu(x.mean() - 3)``
-far from its kink) or one that stays inside each half; the documentation says so.
+The samples are cut at random into three thirds.  One forward replaces all but the first third by neighbours and by
+outliers, another all but the second, by the same values; so every third keeps its own values in two of the three
+evaluations, and none of its outputs may move between them.  (With complementary halves two samples are told apart
+with probability 1/2, so with 2/3.)  What a probe cannot see is a coupling that is inactive at the data
+(``relu(x.mean() - 3)`` far from its kink) or one that stays inside each third; the documentation says so.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ UNDECIDED = "not decided: f failed on the replaced samples or is not reproducibl
 
 SEED = 20190613
 ROUNDING = 64
+KEPT_IN = ((0, 1), (0, 2), (1, 2))
+"""For each third of the samples the two evaluations in which its own values are the same."""
 
 Tensors = Sequence[torch.Tensor]
 
@@ -53,19 +57,17 @@ def _signature(request: Request) -> object:
 
 def check(request: Request, outputs: Tensors, draw: Draw) -> str:
     """Probe the function around ``outputs``, its values at the request's leaves, and remember the finding."""
-    count = math.prod(request.batch)
-    generator = torch.Generator().manual_seed(SEED)
-    replaced = _half(count, generator)
-    finding = CHECKED
-    for mask in (replaced, ~replaced):
-        probed = _probe(request, mask, draw, generator)
-        if probed is None:
-            finding = UNDECIDED
-            break
-        moved = _first_moved(outputs, probed, ~mask, len(request.batch))
-        if moved is not None:
+    thirds = _thirds(math.prod(request.batch))
+    probed = _probe(request, thirds, draw)
+    finding = UNDECIDED if probed is None else CHECKED
+    if probed is not None:
+        evaluations = (outputs, *probed)
+        for third, (one, two) in enumerate(KEPT_IN):
+            moved = _first_moved(evaluations[one], evaluations[two], thirds == third, len(request.batch))
+            if moved is None:
+                continue
             again = evaluated(request, request.leaves, draw)
-            if _first_moved(outputs, again, ~mask, len(request.batch)) is None:
+            if _first_moved(outputs, again, thirds >= 0, len(request.batch)) is None:
                 raise CoupledSamplesError(_message(request, *moved))
             _warn("gives other values when it is evaluated again under the same random state")
             finding = UNDECIDED
@@ -89,50 +91,51 @@ def evaluated(request: Request, leaves: Tensors, draw: Draw) -> tuple[torch.Tens
     return outputs
 
 
-def _half(count: int, generator: torch.Generator) -> torch.Tensor:
-    """A random half as a mask: one of every two neighbours is in it, and of three samples the ends lie apart."""
-    first = torch.randint(2, ((count + 1) // 2,), generator=generator).bool()
-    if count % 2:
-        first[-1] = ~first[0]
-    return torch.stack([first, ~first], dim=1).reshape(-1)[:count]
+def _thirds(count: int) -> torch.Tensor:
+    """A third for each sample, 0 to 2, at random and of nearly equal size."""
+    shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(SEED))
+    return torch.empty_like(shuffled).index_copy_(0, shuffled, torch.arange(count) % 3)
 
 
-def _probe(request: Request, mask: torch.Tensor, draw: Draw, generator: torch.Generator) -> Tensors | None:
-    """Outputs with the masked samples replaced; None if the function refuses all replacements."""
-    state = generator.get_state()
+def _probe(request: Request, thirds: torch.Tensor, draw: Draw) -> tuple[Tensors, Tensors] | None:
+    """Outputs with all but third 0 replaced, then all but third 1; None if the function refuses all replacements."""
     for outliers in (True, False):
-        generator.set_state(state)
-        leaves = [_replaced(leaf.detach(), len(request.batch), mask, outliers, generator) for leaf in request.leaves]
+        generator = torch.Generator().manual_seed(SEED)
+        new = [_replacement(leaf.detach(), len(thirds), outliers, generator) for leaf in request.leaves]
         try:
-            return evaluated(request, leaves, draw)
+            first, second = (_evaluated_with(request, new, thirds != kept, draw) for kept in (0, 1))
         except JacfuncError:
             raise
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, AssertionError) as error:
             reason = f"failed when some samples were replaced by others of the batch ({type(error).__name__}: {error})"
+        else:
+            return first, second
     _warn(reason)
     return None
 
 
-def _replaced(
-    leaf: torch.Tensor, batch_dims: int, mask: torch.Tensor, outliers: bool, generator: torch.Generator
-) -> torch.Tensor:
-    """The leaf with other values in the masked samples: those of other samples, outliers above and below."""
-    count = len(mask)
+def _evaluated_with(request: Request, new: Tensors, mask: torch.Tensor, draw: Draw) -> Tensors:
+    """The outputs with the masked samples new."""
+    leaves = [
+        torch.where(mask.to(leaf.device)[:, None], there, leaf.detach().reshape(len(mask), -1)).reshape(leaf.shape)
+        for leaf, there in zip(request.leaves, new, strict=True)
+    ]
+    return evaluated(request, leaves, draw)
+
+
+def _replacement(leaf: torch.Tensor, count: int, outliers: bool, generator: torch.Generator) -> torch.Tensor:
+    """Another value ``(count, numel)`` for every sample: that of its neighbour, or an outlier above or below."""
     flat = leaf.reshape(count, -1)
-    others = torch.roll(torch.arange(count), 1)
-    values = flat[others.to(leaf.device)].clone()
-    if outliers:
-        # Uneven sizes, so that outliers above and below cannot cancel in a mean.
-        size = torch.empty(values.shape).uniform_(5, 15, generator=generator)
-        kind = torch.arange(count).div(2, rounding_mode="floor") % 3
-        direction = (torch.tensor([1.0, -0.3, 0.0])[kind] * torch.where(torch.arange(count) % 2 == 0, 1.0, -1.0))[
-            :, None
-        ]
-        spread = (flat.amax(0) - flat.amin(0)).nan_to_num(1.0, 1.0, 1.0).clamp(min=1e-2) + flat.abs().mean(
-            0
-        ).nan_to_num(1.0, 1.0, 1.0)
-        values = values + (size * direction).to(values) * spread
-    return torch.where(mask.to(leaf.device)[:, None], values, flat).reshape(leaf.shape)
+    values = flat.roll(1, 0)
+    if not outliers:
+        return values
+    # Uneven sizes, so that outliers above and below cannot cancel in a mean; every fifth sample is no outlier.
+    size = torch.empty(values.shape).uniform_(5, 15, generator=generator)
+    factors = torch.tensor([1.0, -0.3, 1.0, -1.0, 0.0])
+    factor = factors[torch.arange(count) % len(factors)][torch.randperm(count, generator=generator)]
+    spread = (flat.amax(0) - flat.amin(0)).nan_to_num(1.0, 1.0, 1.0).clamp(min=1e-2)
+    spread = spread + flat.abs().mean(0).nan_to_num(1.0, 1.0, 1.0)
+    return values + (size * factor[:, None]).to(values) * spread
 
 
 def _first_moved(before: Tensors, after: Tensors, kept: torch.Tensor, batch_dims: int) -> tuple[int, int, float] | None:

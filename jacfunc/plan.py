@@ -6,6 +6,7 @@ operation inside the function forbids the first, is at the bottom; the routes th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -258,14 +259,24 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
 
 
 def _no_route(plan: Plan) -> str:
-    reasons = "; ".join(
-        f"{attempt}: {reason}" for attempt, reason in plan.refused if attempt.vectorised or attempt.route == "autograd"
-    )
-    way_out = "call it outside other transforms, or replace that operation by one that can be differentiated"
+    reasons: dict[str, list[str]] = {}
+    for attempt, reason in plan.refused:
+        if attempt.route not in reasons.setdefault(reason, []):
+            reasons[reason].append(attempt.route)
+    told = "; ".join(f"{' and '.join(routes)}: {reason}" for reason, routes in reasons.items())
+    return f"{plan.wanted.name} found no route through an operation inside f ({told}); {_way_out(plan, told)}"
+
+
+def _way_out(plan: Plan, told: str) -> str:
+    if "scaled_dot_product" in told:
+        return "run it under torch.nn.attention.sdpa_kernel(SDPBackend.MATH), whose attention has all derivatives"
+    if inside_transform():
+        return "take this derivative outside of the surrounding transform, or replace that operation"
     if plan.reason.startswith("method="):
-        way_out = "use method='auto', " + way_out
-    return f"{plan.wanted.name} found no route through an operation inside f ({reasons}); {way_out}"
+        return "use method='auto', or replace that operation by one that can be differentiated this way"
+    return "replace that operation by one that can be differentiated"
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    sentence = re.split(r"\n|(?<=[a-z)\"'])\. ", str(error).strip())[0].rstrip(".")
+    return sentence or type(error).__name__

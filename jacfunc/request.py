@@ -103,6 +103,11 @@ class Request:
             if position in seen:
                 raise ArgumentError(f"argnums={self.options.argnums} selects argument {position} twice; name each once")
             if position < self._state_arguments():
+                if count <= self._state_arguments():
+                    raise ArgumentError(
+                        f"argnums={number} selects the parameters (or buffers) of {self.function!r}: only {count} "
+                        "positional arguments came in; pass the parameters and then the input, by position"
+                    )
                 raise ArgumentError(
                     f"argnums={number} selects the parameters (or buffers) of {self.function!r}, which carry no "
                     "samples; pass the input by position after them, or use torch.func.grad"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import cycle
 from threading import get_ident
 from typing import Any, NamedTuple
 
@@ -18,10 +19,13 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from . import caches
+from .errors import ParametersError
 from .levels import compiling
 
 Tensors = Mapping[str, torch.Tensor]
-Saved = list[tuple[Any, Any, Any]]
+CONTAINERS = ("_modules", "_parameters", "_buffers")
+CHECKPOINT: dict[str, Any] = vars(torch.utils.checkpoint)
+PARAMETRIZE: dict[str, Any] = vars(parametrize)
 
 
 class Slot(NamedTuple):
@@ -117,30 +121,35 @@ class Inventory:
 
 @dataclass(frozen=True)
 class Tree:
-    """The containers of a module and of all below it, and what was in them at the time of looking."""
+    """The containers of a module and of all below it, and what was in them at the time of looking.
 
-    containers: tuple[Any, ...]
-    names: tuple[tuple[str, ...], ...]
+    There are three for each module: ``_modules``, ``_parameters`` and ``_buffers``.  ``homes`` are the attributes of
+    the modules whose own forward might add to them, which that of a layer of torch without buffers does not.
+    """
+
+    homes: list[dict[str, Any]]
+    containers: list[Any]
+    names: list[tuple[str, ...]]
     sizes: list[int]
-    homes: tuple[tuple[dict[str, Any], str, Any], ...]
-    children: tuple[tuple[Any, dict[str, nn.Module | None]], ...]
+    filled: list[tuple[dict[str, Any], str, Any]]
+    children: list[tuple[Any, dict[str, nn.Module | None]]]
 
     @classmethod
     def of(cls, modules: Sequence[nn.Module]) -> Tree:
         """Look at modules, each without its children."""
-        homes = [(vars(m), kind, getattr(m, kind)) for m in modules for kind in ("_modules", "_parameters", "_buffers")]
-        containers = tuple(container for _, _, container in homes)
+        places = [(vars(m), kind, getattr(m, kind)) for m in modules for kind in CONTAINERS]
         return cls(
-            containers,
-            tuple(tuple(container.keys()) for container in containers),
-            [len(container) for container in containers],
-            tuple(home for home in homes if len(home[2])),
-            tuple((m._modules, dict(m._modules)) for m in modules if len(m._modules)),
+            [vars(m) for m in modules if m._buffers or not type(m).__module__.startswith("torch.nn.modules.")],
+            [container for _, _, container in places],
+            [tuple(container.keys()) for _, _, container in places],
+            [len(container) for _, _, container in places],
+            [place for place in places if len(place[2])],
+            [(m._modules, dict(m._modules)) for m in modules if len(m._modules)],
         )
 
     def changed(self) -> bool:
         """Whether the modules are others or have other containers, or these have more or fewer names."""
-        for home, kind, container in self.homes:
+        for home, kind, container in self.filled:
             if home[kind] is not container:
                 return True
         for container, children in self.children:
@@ -148,12 +157,12 @@ class Tree:
                 return True
         return list(map(len, self.containers)) != self.sizes
 
-    def additions(self) -> list[tuple[Any, str]]:
-        """What was registered since, as container and key."""
+    def additions(self) -> list[tuple[str, Any, str]]:
+        """What was registered since: the kind of container, the container, and the name in it."""
         if list(map(len, self.containers)) == self.sizes:
             return []
-        pairs = zip(self.containers, self.names, strict=True)
-        return [(container, key) for container, names in pairs for key in container.keys() if key not in names]
+        places = zip(cycle(CONTAINERS), self.containers, self.names)
+        return [(kind, container, key) for kind, container, names in places for key in {*container.keys()} - {*names}]
 
 
 def _volatile_attributes(module: nn.Module) -> Iterator[Slot]:
@@ -181,79 +190,122 @@ def call_with(
 
     ``params=None`` leaves the parameters in their places.  The caller holds the lock.
     """
-    saved: Saved = []
-    binding = None if compiling() else _Binding(inventory, params, buffers)
+    swap = _Swap(inventory, params, buffers)
     try:
-        _put(saved, inventory, params, buffers)
-        if binding is not None:
-            binding.put(saved)
-        return call(*args, **kwargs)
+        swap.put()
+        result = call(*args, **kwargs)
     finally:
-        for container, index, value in saved:
-            container[index] = value
-        for container, index in inventory.tree.additions():
-            del container[index]
-        if binding is not None:
-            binding.active = False
+        swap.restore()
+    if swap.made:
+        raise ParametersError(
+            f"the forward made the parameter {swap.made!r}, which params cannot hold yet; call the module on one batch "
+            "first, and make_functional after it"
+        )
+    return result
 
 
-def _put(saved: Saved, inventory: Inventory, params: Tensors | None, buffers: Tensors) -> None:
-    """Fill the slots, and say in ``saved`` what was in whatever the call may change."""
-    if params is not None:
-        for container, index, name in inventory.parameters:
-            saved.append((container, index, container[index]))
-            container[index] = params[name]
-    if inventory.buffers:
-        copies = {name: buffer.clone() for name, buffer in buffers.items()}
-        for container, index, name in inventory.buffers:
-            saved.append((container, index, container[index]))
-            container[index] = copies[name]
-    for container, index, _ in inventory.attributes:
-        if index in container:
-            value = container[index]
-            saved.append((container, index, value))
-            if isinstance(value, list):
-                container[index] = value.copy()
-    for container, index, _ in inventory.empty:
-        saved.append((container, index, None))
+class _Swap:
+    """The tensors of one call in their places, and what the call may change, to be put back.
 
-
-class _Binding:
-    """What belongs to one call although it is no part of the module: torch's own globals, put back like the slots.
-
-    - ``torch.utils.checkpoint`` calls its function again during the backward pass, when this call has ended: it gets
-      one that brings these tensors back.
-    - ``parametrize.cached()`` remembers weights by module: this call starts with nothing remembered.
+    Two of torch's own globals are treated like slots.  ``torch.utils.checkpoint`` calls its function again during the
+    backward pass, when this call has ended: it gets a function that brings these tensors back.
+    ``parametrize.cached()`` remembers weights by module: this call starts with nothing remembered.
     """
 
-    __slots__ = ("active", "apply_function", "buffers", "inventory", "make_frame", "params", "thread")
+    __slots__ = ("active", "attributes", "buffers", "copies", "inventory", "made", "params", "saved", "thread")
 
     def __init__(self, inventory: Inventory, params: Tensors | None, buffers: Tensors) -> None:
         self.inventory, self.params, self.buffers = inventory, params, buffers
-        self.thread = get_ident()
+        self.saved: list[tuple[Any, Any, Any]] = []
+        self.copies: dict[str, torch.Tensor] = {}
+        self.attributes: list[dict[str, Any]] = []
+        self.made: str | None = None
         self.active = True
-        self.make_frame = _CHECKPOINT["_CheckpointFrame"]
-        self.apply_function = _CHECKPOINT["CheckpointFunction"].apply
+        self.thread = 0
 
-    def put(self, saved: Saved) -> None:
-        """Replace the globals, and say in ``saved`` what they were."""
-        for name, value in (("_CheckpointFrame", self.frame), ("CheckpointFunction", self)):
-            saved.append((_CHECKPOINT, name, _CHECKPOINT[name]))
-            _CHECKPOINT[name] = value
+    def put(self) -> None:
+        """Fill the slots."""
+        inventory, params, save = self.inventory, self.params, self.saved.append
+        if not compiling():
+            self.thread = get_ident()
+            self.attributes = list(map(dict.copy, inventory.tree.homes))
+            self._put_globals()
+        if params is not None:
+            for container, index, name in inventory.parameters:
+                save((container, index, container[index]))
+                container[index] = params[name]
+        if inventory.buffers:
+            self.copies = {name: buffer.clone() for name, buffer in self.buffers.items()}
+            for container, index, name in inventory.buffers:
+                save((container, index, container[index]))
+                container[index] = self.copies[name]
+        for container, index, _ in inventory.attributes:
+            if index in container:
+                value = container[index]
+                save((container, index, value))
+                if isinstance(value, list):
+                    container[index] = value.copy()
+        for container, index, _ in inventory.empty:
+            save((container, index, None))
+
+    def _put_globals(self) -> None:
+        frame, function = CHECKPOINT["_CheckpointFrame"], CHECKPOINT["CheckpointFunction"]
+        self.saved += ((CHECKPOINT, "_CheckpointFrame", frame), (CHECKPOINT, "CheckpointFunction", function))
+        CHECKPOINT["_CheckpointFrame"], CHECKPOINT["CheckpointFunction"] = self.frame, self
         if parametrize._cache_enabled:
-            saved.append((_PARAMETRIZE, "_cache", _PARAMETRIZE["_cache"]))
-            _PARAMETRIZE["_cache"] = {}
+            self.saved.append((PARAMETRIZE, "_cache", PARAMETRIZE["_cache"]))
+            PARAMETRIZE["_cache"] = {}
+
+    def restore(self) -> None:
+        """Put everything back, and find a parameter that was not there before."""
+        inventory = self.inventory
+        written = []
+        for container, index, name in inventory.buffers:
+            if self._written(container, index, name):
+                written.append(container)
+        for container, index, _ in inventory.empty:
+            if container[index] is not None:
+                written.append(container)
+                if isinstance(container[index], nn.Parameter):
+                    self.made = index
+        for container, index, value in self.saved:
+            container[index] = value
+        for kind, container, key in inventory.tree.additions():
+            written.append(container)
+            if kind == "_parameters" or (kind == "_modules" and any(True for _ in container[key].parameters())):
+                self.made = key
+            del container[key]
+        if written:
+            self._restore_attributes({id(container) for container in written})
+        self.active = False
+
+    def _written(self, container: Any, index: Any, name: str) -> bool:
+        copy = self.copies.get(name)
+        return copy is None or container.get(index) is not copy or copy.is_inference() or copy._version > 0
+
+    def _restore_attributes(self, written: set[int]) -> None:
+        # What a forward notes beside a buffer that it writes ("filled up to 512") goes back together with it.
+        for home, before in zip(self.inventory.tree.homes, self.attributes, strict=False):
+            if any(id(home[kind]) in written for kind in CONTAINERS):
+                for key in [key for key in home if key not in before]:
+                    del home[key]
+                home.update(before)
+
+    # ---------------------------------------------------------------- in place of torch.utils.checkpoint's own
 
     def frame(self, function: Callable[..., Any], *rest: Any) -> Any:
-        """In place of the class by which ``checkpoint(use_reentrant=False)`` remembers its function."""
-        return self.make_frame(self.bound(function), *rest)
+        """For the class by which ``checkpoint(use_reentrant=False)`` remembers its function."""
+        return self._original("_CheckpointFrame")(self._bound(function), *rest)
 
     def apply(self, function: Callable[..., Any], *rest: Any) -> Any:
-        """In place of the autograd function of ``checkpoint(use_reentrant=True)``."""
-        return self.apply_function(self.bound(function), *rest)
+        """For the autograd function of ``checkpoint(use_reentrant=True)``."""
+        return self._original("CheckpointFunction").apply(self._bound(function), *rest)
 
-    def bound(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function``, which brings the tensors of this call back when it is called after the end of the call."""
+    def _original(self, name: str) -> Any:
+        return next(value for container, index, value in self.saved if container is CHECKPOINT and index == name)
+
+    def _bound(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function``, with the tensors of this call also when it is called after its end."""
 
         def again(*args: Any, **kwargs: Any) -> Any:
             if self.active:
@@ -264,10 +316,6 @@ class _Binding:
         return again if get_ident() == self.thread else function
 
 
-_CHECKPOINT: dict[str, Any] = vars(torch.utils.checkpoint)
-_PARAMETRIZE: dict[str, Any] = vars(parametrize)
-
-
 def call_guarded(
     call: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], modules: Sequence[nn.Module]
 ) -> Any:
@@ -275,7 +323,7 @@ def call_guarded(
     with locked():  # without buffers too: another thread may be calling the same module with other parameters
         for module in modules:
             inventory = Inventory.remembered(module)
-            if inventory.buffers or inventory.attributes:
+            if inventory.buffers or inventory.attributes or inventory.empty:
                 call = _Guarded(call, inventory)
         return call(*args, **kwargs)
 

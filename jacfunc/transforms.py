@@ -6,9 +6,10 @@ return: a function of the same arguments that ``explain`` can ask about.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Unpack
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar, Unpack
 
 import torch
 
@@ -19,6 +20,8 @@ from .levels import compiling
 from .options import Keywords, Options
 from .plan import Outcome, Wanted, run
 from .request import Outputs, Request, as_function, requested
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -138,10 +141,22 @@ HESS_DIAG = Wanted("hess_diag", 2, HessianDiagonal, _by_pair)
 LAPLACIAN = Wanted("laplacian", 2, Laplacian, _summed_by_argument)
 
 
+def _with_signature(transform: F) -> F:
+    """Show the keywords that all transforms share where ``help`` and editors look for them."""
+    shared = [
+        inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=option.type)
+        for option in fields(Options)
+    ]
+    function = inspect.Parameter("f", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation="Callable[..., Any]")
+    transform.__signature__ = inspect.Signature([function, *shared], return_annotation="Transform")  # type: ignore[attr-defined]
+    return transform
+
+
 def _transform(wanted: Wanted, f: Callable[..., Any], keywords: Keywords) -> Transform:
     return Transform(as_function(f), wanted, Options.of(wanted.name, keywords))
 
 
+@_with_signature
 def diag_jac(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
     r"""The diagonal of each sample's Jacobian, without the Jacobian.
 
@@ -187,6 +202,7 @@ def diag_jac(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
     return _transform(DIAG_JAC, f, keywords)
 
 
+@_with_signature
 def batch_jac(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
     r"""The Jacobian of each sample, ``(N, *O, *I)``, without the zeros between samples.
 
@@ -214,6 +230,7 @@ def batch_jac(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
     return _transform(BATCH_JAC, f, keywords)
 
 
+@_with_signature
 def divergence(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
     r"""The divergence of each sample, ``(N,)``: the sum of the main diagonal of its Jacobian.
 
@@ -240,6 +257,7 @@ def divergence(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform
     return _transform(DIVERGENCE, f, keywords)
 
 
+@_with_signature
 def hess_diag(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
     r"""The second derivative of every output by every input element, ``(N, *O, *I)``.
 
@@ -265,6 +283,7 @@ def hess_diag(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
     return _transform(HESS_DIAG, f, keywords)
 
 
+@_with_signature
 def laplacian(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
     r"""The Laplacian of every output, ``(N, *O)``: its second derivatives, summed over the whole input.
 
@@ -306,8 +325,8 @@ def check_independent(
 ) -> Callable[..., bool]:
     """Whether the samples of a batch are computed independently: True, or an error that says what couples them.
 
-    The batch is evaluated once, then twice with half of its samples replaced by others and by outliers; the outputs
-    of the kept samples must not move beyond rounding.  Every transform does this by itself on the first call for a
+    The batch is evaluated once, then twice with two thirds of its samples replaced by others and by outliers; the
+    outputs of the kept samples must not move beyond rounding.  Every transform does this by itself on the first call for a
     function and the kind of its arguments (``check=True``).  A coupling that is inactive at the given data, as in
     ``relu(x.mean() - 3)`` far below its kink, cannot be seen.
 

@@ -157,7 +157,7 @@ def batch(size: int = 8) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", COUPLED)
-@pytest.mark.parametrize("size", [6, 32])
+@pytest.mark.parametrize("size", [4, 6, 8, 32])
 def test_coupled_samples_are_refused(name, size):
     with pytest.raises(CoupledSamplesError, match=r"^output\[\d+\] changed by .* check=False if this is meant$"):
         batch_jac(COUPLED[name])(batch(size))
@@ -175,6 +175,15 @@ def test_independent_samples_are_not_refused(name, size):
 def test_two_or_three_samples_are_enough(name, size):
     with pytest.raises(CoupledSamplesError):
         diag_jac(COUPLED[name])(batch(size))
+
+
+@pytest.mark.parametrize("size", range(2, 13))
+def test_no_shift_is_missed(size):
+    for shift in range(1, size):
+        with pytest.raises(CoupledSamplesError):
+            check_independent(lambda x, shift=shift: x + x.roll(shift, 0))(batch(size))
+    with pytest.raises(CoupledSamplesError):
+        check_independent(lambda x: x + x.flip(0))(batch(size))
 
 
 @pytest.mark.parametrize(
