@@ -7,29 +7,22 @@ the printed table and the exit status are in ``__main__.py``; nothing here print
 from __future__ import annotations
 
 import math
-import multiprocessing
 import signal
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import import_module
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.func import jacfwd, jacrev, vmap
 
 from .functional import make_functional
+from .memory import growth, import_late, processes
 from .transforms import diag_jac
-
-if TYPE_CHECKING:  # Windows has no fork server
-    from multiprocessing.context import ForkServerContext, SpawnContext
 
 # The largest |error| allowed.  Entries are about 0.1, each a sum of `width` terms: these are a dozen roundings or more.
 TOLERANCES = {"float64": 1e-13, "float32": 2e-6, "bfloat16": 2e-2}
@@ -40,9 +33,6 @@ ROWS_CHECKED = 800
 BYTES_ALLOWED = 2**30
 SECONDS_ALLOWED = 0.5
 FEWEST_CALLS = 3
-
-# What torch imports by itself, but only when a derivative is first taken; a name it no longer has is skipped.
-LATE_IMPORTS = ("torch", "torch._decomp", "torch._dynamo")
 
 Call = Callable[[], torch.Tensor]
 # Typed here, because some versions of torch do not.
@@ -280,7 +270,7 @@ def with_peak(result: Result, method: Method, setup: Setup) -> Result:
     """Measure the peak memory of one call, in a process of its own."""
     if result.note:
         return result
-    context = _processes()
+    context = processes()
     receiver, sender = context.Pipe(duplex=False)
     # By its number, because a method's functions cannot be pickled.
     process = context.Process(target=_send_peak, args=(sender, result, METHODS.index(method), setup), daemon=True)
@@ -293,27 +283,6 @@ def with_peak(result: Result, method: Method, setup: Setup) -> Result:
     return measured or result.died(process.exitcode)
 
 
-def _processes() -> ForkServerContext | SpawnContext:
-    if sys.platform != "linux":
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    # Imports take seconds and a call milliseconds: the server imports once, and every process is forked from it.
-    context.set_forkserver_preload([*LATE_IMPORTS])
-    return context
-
-
-def _import_late() -> None:
-    """Do the late imports here while the fork server, where there is one, does them too."""
-    if sys.platform == "linux":
-        from multiprocessing.forkserver import ensure_running
-
-        _processes()
-        ensure_running()
-    for name in LATE_IMPORTS:
-        with suppress(ImportError):
-            import_module(name)
-
-
 def _send_peak(sender: Connection, result: Result, method: int, setup: Setup) -> None:
     torch.set_num_threads(setup.threads)
     prepare = METHODS[method].prepare
@@ -324,31 +293,6 @@ def _send_peak(sender: Connection, result: Result, method: int, setup: Setup) ->
     except Exception as error:
         result = result.stopped(error)
     sender.send(result)
-
-
-def growth(call: Callable[[], object]) -> int | None:
-    """The bytes by which the resident memory grows during a call, at its peak; None where it is not known."""
-    with suppress(OSError):  # elsewhere than on Linux the peak of the imports is not forgotten
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    before = _resident()
-    call()
-    after = _resident()
-    return max(0, after[1] - before[0]) if before and after else None
-
-
-def _resident() -> tuple[int, int] | None:
-    """The bytes resident now and at most so far."""
-    with suppress(OSError, KeyError):
-        # Not getrusage: on Linux a process starts with the ru_maxrss of the one that started it.
-        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-        fields = dict(line.split(":", 1) for line in lines)
-        return int(fields["VmRSS"].split()[0]) * 1024, int(fields["VmHWM"].split()[0]) * 1024
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return most, most
 
 
 # ---------------------------------------------------------------- all methods, measured and checked
@@ -390,7 +334,7 @@ def run(setup: Setup, *, calls: int, memory: bool, step: Callable[[str], None]) 
     results = [unmeasured(method, example) for method in METHODS]
     if memory:  # first, so that what a process of its own does not survive is not run in this one
         step("imports")
-        _import_late()
+        import_late()
         for index, method in enumerate(METHODS):
             step(f"memory: {method.name}")
             results[index] = with_peak(results[index], method, setup)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import cycle
 from threading import get_ident
 from typing import Any, NamedTuple
 
@@ -121,30 +120,31 @@ class Inventory:
 
 @dataclass(frozen=True)
 class Tree:
-    """The containers of a module and of all below it, and what was in them at the time of looking.
+    """The modules of a tree and their containers: ``_modules``, ``_parameters`` and ``_buffers``, three for each.
 
-    There are three for each module: ``_modules``, ``_parameters`` and ``_buffers``.  ``homes`` are the attributes of
-    the modules whose own forward might add to them, which that of a layer of torch without buffers does not.
+    ``watched`` are the containers of the modules whose forward may do what torch's own layers do not: register
+    something or call ``checkpoint``; ``homes`` are their attributes.
     """
 
-    homes: list[dict[str, Any]]
     containers: list[Any]
-    names: list[tuple[str, ...]]
     sizes: list[int]
     filled: list[tuple[dict[str, Any], str, Any]]
     children: list[tuple[Any, dict[str, nn.Module | None]]]
+    homes: list[dict[str, Any]]
+    watched: list[tuple[str, Any, frozenset[str]]]
 
     @classmethod
     def of(cls, modules: Sequence[nn.Module]) -> Tree:
         """Look at modules, each without its children."""
         places = [(vars(m), kind, getattr(m, kind)) for m in modules for kind in CONTAINERS]
+        watched = [m for m in modules if not _is_plain_layer(m)]
         return cls(
-            [vars(m) for m in modules if m._buffers or not type(m).__module__.startswith("torch.nn.modules.")],
             [container for _, _, container in places],
-            [tuple(container.keys()) for _, _, container in places],
             [len(container) for _, _, container in places],
             [place for place in places if len(place[2])],
             [(m._modules, dict(m._modules)) for m in modules if len(m._modules)],
+            [vars(m) for m in watched],
+            [(kind, getattr(m, kind), frozenset(getattr(m, kind).keys())) for m in watched for kind in CONTAINERS],
         )
 
     def changed(self) -> bool:
@@ -159,10 +159,18 @@ class Tree:
 
     def additions(self) -> list[tuple[str, Any, str]]:
         """What was registered since: the kind of container, the container, and the name in it."""
-        if list(map(len, self.containers)) == self.sizes:
-            return []
-        places = zip(cycle(CONTAINERS), self.containers, self.names)
-        return [(kind, container, key) for kind, container, names in places for key in {*container.keys()} - {*names}]
+        return [
+            (kind, container, key)
+            for kind, container, names in self.watched
+            if len(container) > len(names)
+            for key in {*container.keys()} - names
+        ]
+
+
+def _is_plain_layer(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.modules.") and not (
+        module._buffers or module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+    )
 
 
 def _volatile_attributes(module: nn.Module) -> Iterator[Slot]:
@@ -212,24 +220,19 @@ class _Swap:
     ``parametrize.cached()`` remembers weights by module: this call starts with nothing remembered.
     """
 
-    __slots__ = ("active", "attributes", "buffers", "copies", "inventory", "made", "params", "saved", "thread")
+    made: str | None = None
+    active = True
+    thread = 0
 
     def __init__(self, inventory: Inventory, params: Tensors | None, buffers: Tensors) -> None:
         self.inventory, self.params, self.buffers = inventory, params, buffers
         self.saved: list[tuple[Any, Any, Any]] = []
-        self.copies: dict[str, torch.Tensor] = {}
-        self.attributes: list[dict[str, Any]] = []
-        self.made: str | None = None
-        self.active = True
-        self.thread = 0
 
     def put(self) -> None:
         """Fill the slots."""
         inventory, params, save = self.inventory, self.params, self.saved.append
-        if not compiling():
-            self.thread = get_ident()
-            self.attributes = list(map(dict.copy, inventory.tree.homes))
-            self._put_globals()
+        if inventory.tree.homes and not compiling():
+            self._keep_surroundings()
         if params is not None:
             for container, index, name in inventory.parameters:
                 save((container, index, container[index]))
@@ -248,7 +251,9 @@ class _Swap:
         for container, index, _ in inventory.empty:
             save((container, index, None))
 
-    def _put_globals(self) -> None:
+    def _keep_surroundings(self) -> None:
+        self.thread = get_ident()
+        self.attributes = list(map(dict.copy, self.inventory.tree.homes))
         frame, function = CHECKPOINT["_CheckpointFrame"], CHECKPOINT["CheckpointFunction"]
         self.saved += ((CHECKPOINT, "_CheckpointFrame", frame), (CHECKPOINT, "CheckpointFunction", function))
         CHECKPOINT["_CheckpointFrame"], CHECKPOINT["CheckpointFunction"] = self.frame, self
@@ -275,7 +280,7 @@ class _Swap:
             if kind == "_parameters" or (kind == "_modules" and any(True for _ in container[key].parameters())):
                 self.made = key
             del container[key]
-        if written:
+        if written and not compiling():
             self._restore_attributes({id(container) for container in written})
         self.active = False
 
@@ -285,7 +290,7 @@ class _Swap:
 
     def _restore_attributes(self, written: set[int]) -> None:
         # What a forward notes beside a buffer that it writes ("filled up to 512") goes back together with it.
-        for home, before in zip(self.inventory.tree.homes, self.attributes, strict=False):
+        for home, before in zip(self.inventory.tree.homes, self.attributes, strict=True):
             if any(id(home[kind]) in written for kind in CONTAINERS):
                 for key in [key for key in home if key not in before]:
                     del home[key]

@@ -8,6 +8,11 @@ import torch
 from jacfunc import caches
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Here and not in pyproject.toml, where it would import the package before its coverage is measured."""
+    config.addinivalue_line("filterwarnings", "error::jacfunc.IndependenceWarning")
+
+
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
     """Every test starts with the same random numbers and no memories of another."""

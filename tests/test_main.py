@@ -14,7 +14,7 @@ import torch
 
 import jacfunc
 from jacfunc import __main__ as command
-from jacfunc import founding
+from jacfunc import founding, memory
 from jacfunc.founding import METHODS, OURS, PLAIN, Example, Method, Result, Setup
 
 SMALL = ["--samples", "5", "--outputs", "7", "--width", "3", "--calls", "2", "--no-memory"]
@@ -281,7 +281,7 @@ def test_bad_options_are_refused(capsys, arguments, message):
 
 
 def test_growth_is_the_peak_of_a_call():
-    grown = founding.growth(lambda: torch.ones(2**24).sum())
+    grown = memory.growth(lambda: torch.ones(2**24).sum())
     if sys.platform == "linux":
         assert 0.9 * 2**26 < grown < 1.5 * 2**26
 
@@ -290,15 +290,15 @@ def test_memory_where_proc_does_not_tell(monkeypatch):
     def absent(path):
         raise FileNotFoundError(path)
 
-    monkeypatch.setattr(founding, "Path", absent)
+    monkeypatch.setattr(memory, "Path", absent)
     resource = pytest.importorskip("resource")
-    now, most = founding._resident()
+    now, most = memory.resident()
     assert now == most
     assert most == pytest.approx(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, rel=0.1) or (
         sys.platform == "darwin"
     )
     monkeypatch.setitem(sys.modules, "resource", None)
-    assert founding.growth(list) is None
+    assert memory.growth(list) is None
 
 
 def test_the_command_measures_memory_in_processes_of_their_own(tmp_path):
