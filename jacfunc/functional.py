@@ -5,6 +5,7 @@ Checks what the caller passes; the swapping itself is in ``slots.py``, and nothi
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, overload
 
@@ -97,6 +98,12 @@ class FunctionalModule:
 
     def _captured(self) -> tuple[object, ...]:
         return (self.module, self.method, self.with_buffers)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FunctionalModule:
+        with locked():  # another thread's call may have put its own parameters there
+            return FunctionalModule(
+                copy.deepcopy(self.module, memo), method=self.method, with_buffers=self.with_buffers
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {"module": self.module, "method": self.method, "with_buffers": self.with_buffers}

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.utils.checkpoint
 from torch import nn
+from torch.compiler import is_dynamo_compiling
 from torch.nn.utils import parametrize
 
 from . import caches
 from .errors import ParametersError
-from .levels import compiling
 
 Tensors = Mapping[str, torch.Tensor]
 CONTAINERS = ("_modules", "_parameters", "_buffers")
@@ -182,8 +182,11 @@ def _volatile_attributes(module: nn.Module) -> Iterator[Slot]:
 
 
 def locked() -> AbstractContextManager[Any]:
-    """Hold the package's lock, except while ``torch.compile`` traces: it cannot follow a lock."""
-    return nullcontext() if compiling() else caches.LOCK
+    """Hold the package's lock, except while ``torch.compile`` traces: it cannot follow a lock.
+
+    ``torch.compiler.is_compiling`` will not do: it is true in every thread while one of them compiles.
+    """
+    return nullcontext() if is_dynamo_compiling() else caches.LOCK
 
 
 def call_with(
@@ -206,8 +209,8 @@ def call_with(
         swap.restore()
     if swap.made:
         raise ParametersError(
-            f"the forward made the parameter {swap.made!r}, which params cannot hold yet; call the module on one batch "
-            "first, and make_functional after it"
+            f"the forward made the parameter {swap.made!r}, which was not there before; call the module itself on one "
+            "batch first"
         )
     return result
 
@@ -223,6 +226,7 @@ class _Swap:
     made: str | None = None
     active = True
     thread = 0
+    copies: Tensors = {}  # noqa: RUF012  # never written to
 
     def __init__(self, inventory: Inventory, params: Tensors | None, buffers: Tensors) -> None:
         self.inventory, self.params, self.buffers = inventory, params, buffers
@@ -231,7 +235,7 @@ class _Swap:
     def put(self) -> None:
         """Fill the slots."""
         inventory, params, save = self.inventory, self.params, self.saved.append
-        if inventory.tree.homes and not compiling():
+        if inventory.tree.homes and not is_dynamo_compiling():
             self._keep_surroundings()
         if params is not None:
             for container, index, name in inventory.parameters:
@@ -265,9 +269,10 @@ class _Swap:
         """Put everything back, and find a parameter that was not there before."""
         inventory = self.inventory
         written = []
-        for container, index, name in inventory.buffers:
-            if self._written(container, index, name):
-                written.append(container)
+        if self.thread:
+            for container, index, name in inventory.buffers:
+                if self._written(container, index, name):
+                    written.append(container)
         for container, index, _ in inventory.empty:
             if container[index] is not None:
                 written.append(container)
@@ -280,13 +285,15 @@ class _Swap:
             if kind == "_parameters" or (kind == "_modules" and any(True for _ in container[key].parameters())):
                 self.made = key
             del container[key]
-        if written and not compiling():
+        if written and self.thread:
             self._restore_attributes({id(container) for container in written})
         self.active = False
 
     def _written(self, container: Any, index: Any, name: str) -> bool:
         copy = self.copies.get(name)
-        return copy is None or container.get(index) is not copy or copy.is_inference() or copy._version > 0
+        if copy is None or index not in container or container[index] is not copy:
+            return True
+        return copy.is_inference() or copy._version > 0
 
     def _restore_attributes(self, written: set[int]) -> None:
         # What a forward notes beside a buffer that it writes ("filled up to 512") goes back together with it.
