@@ -216,12 +216,14 @@ def make_functional(
             on the module; True gives detached copies (for ``torch.func.grad``, ensembles, freezing).
         method: the name of another method to call instead of ``forward``.
         with_buffers: also take and return buffers: ``f(params, buffers, *args) -> (output, new_buffers)``.  Without
-            it buffers are read live and what the forward writes to them is thrown away.
+            it buffers are read live and what the forward writes to them is thrown away, together with what it notes
+            beside them in plain attributes of the same module.
 
     Returns:
         ``(f, params)`` or ``(f, params, buffers)``, where ``params`` and ``buffers`` map names to tensors of the
         module's own shapes and dtypes.  Every parameter is in it, frozen ones too, and a tied one once.
-        ``f`` can be pickled and copied (its copy carries its own module) and called from any thread.
+        ``f`` can be pickled and copied (its copy carries its own module) and called from any thread.  During a call
+        the module holds the given tensors, so another thread must not call the module itself meanwhile, only ``f``.
 
     Raises:
         ArgumentTypeError: ``module`` is no ``nn.Module``, or its ``method`` is not callable.

@@ -176,8 +176,8 @@ def _cause(captured: Captured) -> str:
             if not_batch_first(module):
                 return f"{kind}{called} with batch_first=False: make it with batch_first=True"
     return (
-        "a mean, softmax, sort, cumsum or norm over the batch axis, BatchNorm in training mode, or attention or an RNN "
-        "that is not batch_first"
+        "a mean, softmax, sort, cumsum or norm over the batch axis, BatchNorm in training mode, attention or an RNN "
+        "that is not batch_first, or a random operation that draws more numbers for some values (rrelu, Gamma)"
     )
 
 

@@ -9,11 +9,20 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 
 def compiling() -> bool:
     """Whether ``torch.compile`` or ``torch.export`` is tracing this call."""
     return torch.compiler.is_compiling()
+
+
+def tracing() -> bool:
+    """Whether this call is being recorded by ``torch.compile`` or ``make_fx`` (``torch.func.linearize``).
+
+    Then no value can be looked at, and nothing may be remembered of the tensors that stand for them.
+    """
+    return compiling() or get_proxy_mode() is not None
 
 
 def inside_transform() -> bool:

@@ -16,7 +16,7 @@ import torch
 from . import caches, independence
 from .entries import Pair
 from .errors import JacfuncError, UnsupportedOperationError
-from .levels import compiling, inside_transform, inside_vmap
+from .levels import inside_transform, inside_vmap, tracing
 from .request import Outputs, OutputsChangedError, Request, Shape
 from .rng import Draw
 from .routes import ROUTES
@@ -142,7 +142,7 @@ class Outcome:
 
 def run(request: Request, wanted: Wanted, limit: int | None = None) -> Outcome:
     """Find the plan, run it, and remember what worked; ``limit`` bounds the rows for a trial."""
-    if compiling():
+    if tracing():
         return _run_traced(request, wanted)
     plan, draw = _find(request, wanted)
     looked = draw is not None
@@ -250,7 +250,7 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
         request.options.chunk_size,
         attempt.vectorised,
         draw,
-        not plan.settled and not compiling() and not inside_vmap(),
+        not plan.settled and not tracing() and not inside_vmap(),
     )
     route = ROUTES[attempt.route]
     evaluation = route.first_order(task) if plan.wanted.order == 1 else route.second_order(task)

@@ -19,7 +19,7 @@ from . import trees
 from .captured import Captured, tensor_signature
 from .errors import ArgumentError, ArgumentTypeError, ShapeError
 from .functional import FunctionalModule, LiveModule
-from .levels import compiling, recording
+from .levels import recording, tracing
 from .options import Options
 from .refusals import check_inputs, check_outputs
 from .slots import call_guarded
@@ -31,7 +31,7 @@ Tensors = tuple[torch.Tensor, ...]
 def as_function(f: Any) -> Callable[..., Any]:
     """``f`` itself, or a module as a function of its inputs alone."""
     if isinstance(f, nn.Module):
-        return LiveModule(f)
+        return f if tracing() else LiveModule(f)  # a forward that writes to a buffer is refused while compiling
     if not callable(f):
         raise ArgumentTypeError(f"f is a {type(f).__name__}; pass a function or an nn.Module")
     function: Callable[..., Any] = f
@@ -183,10 +183,10 @@ class Request:
         return tuple(flat), aux
 
     def _modules(self) -> list[nn.Module]:
-        return [] if compiling() else list(self.captured.tree())
+        return [] if tracing() else list(self.captured.tree())
 
     def _run(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        if compiling() or isinstance(self.function, FunctionalModule | LiveModule) or not self.captured.modules:
+        if tracing() or isinstance(self.function, FunctionalModule | LiveModule) or not self.captured.modules:
             return self.function(*args, **kwargs)
         return call_guarded(self.function, args, kwargs, self.captured.modules)
 

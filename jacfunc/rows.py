@@ -71,7 +71,8 @@ class Rows:
             if segment := found.get(leaf):
                 count = segment.where.stop - segment.where.start
                 hot = torch.arange(segment.start, segment.start + count, device=tensor.device)
-                rows[segment.where] = torch.nn.functional.one_hot(hot, size).to(tensor.dtype)
+                # Not one_hot, which looks at the values and so cannot be traced by make_fx.
+                rows[segment.where] = (hot[:, None] == torch.arange(size, device=tensor.device)).to(tensor.dtype)
             rows = rows.reshape(stop - start, *(1 for _ in self.batch), *shape)
             basis.append(rows.expand(stop - start, *self.batch, *shape).contiguous())
         return tuple(basis)

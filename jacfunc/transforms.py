@@ -16,7 +16,7 @@ import torch
 from .entries import Block, Diagonal, HessianDiagonal, Laplacian, have_diagonal
 from .errors import ShapeError
 from .independence import probe_now
-from .levels import compiling
+from .levels import tracing
 from .options import Keywords, Options
 from .plan import Outcome, Wanted, run
 from .request import Outputs, Request, as_function, requested
@@ -33,7 +33,7 @@ class Transform:
     options: Options
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if compiling():  # which cannot trace a question about inference mode
+        if tracing():  # which cannot trace a question about inference mode
             return self._result(Request(self.transformed, self.options, args, kwargs))
         with requested(self.transformed, self.options, args, kwargs) as request:
             return self._result(request)

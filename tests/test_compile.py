@@ -108,6 +108,16 @@ def test_trees_modules_and_aux_compile():
     )
 
 
+def test_transforms_made_inside_the_compiled_function():
+    module = net()
+    x = torch.randn(5, 3, dtype=torch.float64)
+
+    def f(x):
+        return laplacian(module)(x) + diag_jac(lambda x: module(x))(x)
+
+    torch.testing.assert_close(torch.compile(f, fullgraph=True, backend="eager")(x), f(x))
+
+
 def test_nested_transforms_compile():
     f, params = make_functional(net())
     nested = diag_jac(diag_jac(f))

@@ -235,6 +235,16 @@ def test_inside_torch_func_transforms(transform, method, net, x):
     torch.testing.assert_close((pull(pushed)[0] * x).sum(), (pushed * pushed).sum())
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_recorded_by_linearize(transform, method, net, x):
+    derivative = transform(net, method=method)
+    with torch.no_grad():
+        value, push = torch.func.linearize(derivative, x)
+        torch.testing.assert_close(value, derivative(x))
+        torch.testing.assert_close(push(x), jvp(derivative, (x,), (x,))[1])
+
+
 def test_ensembles(net, x):
     nets = [nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3)).double() for _ in range(4)]
     stacked, _ = stack_module_state(nets)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..errors import UnsupportedOperationError
-from ..levels import compiling
+from ..levels import tracing
 from ..rng import Draw
 from ..rows import Rows
 
@@ -41,7 +41,7 @@ class Task:
     def evaluations(self, chunks: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         """Chunks of which each evaluates the function anew: all of them see the same random draw."""
         for index, chunk in enumerate(chunks):
-            if index and compiling():
+            if index and tracing():
                 raise UnsupportedOperationError(
                     "chunk_size makes this derivative evaluate f several times, which torch.compile cannot do with one "
                     "random draw; compile it without chunk_size"
