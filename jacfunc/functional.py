@@ -67,7 +67,8 @@ class FunctionalModule:
     def __call__(self, params: Mapping[str, torch.Tensor], /, *args: Any, **kwargs: Any) -> Any:
         """The module's output for these parameters; with buffers, ``(output, new_buffers)``."""
         with locked():
-            self._refresh()
+            if self._inventory.stale():
+                self._look()
             _check("params", params, self._parameters, self._inventory.aliases)
             if self.with_buffers:
                 return self._with_buffers(params, args, kwargs)

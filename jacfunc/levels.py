@@ -13,8 +13,11 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 
 def compiling() -> bool:
-    """Whether ``torch.compile`` or ``torch.export`` is tracing this call."""
-    return torch.compiler.is_compiling()
+    """Whether ``torch.compile`` is tracing this call.
+
+    ``torch.compiler.is_compiling`` will not do: it is true in every thread while one of them compiles.
+    """
+    return torch.compiler.is_dynamo_compiling()
 
 
 def tracing() -> bool:

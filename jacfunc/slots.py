@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.utils.checkpoint
 from torch import nn
-from torch.compiler import is_dynamo_compiling
 from torch.nn.utils import parametrize
 
 from . import caches
 from .errors import ParametersError
+from .levels import compiling
 
 Tensors = Mapping[str, torch.Tensor]
 CONTAINERS = ("_modules", "_parameters", "_buffers")
@@ -39,7 +39,8 @@ class Slot(NamedTuple):
 class Inventory:
     """The tensors of a module tree, each named once, and the shape of the tree at the time of looking.
 
-    ``empty`` are the names that held ``None``, ``ties`` the further slots of a tied tensor, each with the first.
+    ``empty`` are the names that held ``None``, ``ties`` the further slots of a tied tensor, each with the first.  It is
+    ``plain`` if a call can change nothing but the parameters' slots: layers of torch without buffers.
     """
 
     parameters: tuple[Slot, ...]
@@ -49,6 +50,7 @@ class Inventory:
     ties: tuple[tuple[Slot, Slot], ...]
     aliases: Mapping[str, str]
     tree: Tree
+    plain: bool
 
     @classmethod
     def of(cls, module: nn.Module) -> Inventory:
@@ -80,14 +82,17 @@ class Inventory:
                         slot = Slot(container, key, first.name)
                         ties += [] if again else [(slot, first)]
                     owner += [] if again else [slot]
+        attributes = tuple(attribute for child in visited for attribute in _volatile_attributes(child))
+        tree = Tree.of(visited)
         return cls(
             tuple(parameters),
             tuple(buffers),
-            tuple(attribute for child in visited for attribute in _volatile_attributes(child)),
+            attributes,
             tuple(empty),
             tuple(ties),
             aliases,
-            Tree.of(visited),
+            tree,
+            plain=not (buffers or attributes or empty or tree.homes),
         )
 
     @classmethod
@@ -182,11 +187,8 @@ def _volatile_attributes(module: nn.Module) -> Iterator[Slot]:
 
 
 def locked() -> AbstractContextManager[Any]:
-    """Hold the package's lock, except while ``torch.compile`` traces: it cannot follow a lock.
-
-    ``torch.compiler.is_compiling`` will not do: it is true in every thread while one of them compiles.
-    """
-    return nullcontext() if is_dynamo_compiling() else caches.LOCK
+    """Hold the package's lock, except while ``torch.compile`` traces: it cannot follow a lock."""
+    return nullcontext() if compiling() else caches.LOCK
 
 
 def call_with(
@@ -201,6 +203,8 @@ def call_with(
 
     ``params=None`` leaves the parameters in their places.  The caller holds the lock.
     """
+    if inventory.plain and params is not None:
+        return _call_plainly(call, args, kwargs, inventory.parameters, params)
     swap = _Swap(inventory, params, buffers)
     try:
         swap.put()
@@ -213,6 +217,20 @@ def call_with(
             "batch first"
         )
     return result
+
+
+def _call_plainly(
+    call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], slots: Sequence[Slot], params: Tensors
+) -> Any:
+    """The same where a call can change nothing: a third of the time."""
+    own = [container[index] for container, index, _ in slots]
+    try:
+        for container, index, name in slots:
+            container[index] = params[name]
+        return call(*args, **kwargs)
+    finally:
+        for (container, index, _), tensor in zip(slots, own, strict=True):
+            container[index] = tensor
 
 
 class _Swap:
@@ -235,7 +253,7 @@ class _Swap:
     def put(self) -> None:
         """Fill the slots."""
         inventory, params, save = self.inventory, self.params, self.saved.append
-        if inventory.tree.homes and not is_dynamo_compiling():
+        if inventory.tree.homes and not compiling():
             self._keep_surroundings()
         if params is not None:
             for container, index, name in inventory.parameters:
