@@ -39,8 +39,7 @@ class Slot(NamedTuple):
 class Inventory:
     """The tensors of a module tree, each named once, and the shape of the tree at the time of looking.
 
-    ``empty`` are the names that held ``None``, ``ties`` the further slots of a tied tensor, each with the first.  It is
-    ``plain`` if a call can change nothing but the parameters' slots: layers of torch without buffers.
+    ``empty`` are the names that held ``None``, ``ties`` the further slots of a tied tensor, each with the first.
     """
 
     parameters: tuple[Slot, ...]
@@ -50,7 +49,6 @@ class Inventory:
     ties: tuple[tuple[Slot, Slot], ...]
     aliases: Mapping[str, str]
     tree: Tree
-    plain: bool
 
     @classmethod
     def of(cls, module: nn.Module) -> Inventory:
@@ -82,17 +80,14 @@ class Inventory:
                         slot = Slot(container, key, first.name)
                         ties += [] if again else [(slot, first)]
                     owner += [] if again else [slot]
-        attributes = tuple(attribute for child in visited for attribute in _volatile_attributes(child))
-        tree = Tree.of(visited)
         return cls(
             tuple(parameters),
             tuple(buffers),
-            attributes,
+            tuple(attribute for child in visited for attribute in _volatile_attributes(child)),
             tuple(empty),
             tuple(ties),
             aliases,
-            tree,
-            plain=not (buffers or attributes or empty or tree.homes),
+            Tree.of(visited),
         )
 
     @classmethod
@@ -203,8 +198,6 @@ def call_with(
 
     ``params=None`` leaves the parameters in their places.  The caller holds the lock.
     """
-    if inventory.plain and params is not None:
-        return _call_plainly(call, args, kwargs, inventory.parameters, params)
     swap = _Swap(inventory, params, buffers)
     try:
         swap.put()
@@ -217,20 +210,6 @@ def call_with(
             "batch first"
         )
     return result
-
-
-def _call_plainly(
-    call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], slots: Sequence[Slot], params: Tensors
-) -> Any:
-    """The same where a call can change nothing: a third of the time."""
-    own = [container[index] for container, index, _ in slots]
-    try:
-        for container, index, name in slots:
-            container[index] = params[name]
-        return call(*args, **kwargs)
-    finally:
-        for (container, index, _), tensor in zip(slots, own, strict=True):
-            container[index] = tensor
 
 
 class _Swap:
