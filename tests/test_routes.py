@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from functions import Detaching, Dual, NoVmap, OldStyle, OnlyOnce
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -16,84 +17,6 @@ NET = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 3)).double()
 
 def batch():
     return torch.randn(4, 3, dtype=torch.float64)
-
-
-class OldStyle(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    def backward(ctx, g):
-        return g * ctx.saved_tensors[0].cos()
-
-
-class OnlyOnce(torch.autograd.Function):
-    """A backward that torch.func silently takes for a constant."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x):
-        return x.sin()
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, g):
-        return g * ctx.saved_tensors[0].cos()
-
-
-class Detaching(OnlyOnce):
-    @staticmethod
-    def backward(ctx, g):
-        return (g * ctx.saved_tensors[0].cos()).detach()
-
-
-class Dual(OnlyOnce):
-    """The same with a forward formula."""
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def jvp(ctx, t):
-        return t * ctx.saved_tensors[0].cos()
-
-
-class Looking(torch.autograd.Function):
-    """A product whose backward looks at values, which vmap forbids."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(a, b):
-        return a * b
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, g):
-        a, b = ctx.saved_tensors
-        assert g.isfinite().all().item()
-        return g * b, g * a
-
-
-class NoVmap(OnlyOnce):
-    """Cannot go back for many rows at a time, neither once nor twice."""
-
-    @staticmethod
-    def backward(ctx, g):
-        assert g.isfinite().all().item()
-        return Looking.apply(g, ctx.saved_tensors[0].cos())
 
 
 def through(function):

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from functions import Dual
 from torch import nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
@@ -214,33 +215,9 @@ def test_transforms_from_many_threads(transform, method):
     assert_intact(net, before)
 
 
-class OnceDifferentiable(torch.autograd.Function):
-    """A function with forward mode and no second derivative by reverse mode: the dual route's."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x):
-        return x.sin()
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, cotangent):
-        return cotangent * ctx.saved_tensors[0].cos()
-
-    @staticmethod
-    def jvp(ctx, tangent):
-        return tangent * ctx.saved_tensors[0].cos()
-
-
 def test_forward_mode_levels_are_not_shared_by_threads():
     x = torch.randn(5, 3)
-    d = diag_jac(lambda x: OnceDifferentiable.apply(x) * 2, method="forward")
+    d = diag_jac(lambda x: Dual.apply(x) * 2, method="forward")
     found = at_once(*[repeated(lambda: d(x))] * THREADS)
     for results in found:
         for result in results:

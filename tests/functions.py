@@ -1,0 +1,83 @@
+"""Functions of torch.autograd that one route or another cannot take; no test lives here."""
+
+from __future__ import annotations
+
+import torch
+
+
+class OldStyle(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * ctx.saved_tensors[0].cos()
+
+
+class OnlyOnce(torch.autograd.Function):
+    """A backward that torch.func silently takes for a constant."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x.sin()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        return g * ctx.saved_tensors[0].cos()
+
+
+class Detaching(OnlyOnce):
+    @staticmethod
+    def backward(ctx, g):
+        return (g * ctx.saved_tensors[0].cos()).detach()
+
+
+class Dual(OnlyOnce):
+    """The same with a forward formula."""
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx, t):
+        return t * ctx.saved_tensors[0].cos()
+
+
+class Looking(torch.autograd.Function):
+    """A product whose backward looks at values, which vmap forbids."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a, b):
+        return a * b
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, g):
+        a, b = ctx.saved_tensors
+        assert g.isfinite().all().item()
+        return g * b, g * a
+
+
+class NoVmap(OnlyOnce):
+    """Cannot go back for many rows at a time, neither once nor twice."""
+
+    @staticmethod
+    def backward(ctx, g):
+        assert g.isfinite().all().item()
+        return Looking.apply(g, ctx.saved_tensors[0].cos())
