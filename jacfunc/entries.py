@@ -1,15 +1,18 @@
 """Which entries of a per-sample Jacobian are wanted, and how the rows of a route fill them.
 
-One entry object serves one pair of an output leaf and an input leaf.  A route hands it *columns* (derivatives of
-all outputs along some input coordinates), *rows* (derivatives of some output coordinates by all inputs) or, at
-second order, *cells* (one output coordinate, twice one input coordinate); nothing here evaluates a function.
+One entry object serves one pair of an output leaf and an input leaf.  A route hands it, in order,
+
+- *columns* ``(r, *batch, *O)``: (second) derivatives of all outputs along the input coordinates from ``start``;
+- *rows* ``(r, *batch, *I)``: the gradients of the output coordinates from ``start``; or, at second order,
+- *cells* ``(o, numel(I), *batch)``: the next o output coordinates, twice by each input coordinate;
+
+and takes the ``result`` with the sample axes in front.  Nothing here evaluates a function.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 
@@ -28,30 +31,6 @@ class Pair:
     def empty(self, *shape: int) -> torch.Tensor:
         """Zeros for a result that no row contributes to."""
         return self.like.new_zeros((*self.batch, *shape))
-
-
-class Entries(Protocol):
-    """What a route fills."""
-
-    def columns(self, tangents: torch.Tensor, start: int) -> None:
-        """Take ``(r, *batch, *O)``: (second) derivatives along the input coordinates from ``start``."""
-
-    def result(self) -> torch.Tensor:
-        """All that was taken, with the sample axes in front."""
-
-
-class FirstOrder(Entries, Protocol):
-    """Entries of the Jacobian."""
-
-    def rows(self, cotangents: torch.Tensor, start: int) -> None:
-        """Take ``(r, *batch, *I)``: the gradients of the output coordinates from ``start``."""
-
-
-class SecondOrder(Entries, Protocol):
-    """Entries of the diagonals of the Hessians."""
-
-    def cells(self, seconds: torch.Tensor) -> None:
-        """Take ``(o, numel(I), *batch)``: the next o output coordinates, twice by each input coordinate."""
 
 
 def joined(parts: list[torch.Tensor]) -> torch.Tensor:

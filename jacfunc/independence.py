@@ -59,19 +59,13 @@ def check(request: Request, outputs: Tensors, draw: Draw) -> str:
     """Probe the function around ``outputs``, its values at the request's leaves, and remember the finding."""
     thirds = _thirds(math.prod(request.batch))
     probed = _probe(request, thirds, draw)
-    finding = UNDECIDED if probed is None else CHECKED
-    if probed is not None:
-        evaluations = (outputs, *probed)
-        for third, (one, two) in enumerate(KEPT_IN):
-            moved = _first_moved(evaluations[one], evaluations[two], thirds == third, len(request.batch))
-            if moved is None:
-                continue
-            again = evaluated(request, request.leaves, draw)
-            if _first_moved(outputs, again, thirds >= 0, len(request.batch)) is None:
-                raise CoupledSamplesError(_message(request, *moved))
-            _warn("gives other values when it is evaluated again under the same random state")
-            finding = UNDECIDED
-            break
+    moved = probed and _moved_in_a_third((outputs, *probed), thirds, len(request.batch))
+    if moved:
+        again = evaluated(request, request.leaves, draw)
+        if _first_moved(outputs, again, thirds >= 0, len(request.batch)) is None:
+            raise CoupledSamplesError(_message(request, *moved))
+        _warn("gives other values when it is evaluated again under the same random state")
+    finding = UNDECIDED if moved or probed is None else CHECKED
     if request.captured.rememberable:
         caches.INDEPENDENT.put(request.captured.key, request.captured.parts, _signature(request), finding)
     return finding
@@ -85,10 +79,9 @@ def probe_now(request: Request) -> bool:
 
 
 def evaluated(request: Request, leaves: Tensors, draw: Draw) -> tuple[torch.Tensor, ...]:
-    """The outputs at these leaves, without a graph, from one random draw, nothing of the caller's changed."""
-    with torch.no_grad(), replaying(draw):
-        outputs, _ = request.evaluate(*(leaf.detach() for leaf in leaves), others_copied=True)
-    return outputs
+    """The outputs at these leaves from one random draw."""
+    with replaying(draw):
+        return request.values(leaves)
 
 
 def _thirds(count: int) -> torch.Tensor:
@@ -136,6 +129,17 @@ def _replacement(leaf: torch.Tensor, count: int, outliers: bool, generator: torc
     spread = (flat.amax(0) - flat.amin(0)).nan_to_num(1.0, 1.0, 1.0).clamp(min=1e-2)
     spread = spread + flat.abs().mean(0).nan_to_num(1.0, 1.0, 1.0)
     return values + (size * factor[:, None]).to(values) * spread
+
+
+def _moved_in_a_third(
+    evaluations: Sequence[Tensors], thirds: torch.Tensor, batch_dims: int
+) -> tuple[int, int, float] | None:
+    """The first sample that moved between the two evaluations in which its third has the same values."""
+    for third, (one, two) in enumerate(KEPT_IN):
+        moved = _first_moved(evaluations[one], evaluations[two], thirds == third, batch_dims)
+        if moved is not None:
+            return moved
+    return None
 
 
 def _first_moved(before: Tensors, after: Tensors, kept: torch.Tensor, batch_dims: int) -> tuple[int, int, float] | None:

@@ -55,9 +55,18 @@ class Options:
                 )
         return cls(**keywords)
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The selected arguments, as a tuple also where ``argnums`` is an int."""
+        return self.argnums if isinstance(self.argnums, tuple) else (self.argnums,)
+
+    @property
+    def planned(self) -> tuple[object, ...]:
+        """What a plan depends on."""
+        return (self.argnums, self.batch_dims, self.method, self.chunk_size, self.has_aux)
+
     def __post_init__(self) -> None:
-        numbers = self.argnums if isinstance(self.argnums, tuple) else (self.argnums,)
-        if not numbers or not all(_is_int(number) for number in numbers):
+        if not self.numbers or not all(_is_int(number) for number in self.numbers):
             raise ArgumentTypeError(f"argnums={self.argnums!r} is not an int or a non-empty tuple of ints")
         if not _is_int(self.batch_dims) or self.batch_dims < 0:
             raise ArgumentError(f"batch_dims={self.batch_dims!r} is not the number of leading sample axes, 0 or more")

@@ -6,6 +6,7 @@ operation inside the function forbids the first, is at the bottom; the routes th
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -79,7 +80,7 @@ class Plan:
     @property
     def rows(self) -> int:
         """How many rows it pushes or pulls through."""
-        inputs, outputs = Rows((), self.input_shapes).total, Rows((), self.outputs.shapes).total
+        inputs, outputs = _coordinates(self.input_shapes), _coordinates(self.outputs.shapes)
         if self.route in ("forward", "dual"):
             return inputs
         return outputs if self.wanted.order == 1 else outputs * inputs
@@ -87,9 +88,7 @@ class Plan:
     @property
     def cost(self) -> float:
         """Arithmetic in plain forwards: a pass forward or back counts one, a pass through a pass two."""
-        return _cost(
-            self.route, self.wanted.order, Rows((), self.input_shapes).total, Rows((), self.outputs.shapes).total
-        )
+        return _cost(self.route, self.wanted.order, self.input_shapes, self.outputs.shapes)
 
     def fell_back(self, error: Exception) -> Plan:
         """The plan without its first attempt, and why."""
@@ -97,7 +96,12 @@ class Plan:
         return replace(self, attempts=tuple(rest), settled=False, refused=(*self.refused, (failed, _first_line(error))))
 
 
-def _cost(route: str, order: int, inputs: int, outputs: int) -> float:
+def _coordinates(shapes: tuple[Shape, ...]) -> int:
+    return sum(map(math.prod, shapes))
+
+
+def _cost(route: str, order: int, input_shapes: tuple[Shape, ...], output_shapes: tuple[Shape, ...]) -> float:
+    inputs, outputs = _coordinates(input_shapes), _coordinates(output_shapes)
     if order == 1:
         return {"forward": 2 + inputs, "dual": 1 + 2 * inputs}.get(route, 1 + outputs)
     # Measured: a row of the forward route at second order costs about two and a half of the reverse one.
@@ -106,25 +110,25 @@ def _cost(route: str, order: int, inputs: int, outputs: int) -> float:
 
 def make_plan(request: Request, wanted: Wanted, outputs: Outputs, random: bool) -> Plan:
     """The cheapest route that the method allows first, then what can replace it."""
-    inputs_total = Rows((), request.input_shapes).total
-    outputs_total = Rows((), outputs.shapes).total
-    forward, reverse = (_cost(route, wanted.order, inputs_total, outputs_total) for route in ("forward", "reverse"))
+    forward, reverse = (
+        _cost(route, wanted.order, request.input_shapes, outputs.shapes) for route in ("forward", "reverse")
+    )
     method = request.options.method
-    if method != "auto":
-        reason = f"method={method!r} was asked for"
-    else:
-        method = "forward" if forward <= reverse else "reverse"
+    reason = f"method={method!r} was asked for"
+    if method == "auto":
         reason = f"forward would cost {forward:g} plain forwards, reverse {reverse:g}"
     # Dual after autograd: it is the only one of the two that works inside another transform, and the worse outside.
     pullbacks, last_resorts = {
         "forward": (["forward"], ["dual"]),
         "reverse": (["reverse"], ["autograd"]),
-        "auto": (["forward", "reverse"] if method == "forward" else ["reverse", "forward"], ["autograd", "dual"]),
-    }[request.options.method]
+        "auto": (["forward", "reverse"] if forward <= reverse else ["reverse", "forward"], ["autograd", "dual"]),
+    }[method]
     attempts = [
         *(Attempt(route, vectorised) for vectorised in (True, False) for route in pullbacks),
-        *(Attempt(route, vectorised) for route in last_resorts for vectorised in (True, False)[route == "autograd" :]),
+        *(Attempt(route, vectorised) for route in last_resorts for vectorised in (True, False)),
     ]
+    # Its rows are never under vmap.
+    attempts = [attempt for attempt in attempts if attempt != Attempt("autograd", True)]
     return Plan(wanted, outputs, request.input_shapes, tuple(attempts), reason, random)
 
 
@@ -178,7 +182,7 @@ def _find(request: Request, wanted: Wanted) -> tuple[Plan, Draw | None]:
     independent = independence.standing(request)
     if plan is not None and independent is not None:
         request.expected = plan.outputs
-        return replace(plan, independence=independent), None
+        return plan if plan.independence == independent else replace(plan, independence=independent), None
     draw = Draw.capture(request.leaves)
     values, random = _look(request, draw)
     if plan is None or plan.outputs != request.outputs:
@@ -192,9 +196,7 @@ def _look(request: Request, draw: Draw) -> tuple[tuple[torch.Tensor, ...], bool]
     """The outputs of a plain forward, and whether it drew random numbers; refuses what is no batch of samples."""
     request.expected = None
     try:
-        with torch.no_grad():
-            values, _ = request.evaluate(*(leaf.detach() for leaf in request.leaves), others_copied=True)
-        return values, not draw.is_now()
+        return request.values(request.leaves), not draw.is_now()
     except RuntimeError as error:
         if inside_transform() and not isinstance(error, JacfuncError):
             raise UnsupportedOperationError(
@@ -214,8 +216,7 @@ def _planned(request: Request, wanted: Wanted, random: bool) -> Plan:
 
 
 def _plan_signature(request: Request, wanted: Wanted) -> tuple[object, ...]:
-    options = replace(request.options, return_value=False, check=True)
-    return (wanted.name, options, request.signature)
+    return (wanted.name, request.options.planned, request.signature)
 
 
 def _remember(request: Request, plan: Plan) -> None:
@@ -255,7 +256,7 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
     route = ROUTES[attempt.route]
     evaluation = route.first_order(task) if plan.wanted.order == 1 else route.second_order(task)
     results = {} if limit is not None else {pair: entry.result() for pair, entry in entries.items()}
-    return Outcome(replace(plan, settled=True), results, evaluation)
+    return Outcome(plan if plan.settled else replace(plan, settled=True), results, evaluation)
 
 
 def _no_route(plan: Plan) -> str:

@@ -13,6 +13,8 @@ from .errors import ArgumentTypeError, JacfuncError, ShapeError
 
 Shape = tuple[int, ...]
 Modules = Callable[[], Sequence[nn.Module]]
+Problem = tuple[type[JacfuncError], str]
+"""The class of an error, and what it says after the path of the leaf."""
 
 
 def check_inputs(leaves: Sequence[Any], structure: trees.Structure, position: int, batch_dims: int) -> None:
@@ -20,64 +22,65 @@ def check_inputs(leaves: Sequence[Any], structure: trees.Structure, position: in
     root = f"args[{position}]"
     if not leaves:
         raise ArgumentTypeError(f"{root} holds no tensor; argnums must select a tree of floating-point tensors")
-    for index, leaf in enumerate(leaves):
-        error = _input_error(leaf, lambda index=index: structure.paths(root)[index], batch_dims)  # type: ignore[misc]
-        if error is not None:
-            raise error
+    _refuse_first(leaves, structure, root, lambda leaf: _input_problem(leaf, batch_dims))
 
 
 def check_outputs(leaves: Sequence[Any], structure: trees.Structure, batch: Shape, modules: Modules) -> None:
     """Refuse an output that is no tree of floating-point tensors with the batch in front."""
     if not leaves:
         raise ArgumentTypeError("f returned no tensor; it must return a tensor or a tree of tensors")
+    _refuse_first(leaves, structure, "output", lambda leaf: _output_problem(leaf, batch, modules))
+
+
+def _refuse_first(
+    leaves: Sequence[Any], structure: trees.Structure, root: str, problem_of: Callable[[Any], Problem | None]
+) -> None:
     for index, leaf in enumerate(leaves):
-        error = _output_error(leaf, lambda index=index: structure.paths("output")[index], batch, modules)  # type: ignore[misc]
-        if error is not None:
-            raise error
+        problem = problem_of(leaf)
+        if problem is not None:
+            kind, text = problem
+            raise kind(f"{structure.paths(root)[index]} {text}")
 
 
-def _input_error(leaf: Any, path: Callable[[], str], batch_dims: int) -> JacfuncError | None:
+def _input_problem(leaf: Any, batch_dims: int) -> Problem | None:
     if not isinstance(leaf, torch.Tensor):
-        return ArgumentTypeError(f"{path()} is a {type(leaf).__name__}, not a tensor; {_way_out(leaf)}")
+        return ArgumentTypeError, (f"is a {type(leaf).__name__}, not a tensor; {_way_out(leaf)}")
     if leaf.is_complex():
-        return ArgumentTypeError(f"{path()} is complex ({leaf.dtype}); pass its real view (torch.view_as_real) instead")
+        return ArgumentTypeError, (f"is complex ({leaf.dtype}); pass its real view (torch.view_as_real) instead")
     if not leaf.is_floating_point():
-        return ArgumentTypeError(
-            f"{path()} has dtype {leaf.dtype}, which cannot be differentiated; convert it with .to(torch.float32)"
+        return ArgumentTypeError, (
+            f"has dtype {leaf.dtype}, which cannot be differentiated; convert it with .to(torch.float32)"
         )
     if leaf.layout != torch.strided:
-        return ArgumentTypeError(f"{path()} has layout {leaf.layout}; convert it with .to_dense()")
+        return ArgumentTypeError, (f"has layout {leaf.layout}; convert it with .to_dense()")
     if leaf.dim() < batch_dims:
-        return ShapeError(
-            f"{path()} has shape {tuple(leaf.shape)}, too few axes for batch_dims={batch_dims}; "
-            "for one sample use batch_dims=0"
+        return ShapeError, (
+            f"has shape {tuple(leaf.shape)}, too few axes for batch_dims={batch_dims}; for one sample use batch_dims=0"
         )
     return None
 
 
-def _output_error(leaf: Any, path: Callable[[], str], batch: Shape, modules: Modules) -> JacfuncError | None:
+def _output_problem(leaf: Any, batch: Shape, modules: Modules) -> Problem | None:
     if not isinstance(leaf, torch.Tensor):
-        return ArgumentTypeError(
-            f"{path()} is a {type(leaf).__name__}, not a tensor; return it as aux (has_aux=True), or {_way_out(leaf)}"
+        return ArgumentTypeError, (
+            f"is a {type(leaf).__name__}, not a tensor; return it as aux (has_aux=True), or {_way_out(leaf)}"
         )
     if leaf.is_complex():
-        return ArgumentTypeError(
-            f"{path()} is complex ({leaf.dtype}); return its real view (torch.view_as_real) instead"
-        )
+        return ArgumentTypeError, (f"is complex ({leaf.dtype}); return its real view (torch.view_as_real) instead")
     if not leaf.is_floating_point():
-        return ArgumentTypeError(
-            f"{path()} has dtype {leaf.dtype}, which cannot be differentiated; return it as aux (has_aux=True)"
+        return ArgumentTypeError, (
+            f"has dtype {leaf.dtype}, which cannot be differentiated; return it as aux (has_aux=True)"
         )
     shape = tuple(leaf.shape)
     if shape[: len(batch)] == batch:
         return None
     if not shape:
-        return ShapeError(
-            f"{path()} is a scalar, but a batch of {batch} samples went in; return one value for each sample instead "
+        return ShapeError, (
+            f"is a scalar, but a batch of {batch} samples went in; return one value for each sample instead "
             "of reducing over the batch, or use batch_dims=0 for one sample"
         )
-    return ShapeError(
-        f"{path()} has shape {shape}, whose first axes are not the batch {batch} of the input; return one result for "
+    return ShapeError, (
+        f"has shape {shape}, whose first axes are not the batch {batch} of the input; return one result for "
         f"each sample{_batch_first_hint(modules())}, or set batch_dims"
     )
 

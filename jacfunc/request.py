@@ -92,8 +92,7 @@ class Request:
 
     def _positions(self) -> Iterator[int]:
         count, seen = len(self.args), set()
-        numbers = self.options.argnums if isinstance(self.options.argnums, tuple) else (self.options.argnums,)
-        for number in numbers:
+        for number in self.options.numbers:
             position = number + count if number < 0 else number
             if not 0 <= position < count:
                 raise ArgumentError(
@@ -181,6 +180,12 @@ class Request:
         if self.expected is not None and self.expected != self.outputs:
             raise OutputsChangedError
         return tuple(flat), aux
+
+    def values(self, leaves: Sequence[torch.Tensor]) -> Tensors:
+        """The outputs of a plain forward at these leaves, without a graph, nothing of the caller's changed."""
+        with torch.no_grad():
+            outputs, _ = self.evaluate(*(leaf.detach() for leaf in leaves), others_copied=True)
+        return outputs
 
     def _modules(self) -> list[nn.Module]:
         return [] if tracing() else list(self.captured.tree())

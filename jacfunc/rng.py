@@ -27,7 +27,11 @@ class Draw:
     @classmethod
     def capture(cls, tensors: Iterable[torch.Tensor] = ()) -> Draw:
         """The state now, of the CPU and of the CUDA devices on which ``tensors`` live."""
-        devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
+        return cls.now({tensor.device for tensor in tensors if tensor.device.type == "cuda"})
+
+    @classmethod
+    def now(cls, devices: Iterable[torch.device]) -> Draw:
+        """The state now, of the CPU and of these CUDA devices."""
         return cls(
             torch.get_rng_state(),
             {device: torch.cuda.get_rng_state(device) for device in devices},
@@ -53,7 +57,7 @@ class Draw:
 @contextmanager
 def replaying(draw: Draw) -> Iterator[None]:
     """Run the body from ``draw`` and leave the generators as they were found before it."""
-    found = Draw.capture(torch.empty(0, device=device) for device in draw.cuda)
+    found = Draw.now(draw.cuda)
     draw.restore()
     try:
         yield

@@ -6,11 +6,12 @@ eagerly and under ``.backward()``; inside another transform it cannot work, and 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
 
+from ..entries import joined, own_coordinates
+from ..rows import Rows
 from .task import Evaluation, Task, Tensors
 
 NAME = "autograd"
@@ -70,14 +71,14 @@ def _gradients(outputs: Sequence[torch.Tensor], leaves: Tensors, cotangents: Ten
 
 def _diagonal(leaf: torch.Tensor, gradient: torch.Tensor, batch_dims: int, recorded: bool) -> torch.Tensor:
     """``(1, numel(I), *batch)``: the derivative of each coordinate of the gradient by the same coordinate."""
-    batch, size = leaf.shape[:batch_dims], math.prod(leaf.shape[batch_dims:])
+    batch = tuple(leaf.shape[:batch_dims])
+    rows = Rows(batch, (tuple(leaf.shape[batch_dims:]),))
     coordinates = []
-    for index in range(size):
-        row = leaf.new_zeros((*batch, size))
-        row[..., index] = 1
-        (second,) = _gradients([gradient], (leaf,), (row.reshape(leaf.shape),), recorded)
-        coordinates.append(second.reshape(*batch, size)[..., index])
-    return torch.stack(coordinates)[None] if coordinates else leaf.new_zeros((1, 0, *batch))
+    for start, stop in rows.chunks(1):
+        (row,) = rows.basis(start, stop, (leaf,))
+        (second,) = _gradients([gradient], (leaf,), (row[0],), recorded)
+        coordinates.append(own_coordinates(second[None], batch, start))
+    return joined(coordinates)[None] if coordinates else leaf.new_zeros((1, 0, *batch))
 
 
 def _released(outputs: Tensors, aux: Tensors, recorded: bool) -> Evaluation:

@@ -14,7 +14,6 @@ from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.func import jvp
 
 from ..slots import locked
-from .forward import fill_columns
 from .task import Evaluation, Task, Tensors
 
 NAME = "dual"
@@ -37,7 +36,7 @@ def first_order(task: Task) -> Evaluation:
         return pushed, outputs, aux
 
     with locked():
-        return fill_columns(task, along)
+        return task.swept_columns(along)
 
 
 def second_order(task: Task) -> Evaluation:
@@ -52,4 +51,4 @@ def second_order(task: Task) -> Evaluation:
         return seconds, outputs, aux
 
     with locked():
-        return fill_columns(task, along)
+        return task.swept_columns(along)

@@ -11,12 +11,11 @@ reverse mode goes by the dual route instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from ..rows import flattened, through
+from ..rows import through
 from .linear import pullback, pushforward, verify_transpose
 from .task import Evaluation, Task, Tensors
 
@@ -46,17 +45,4 @@ def second_order(task: Task) -> Evaluation:
         firsts, pull, (outputs, aux) = pullback(first, *task.leaves)
         return pushforward(pull, firsts)(*tangents), outputs, aux
 
-    return fill_columns(task, along)
-
-
-def fill_columns(task: Task, along: Callable[..., tuple[Tensors, Tensors, Tensors]]) -> Evaluation:
-    """Fill the entries with what ``along`` gives for each row, and keep the value that comes with the first."""
-    evaluation = None
-    for start, stop in task.evaluations(task.input_chunks()):
-        basis = task.inputs.basis(start, stop, task.leaves)
-        flat, grouped = flattened(along)
-        tangents, outputs, aux = grouped(through(flat, basis, task.vectorised))
-        task.take_columns(start, stop, tangents)
-        # The value does not depend on the row, so any row's will do.
-        evaluation = evaluation or Evaluation(tuple(t[0] for t in outputs), tuple(t[0] for t in aux))
-    return evaluation or Evaluation(*task.evaluate(*task.leaves))
+    return task.swept_columns(along)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..entries import joined, own_coordinates
-from ..rows import flattened, through
+from ..rows import through
 from .linear import pullback
 from .task import Evaluation, Task, Tensors
 
@@ -28,14 +28,10 @@ def second_order(task: Task) -> Evaluation:
     ``f`` is evaluated once for each chunk of output rows; ``chunk_size`` bounds the pairs of rows in flight.
     """
     outer = task.chunk_size and max(1, task.chunk_size // max(task.inputs.total, 1))
-    evaluation = None
-    for start, stop in task.evaluations(task.outputs.chunks(outer)):
-        along, grouped = flattened(lambda *cotangents: _second_gradients(task, cotangents))
-        basis = task.outputs.basis(start, stop, [task.leaves[0]] * len(task.outputs.shapes))
-        cells, outputs, aux = grouped(through(along, basis, task.vectorised))
-        task.take_cells(start, stop, cells)
-        evaluation = evaluation or Evaluation(tuple(t[0] for t in outputs), tuple(t[0] for t in aux))
-    return evaluation or Evaluation(*task.evaluate(*task.leaves))
+    like = [task.leaves[0]] * len(task.outputs.shapes)  # the outputs are not known before their evaluation
+    return task.swept(
+        lambda *cotangents: _second_gradients(task, cotangents), task.outputs, outer, like, task.take_cells
+    )
 
 
 def _second_gradients(task: Task, cotangents: Tensors) -> tuple[Tensors, Tensors, Tensors]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from ..errors import UnsupportedOperationError
 from ..levels import tracing
 from ..rng import Draw
-from ..rows import Rows
+from ..rows import Rows, flattened, through
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -49,6 +49,28 @@ class Task:
             if index and self.draw is not None:
                 self.draw.restore()
             yield chunk
+
+    def swept(
+        self,
+        along: Callable[..., tuple[Tensors, Tensors, Tensors]],
+        rows: Rows,
+        chunk_size: int | None,
+        like: Sequence[torch.Tensor],
+        take: Callable[[int, int, Tensors], None],
+    ) -> Evaluation:
+        """Let ``take`` have the derivatives that ``along``, which evaluates f, gives with outputs and aux for each row."""
+        evaluation = None
+        for start, stop in self.evaluations(rows.chunks(chunk_size)):
+            flat, grouped = flattened(along)
+            derivatives, outputs, aux = grouped(through(flat, rows.basis(start, stop, like), self.vectorised))
+            take(start, stop, derivatives)
+            # The value does not depend on the row, so any row's will do.
+            evaluation = evaluation or Evaluation(tuple(t[0] for t in outputs), tuple(t[0] for t in aux))
+        return evaluation or Evaluation(*self.evaluate(*self.leaves))
+
+    def swept_columns(self, along: Callable[..., tuple[Tensors, Tensors, Tensors]]) -> Evaluation:
+        """The same for the rows of the input, whose derivatives are columns."""
+        return self.swept(along, self.inputs, self.chunk_size, self.leaves, self.take_columns)
 
     def take_columns(self, start: int, stop: int, tangents: Tensors) -> None:
         """Hand the derivatives along input rows ``start`` to ``stop`` to the entries."""
