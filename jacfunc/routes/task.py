@@ -58,7 +58,7 @@ class Task:
         like: Sequence[torch.Tensor],
         take: Callable[[int, int, Tensors], None],
     ) -> Evaluation:
-        """Let ``take`` have the derivatives that ``along``, which evaluates f, gives with outputs and aux for each row."""
+        """Let ``take`` have what ``along``, which evaluates f, gives for each row: derivatives, outputs and aux."""
         evaluation = None
         for start, stop in self.evaluations(rows.chunks(chunk_size)):
             flat, grouped = flattened(along)
