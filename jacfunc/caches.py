@@ -6,6 +6,7 @@ arguments; entries vanish with the objects they speak of.  What the remembered t
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import weakref
@@ -64,6 +65,8 @@ class Memory:
 
     def forget(self, function: Hashable) -> None:
         """Drop all that is known of one function."""
+        if LOCK is None:  # called back for a function that dies with the interpreter, whose globals are gone
+            return
         with LOCK:
             self._entries.pop(function, None)
 
@@ -81,6 +84,9 @@ PLANS = Memory()
 
 INDEPENDENT = Memory()
 """Functions and signatures whose samples were found independent (``independence.py``)."""
+
+CHECKS = itertools.count()
+"""Counts the checks of independence, so that each of them cuts the samples differently."""
 
 INVENTORIES = Memory()
 """Where a module that a function closes over keeps its tensors (``slots.py``)."""

@@ -11,10 +11,13 @@ import types
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
+
+from .rng import GENERATORS
 
 Shape = tuple[int, ...]
 Values = (int, float, complex, str, bytes, bool, type(None), Enum, torch.dtype, torch.device)
@@ -37,6 +40,7 @@ class Captured:
     key: Hashable = None
     parts: list[object] = field(default_factory=list)
     modules: list[nn.Module] = field(default_factory=list)
+    random: list[Any] = field(default_factory=list)
     rememberable: bool = True
 
     @classmethod
@@ -49,6 +53,11 @@ class Captured:
     def training(self) -> tuple[bool, ...]:
         """The mode of every module in the function."""
         return tuple(module.training for module in self.tree())
+
+    def generators(self) -> Iterator[Any]:
+        """The function's own random generators, those that its modules hold among them."""
+        held = chain.from_iterable(vars(module).values() for module in self.tree())
+        yield from {id(item): item for item in chain(self.random, held) if isinstance(item, GENERATORS)}.values()
 
     def tree(self) -> Iterator[nn.Module]:
         """Every module in the function and below it."""
@@ -69,6 +78,9 @@ class _Walk:
             return tensor_signature(item, self.batch)
         if isinstance(item, types.ModuleType):
             return item.__name__
+        if isinstance(item, GENERATORS):
+            self.captured.random.append(item)
+            return type(item).__name__
         if id(item) in self.seen or depth > DEPTH:
             return ("again", self.seen.get(id(item)))
         self.seen[id(item)] = len(self.seen)
@@ -118,6 +130,8 @@ class _Walk:
         # An object's own attributes may hold modules, whose buffers have to be protected as well.
         if not isinstance(item, type):
             for value in getattr(item, "__dict__", {}).values():
+                if isinstance(value, GENERATORS):
+                    self.captured.random.append(value)
                 if isinstance(value, nn.Module) and id(value) not in self.seen:
                     self.seen[id(value)] = len(self.seen)
                     self.captured.modules.append(value)

@@ -18,7 +18,7 @@ from .errors import ArgumentTypeError
 from .levels import inside_transform
 from .plan import Plan, run
 from .request import Request, requested
-from .rng import Draw, replaying
+from .rng import replaying
 from .transforms import Transform
 from .trees import tensors
 
@@ -148,7 +148,7 @@ def _forward_bytes(request: Request) -> tuple[int, int]:
         size = sum(leaf.numel() * leaf.element_size() for leaf in request.leaves)
         return size, size
     recorder = _Recorder()
-    draw = Draw.capture(request.leaves)
+    draw = request.draw()
     with recorder, replaying(draw):
         request.evaluate(*request.leaves, others_copied=True)
     return recorder.total, recorder.widest

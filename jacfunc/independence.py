@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -29,6 +30,7 @@ UNCHECKED = "not checked: check=False"
 ONE_SAMPLE = "nothing to check: at most one sample"
 UNSEEN = "not checked: values cannot be looked at under torch.func.vmap"
 TRACED = "not checked: values cannot be looked at under torch.compile"
+BLIND = "not decided: no output is finite"
 UNDECIDED = "not decided: f failed on the replaced samples or is not reproducible"
 
 SEED = 20190613
@@ -58,40 +60,74 @@ def _signature(request: Request) -> object:
 def check(request: Request, outputs: Tensors, draw: Draw) -> str:
     """Probe the function around ``outputs``, its values at the request's leaves, and remember the finding."""
     thirds = _thirds(math.prod(request.batch))
-    probed = _probe(request, thirds, draw)
-    moved = probed and _moved_in_a_third((outputs, *probed), thirds, len(request.batch))
-    if moved:
-        again = evaluated(request, request.leaves, draw)
-        if _first_moved(outputs, again, thirds >= 0, len(request.batch)) is None:
-            raise CoupledSamplesError(_message(request, *moved))
-        _warn("gives other values when it is evaluated again under the same random state")
-    finding = UNDECIDED if moved or probed is None else CHECKED
+    probes = _probe(request, thirds, draw)
+    finding = UNDECIDED if probes is None else CHECKED
+    if probes is not None:
+        moved = _moved_in_a_third((outputs, *(probe.outputs for probe in probes)), thirds, len(request.batch))
+        if moved:
+            again = evaluated(request, request.leaves, draw)
+            doubt = _doubt(outputs, again, probes, len(request.batch))
+            if doubt is None:
+                raise CoupledSamplesError(_message(request, *moved))
+            _warn(doubt)
+            finding = UNDECIDED
+    if not _any_finite(outputs):
+        return BLIND
     if request.captured.rememberable:
         caches.INDEPENDENT.put(request.captured.key, request.captured.parts, _signature(request), finding)
     return finding
 
 
+def _doubt(outputs: Tensors, again: Evaluated, probes: Sequence[Evaluated], batch_dims: int) -> str | None:
+    """Why an output that moved proves nothing: the function is not the same at two evaluations."""
+    everything = torch.ones(math.prod(outputs[0].shape[:batch_dims]), dtype=torch.bool)
+    if _first_moved(outputs, again.outputs, everything, batch_dims) is not None:
+        return "gives other values when it is evaluated again under the same random state"
+    if not all(again.end.same_as(probe.end) for probe in probes):
+        return "draws more random numbers for some values than for others (rrelu, Gamma)"
+    return None
+
+
+def _any_finite(outputs: Tensors) -> bool:
+    return any(bool(output.isfinite().any()) for output in outputs) or not any(output.numel() for output in outputs)
+
+
 def probe_now(request: Request) -> bool:
     """Check whatever was found before; True unless the samples are coupled."""
-    draw = Draw.capture(request.leaves)
-    outputs = evaluated(request, request.leaves, draw)
+    draw = request.draw()
+    outputs = evaluated(request, request.leaves, draw).outputs
     return math.prod(request.batch) < 2 or check(request, outputs, draw) == CHECKED
 
 
-def evaluated(request: Request, leaves: Tensors, draw: Draw) -> tuple[torch.Tensor, ...]:
+class Evaluated(NamedTuple):
+    """Outputs, and where the random generators stood after them."""
+
+    outputs: tuple[torch.Tensor, ...]
+    end: Draw
+
+
+def evaluated(request: Request, leaves: Tensors, draw: Draw) -> Evaluated:
     """The outputs at these leaves from one random draw."""
     with replaying(draw):
-        return request.values(leaves)
+        return Evaluated(request.values(leaves), draw.now())
 
 
 def _thirds(count: int) -> torch.Tensor:
-    """A third for each sample, 0 to 2, at random and of nearly equal size."""
-    shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(SEED))
-    return torch.empty_like(shuffled).index_copy_(0, shuffled, torch.arange(count) % 3)
+    """A third for each sample, 0 to 2, at random, other ones at every check.
+
+    At most one size is even: pairs of samples that influence one another must not fit into the thirds.
+    """
+    sizes = [(count + 2 - third) // 3 for third in range(3)]
+    even = [third for third in range(3) if sizes[third] % 2 == 0]
+    if len(even) > 1:
+        sizes[even[0]] += 1
+        sizes[even[-1]] -= 1
+    generator = torch.Generator().manual_seed(SEED + next(caches.CHECKS))
+    return torch.arange(3).repeat_interleave(torch.tensor(sizes))[torch.randperm(count, generator=generator)]
 
 
-def _probe(request: Request, thirds: torch.Tensor, draw: Draw) -> tuple[Tensors, Tensors] | None:
-    """Outputs with all but third 0 replaced, then all but third 1; None if the function refuses all replacements."""
+def _probe(request: Request, thirds: torch.Tensor, draw: Draw) -> tuple[Evaluated, Evaluated] | None:
+    """The function with all but third 0 replaced, then all but third 1; None if it refuses all replacements."""
     for outliers in (True, False):
         generator = torch.Generator().manual_seed(SEED)
         new = [_replacement(leaf.detach(), len(thirds), outliers, generator) for leaf in request.leaves]
@@ -107,8 +143,8 @@ def _probe(request: Request, thirds: torch.Tensor, draw: Draw) -> tuple[Tensors,
     return None
 
 
-def _evaluated_with(request: Request, new: Tensors, mask: torch.Tensor, draw: Draw) -> Tensors:
-    """The outputs with the masked samples new."""
+def _evaluated_with(request: Request, new: Tensors, mask: torch.Tensor, draw: Draw) -> Evaluated:
+    """The function with the masked samples new."""
     leaves = [
         torch.where(mask.to(leaf.device)[:, None], there, leaf.detach().reshape(len(mask), -1)).reshape(leaf.shape)
         for leaf, there in zip(request.leaves, new, strict=True)
@@ -124,11 +160,12 @@ def _replacement(leaf: torch.Tensor, count: int, outliers: bool, generator: torc
         return values
     # Uneven sizes, so that outliers above and below cannot cancel in a mean; every fifth sample is no outlier.
     size = torch.empty(values.shape).uniform_(5, 15, generator=generator)
-    factors = torch.tensor([1.0, -0.3, 1.0, -1.0, 0.0])
-    factor = factors[torch.arange(count) % len(factors)][torch.randperm(count, generator=generator)]
+    place = torch.randperm(count, generator=generator)[:, None]
+    directions = torch.tensor([1.0, -0.3, 1.0, -1.0])
+    factor = directions[(place + torch.arange(values.shape[1])) % len(directions)] * (place % 5 != 4)
     spread = (flat.amax(0) - flat.amin(0)).nan_to_num(1.0, 1.0, 1.0).clamp(min=1e-2)
     spread = spread + flat.abs().mean(0).nan_to_num(1.0, 1.0, 1.0)
-    return values + (size * factor[:, None]).to(values) * spread
+    return values + (size * factor).to(values) * spread
 
 
 def _moved_in_a_third(
@@ -180,8 +217,8 @@ def _cause(captured: Captured) -> str:
             if not_batch_first(module):
                 return f"{kind}{called} with batch_first=False: make it with batch_first=True"
     return (
-        "a mean, softmax, sort, cumsum or norm over the batch axis, BatchNorm in training mode, attention or an RNN "
-        "that is not batch_first, or a random operation that draws more numbers for some values (rrelu, Gamma)"
+        "a mean, softmax, sort, cumsum or norm over the batch axis, BatchNorm in training mode, or attention or an RNN "
+        "that is not batch_first"
     )
 
 

@@ -23,6 +23,7 @@ from .rng import Draw
 from .routes import ROUTES
 from .routes.task import Evaluation, Task
 from .rows import Rows
+from .slots import locked
 
 RETRIED = (RuntimeError, TypeError, ValueError)
 FATAL = (JacfuncError, torch.OutOfMemoryError)
@@ -148,22 +149,32 @@ def run(request: Request, wanted: Wanted, limit: int | None = None) -> Outcome:
     """Find the plan, run it, and remember what worked; ``limit`` bounds the rows for a trial."""
     if tracing():
         return _run_traced(request, wanted)
-    plan, draw = _find(request, wanted)
-    looked = draw is not None
-    if plan.random and draw is None:
-        draw = Draw.capture(request.leaves)
+    plan = _remembered(request, wanted)
+    try:
+        if plan is not None and not plan.random:
+            return _descend(plan, request, None, limit)
+        with locked():  # the generators belong to all threads: no other one may draw in between, or find them set back
+            if plan is not None:
+                return _descend(plan, request, request.draw(), limit)
+            return _descend(*_find(request, wanted), limit, looked=True)
+    except OutputsChangedError:
+        caches.PLANS.forget(request.captured.key)
+        return run(request, wanted, limit)
+
+
+def _descend(plan: Plan, request: Request, draw: Draw | None, limit: int | None, looked: bool = False) -> Outcome:
+    """Run the plan's attempts until one succeeds; ``looked`` after a plain forward has."""
     while plan.attempts:
         try:
             outcome = _attempt(plan, request, draw, limit)
         except OutputsChangedError:
-            caches.PLANS.forget(request.captured.key)
             if draw is not None:
                 draw.restore()
-            return run(request, wanted, limit)
+            raise
         except RETRIED as error:
             if isinstance(error, FATAL) and not isinstance(error, UnsupportedOperationError):
                 raise
-            draw = draw or Draw.capture(request.leaves)
+            draw = draw or request.draw()
             draw.restore()
             if not looked:  # an error of the function itself shows in a plain forward and surfaces as it is
                 _look(request, draw)
@@ -176,20 +187,25 @@ def run(request: Request, wanted: Wanted, limit: int | None = None) -> Outcome:
     raise UnsupportedOperationError(_no_route(plan))
 
 
-def _find(request: Request, wanted: Wanted) -> tuple[Plan, Draw | None]:
-    """The remembered plan, or a new one after a plain forward, whose random draw comes with it."""
+def _remembered(request: Request, wanted: Wanted) -> Plan | None:
+    """The plan for this function and signature, if there is one and the independence is settled as well."""
     plan: Plan | None = caches.PLANS.get(request.captured.key, _plan_signature(request, wanted))
     independent = independence.standing(request)
-    if plan is not None and independent is not None:
-        request.expected = plan.outputs
-        return plan if plan.independence == independent else replace(plan, independence=independent), None
-    draw = Draw.capture(request.leaves)
+    if plan is None or independent is None:
+        return None
+    request.expected = plan.outputs
+    return plan if plan.independence == independent else replace(plan, independence=independent)
+
+
+def _find(request: Request, wanted: Wanted) -> tuple[Plan, Request, Draw]:
+    """A plan after a plain forward, whose random draw comes with it."""
+    draw = request.draw()
     values, random = _look(request, draw)
+    plan: Plan | None = caches.PLANS.get(request.captured.key, _plan_signature(request, wanted))
     if plan is None or plan.outputs != request.outputs:
         plan = _planned(request, wanted, random)
-    if independent is None:
-        independent = independence.check(request, values, draw)
-    return replace(plan, independence=independent), draw
+    independent = independence.standing(request) or independence.check(request, values, draw)
+    return replace(plan, independence=independent), request, draw
 
 
 def _look(request: Request, draw: Draw) -> tuple[tuple[torch.Tensor, ...], bool]:

@@ -20,8 +20,10 @@ from .captured import Captured, tensor_signature
 from .errors import ArgumentError, ArgumentTypeError, ShapeError
 from .functional import FunctionalModule, LiveModule
 from .levels import recording, tracing
+from .operations import corrected
 from .options import Options
 from .refusals import check_inputs, check_outputs
+from .rng import GENERATORS, Draw
 from .slots import call_guarded
 
 Shape = tuple[int, ...]
@@ -155,6 +157,11 @@ class Request:
         leaves = tuple(tensor_signature(t, self.batch) if isinstance(t, torch.Tensor) else _plain(t) for t in tree)
         return (structure, leaves, self.captured.training())
 
+    def draw(self) -> Draw:
+        """The state of every random generator that the function may use."""
+        given = (leaf for leaf in trees.flatten((self.args, self.kwargs))[0] if isinstance(leaf, GENERATORS))
+        return Draw.capture(self.leaves, {id(item): item for item in [*self.captured.generators(), *given]}.values())
+
     # ---------------------------------------------------------------- the evaluation
 
     def evaluate(self, *leaves: torch.Tensor, others_copied: bool = False) -> tuple[Tensors, Tensors]:
@@ -170,7 +177,8 @@ class Request:
             kwargs = trees.copied(kwargs)
         for argument in self.arguments:
             args[argument.position] = argument.structure.build([leaf.clone() for leaf in leaves[argument.span]])
-        output = self._run(args, kwargs)
+        with corrected():
+            output = self._run(args, kwargs)
         aux: Tensors = ()
         if self.options.has_aux:
             output, aux = self._split_aux(output)

@@ -1,65 +1,96 @@
 """One draw of the random generators: saved, and replayed for dry runs, chunks and retries.
 
-Covers torch on the CPU and on the accelerators in use, numpy's global generator and Python's ``random``.
+Covers torch on the CPU and on the accelerators in use, numpy's global generator and Python's ``random``, and the
+generators that a function brings along, which ``captured.py`` finds.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+
+GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+Source = tuple[Callable[[], Any], Callable[[Any], None]]
+"""How to read the state of a generator, and how to set it."""
 
 
 @dataclass(frozen=True)
 class Draw:
     """The state of every generator at one moment."""
 
-    cpu: torch.Tensor
-    cuda: dict[torch.device, torch.Tensor]
-    numpy: Any
-    python: Any
+    sources: tuple[Source, ...]
+    states: tuple[Any, ...]
 
     @classmethod
-    def capture(cls, tensors: Iterable[torch.Tensor] = ()) -> Draw:
-        """The state now, of the CPU and of the CUDA devices on which ``tensors`` live."""
-        return cls.now({tensor.device for tensor in tensors if tensor.device.type == "cuda"})
-
-    @classmethod
-    def now(cls, devices: Iterable[torch.device]) -> Draw:
-        """The state now, of the CPU and of these CUDA devices."""
-        return cls(
-            torch.get_rng_state(),
-            {device: torch.cuda.get_rng_state(device) for device in devices},
-            np.random.get_state(),
-            random.getstate(),
+    def capture(cls, tensors: Iterable[torch.Tensor] = (), generators: Iterable[Any] = ()) -> Draw:
+        """The state now: global generators, CUDA ones where ``tensors`` live, and ``generators``."""
+        devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
+        sources: tuple[Source, ...] = (
+            (torch.get_rng_state, torch.set_rng_state),
+            (np.random.get_state, np.random.set_state),
+            (random.getstate, random.setstate),
+            *((partial(torch.cuda.get_rng_state, device), partial(_set_cuda, device)) for device in devices),
+            *map(_source, generators),
         )
+        return cls(sources, tuple(read() for read, _ in sources))
+
+    def now(self) -> Draw:
+        """The state of the same generators at this moment."""
+        return Draw(self.sources, tuple(read() for read, _ in self.sources))
 
     def is_now(self) -> bool:
-        """Whether torch's generators still are in this state."""
-        return torch.equal(self.cpu, torch.get_rng_state()) and all(
-            torch.equal(state, torch.cuda.get_rng_state(device)) for device, state in self.cuda.items()
-        )
+        """Whether every generator still is in this state."""
+        return self.same_as(self.now())
+
+    def same_as(self, other: Draw) -> bool:
+        """Whether both are the same states of the same generators."""
+        return _same(self.states, other.states)
 
     def restore(self) -> None:
         """Set every generator back, so that the next evaluation sees the same draw."""
-        torch.set_rng_state(self.cpu)
-        for device, state in self.cuda.items():
-            torch.cuda.set_rng_state(state, device)
-        np.random.set_state(self.numpy)
-        random.setstate(self.python)
+        for (_, write), state in zip(self.sources, self.states, strict=True):
+            write(state)
 
 
 @contextmanager
 def replaying(draw: Draw) -> Iterator[None]:
     """Run the body from ``draw`` and leave the generators as they were found before it."""
-    found = Draw.now(draw.cuda)
+    found = draw.now()
     draw.restore()
     try:
         yield
     finally:
         found.restore()
+
+
+def _source(generator: Any) -> Source:
+    if isinstance(generator, np.random.Generator):
+        bits = generator.bit_generator
+        return partial(getattr, bits, "state"), partial(setattr, bits, "state")
+    if isinstance(generator, random.Random):
+        return generator.getstate, generator.setstate
+    return generator.get_state, generator.set_state
+
+
+def _set_cuda(device: torch.device, state: torch.Tensor) -> None:
+    torch.cuda.set_rng_state(state, device)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
+    if isinstance(one, dict):
+        return all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, tuple):
+        return all(map(_same, one, other))
+    return bool(one == other)

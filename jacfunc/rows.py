@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch.func import vmap
 
+from .levels import inside_vmap
+
 Shape = tuple[int, ...]
 Tensors = tuple[torch.Tensor, ...]
 
@@ -78,16 +80,35 @@ class Rows:
         return tuple(basis)
 
 
-def through(linear: Callable[..., Tensors], rows: Tensors, vectorised: bool) -> Tensors:
-    """The results of a linear function for each of the rows, stacked in front; a single row needs no ``vmap``."""
+def through(linear: Callable[..., Tensors], rows: Tensors, vectorised: bool, verified: bool = False) -> Tensors:
+    """The results of a linear function for each of the rows, stacked in front; a single row needs no ``vmap``.
+
+    ``verified`` asks that the last row be computed on its own as well: some of torch's batching rules (that of the
+    backward of ``cdist``, say) give every row the result of the first.
+    """
     count = len(rows[0])
     if count == 1:
         return tuple(result[None] for result in linear(*(row[0] for row in rows)))
-    if vectorised:
-        results: Tensors = vmap(linear, randomness="same")(*rows)
-        return results
-    looped = [linear(*(row[index] for row in rows)) for index in range(count)]
-    return tuple(torch.stack(results) for results in zip(*looped, strict=True))
+    if not vectorised:
+        looped = [linear(*(row[index] for row in rows)) for index in range(count)]
+        return tuple(torch.stack(results) for results in zip(*looped, strict=True))
+    results: Tensors = vmap(linear, randomness="same")(*rows)
+    if verified and not inside_vmap():
+        last = linear(*(row[-1] for row in rows))
+        if not all(_agree(result[-1], alone) for result, alone in zip(results, last, strict=True)):
+            raise RuntimeError("an operation inside f gives other derivatives under torch.func.vmap than by itself")
+    return results
+
+
+def _agree(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Finite in the same places, and equal there but for rounding."""
+    tolerance = torch.finfo(one.dtype).eps ** 0.5
+    one, other = one.detach().double(), other.detach().double()
+    finite = one.isfinite() & other.isfinite()
+    size = torch.where(finite, other.abs(), 0.0)
+    scale = size.amax() if size.numel() else size.sum()
+    close = torch.where(finite, (one - other).abs() <= tolerance * scale, one.isfinite() == other.isfinite())
+    return bool(close.all())
 
 
 def flattened(

@@ -140,7 +140,6 @@ INDEPENDENT = {
     "gather": lambda x: x[:, [2, 0, 1]],
     "lookup": lambda x: x * TABLE[x.detach().abs().long()],
     "huge": lambda x: x * 1e200,
-    "nan": lambda x: x / (x - x),
     "sqrt of some negatives": torch.sqrt,
     "constant": torch.ones_like,
     "random constant": lambda x: torch.rand_like(x),
@@ -231,9 +230,25 @@ def test_unchecked_coupling_is_the_users_own_affair():
 
 
 def test_irreproducible_functions_warn():
-    generator = torch.Generator().manual_seed(0)
+    calls = iter(range(1000))
     with pytest.warns(IndependenceWarning, match="evaluated again"):
-        diag_jac(lambda x: x + torch.rand(x.shape, generator=generator))(batch())
+        diag_jac(lambda x: x + next(calls))(batch())
+
+
+@pytest.mark.parametrize("f", [nn.RReLU(), lambda x: F.rrelu(x, training=True).sin()], ids=["module", "function"])
+def test_functions_that_draw_more_numbers_for_some_values_warn(f):
+    with pytest.warns(IndependenceWarning, match="draws more random numbers for some values"):
+        derivative = diag_jac(f)(batch())
+    assert bool((derivative != 0).all())
+
+
+def test_without_a_finite_output_nothing_is_decided_or_remembered():
+    f = lambda x: x / x.sum(0, keepdim=True)
+    blind = torch.full((4, 3), torch.nan, dtype=torch.float64)
+    assert not check_independent(f)(blind)
+    assert diag_jac(f)(blind).isnan().all()
+    with pytest.raises(CoupledSamplesError):
+        diag_jac(f)(batch(4))
 
 
 def test_functions_that_refuse_every_replacement_warn():

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from ..rows import through
 from .linear import pullback, pushforward, verify_transpose
 from .task import Evaluation, Task, Tensors
 
@@ -29,7 +28,7 @@ def first_order(task: Task) -> Evaluation:
     if task.verified:
         verify_transpose(pull, push, task.leaves, outputs)
     for start, stop in task.input_chunks():
-        tangents = through(push, task.inputs.basis(start, stop, task.leaves), task.vectorised)
+        tangents = task.through(push, task.inputs.basis(start, stop, task.leaves))
         task.take_columns(start, stop, tangents)
     return Evaluation(outputs, aux)
 

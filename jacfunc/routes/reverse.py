@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from ..entries import joined, own_coordinates
-from ..rows import through
 from .linear import pullback
 from .task import Evaluation, Task, Tensors
 
@@ -18,7 +17,7 @@ def first_order(task: Task) -> Evaluation:
     """Fill the entries by rows; ``f`` is evaluated once."""
     outputs, pull, aux = pullback(task.evaluate, *task.leaves)
     for start, stop in task.outputs.chunks(task.chunk_size):
-        task.take_rows(start, stop, through(pull, task.outputs.basis(start, stop, outputs), task.vectorised))
+        task.take_rows(start, stop, task.through(pull, task.outputs.basis(start, stop, outputs)))
     return Evaluation(outputs, aux)
 
 
@@ -45,7 +44,7 @@ def _second_gradients(task: Task, cotangents: Tensors) -> tuple[Tensors, Tensors
 
     parts: list[list[torch.Tensor]] = [[] for _ in task.leaves]
     for start, stop in task.input_chunks():
-        hessian = through(pull, task.inputs.basis(start, stop, task.leaves), task.vectorised)
+        hessian = task.through(pull, task.inputs.basis(start, stop, task.leaves))
         for segment in task.inputs.segments(start, stop):
             block = hessian[segment.leaf][segment.where]
             parts[segment.leaf].append(own_coordinates(block, task.inputs.batch, segment.start))

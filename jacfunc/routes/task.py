@@ -38,17 +38,9 @@ class Task:
         """The chunks of the rows of the input."""
         return self.inputs.chunks(self.chunk_size)
 
-    def evaluations(self, chunks: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        """Chunks of which each evaluates the function anew: all of them see the same random draw."""
-        for index, chunk in enumerate(chunks):
-            if index and tracing():
-                raise UnsupportedOperationError(
-                    "chunk_size makes this derivative evaluate f several times, which torch.compile cannot do with one "
-                    "random draw; compile it without chunk_size"
-                )
-            if index and self.draw is not None:
-                self.draw.restore()
-            yield chunk
+    def through(self, linear: Callable[..., Tensors], rows: Tensors) -> Tensors:
+        """The results of a linear function for each of the rows."""
+        return through(linear, rows, self.vectorised, self.verified)
 
     def swept(
         self,
@@ -59,14 +51,30 @@ class Task:
         take: Callable[[int, int, Tensors], None],
     ) -> Evaluation:
         """Let ``take`` have what ``along``, which evaluates f, gives for each row: derivatives, outputs and aux."""
+        chunks = list(rows.chunks(chunk_size))
+        if len(chunks) > 1 and tracing():
+            raise UnsupportedOperationError(
+                "chunk_size makes this derivative evaluate f several times, which torch.compile cannot do with one "
+                "random draw; compile it without chunk_size"
+            )
         evaluation = None
-        for start, stop in self.evaluations(rows.chunks(chunk_size)):
-            flat, grouped = flattened(along)
-            derivatives, outputs, aux = grouped(through(flat, rows.basis(start, stop, like), self.vectorised))
+        flat, grouped = flattened(self._redrawn(along))
+        for start, stop in chunks:
+            derivatives, outputs, aux = grouped(self.through(flat, rows.basis(start, stop, like)))
             take(start, stop, derivatives)
             # The value does not depend on the row, so any row's will do.
             evaluation = evaluation or Evaluation(tuple(t[0] for t in outputs), tuple(t[0] for t in aux))
         return evaluation or Evaluation(*self.evaluate(*self.leaves))
+
+    def _redrawn(self, along: Callable[..., Any]) -> Callable[..., Any]:
+        """``along`` with the same random draw at every call."""
+
+        def redrawn(*rows: torch.Tensor) -> Any:
+            if self.draw is not None:
+                self.draw.restore()
+            return along(*rows)
+
+        return redrawn
 
     def swept_columns(self, along: Callable[..., tuple[Tensors, Tensors, Tensors]]) -> Evaluation:
         """The same for the rows of the input, whose derivatives are columns."""
