@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .errors import ArgumentTypeError
 from .levels import inside_transform
+from .operations import Entry, Noting
 from .plan import Plan, run
 from .request import Request, requested
 from .rng import replaying
@@ -35,6 +36,7 @@ class Explanation:
     chunk_size: int | None
     forward_bytes: int
     widest_bytes: int
+    corrected: tuple[Entry, ...] = ()
 
     @property
     def rows_in_flight(self) -> int:
@@ -64,6 +66,7 @@ class Explanation:
             ("independence", plan.independence),
         ]
         items[4:4] = [(f"not {attempt}", reason) for attempt, reason in plan.refused]
+        items += [("corrected", str(entry)) for entry in self.corrected]
         return items
 
     def __str__(self) -> str:
@@ -117,9 +120,10 @@ def explain(transform: Transform) -> Callable[..., Explanation]:
     def explained(*args: Any, **kwargs: Any) -> Explanation:
         with requested(transform.transformed, transform.options, args, kwargs) as request, torch.no_grad():
             plan = run(request, transform.wanted, TRIAL_ROWS).plan
-            total, widest = _forward_bytes(request)
-            samples = math.prod(request.batch)
-            return Explanation(transform, plan, samples, transform.options.chunk_size, total, widest)
+            with Noting() as noting:
+                total, widest = _forward_bytes(request)
+            samples, corrected = math.prod(request.batch), tuple(noting.met.values())
+            return Explanation(transform, plan, samples, transform.options.chunk_size, total, widest, corrected)
 
     return explained
 
@@ -144,13 +148,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _forward_bytes(request: Request) -> tuple[int, int]:
     """Bytes of all results of one forward, and of the largest."""
+    recorder = _Recorder()
+    with recorder, replaying(request.draw()):
+        request.evaluate(*request.leaves, others_copied=True)
     if inside_transform():  # a dispatch mode does not see through wrapped tensors
         size = sum(leaf.numel() * leaf.element_size() for leaf in request.leaves)
         return size, size
-    recorder = _Recorder()
-    draw = request.draw()
-    with recorder, replaying(draw):
-        request.evaluate(*request.leaves, others_copied=True)
     return recorder.total, recorder.widest
 
 

@@ -11,7 +11,6 @@ from typing import Any, Literal, overload
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from .errors import ArgumentError, ArgumentTypeError, ParametersError
 from .slots import Inventory, Slot, call_with, held, locked
@@ -36,7 +35,6 @@ class FunctionalModule:
             self._look()
 
     def _look(self) -> None:
-        _refuse_lazy(self.module)
         self._inventory = Inventory.of(self.module)
         self._parameters = _first(self._inventory.parameters)
         self._buffers = _first(self._inventory.buffers)
@@ -142,12 +140,6 @@ def _first(slots: tuple[Slot, ...]) -> dict[str, Slot]:
     return first
 
 
-def _refuse_lazy(module: nn.Module) -> None:
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if is_lazy(tensor):
-            raise ArgumentError(f"the lazy parameter {name!r} has no shape yet; call the module on one batch first")
-
-
 def _refuse_filled(inventory: Inventory) -> None:
     """Refuse to return buffers that lack one which the forward has just made."""
     filled = [name for container, index, name in inventory.empty if container[index] is not None]
@@ -173,6 +165,10 @@ def _check(
             raise ParametersError(f"{argument} lacks the key {name!r}; pass every key that make_functional returned")
         if not isinstance(tensor, torch.Tensor):
             raise ParametersError(f"{argument}[{name!r}] is a {type(tensor).__name__}; a tensor was expected")
+        if tensor.is_floating_point() != own.is_floating_point():
+            raise ParametersError(
+                f"{argument}[{name!r}] has dtype {tensor.dtype}, but the module's has {own.dtype}; convert it with .to"
+            )
         if tensor.shape != own.shape and name not in resized:
             raise ParametersError(
                 f"{argument}[{name!r}] has shape {tuple(tensor.shape)}, but the module's has {tuple(own.shape)}; pass "
@@ -244,6 +240,8 @@ def make_functional(
     """
     if not isinstance(module, nn.Module):
         raise ArgumentTypeError(f"module is a {type(module).__name__}; make_functional takes an nn.Module")
+    if not isinstance(method, str):
+        raise ArgumentTypeError(f"method={method!r} is not the name of a method; pass a str")
     if not callable(getattr(module, method, None)):
         raise ArgumentTypeError(f"method={method!r} is not a callable attribute of {type(module).__name__}")
     for name, child in module.named_modules():

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from .levels import compiling
 
 Tensor = torch.Tensor
-ISSUES = "https://github.com/pytorch/pytorch/issues/"
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ class Entry:
     instead: Callable[..., Any]
     why: str
     issue: int | None = None
+
+    def __str__(self) -> str:
+        source = f" (pytorch issue {self.issue})" if self.issue else ""
+        return f"{self.name} is computed from simpler operations: {self.why}{source}"
 
 
 def _exactly(value: Tensor, expanded: Tensor) -> Tensor:
@@ -134,6 +138,32 @@ def _attention(
     return result
 
 
+def _multi_head_attention(*args: Any, **kwargs: Any) -> Any:
+    if compiling():  # which cannot trace the copy; the switch is one for all threads, or it would do for both
+        with sdpa_kernel(SDPBackend.MATH):
+            return F.multi_head_attention_forward(*args, **kwargs)
+    return _MULTI_HEAD(*args, **kwargs)
+
+
+def _with_inner(function: Any, **replaced: Callable[..., Any]) -> Callable[..., Any]:
+    """A Python function of torch with other functions in place of those that it calls by these names.
+
+    It no longer looks for modes, to which it would hand itself over again and for ever.
+    """
+    never = {name: _never for name in function.__globals__ if name.startswith("has_torch_function")}
+    inner = {**function.__globals__, **never, **replaced}
+    copied = FunctionType(function.__code__, inner, function.__name__, function.__defaults__)
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return copied
+
+
+def _never(*tensors: Any) -> bool:
+    return False
+
+
+_MULTI_HEAD = _with_inner(F.multi_head_attention_forward, scaled_dot_product_attention=_attention)
+
+
 def _constant(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach()
 
@@ -157,8 +187,8 @@ def _other_order(instead: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return replaced
 
 
-FORGETS = "its second derivative takes the statistics of the input for constants"
-NO_FLASH = "its flash kernel has neither a forward mode nor a second derivative"
+FORGETS = "torch's second derivative takes the statistics of the input for constants"
+NO_FLASH = "torch's flash kernel has neither a forward mode nor a second derivative"
 
 ENTRIES = (
     Entry("layer_norm", (F.layer_norm, torch.layer_norm), _layer_norm, FORGETS, 196700),
@@ -167,32 +197,10 @@ ENTRIES = (
     Entry("instance_norm", (F.instance_norm,), _instance_norm, FORGETS, 196699),
     Entry("instance_norm", (torch.instance_norm,), _other_order(_instance_norm), FORGETS, 196699),
     Entry("scaled_dot_product_attention", (F.scaled_dot_product_attention,), _attention, NO_FLASH),
+    Entry("scaled_dot_product_attention", (F.multi_head_attention_forward,), _multi_head_attention, NO_FLASH),
 )
 
 TABLE: Mapping[Any, Entry] = {function: entry for entry in ENTRIES for function in entry.functions}
-NAMES = frozenset(function.__name__ for function in TABLE)
-
-
-def _opened(function: FunctionType) -> Callable[..., Any]:
-    """A Python function of torch that calls operations of the table, such that the mode sees these calls.
-
-    As it is, it would hand itself to the mode again and for ever.
-    """
-    names = {name: _never for name in function.__globals__ if name.startswith("has_torch_function")}
-    opened = FunctionType(function.__code__, {**function.__globals__, **names}, None, function.__defaults__)
-    opened.__kwdefaults__ = function.__kwdefaults__
-    return opened
-
-
-def _never(*tensors: Any) -> bool:
-    return False
-
-
-OPENED = {
-    function: _opened(function)
-    for function in vars(F).values()
-    if type(function) is FunctionType and function not in TABLE and not NAMES.isdisjoint(function.__code__.co_names)
-}
 
 
 class Corrections(TorchFunctionMode):
@@ -201,11 +209,25 @@ class Corrections(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in TABLE:
-            return TABLE[func].instead(*args, **kwargs)
-        if func in OPENED:
-            with self:
-                return OPENED[func](*args, **kwargs)
+            return self.exchanged(TABLE[func], args, kwargs)
         return func(*args, **kwargs)
+
+    def exchanged(self, entry: Entry, args: Any, kwargs: Any) -> Any:
+        """The result of what the table has instead of the operation."""
+        return entry.instead(*args, **kwargs)
+
+
+class Noting(Corrections):
+    """Also keeps the entries that it met, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met: dict[str, Entry] = {}
+
+    def exchanged(self, entry: Entry, args: Any, kwargs: Any) -> Any:
+        """The same, noted."""
+        self.met[entry.name] = entry
+        return super().exchanged(entry, args, kwargs)
 
 
 def corrected() -> AbstractContextManager[Any]:

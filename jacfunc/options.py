@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, TypedDict
 
 from .errors import ArgumentError, ArgumentTypeError
@@ -59,6 +59,12 @@ class Options:
     def numbers(self) -> tuple[int, ...]:
         """The selected arguments, as a tuple also where ``argnums`` is an int."""
         return self.argnums if isinstance(self.argnums, tuple) else (self.argnums,)
+
+    def changed(self) -> list[str]:
+        """The keywords that are not as by default, as they are written."""
+        defaults = Options()
+        named = ((option.name, getattr(self, option.name)) for option in fields(self))
+        return [f"{name}={value!r}" for name, value in named if value != getattr(defaults, name)]
 
     @property
     def planned(self) -> tuple[object, ...]:

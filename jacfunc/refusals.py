@@ -29,30 +29,30 @@ def check_outputs(leaves: Sequence[Any], structure: trees.Structure, batch: Shap
     """Refuse an output that is no tree of floating-point tensors with the batch in front."""
     if not leaves:
         raise ArgumentTypeError("f returned no tensor; it must return a tensor or a tree of tensors")
-    _refuse_first(leaves, structure, "output", lambda leaf: _output_problem(leaf, batch, modules))
+    others = any(_output_problem(leaf, batch, modules) is None for leaf in leaves)
+    wanted_only = ", or return only what is wanted, as in lambda x: f(x)[0]" if others else ""
+    _refuse_first(leaves, structure, "output", lambda leaf: _output_problem(leaf, batch, modules), wanted_only)
 
 
 def _refuse_first(
-    leaves: Sequence[Any], structure: trees.Structure, root: str, problem_of: Callable[[Any], Problem | None]
+    leaves: Sequence[Any],
+    structure: trees.Structure,
+    root: str,
+    problem_of: Callable[[Any], Problem | None],
+    advice: str = "",
 ) -> None:
     for index, leaf in enumerate(leaves):
         problem = problem_of(leaf)
         if problem is not None:
             kind, text = problem
-            raise kind(f"{structure.paths(root)[index]} {text}")
+            raise kind(f"{structure.paths(root)[index]} {text}{advice}")
 
 
 def _input_problem(leaf: Any, batch_dims: int) -> Problem | None:
     if not isinstance(leaf, torch.Tensor):
-        return ArgumentTypeError, (f"is a {type(leaf).__name__}, not a tensor; {_way_out(leaf)}")
-    if leaf.is_complex():
-        return ArgumentTypeError, (f"is complex ({leaf.dtype}); pass its real view (torch.view_as_real) instead")
-    if not leaf.is_floating_point():
-        return ArgumentTypeError, (
-            f"has dtype {leaf.dtype}, which cannot be differentiated; convert it with .to(torch.float32)"
-        )
-    if leaf.layout != torch.strided:
-        return ArgumentTypeError, (f"has layout {leaf.layout}; convert it with .to_dense()")
+        return ArgumentTypeError, (f"is {_a(leaf)}, not a tensor; {_way_out(leaf)}")
+    if (problem := _form_problem(leaf, "pass", "convert it with .to(torch.float32)")) is not None:
+        return problem
     if leaf.dim() < batch_dims:
         return ShapeError, (
             f"has shape {tuple(leaf.shape)}, too few axes for batch_dims={batch_dims}; for one sample use batch_dims=0"
@@ -60,17 +60,29 @@ def _input_problem(leaf: Any, batch_dims: int) -> Problem | None:
     return None
 
 
+def _form_problem(leaf: torch.Tensor, hand: str, convert: str) -> Problem | None:
+    """What no tensor may be that is differentiated or differentiated by."""
+    text = None
+    if leaf.is_complex():
+        text = f"is complex ({leaf.dtype}); {hand} its real view (torch.view_as_real) instead"
+    elif not leaf.is_floating_point():
+        text = f"has dtype {leaf.dtype}, which cannot be differentiated; {convert}"
+    elif leaf.dtype.itemsize == 1:
+        text = f"has dtype {leaf.dtype}, which has no arithmetic; convert it with .to(torch.float16)"
+    elif leaf.is_nested:
+        text = "is a nested tensor; convert it with .to_padded_tensor(0.0)"
+    elif leaf.layout != torch.strided:
+        text = f"has layout {leaf.layout}; convert it with .to_dense()"
+    elif leaf.device.type == "meta":
+        text = f"is on the meta device and has no values; {hand} one on a real device"
+    return None if text is None else (ArgumentTypeError, text)
+
+
 def _output_problem(leaf: Any, batch: Shape, modules: Modules) -> Problem | None:
     if not isinstance(leaf, torch.Tensor):
-        return ArgumentTypeError, (
-            f"is a {type(leaf).__name__}, not a tensor; return it as aux (has_aux=True), or {_way_out(leaf)}"
-        )
-    if leaf.is_complex():
-        return ArgumentTypeError, (f"is complex ({leaf.dtype}); return its real view (torch.view_as_real) instead")
-    if not leaf.is_floating_point():
-        return ArgumentTypeError, (
-            f"has dtype {leaf.dtype}, which cannot be differentiated; return it as aux (has_aux=True)"
-        )
+        return ArgumentTypeError, (f"is {_a(leaf)}, not a tensor; return it as aux (has_aux=True), or {_way_out(leaf)}")
+    if (problem := _form_problem(leaf, "return", "return it as aux (has_aux=True)")) is not None:
+        return problem
     shape = tuple(leaf.shape)
     if shape[: len(batch)] == batch:
         return None
@@ -85,9 +97,16 @@ def _output_problem(leaf: Any, batch: Shape, modules: Modules) -> Problem | None
     )
 
 
+def _a(leaf: Any) -> str:
+    name = type(leaf).__name__
+    return f"an {name}" if name[0] in "aeiouAEIOU" else f"a {name}"
+
+
 def _way_out(leaf: Any) -> str:
     if isinstance(leaf, bool | int | float | complex) or type(leaf).__module__ == "numpy":
         return "make it one with torch.as_tensor"
+    if isinstance(leaf, str | bytes):
+        return "select a tensor with argnums"
     name = type(leaf).__name__
     register = f"optree.register_pytree_node({name}, flatten, unflatten, namespace={trees.NAMESPACE!r})"
     return f"make {name} a tree with {register}"

@@ -34,6 +34,8 @@ def as_function(f: Any) -> Callable[..., Any]:
     """``f`` itself, or a module as a function of its inputs alone."""
     if isinstance(f, nn.Module):
         return f if tracing() else LiveModule(f)  # a forward that writes to a buffer is refused while compiling
+    if isinstance(f, type):
+        raise ArgumentTypeError(f"f is the class {f.__name__}; pass an instance of it, {f.__name__}(...)")
     if not callable(f):
         raise ArgumentTypeError(f"f is a {type(f).__name__}; pass a function or an nn.Module")
     function: Callable[..., Any] = f
@@ -98,7 +100,7 @@ class Request:
             position = number + count if number < 0 else number
             if not 0 <= position < count:
                 raise ArgumentError(
-                    f"argnums={number} selects nothing among the {count} positional arguments; "
+                    f"argnums={number} selects nothing among the {_counted(count)}; "
                     "pass the tensor to differentiate by position, not by keyword"
                 )
             if position in seen:
@@ -106,8 +108,8 @@ class Request:
             if position < self._state_arguments():
                 if count <= self._state_arguments():
                     raise ArgumentError(
-                        f"argnums={number} selects the parameters (or buffers) of {self.function!r}: only {count} "
-                        "positional arguments came in; pass the parameters and then the input, by position"
+                        f"argnums={number} selects the parameters (or buffers) of {self.function!r}: only "
+                        f"{_counted(count)} came in; pass the parameters and then the input, by position"
                     )
                 raise ArgumentError(
                     f"argnums={number} selects the parameters (or buffers) of {self.function!r}, which carry no "
@@ -229,6 +231,10 @@ def requested(
         if left_inference or any(tensor.is_inference() for tensor in request.leaves):
             request = Request(function, options, trees.copied(args), trees.copied(kwargs))
         yield request
+
+
+def _counted(count: int) -> str:
+    return f"{count} positional argument{'' if count == 1 else 's'}"
 
 
 def _plain(value: Any) -> Any:

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.utils.checkpoint
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from . import caches
-from .errors import ParametersError
+from .errors import ArgumentError, ParametersError
 from .levels import compiling
 
 Tensors = Mapping[str, torch.Tensor]
@@ -74,6 +75,10 @@ class Inventory:
                     if tensor is None:
                         empty += [] if again else [slot]
                         continue
+                    if not compiling() and is_lazy(tensor):  # which cannot trace the question
+                        raise ArgumentError(
+                            f"the lazy parameter {path!r} has no shape yet; call the module on one batch first"
+                        )
                     first, owner = firsts.setdefault(id(tensor), (slot, slots))
                     if first.name != path:
                         aliases[path] = first.name
@@ -141,7 +146,7 @@ class Tree:
         return cls(
             [container for _, _, container in places],
             [len(container) for _, _, container in places],
-            [place for place in places if len(place[2])],
+            [place for place in places if len(place[2]) and place[1] in place[0]],  # a traced module has none there
             [(m._modules, dict(m._modules)) for m in modules if len(m._modules)],
             [vars(m) for m in watched],
             [(kind, getattr(m, kind), frozenset(getattr(m, kind).keys())) for m in watched for kind in CONTAINERS],

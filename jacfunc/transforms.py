@@ -52,7 +52,8 @@ class Transform:
         return (self.wanted.name, self.options.argnums, self.options.batch_dims, self.transformed)
 
     def __repr__(self) -> str:
-        return f"{self.wanted.name}({self.transformed!r})"
+        name = getattr(self.transformed, "__name__", None) or repr(self.transformed)
+        return f"{self.wanted.name}({', '.join([name, *self.options.changed()])})"
 
 
 def _by_pair(request: Request, outcome: Outcome) -> Any:

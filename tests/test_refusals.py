@@ -32,6 +32,7 @@ X = torch.ones(4, 3)
 NET = nn.Linear(3, 3)
 F, PARAMS = make_functional(NET)
 LSTM = nn.LSTM(3, 3)
+LAZY = nn.LazyLinear(3)
 
 
 class Opaque:
@@ -73,9 +74,20 @@ def test_only_functions_and_modules_are_transformed(f):
             make(f)
 
 
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_a_class_is_no_function(transform):
+    with pytest.raises(ArgumentTypeError, match=r"f is the class Linear; pass an instance of it, Linear\(\.\.\.\)"):
+        transform(nn.Linear)
+
+
+def test_a_method_is_given_by_its_name():
+    with pytest.raises(ArgumentTypeError, match="method=3 is not the name of a method"):
+        make_functional(NET, method=3)
+
+
 CALLS = [
     # f, keywords, args, kwargs, error, message
-    (torch.sin, {"argnums": 1}, (X,), {}, ArgumentError, "argnums=1 selects nothing among the 1 positional"),
+    (torch.sin, {"argnums": 1}, (X,), {}, ArgumentError, "argnums=1 selects nothing among the 1 positional argument;"),
     (torch.sin, {"argnums": -2}, (X,), {}, ArgumentError, "argnums=-2 selects nothing"),
     (lambda *, x: x, {}, (), {"x": X}, ArgumentError, "pass the tensor to differentiate by position, not by keyword"),
     (torch.mul, {"argnums": (0, -2)}, (X, X), {}, ArgumentError, "selects argument 0 twice"),
@@ -86,12 +98,20 @@ CALLS = [
     (torch.sin, {}, (np.ones(3),), {}, ArgumentTypeError, "args[0] is a ndarray, not a tensor"),
     (torch.sin, {}, (None,), {}, ArgumentTypeError, "args[0] holds no tensor"),
     (torch.sin, {}, ({},), {}, ArgumentTypeError, "args[0] holds no tensor"),
-    (lambda s: s["u"], {}, ({"u": X, "n": 3},), {}, ArgumentTypeError, "args[0]['n'] is a int, not a tensor"),
+    (lambda s: s["u"], {}, ({"u": X, "n": 3},), {}, ArgumentTypeError, "args[0]['n'] is an int, not a tensor"),
     (lambda o: o.value, {}, (Opaque(X),), {}, ArgumentTypeError, "optree.register_pytree_node(Opaque, flatten, unflatten"),
     (torch.sin, {}, (X.long(),), {}, ArgumentTypeError, "args[0] has dtype torch.int64"),
     (torch.sin, {}, (X > 0,), {}, ArgumentTypeError, "args[0] has dtype torch.bool"),
     (torch.sin, {}, (X + 0j,), {}, ArgumentTypeError, "args[0] is complex (torch.complex64); pass its real view"),
     (torch.sin, {}, (X.to_sparse(),), {}, ArgumentTypeError, "convert it with .to_dense()"),
+    (torch.sin, {}, (torch.nested.nested_tensor([X, X], layout=torch.jagged),), {}, ArgumentTypeError, "is a nested tensor; convert it"),
+    (torch.sin, {}, (X.to("meta"),), {}, ArgumentTypeError, "args[0] is on the meta device and has no values"),
+    (torch.sin, {}, (X.to(torch.float8_e4m3fn),), {}, ArgumentTypeError, "which has no arithmetic; convert it"),
+    (torch.sin, {}, ("x",), {}, ArgumentTypeError, "args[0] is a str, not a tensor; select a tensor with argnums"),
+    (lambda x: x.to_sparse(), {}, (X,), {}, ArgumentTypeError, "output has layout torch.sparse_coo; convert it"),
+    (lambda x: (x, x.sum()), {}, (X,), {}, ShapeError, "or return only what is wanted, as in lambda x: f(x)[0]"),
+    (lambda x: LAZY(x), {}, (X,), {}, ArgumentError, "the lazy parameter 'weight' has no shape yet"),
+    (F, {}, ({**PARAMS, "weight": PARAMS["weight"].long()}, X), {}, ParametersError, "params['weight'] has dtype torch.int64"),
     (lambda s: s[0][1], {}, ([(X, X.int())],), {}, ArgumentTypeError, "args[0][0][1] has dtype torch.int32"),
     (torch.sin, {}, (torch.tensor(1.0),), {}, ShapeError, "args[0] has shape (), too few axes for batch_dims=1"),
     (torch.sin, {"batch_dims": 3}, (X,), {}, ShapeError, "too few axes for batch_dims=3"),
