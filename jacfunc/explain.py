@@ -119,7 +119,8 @@ def explain(transform: Transform) -> Callable[..., Explanation]:
 
     def explained(*args: Any, **kwargs: Any) -> Explanation:
         with requested(transform.transformed, transform.options, args, kwargs) as request, torch.no_grad():
-            plan = run(request, transform.wanted, TRIAL_ROWS).plan
+            with replaying(request.draw()):
+                plan = run(request, transform.wanted, TRIAL_ROWS).plan
             with Noting() as noting:
                 total, widest = _forward_bytes(request)
             samples, corrected = math.prod(request.batch), tuple(noting.met.values())

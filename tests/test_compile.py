@@ -118,6 +118,38 @@ def test_transforms_made_inside_the_compiled_function():
     torch.testing.assert_close(torch.compile(f, fullgraph=True, backend="eager")(x), f(x))
 
 
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(8).eval(), nn.LayerNorm(8)], ids=["batch norm", "layer norm"])
+@pytest.mark.parametrize("form", ["module", "functional", "made inside"])
+def test_one_graph_for_later_batch_sizes_through_norms(layer, form):
+    module = nn.Sequential(nn.Linear(3, 8), layer, nn.Tanh(), nn.Linear(8, 3)).double()
+    f, params = make_functional(module)
+
+    def made_inside(x):
+        f, params = make_functional(module)
+        return diag_jac(f)(params, x)
+
+    derivative = {
+        "module": diag_jac(module),
+        "functional": lambda x: diag_jac(f)(params, x),
+        "made inside": made_inside,
+    }
+    counter = CompileCounter()
+    compiled = torch.compile(derivative[form], fullgraph=True, backend=counter)
+    for size in range(4, 10):
+        x = torch.randn(size, 3, dtype=torch.float64)
+        torch.testing.assert_close(compiled(x), derivative[form](x))
+    assert counter.frame_count == 2
+
+
+def test_attention_compiles():
+    # Anew for every batch size, as torch.func.vjp of it does (torch.compile fixes the size in its reshapes).
+    module = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).double().eval()
+    x = torch.randn(3, 2, 4, dtype=torch.float64)
+    for transform in (batch_jac, laplacian):
+        compiled = torch.compile(transform(module), fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), transform(module)(x))
+
+
 def test_nested_transforms_compile():
     f, params = make_functional(net())
     nested = diag_jac(diag_jac(f))

@@ -116,19 +116,21 @@ def test_what_is_known_of_independence_is_said(call, said):
 
 def test_explaining_changes_nothing():
     net = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5))
-    state = torch.get_rng_state()
-    explain(laplacian(net))(torch.ones(4, 3))
-    torch.rand(1)
-    torch.set_rng_state(state)
-    x = torch.ones(4, 3)
-    before = torch.get_rng_state()
-    explain(diag_jac(net))(x)
-    net(x)
-    after = torch.rand(3)
-    torch.set_rng_state(before)
-    diag_jac(net)(x)
-    net(x)
-    assert torch.equal(after, torch.rand(3))
+    for transform in (diag_jac, laplacian):
+        before = torch.get_rng_state()
+        explain(transform(net))(torch.ones(4, 3))
+        assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_corrected_operations_are_named():
+    net = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 3))
+    attention = nn.MultiheadAttention(3, 1, batch_first=True)
+    told = str(explain(laplacian(net))(torch.ones(4, 3)))
+    assert "corrected      layer_norm is computed from simpler operations: torch's second" in told
+    assert "(pytorch issue 196700)" in told
+    found = explain(batch_jac(lambda x: attention(x, x, x)[0]))(torch.ones(4, 2, 3)).corrected
+    assert [entry.name for entry in found] == ["scaled_dot_product_attention"]
+    assert explain(diag_jac(torch.tanh))(torch.ones(4, 3)).corrected == ()
 
 
 def test_inside_a_transform():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from functions import Detaching, Dual, NoVmap, OldStyle, OnlyOnce
@@ -41,6 +43,18 @@ def test_what_torch_func_cannot_transform_goes_row_by_row(recompute, transform, 
     assert explain(transform(lambda x: recompute(NET(x))))(x).plan.route == "autograd"
     with pytest.raises(UnsupportedOperationError):
         transform(lambda x: recompute(NET(x)), method="forward")(x)
+
+
+def test_a_wrong_batching_rule_is_noticed():
+    x, other = batch(), torch.randn(5, 3, dtype=torch.float64)
+    f = lambda x: torch.cdist(x, other)
+    pull = torch.func.vjp(f, x)[1]
+    rows = torch.eye(5, dtype=torch.float64)[:, None, :].expand(5, 4, 5).contiguous()
+    one_by_one = torch.stack([pull(row)[0] for row in rows])
+    with warnings.catch_warnings(action="ignore"):
+        assert (torch.func.vmap(pull)(rows)[0] - one_by_one).abs().max() > 0.01, "torch is right by itself now"
+    torch.testing.assert_close(batch_jac(f)(x), one_by_one.movedim(0, 1))
+    assert str(explain(batch_jac(f))(x).plan.attempts[0]) == "reverse, row by row"
 
 
 @pytest.mark.parametrize("transform", [diag_jac, laplacian])

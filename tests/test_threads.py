@@ -83,6 +83,17 @@ def assert_intact(net: nn.Module, before) -> None:
         torch.testing.assert_close(value, old, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("transform", [diag_jac, laplacian])
+def test_first_calls_with_dropout_at_once_see_one_mask_each(transform):
+    x = torch.ones(64, 8)
+    for _ in range(ROUNDS):
+        net = nn.Sequential(nn.Dropout(0.5), nn.Identity())
+        square = transform(lambda x, net=net: net(x).square(), return_value=True)
+        for derivative, value in at_once(*[lambda square=square: square(x)] * THREADS):
+            truth = {diag_jac: 2 * value, laplacian: torch.where(value > 0, 8.0, 0.0)}[transform]
+            torch.testing.assert_close(derivative, truth)
+
+
 def test_torch_mixes_up_the_parameters_of_threads():
     net, x = Slow(), torch.randn(5, 3)
     sets = own_parameters(net)
