@@ -35,5 +35,9 @@ class UnsupportedOperationError(JacfuncError, NotImplementedError):
     """No route can differentiate an operation inside the function."""
 
 
+class RefusedOperationError(UnsupportedOperationError):
+    """No derivative of an operation is right, so no route is tried."""
+
+
 class IndependenceWarning(UserWarning):
     """The independence of the samples could not be tested."""

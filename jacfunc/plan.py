@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import math
 import re
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from . import caches, independence
 from .entries import Pair
-from .errors import JacfuncError, UnsupportedOperationError
+from .errors import JacfuncError, RefusedOperationError, UnsupportedOperationError
 from .levels import inside_transform, inside_vmap, tracing
+from .operations import refuse_scripted
 from .request import Outputs, OutputsChangedError, Request, Shape
 from .rng import Draw
 from .routes import ROUTES
@@ -94,7 +97,8 @@ class Plan:
     def fell_back(self, error: Exception) -> Plan:
         """The plan without its first attempt, and why."""
         failed, *rest = self.attempts
-        return replace(self, attempts=tuple(rest), settled=False, refused=(*self.refused, (failed, _first_line(error))))
+        told = f"{_first_line(error)}{_place(error)}"
+        return replace(self, attempts=tuple(rest), settled=False, refused=(*self.refused, (failed, told)))
 
 
 def _coordinates(shapes: tuple[Shape, ...]) -> int:
@@ -171,6 +175,8 @@ def _descend(plan: Plan, request: Request, draw: Draw | None, limit: int | None,
             if draw is not None:
                 draw.restore()
             raise
+        except RefusedOperationError as error:
+            raise RefusedOperationError(f"{error}{_place(error)}") from None
         except RETRIED as error:
             if isinstance(error, FATAL) and not isinstance(error, UnsupportedOperationError):
                 raise
@@ -211,6 +217,7 @@ def _find(request: Request, wanted: Wanted) -> tuple[Plan, Request, Draw]:
 def _look(request: Request, draw: Draw) -> tuple[tuple[torch.Tensor, ...], bool]:
     """The outputs of a plain forward, and whether it drew random numbers; refuses what is no batch of samples."""
     request.expected = None
+    refuse_scripted(request.captured.scripted())
     try:
         return request.values(request.leaves), not draw.is_now()
     except RuntimeError as error:
@@ -292,6 +299,17 @@ def _way_out(plan: Plan, told: str) -> str:
     if plan.reason.startswith("method="):
         return "use method='auto', or replace that operation by one that can be differentiated this way"
     return "replace that operation by one that can be differentiated"
+
+
+def _place(error: BaseException) -> str:
+    """In which module of the user's the error arose, if in one."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    found = [frame.f_locals.get("self") for frame in frames if frame.f_code.co_name == "_call_impl"]
+    modules = [module for module in found if isinstance(module, nn.Module)]
+    if not modules:
+        return ""
+    path = next((name for name, module in modules[0].named_modules() if module is modules[-1]), "")
+    return f" (in the {type(modules[-1]).__name__} {path!r})" if path else f" (in the {type(modules[-1]).__name__})"
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,159 @@
+"""The operations whose derivatives torch gets wrong or lacks, and what runs in their place: one table.
+
+``corrected()`` watches the calls that a function makes and exchanges those in the table.  An entry either computes the
+same from primitives whose derivatives of every order are right, with torch's own value (``expansion.py``), or refuses.
+Since the primitives are what is recorded, a derivative that is taken again from outside is right as well.  What torch
+does inside scripted or C++ code is not seen; which route may take an operation is decided in ``plan.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+
+from ..errors import RefusedOperationError
+from ..levels import compiling
+from . import algebra, attention, elementwise, losses, norms
+from .expansion import refusing
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One operation: under which Python functions it is called, what replaces it, and why."""
+
+    name: str
+    functions: tuple[Callable[..., Any], ...]
+    instead: Callable[..., Any]
+    why: str
+    issue: int | None = None
+
+    def __str__(self) -> str:
+        source = f" (pytorch issue {self.issue})" if self.issue else ""
+        return f"{self.name} is computed from simpler operations: {self.why}{source}"
+
+
+FORGETS = "torch's second derivative takes the statistics of the input for constants"
+NO_FLASH = "torch's flash kernel has neither a forward mode nor a second derivative"
+NO_SECOND = "torch has no second derivative of it"
+NAN_THIRD = "torch's third derivative is NaN"
+CONSTANT_CHUNKS = "torch takes the backward of its chunks for a constant"
+DENSE = "keep the tensor dense, or make it sparse outside of the transform"
+SCATTER = "use torch.index_add or torch.scatter_reduce"
+segment_reduce = torch.segment_reduce
+aten = torch.ops.aten
+
+
+def sparse_mm(*args: Any, **kwargs: Any) -> Any:
+    """For ``torch.sparse.mm``, which has a second derivative for the sum only."""
+    if len(args) + len(kwargs) == 2:
+        return torch.sparse.mm(*args, **kwargs)
+    return refusing(torch.sparse.mm, "sparse.mm with reduce=", SCATTER)(*args, **kwargs)
+
+
+ENTRIES = (
+    Entry("layer_norm", (F.layer_norm, torch.layer_norm), norms.layer_norm, FORGETS, 196700),
+    Entry("native_layer_norm", (torch.native_layer_norm,), norms.native_layer_norm, FORGETS, 196700),
+    Entry("batch_norm", (F.batch_norm,), norms.batch_norm, FORGETS, 196699),
+    Entry("batch_norm", (torch.batch_norm,), norms.other_order(norms.batch_norm), FORGETS, 196699),
+    Entry("instance_norm", (F.instance_norm,), norms.instance_norm, FORGETS, 196699),
+    Entry("instance_norm", (torch.instance_norm,), norms.other_order(norms.instance_norm), FORGETS, 196699),
+    *(
+        Entry("native_batch_norm", (native,), norms.native_batch_norm(native), FORGETS, 196699)
+        for native in (
+            torch.native_batch_norm,
+            torch._native_batch_norm_legit,
+            aten._batch_norm_with_update,
+            aten._batch_norm_with_update.default,
+        )
+    ),
+    Entry("scaled_dot_product_attention", (F.scaled_dot_product_attention,), attention.attention, NO_FLASH),
+    Entry("scaled_dot_product_attention", (F.multi_head_attention_forward,), attention.multi_head_attention, NO_FLASH),
+    Entry("hardsigmoid", (F.hardsigmoid,), elementwise.hardsigmoid, NO_SECOND),
+    Entry(
+        "logaddexp",
+        (torch.logaddexp, torch.Tensor.logaddexp),
+        elementwise.logaddexp,
+        "torch's second derivative is NaN where one exponential overflows the other",
+    ),
+    Entry(
+        "logcumsumexp",
+        (torch.logcumsumexp, torch.Tensor.logcumsumexp),
+        elementwise.logcumsumexp,
+        "torch's backward has no derivative where a cotangent is zero",
+    ),
+    Entry("det", (torch.det, torch.linalg.det, torch.Tensor.det), algebra.det, NAN_THIRD, 192540),
+    Entry("cdist", (torch.cdist,), algebra.cdist, f"{NO_SECOND}, and vmap over the first is wrong"),
+    Entry("pdist", (torch.pdist,), algebra.pdist, NO_SECOND),
+    Entry("multi_margin_loss", (F.multi_margin_loss,), losses.multi_margin_loss, NO_SECOND),
+    Entry("multilabel_margin_loss", (F.multilabel_margin_loss,), losses.multilabel_margin_loss, NO_SECOND),
+    Entry("linear_cross_entropy", (F.linear_cross_entropy,), losses.linear_cross_entropy, CONSTANT_CHUNKS),
+    Entry("embedding_bag", (F.embedding_bag,), losses.embedding_bag, NO_SECOND),
+    Entry("to_sparse", (torch.Tensor.to_sparse,), refusing(torch.Tensor.to_sparse, "to_sparse", DENSE), NO_SECOND),
+    Entry("sparse.mm", (torch.sparse.mm,), sparse_mm, NO_SECOND),
+    Entry("segment_reduce", (segment_reduce,), refusing(segment_reduce, "segment_reduce", SCATTER), NO_SECOND),
+)  # fmt: skip
+
+TABLE: Mapping[Any, Entry] = {function: entry for entry in ENTRIES for function in entry.functions}
+
+
+class Corrections(TorchFunctionMode):
+    """While active, exchanges the operations of the table."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in TABLE and "out" not in kwargs:
+            return self.exchanged(TABLE[func], args, kwargs)
+        return func(*args, **kwargs)
+
+    def exchanged(self, entry: Entry, args: Any, kwargs: Any) -> Any:
+        """The result of what the table has instead of the operation."""
+        return entry.instead(*args, **kwargs)
+
+
+class Noting(Corrections):
+    """Also keeps the entries that it met, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met: dict[str, Entry] = {}
+
+    def exchanged(self, entry: Entry, args: Any, kwargs: Any) -> Any:
+        """The same, noted."""
+        self.met[entry.name] = entry
+        return super().exchanged(entry, args, kwargs)
+
+
+SILENT = frozenset(f"aten::{entry.name}" for entry in ENTRIES if entry.why is FORGETS) - {"aten::batch_norm"}
+"""What scripted code must not call; batch_norm there is right in eval mode, and coupled in training."""
+
+
+def refuse_scripted(scripted: Iterable[Any]) -> None:
+    """Refuse scripted code with an operation whose derivatives are wrong and which cannot be exchanged there."""
+    for code in scripted:
+        for node in _nodes(code.inlined_graph):
+            if node.kind() in SILENT:
+                name = node.kind().removeprefix("aten::")
+                raise RefusedOperationError(
+                    f"scripted or traced code calls {name}, whose second derivatives torch gets wrong and which cannot "
+                    "be exchanged there; pass the function or module before scripting"
+                )
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    for node in graph.nodes():
+        yield node
+        for block in node.blocks():
+            yield from _nodes(block)
+
+
+def corrected() -> AbstractContextManager[Any]:
+    """A context in which the operations of the table are exchanged; once, also inside another one."""
+    modes = () if compiling() else _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    active = any(isinstance(mode, Corrections) for mode in modes)
+    return nullcontext() if active else Corrections()

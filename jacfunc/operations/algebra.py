@@ -1,0 +1,57 @@
+"""Determinants and distances: det by a polynomial or by its logarithm, distances from differences."""
+
+from __future__ import annotations
+
+import torch
+
+from .expansion import Tensor, exactly
+
+POLYNOMIAL = 8
+"""Up to this size a determinant is expanded as a polynomial, exact for singular matrices as well."""
+
+
+def det(*args: Tensor, **named: Tensor) -> Tensor:
+    """For ``torch.linalg.det``, whose third derivative is NaN; so is this one's for singular matrices above 8 by 8."""
+    (matrix,) = (*args, *named.values())
+    value = torch.linalg.det(matrix.detach())
+    if matrix.shape[-1] > POLYNOMIAL:
+        sign, logarithm = torch.linalg.slogdet(matrix)
+        return exactly(value, sign.detach() * logarithm.exp())
+    return exactly(value, _polynomial_det(matrix if matrix.is_complex() else matrix.double()))
+
+
+def _polynomial_det(matrix: Tensor) -> Tensor:
+    """Faddeev and Le Verrier: the coefficients of the characteristic polynomial by matrix products alone."""
+    size = matrix.shape[-1]
+    if not size:
+        return matrix.new_ones(matrix.shape[:-2])
+    identity = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
+    product, coefficient = matrix, -_trace(matrix)
+    for k in range(2, size + 1):
+        product = matrix @ (product + coefficient[..., None, None] * identity)
+        coefficient = -_trace(product) / k
+    return coefficient if size % 2 == 0 else -coefficient
+
+
+def _trace(matrix: Tensor) -> Tensor:
+    return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary") -> Tensor:
+    """For ``torch.cdist``, which has no second derivative, and whose first is wrong under vmap."""
+    value = torch.cdist(x1.detach(), x2.detach(), p, compute_mode)
+    return exactly(value, _distance(x1[..., :, None, :] - x2[..., None, :, :], p))
+
+
+def pdist(input: Tensor, p: float = 2.0) -> Tensor:
+    """For ``torch.pdist``, which has no second derivative."""
+    value = torch.pdist(input.detach(), p)
+    first, second = torch.triu_indices(len(input), len(input), 1, device=input.device)
+    return exactly(value, _distance(input[first] - input[second], p))
+
+
+def _distance(difference: Tensor, p: float) -> Tensor:
+    """The norm over the last axis; constant where the difference is zero, as torch has it."""
+    zero = (difference == 0).all(-1)
+    safe = torch.where(zero[..., None], 1.0, difference)
+    return torch.where(zero, 0.0, torch.linalg.vector_norm(safe, p, dim=-1))

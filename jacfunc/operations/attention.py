@@ -1,0 +1,41 @@
+"""Attention from matmul and softmax: the flash kernels have neither a forward mode nor a second derivative."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..levels import compiling
+from .expansion import Tensor, with_inner
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """For ``F.scaled_dot_product_attention``: torch's own plain implementation."""
+    attended, _ = torch.ops.aten._scaled_dot_product_attention_math(
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    )
+    result: Tensor = attended
+    return result
+
+
+_MULTI_HEAD = with_inner(F.multi_head_attention_forward, scaled_dot_product_attention=attention)
+
+
+def multi_head_attention(*args: Any, **kwargs: Any) -> Any:
+    """For ``F.multi_head_attention_forward``, which hands itself to a mode before the attention that it calls."""
+    if compiling():  # which cannot trace the copy; the switch is one for all threads, or it would do for both
+        with sdpa_kernel(SDPBackend.MATH):
+            return F.multi_head_attention_forward(*args, **kwargs)
+    return _MULTI_HEAD(*args, **kwargs)
