@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -49,22 +48,30 @@ def is_right(records: Records, method: str | None = None) -> bool:
 
 
 def problems(records: Records, routes: list[str]) -> dict[str, list[str]]:
-    """What is not right, each kind with the routes (and the part) it was met on."""
+    """What is not right, each kind with the routes (for a wrong number: and the parts) that it was met on."""
     found: dict[str, list[str]] = defaultdict(list)
     for route in routes:
-        worst_of: dict[str, float] = {}
         for _, part, verdict in verdicts(records, route):
-            outcome, where = verdict["outcome"], f"{route} {part}"
-            if outcome == "wrong" and "shape" not in str(verdict["error"]):
-                error = min(float(verdict["error"]), math.inf)
-                worst_of[where] = max(worst_of.get(where, 0), math.inf if math.isnan(error) else error)
-            elif outcome in ("wrong", "refused", "foreign"):
-                told = f"{outcome}: {cause(verdict.get('message', str(verdict.get('error'))))}"
-                if route not in found[told]:
-                    found[told].append(route)
-        for where, error in worst_of.items():
-            found["wrong"].append(f"{where}: {'nan' if error == math.inf else format(error, '.0e')}")
+            if verdict["outcome"] == "wrong":
+                told, where = "wrong", f"{route} {part}"
+            elif verdict["outcome"] in ("refused", "foreign"):
+                told, where = f"{verdict['outcome']}: {cause(verdict['message'])}", route
+            else:
+                continue
+            if where not in found[told]:
+                found[told].append(where)
     return found
+
+
+def largest_error(records: Records, route: str, part: str) -> str:
+    """Of the wrong numbers of one route, relative to the largest entry."""
+    errors = [
+        str(verdict["error"])
+        for _, judged_part, verdict in verdicts(records, route)
+        if judged_part == part and verdict["outcome"] == "wrong"
+    ]
+    told = [error for error in errors if not re.fullmatch(r"[0-9.e+-]+|inf", error)]
+    return told[0] if told else format(max(map(float, errors)), ".0e")
 
 
 def cause(message: str) -> str:
@@ -138,8 +145,27 @@ or from `.backward()` through its result. *wrong*: a number that is not the deri
 def _exceptions(found: dict[str, Any]) -> Iterator[str]:
     automatic = [route for route in ROUTES if route.endswith("auto")]
     forced = [route for route in ROUTES if not route.endswith("auto")]
-    yield from _by_problem(found, "## Not right with `method='auto'`", automatic)
+    yield "## Not right with `method='auto'`\n\nThe error of a wrong number is relative to the largest entry.\n"
+    yield f"| entry | {' | '.join(TRANSFORMS)} | message |\n|---|---|---|---|---|"
+    for name, records in _judged(found).items():
+        messages = [told.partition(": ")[2] for told in problems(records, automatic) if told != "wrong"]
+        if {worst(records, route) for route in automatic} - {"right", "unjudged"}:
+            cells = [_told(records, route) for route in automatic]
+            yield f"| `{name}` | {' | '.join(cells)} | {_cell('; '.join(messages))} |"
+    yield ""
     yield from _by_problem(found, "## Not right with a method that was asked for", forced)
+
+
+def _told(records: Records, route: str) -> str:
+    """The outcomes of a route: once if value and gradient share it."""
+    by_part = {}
+    for part in PARTS:
+        found = {verdict["outcome"] for _, judged_part, verdict in verdicts(records, route) if judged_part == part}
+        outcome = next((outcome for outcome in ORDER if outcome in found), "unjudged")
+        by_part[part] = f"wrong {largest_error(records, route, part)}" if outcome == "wrong" else outcome
+    if len(set(by_part.values())) == 1:
+        return by_part["value"]
+    return ", ".join(f"{part} {outcome}" for part, outcome in by_part.items())
 
 
 def _by_problem(found: dict[str, Any], title: str, routes: list[str]) -> Iterator[str]:
