@@ -128,7 +128,7 @@ def _equal(these: list[Tensor], those: list[Tensor]) -> bool:
 
 def _rows(results: list[Tensor], batch: int) -> Tensor:
     """All outputs of ``batch`` samples as real rows ``(batch, m)``."""
-    real = [torch.view_as_real(result) if result.is_complex() else result for result in results]
+    real = [torch.view_as_real(result.resolve_conj()) if result.is_complex() else result for result in results]
     return torch.cat([result.reshape(batch, -1).double() for result in real], dim=1)
 
 

@@ -115,7 +115,7 @@ def truth(case: Case, step: float) -> Truth:
     for name, tolerance in TOLERANCES.items():
         value, error = found[name]
         floor = FLOOR * scale * case.spread ** (ORDERS[name] - 1)
-        allowed = tolerance * max(floor, float(value.abs().max())) + (rounding if name == "jacobian" else 0)
+        allowed = tolerance * max(floor, float(value.abs().max())) + rounding
         # not a number is not resolved either
         quantities[name] = Quantity(value, float(error.nan_to_num(nan=torch.inf).max()), allowed)
         if not value.isfinite().all():
