@@ -74,6 +74,9 @@ OPERATIONS = {
     "scaled_dot_product_attention": [attended, attended_by_heads],
     "hardsigmoid": [lambda h, p: F.hardsigmoid(4 * h), lambda h, p: F.hardsigmoid(4 * h, inplace=True)],
     "logaddexp": [lambda h, p: torch.logaddexp(h, p + FAR), lambda h, p: (h * p).logaddexp(h.exp())],
+    "mish": [lambda h, p: F.mish(h + FAR), lambda h, p: F.mish(h * p, inplace=True)],
+    "sinc": [lambda h, p: torch.sinc(h), lambda h, p: (h * p).sinc()],
+    "i1": [lambda h, p: torch.special.i1(h), lambda h, p: torch.special.i1(h * p)],
     "logcumsumexp": [lambda h, p: torch.logcumsumexp(3 * h, 1), lambda h, p: (h * p).logcumsumexp(-1)],
     "det": [
         lambda h, p: torch.linalg.det(squares(h)),
@@ -119,6 +122,7 @@ REFUSED = {
 }
 EXAMPLES = [(name, number) for name, found in OPERATIONS.items() for number in range(len(found))]
 TRANSFORMS = {"diag_jac": diag_jac, "batch_jac": batch_jac, "laplacian": laplacian, "hess_diag": hess_diag}
+AT_ZERO = (("sinc", 0), ("i1", 0))
 # Attention is torch's plain implementation, the others torch's own values.
 ROUNDED = ("scaled_dot_product_attention",)
 
@@ -131,7 +135,10 @@ def example(name, number):
     operation = OPERATIONS[name][number]
     torch.manual_seed(number)
     x = torch.randn(3, 3, dtype=torch.float64)
-    p = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    p = torch.randn(6, dtype=torch.float64)
+    if (name, number) in AT_ZERO:
+        x, p = torch.zeros_like(x), torch.zeros_like(p)
+    p.requires_grad_()
     f = through(operation)
     width = operation(torch.tanh(x @ A + p), p).reshape(3, -1).shape[1]
     params = {"p": p, "w": torch.randn(width, 3, dtype=torch.float64, requires_grad=True)}

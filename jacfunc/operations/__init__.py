@@ -40,10 +40,12 @@ class Entry:
 
 FORGETS = "torch's second derivative takes the statistics of the input for constants"
 NO_FLASH = "torch's flash kernel has neither a forward mode nor a second derivative"
+OVERFLOWS = "torch's second derivative is NaN where an exponential overflows"
 NO_SECOND = "torch has no second derivative of it"
 NAN_THIRD = "torch's third derivative is NaN"
 CONSTANT_CHUNKS = "torch takes the backward of its chunks for a constant"
 DENSE = "keep the tensor dense, or make it sparse outside of the transform"
+UNROLL = "write its recursion with torch.logaddexp"
 SCATTER = "use torch.index_add or torch.scatter_reduce"
 segment_reduce = torch.segment_reduce
 aten = torch.ops.aten
@@ -75,11 +77,14 @@ ENTRIES = (
     Entry("scaled_dot_product_attention", (F.scaled_dot_product_attention,), attention.attention, NO_FLASH),
     Entry("scaled_dot_product_attention", (F.multi_head_attention_forward,), attention.multi_head_attention, NO_FLASH),
     Entry("hardsigmoid", (F.hardsigmoid,), elementwise.hardsigmoid, NO_SECOND),
+    Entry("mish", (F.mish,), elementwise.mish, OVERFLOWS),
+    Entry("sinc", (torch.sinc, torch.special.sinc, torch.Tensor.sinc), elementwise.sinc, "torch's is NaN at zero"),
+    Entry("i1", (torch.special.i1,), elementwise.i1, "torch's third derivative is zero at zero"),
     Entry(
         "logaddexp",
         (torch.logaddexp, torch.Tensor.logaddexp),
         elementwise.logaddexp,
-        "torch's second derivative is NaN where one exponential overflows the other",
+        OVERFLOWS,
     ),
     Entry(
         "logcumsumexp",
@@ -95,6 +100,7 @@ ENTRIES = (
     Entry("linear_cross_entropy", (F.linear_cross_entropy,), losses.linear_cross_entropy, CONSTANT_CHUNKS),
     Entry("embedding_bag", (F.embedding_bag,), losses.embedding_bag, NO_SECOND),
     Entry("to_sparse", (torch.Tensor.to_sparse,), refusing(torch.Tensor.to_sparse, "to_sparse", DENSE), NO_SECOND),
+    Entry("ctc_loss", (F.ctc_loss,), refusing(F.ctc_loss, "ctc_loss", UNROLL), NO_SECOND),
     Entry("sparse.mm", (torch.sparse.mm,), sparse_mm, NO_SECOND),
     Entry("segment_reduce", (segment_reduce,), refusing(segment_reduce, "segment_reduce", SCATTER), NO_SECOND),
 )  # fmt: skip

@@ -1,6 +1,9 @@
-"""Elementwise functions and scans whose second derivatives torch lacks or loses to infinities."""
+"""Elementwise functions and scans whose higher derivatives torch lacks, or loses to infinities and at zero."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
@@ -16,14 +19,51 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     return input.copy_(result) if inplace else result
 
 
+def mish(input: Tensor, inplace: bool = False) -> Tensor:
+    """For ``F.mish``, whose second derivative is NaN where an exponential overflows."""
+    x = input.clone() if inplace else input  # which is needed again in the backward
+    value = torch._C._nn.mish(x.detach())
+    result = exactly(value, x * torch.tanh(_softplus(x)))
+    return input.copy_(result) if inplace else result
+
+
+def sinc(input: Tensor) -> Tensor:
+    """For ``torch.sinc``, whose derivatives are NaN at zero: its series there."""
+    value = torch.sinc(input.detach())
+    near = input.abs() < 0.25
+    x, far = torch.where(near, math.pi * input, 0.0), math.pi * torch.where(near, 1.0, input)
+    series = _polynomial(x.square(), [(-1) ** k / math.factorial(2 * k + 1) for k in range(9)])
+    return exactly(value, torch.where(near, series, torch.sin(far) / far))
+
+
+def i1(input: Tensor) -> Tensor:
+    """For ``torch.special.i1``, whose third derivative is zero at zero: its series there."""
+    value = torch.special.i1(input.detach())
+    near = input.abs() < 0.5
+    x, far = torch.where(near, input / 2, 0.0), torch.where(near, 1.0, input)
+    series = _polynomial(x.square(), [1 / (math.factorial(k) * math.factorial(k + 1)) for k in range(9)])
+    return exactly(value, torch.where(near, x * series, torch.special.i1(far)))
+
+
+def _polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
+    """Horner's rule; enough terms for derivatives up to the sixth in double precision."""
+    total = torch.full_like(x, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        total = total * x + coefficient
+    return total
+
+
+def _softplus(x: Tensor) -> Tensor:
+    # Beyond the threshold softplus is the identity, which it is there to the last bit.
+    return F.softplus(x, threshold=40.0 if x.dtype == torch.float64 else 20.0)
+
+
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     """For ``torch.logaddexp``, whose second derivative is NaN where one exponential overflows the other."""
     value = torch.logaddexp(input.detach(), other.detach())
     infinite = torch.isinf(input) | torch.isinf(other)
     x, y = torch.where(infinite, 0.0, input), torch.where(infinite, 0.0, other)
-    # Beyond the threshold softplus is the identity, which it is there to the last bit.
-    threshold = 40.0 if value.dtype == torch.float64 else 20.0
-    smooth = y + F.softplus(x - y, threshold=threshold)
+    smooth = y + _softplus(x - y)
     return torch.where(infinite, torch.maximum(input, other), exactly(torch.where(infinite, 0.0, value), smooth))
 
 

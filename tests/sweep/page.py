@@ -9,7 +9,7 @@ from typing import Any
 
 from .cases import LARGEST, SAMPLES
 from .judge import METHODS, TRANSFORMS, TRIES
-from .truth import FIRST, TOLERANCES
+from .truth import COARSE, FIRST, TOLERANCES
 
 Records = list[dict[str, Any]]
 
@@ -116,7 +116,7 @@ operations stay in: the state is set before each call.
 **Truth.** The Jacobian is reverse mode of one sample, row by row, and must agree with central differences of the
 function to {FIRST:g}; everything else is a central difference of that Jacobian, extrapolated from three steps, with its own
 error. No second derivative of torch's is used. Tolerances relative to the largest entry:
-{tolerances}, plus twice the error of the difference. The value and the gradient by `p` of each transform (by `.backward()`) are judged apart.
+{tolerances} ({max(COARSE.values()):g} for hardsigmoid, whose own first derivative in torch is a sixth in single precision), plus twice the error of the difference. The value and the gradient by `p` of each transform (by `.backward()`) are judged apart.
 
 **Kinks.** Where the differences do not settle (a kink, a jump, an edge of the domain), the point, the size of the
 directions and the step are changed, {len(TRIES) - 1} times, then the inputs are folded into (0, 1) by |v| / (1 + |v|),
