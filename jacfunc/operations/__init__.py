@@ -40,6 +40,7 @@ class Entry:
 
 FORGETS = "torch's second derivative takes the statistics of the input for constants"
 NO_FLASH = "torch's flash kernel has neither a forward mode nor a second derivative"
+INNERMOST = "torch's is constant for the innermost transform only"
 OVERFLOWS = "torch's second derivative is NaN where an exponential overflows"
 NO_SECOND = "torch has no second derivative of it"
 NAN_THIRD = "torch's third derivative is NaN"
@@ -76,6 +77,7 @@ ENTRIES = (
     ),
     Entry("scaled_dot_product_attention", (F.scaled_dot_product_attention,), attention.attention, NO_FLASH),
     Entry("scaled_dot_product_attention", (F.multi_head_attention_forward,), attention.multi_head_attention, NO_FLASH),
+    Entry("data", (torch.Tensor.data.__get__,), torch.Tensor.detach, INNERMOST),  # type: ignore[attr-defined]
     Entry("hardsigmoid", (F.hardsigmoid,), elementwise.hardsigmoid, NO_SECOND),
     Entry("mish", (F.mish,), elementwise.mish, OVERFLOWS),
     Entry("sinc", (torch.sinc, torch.special.sinc, torch.Tensor.sinc), elementwise.sinc, "torch's is NaN at zero"),
