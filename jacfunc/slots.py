@@ -40,7 +40,8 @@ class Slot(NamedTuple):
 class Inventory:
     """The tensors of a module tree, each named once, and the shape of the tree at the time of looking.
 
-    ``empty`` are the names that held ``None``, ``ties`` the further slots of a tied tensor, each with the first.
+    ``written`` are parameters that a forward writes to (an embedding with ``max_norm``), ``empty`` the names that held
+    ``None``, ``ties`` the further slots of a tied tensor, each with the first.
     """
 
     parameters: tuple[Slot, ...]
@@ -49,6 +50,7 @@ class Inventory:
     empty: tuple[Slot, ...]
     ties: tuple[tuple[Slot, Slot], ...]
     aliases: Mapping[str, str]
+    written: tuple[Slot, ...]
     tree: Tree
 
     @classmethod
@@ -85,6 +87,7 @@ class Inventory:
                         slot = Slot(container, key, first.name)
                         ties += [] if again else [(slot, first)]
                     owner += [] if again else [slot]
+        renormalised = {id(m._parameters) for m in visited if getattr(m, "max_norm", None) is not None}
         return cls(
             tuple(parameters),
             tuple(buffers),
@@ -92,6 +95,7 @@ class Inventory:
             tuple(empty),
             tuple(ties),
             aliases,
+            tuple(slot for slot in parameters if id(slot.container) in renormalised),
             Tree.of(visited),
         )
 
@@ -243,6 +247,9 @@ class _Swap:
             for container, index, name in inventory.parameters:
                 save((container, index, container[index]))
                 container[index] = params[name]
+        for container, index, _ in inventory.written:
+            save((container, index, container[index]))
+            container[index] = container[index].clone()
         if inventory.buffers:
             self.copies = {name: buffer.clone() for name, buffer in self.buffers.items()}
             for container, index, name in inventory.buffers:
@@ -281,7 +288,7 @@ class _Swap:
                 written.append(container)
                 if isinstance(container[index], nn.Parameter):
                     self.made = index
-        for container, index, value in self.saved:
+        for container, index, value in reversed(self.saved):  # a slot that was filled twice ends as it began
             container[index] = value
         for kind, container, key in inventory.tree.additions():
             written.append(container)
@@ -338,7 +345,7 @@ def call_guarded(
     with locked():  # without buffers too: another thread may be calling the same module with other parameters
         for module in modules:
             inventory = Inventory.remembered(module)
-            if inventory.buffers or inventory.attributes or inventory.empty:
+            if inventory.buffers or inventory.attributes or inventory.empty or inventory.written:
                 call = _Guarded(call, inventory)
         return call(*args, **kwargs)
 

@@ -1120,3 +1120,20 @@ def test_the_last_bias_enters_no_derivative_which_backward_and_torch_func_take()
     x, detached = batch(), {name: p.detach() for name, p in params.items()}
     gradients = torch.func.grad(lambda p: diag_jac(f)(p, x).sum())(detached)
     assert not gradients["2.bias"].any()
+
+
+@pytest.mark.parametrize("make", [nn.Embedding, nn.EmbeddingBag])
+def test_an_embedding_that_renormalises_its_weight_writes_to_a_copy(make):
+    layer = make(5, 3, max_norm=0.5).double()
+    index = torch.zeros(4, dtype=torch.long) if make is nn.Embedding else torch.zeros(4, 1, dtype=torch.long)
+    live = layer.weight.detach().clone()
+    f, params = make_functional(layer)
+    given = {"weight": (2 * live).requires_grad_()}
+    torch.testing.assert_close(f(given, index).norm(dim=1), torch.full((4,), 0.5).double(), rtol=1e-5, atol=1e-5)
+    assert torch.equal(given["weight"], 2 * live)
+    x = torch.ones(4, 3).double()
+    for g in (lambda x: layer(index) * x, lambda x: f(params, index) * x):
+        diag_jac(g)(x)
+        assert torch.equal(layer.weight, live)
+    f(given, index).sum().backward()
+    assert bool(given["weight"].grad[0].any())
