@@ -28,6 +28,7 @@ MAX_SIGNATURES = 64
 def _renew_lock() -> None:
     global LOCK
     LOCK = threading.RLock()
+    AROUND_COUNT.lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):  # a data loader may fork while another thread holds the lock
@@ -84,6 +85,27 @@ PLANS = Memory()
 
 INDEPENDENT = Memory()
 """Functions and signatures whose samples were found independent (``independence.py``)."""
+
+
+class Around(threading.local):
+    """What surrounds the evaluations of this thread, innermost last (``recomputing.py``)."""
+
+    def __init__(self) -> None:
+        self.rebindings: list[Any] = []
+
+
+AROUND = Around()
+
+
+class Count:
+    """How many evaluations of all threads are under way; its lock is held for a moment only."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.number = 0
+
+
+AROUND_COUNT = Count()
 
 CHECKS = itertools.count()
 """Counts the checks of independence, so that each of them cuts the samples differently."""

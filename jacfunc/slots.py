@@ -9,22 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from threading import get_ident
 from typing import Any, NamedTuple
 
 import torch
-import torch.utils.checkpoint
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from . import caches
+from . import caches, recomputing
 from .errors import ArgumentError, ParametersError
 from .levels import compiling
 
 Tensors = Mapping[str, torch.Tensor]
 CONTAINERS = ("_modules", "_parameters", "_buffers")
-CHECKPOINT: dict[str, Any] = vars(torch.utils.checkpoint)
 PARAMETRIZE: dict[str, Any] = vars(parametrize)
 
 
@@ -224,14 +221,14 @@ def call_with(
 class _Swap:
     """The tensors of one call in their places, and what the call may change, to be put back.
 
-    Two of torch's own globals are treated like slots.  ``torch.utils.checkpoint`` calls its function again during the
-    backward pass, when this call has ended: it gets a function that brings these tensors back.
-    ``parametrize.cached()`` remembers weights by module: this call starts with nothing remembered.
+    ``torch.utils.checkpoint`` calls its function again during the backward pass, when this call has ended: it gets a
+    function that brings these tensors back (``recomputing.py``).  ``parametrize.cached()`` remembers weights by module:
+    this call starts with nothing remembered.
     """
 
     made: str | None = None
     active = True
-    thread = 0
+    surrounded = False
     copies: Tensors = {}  # noqa: RUF012  # never written to
 
     def __init__(self, inventory: Inventory, params: Tensors | None, buffers: Tensors) -> None:
@@ -265,12 +262,9 @@ class _Swap:
             save((container, index, None))
 
     def _keep_surroundings(self) -> None:
-        self.thread = get_ident()
+        self.surrounded = True
         self.attributes = list(map(dict.copy, self.inventory.tree.homes))
-        for name, value in (("_CheckpointFrame", self.frame), ("CheckpointFunction", self)):
-            if name in CHECKPOINT:  # the former is private; test_functional.py notices when it is gone
-                self.saved.append((CHECKPOINT, name, CHECKPOINT[name]))
-                CHECKPOINT[name] = value
+        recomputing.begin(self.rebind)
         if parametrize._cache_enabled:
             self.saved.append((PARAMETRIZE, "_cache", PARAMETRIZE["_cache"]))
             PARAMETRIZE["_cache"] = {}
@@ -278,8 +272,10 @@ class _Swap:
     def restore(self) -> None:
         """Put everything back, and find a parameter that was not there before."""
         inventory = self.inventory
+        if self.surrounded:
+            recomputing.end()
         written = []
-        if self.thread:
+        if self.surrounded:
             for container, index, name in inventory.buffers:
                 if self._written(container, index, name):
                     written.append(container)
@@ -295,7 +291,7 @@ class _Swap:
             if kind == "_parameters" or (kind == "_modules" and any(True for _ in container[key].parameters())):
                 self.made = key
             del container[key]
-        if written and self.thread:
+        if written and self.surrounded:
             self._restore_attributes({id(container) for container in written})
         self.active = False
 
@@ -313,20 +309,7 @@ class _Swap:
                     del home[key]
                 home.update(before)
 
-    # ---------------------------------------------------------------- in place of torch.utils.checkpoint's own
-
-    def frame(self, function: Callable[..., Any], *rest: Any) -> Any:
-        """For the class by which ``checkpoint(use_reentrant=False)`` remembers its function."""
-        return self._original("_CheckpointFrame")(self._bound(function), *rest)
-
-    def apply(self, function: Callable[..., Any], *rest: Any) -> Any:
-        """For the autograd function of ``checkpoint(use_reentrant=True)``."""
-        return self._original("CheckpointFunction").apply(self._bound(function), *rest)
-
-    def _original(self, name: str) -> Any:
-        return next(value for container, index, value in self.saved if container is CHECKPOINT and index == name)
-
-    def _bound(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def rebind(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function``, with the tensors of this call also when it is called after its end."""
 
         def again(*args: Any, **kwargs: Any) -> Any:
@@ -335,7 +318,7 @@ class _Swap:
             with locked():
                 return call_with(function, args, kwargs, self.inventory, self.params, self.buffers)
 
-        return again if get_ident() == self.thread else function
+        return again
 
 
 def call_guarded(

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from ..errors import RefusedOperationError
 from ..levels import compiling
+from ..recomputing import begin, end
 from . import algebra, attention, elementwise, losses, norms
 from .expansion import refusing
 
@@ -160,8 +161,29 @@ def _nodes(graph: Any) -> Iterator[Any]:
             yield from _nodes(block)
 
 
+class _Evaluation(Corrections):
+    """The mode of one evaluation, which holds as well for what is checkpointed in it and runs again."""
+
+    def __enter__(self) -> Any:
+        begin(_corrected_again)
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *raised: object) -> None:
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        end()
+
+
+def _corrected_again(function: Callable[..., Any]) -> Callable[..., Any]:
+    def again(*args: Any, **kwargs: Any) -> Any:
+        with corrected():
+            return function(*args, **kwargs)
+
+    return again
+
+
 def corrected() -> AbstractContextManager[Any]:
     """A context in which the operations of the table are exchanged; once, also inside another one."""
-    modes = () if compiling() else _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
-    active = any(isinstance(mode, Corrections) for mode in modes)
-    return nullcontext() if active else Corrections()
+    if compiling():  # which can trace neither the question nor a checkpoint
+        return Corrections()
+    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    return nullcontext() if any(isinstance(mode, Corrections) for mode in modes) else _Evaluation()
