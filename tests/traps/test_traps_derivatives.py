@@ -123,7 +123,7 @@ def test_parameter_gradients_of_diagonals_through_norms(name, method, outside):
     f, params, directions, x = normed(name)
     expected = slope_of_squares(f, params, directions, x)
     found = outside(lambda params: diag_jac(f, method=method)(params, x).square().sum(), params)
-    assert slope(found, directions) == pytest.approx(expected, rel=1e-6)
+    assert slope(found, directions) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", NORMS)
@@ -216,7 +216,7 @@ class Square(torch.autograd.Function):
 
 def growing(t):
     """A regular 2 by 2 matrix for every number."""
-    return torch.stack((t + 2, torch.ones_like(t), torch.ones_like(t), 2 * t + 3), -1).reshape(*t.shape, 2, 2)
+    return torch.stack((t * t + 2, torch.ones_like(t), torch.ones_like(t), 2 * t + 3), -1).reshape(*t.shape, 2, 2)
 
 
 def factors(t):
@@ -308,14 +308,11 @@ def test_a_derivative_has_the_dtype_of_its_input(method, dtype):
         batched = diag_jac(f, method=method)
         alone = diag_jac(f, method=method, batch_dims=0)
         found = [batched(t), vmap(alone)(t), torch.stack([alone(s) for s in t])]
-        found += [vmap(torch.func.grad(alone))(t), nested(f, t, method)]
+        found += [vmap(torch.func.grad(alone))(t), AGAIN["nested"](f, t, method)]
         for derivative in found:
             assert derivative.dtype == dtype
         for derivative in found[:3]:
             torch.testing.assert_close(derivative.double(), truth, rtol=2e-2, atol=1e-2)
-
-
-nested = AGAIN["nested"]
 
 
 # ------------------------------------------------------------ what leaves the propagation
@@ -370,8 +367,7 @@ def test_torch_follows_no_grad_in_forward_mode_and_not_in_reverse():
 def test_torch_takes_what_leaves_for_a_constant_without_a_word(name):
     x = batch()
     f = LEAVING[name]  # without a factor that would follow: whole zeros, no error
-    for found in (jvp(f, (x,), (torch.ones_like(x),))[1],):
-        assert not found.any(), CURED
+    assert not jvp(f, (x,), (torch.ones_like(x),))[1].any(), CURED
     gradient = torch.autograd.grad((z := x.clone().requires_grad_()).sum() * 0 + f(z).sum(), z)[0]
     assert not gradient.any()
 
@@ -420,7 +416,9 @@ def test_what_leaves_is_a_constant_or_refused(name, method):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=ONE_ROUTE)) if name == "detach and numpy" else name
+        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=ONE_ROUTE))
+        if name == "detach and numpy"
+        else name
         for name in LEAVING
     ],
 )
@@ -557,9 +555,7 @@ def test_what_is_written_into_a_plain_tensor_is_followed(f, method):
     x = torch.where(x.abs() < 0.1, x.sign() * 0.1 + x, x)  # away from the mask's edge
     torch.testing.assert_close(diag_jac(f, method=method)(x), first_difference(f, x), rtol=1e-8, atol=1e-8)
     seconds = second_difference(f, x)
-    torch.testing.assert_close(
-        hess_diag(f, method=method)(x).diagonal(dim1=1, dim2=2), seconds, rtol=1e-6, atol=1e-6
-    )
+    torch.testing.assert_close(hess_diag(f, method=method)(x).diagonal(dim1=1, dim2=2), seconds, rtol=1e-6, atol=1e-6)
     for again in AGAIN.values():
         torch.testing.assert_close(again(f, x, method), seconds, rtol=1e-6, atol=1e-6)
 
@@ -580,6 +576,9 @@ def test_torch_has_no_derivative_of_out():
 def test_out_is_refused_by_name(method):
     with pytest.raises(UnsupportedOperationError, match=r"sin\(\): functions with out="):
         diag_jac(written_out, method=method)(batch())
+
+
+POISONED = "hess_diag forward meets what its own last evaluation left behind: INTERNAL ASSERT, refused as no route"
 
 
 class Keeping(nn.Module):
@@ -603,9 +602,16 @@ def test_torch_leaves_a_tensor_behind_that_poisons_the_next_call():
     net.last = net.last * 1  # usable, while its level is gone
 
 
-@pytest.mark.parametrize("transform", [diag_jac, hess_diag])
-@pytest.mark.parametrize("method", METHODS)
-def test_what_outlives_a_call_does_not_poison_the_next(method, transform):
+@pytest.mark.parametrize(
+    ("transform", "method"),
+    [
+        *((diag_jac, method) for method in METHODS),
+        (hess_diag, "auto"),
+        (hess_diag, "reverse"),
+        pytest.param(hess_diag, "forward", marks=pytest.mark.xfail(strict=True, reason=POISONED)),
+    ],
+)
+def test_what_outlives_a_call_does_not_poison_the_next(transform, method):
     net, x = Keeping(), batch()
     truth = TRUTH["diag_jac" if transform is diag_jac else "hess_diag"](lambda _, x: x.sin(), {}, x)
     for _ in range(3):
@@ -689,6 +695,11 @@ def vmap_of(f, x):
     return vmap(f)(x)
 
 
+def vmap_one(f, x):
+    """The Jacobian of each sample as a batch of one."""
+    return vmap(jacrev(one(f)))(x)
+
+
 def vmap_alone(f, x):
     """``f`` on one sample without a batch in front, as it is written under vmap where the layer takes both."""
     return vmap(jacrev(f))(x)
@@ -706,16 +717,16 @@ def double_backward(f, x):
 
 TOKENS, ROW = (2, 3, 4), (3, 4)
 FLASH, FLASH_TWICE = "flash_attention_for_cpu that does not support it", "flash_attention_for_cpu_backward"
-BROADCAST = "doesn't match the broadcast shape"
+BROADCAST, UNBATCHED = "doesn't match the broadcast shape", "Batching rule not implemented"
 OPERATIONS = {
     "scaled_dot_product_attention": (attention, TOKENS, [(jvp_of, FLASH), (double_backward, FLASH_TWICE)]),
     "MultiheadAttention": (multihead, TOKENS, [(jvp_of, FLASH), (double_backward, FLASH_TWICE)]),
     "TransformerEncoderLayer": (encoder, TOKENS, [(jvp_of, FLASH), (double_backward, FLASH_TWICE)]),
-    "GRU": (recurrent(nn.GRU), TOKENS, [(lambda f, x: vmap(one(f))(x), BROADCAST), (vmap_alone, BROADCAST)]),
-    "RNN": (recurrent(nn.RNN), TOKENS, [(lambda f, x: vmap(one(f))(x), BROADCAST), (vmap_alone, BROADCAST)]),
-    "GRUCell": (cell(nn.GRUCell), ROW, [(lambda f, x: vmap(one(f))(x), BROADCAST), (vmap_alone, BROADCAST)]),
-    "RNNCell": (cell(nn.RNNCell), ROW, [(lambda f, x: vmap(one(f))(x), BROADCAST), (vmap_alone, BROADCAST)]),
-    "LSTMCell": (cell(nn.LSTMCell), ROW, [(lambda f, x: vmap(one(f))(x), BROADCAST)]),
+    "GRU": (recurrent(nn.GRU), TOKENS, [(vmap_one, BROADCAST), (vmap_alone, UNBATCHED)]),
+    "RNN": (recurrent(nn.RNN), TOKENS, [(vmap_one, BROADCAST), (vmap_alone, UNBATCHED)]),
+    "GRUCell": (cell(nn.GRUCell), ROW, [(vmap_one, BROADCAST)]),
+    "RNNCell": (cell(nn.RNNCell), ROW, [(vmap_one, BROADCAST)]),
+    "LSTMCell": (cell(nn.LSTMCell), ROW, [(vmap_one, BROADCAST), (vmap_alone, UNBATCHED)]),
     "PReLU": (prelu, ROW, [(vmap_of, "Mismatch of parameter numbers"), (vmap_alone, "Mismatch of parameter numbers")]),
     "BatchNorm1d in eval mode": (batch_norm, ROW, [(vmap_of, "expected 2D"), (vmap_alone, "expected 2D")]),
     "cdist": (distances, ROW, [(jvp_of, "_cdist_forward that does not support it"), (double_backward, "_cdist_backward")]),
