@@ -1,0 +1,161 @@
+"""Traps of threads: exchanged parameters and forward-mode levels are global in torch, and apart in jacfunc.
+
+The races are made certain: in torch's by a barrier inside the forward, which all threads reach before any leaves.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import dense
+import pytest
+import torch
+from functions import Dual
+from judging import CURED, METHODS, far
+from torch import nn
+from torch.func import functional_call, jvp
+
+from jacfunc import caches, diag_jac, explain, laplacian, make_functional
+
+THREADS = 4
+DOUBLE = torch.float64
+
+
+def at_once(*jobs: Callable[[], Any]) -> list[Any]:
+    """Run every job in a thread of its own, all started together; their results."""
+    barrier = threading.Barrier(len(jobs))
+
+    def start(job):
+        barrier.wait(timeout=10)
+        return job()
+
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return [future.result(timeout=60) for future in [pool.submit(start, job) for job in jobs]]
+
+
+class Slow(nn.Module):
+    """Waits in the middle of its forward, so that what is global is another thread's by then."""
+
+    def __init__(self, wait: Callable[[], Any]):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 3, dtype=DOUBLE), nn.Linear(3, 3, dtype=DOUBLE)
+        self.wait = wait
+
+    def forward(self, x):
+        y = torch.tanh(self.a(x))
+        self.wait()
+        return self.b(y)
+
+
+def napping() -> Slow:
+    return Slow(lambda: time.sleep(0.002))
+
+
+def right(params, x):
+    """What ``Slow`` gives with these parameters."""
+    return torch.tanh(x @ params["a.weight"].T + params["a.bias"]) @ params["b.weight"].T + params["b.bias"]
+
+
+def own_parameters(net: nn.Module) -> list[dict[str, torch.Tensor]]:
+    return [{name: torch.randn_like(p) for name, p in net.named_parameters()} for _ in range(THREADS)]
+
+
+def test_torch_mixes_up_the_parameters_of_threads_and_leaves_strangers_in_the_module():
+    # No thread goes on before all have exchanged the parameters, so all but one have the last one's.
+    barrier = threading.Barrier(THREADS)
+    net, x = Slow(lambda: barrier.wait(timeout=10)), torch.randn(4, 3, dtype=DOUBLE)
+    sets = own_parameters(net)
+    before = list(net.parameters())
+    found = at_once(*(lambda p=p: functional_call(net, p, (x,)) for p in sets))
+    wrong = [far(y, right(p, x)) for p, y in zip(sets, found, strict=True)]
+    assert sum(wrong) >= THREADS - 1, CURED
+    after = [net.a.weight, net.a.bias, net.b.weight, net.b.bias]
+    assert any(mine is not now for mine, now in zip(before, after, strict=True)), CURED
+
+
+def test_torch_mixes_up_the_forward_levels_of_threads():
+    # The first leaves its level while the second, which came later, is still inside.
+    both_inside, first_left = threading.Barrier(2), threading.Event()
+    x = torch.randn(4, 3, dtype=DOUBLE)
+
+    def first(x):
+        both_inside.wait(timeout=10)
+        return x.sin()
+
+    def second(x):
+        both_inside.wait(timeout=10)
+        assert first_left.wait(timeout=10)
+        return x.sin()
+
+    def push(f, done=lambda: None):
+        try:
+            return jvp(f, (x,), (torch.ones_like(x),))[1]
+        except RuntimeError as error:  # or silently zeros, by who came first
+            assert "level" in str(error)
+            return torch.zeros_like(x)
+        finally:
+            done()
+
+    found = at_once(lambda: push(first, first_left.set), lambda: push(second))
+    assert any(far(tangent, x.cos()) for tangent in found), CURED
+    torch.testing.assert_close(jvp(torch.sin, (x,), (torch.ones_like(x),))[1], x.cos())  # torch recovers
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("transform", [diag_jac, laplacian])
+def test_every_thread_has_the_derivative_for_its_own_parameters_and_the_module_is_intact(transform, method):
+    net, x = napping(), torch.randn(4, 3, dtype=DOUBLE)
+    f, _ = make_functional(net)
+    sets, before = own_parameters(net), [(p, p.detach().clone()) for p in net.parameters()]
+    derivative = transform(f, method=method)
+    caches.PLANS.clear()
+    found = at_once(*(lambda p=p: [derivative(p, x) for _ in range(2)] for p in sets))
+    for params, results in zip(sets, found, strict=True):
+        g = lambda x, params=params: right(params, x)
+        truth = dense.diagonal(g, x) if transform is diag_jac else dense.hessian_diagonal(g, x).sum(-1)
+        for result in results:
+            torch.testing.assert_close(result, truth)
+    for now, (p, value) in zip(net.parameters(), before, strict=True):
+        assert now is p
+        assert torch.equal(now, value)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_thread_has_its_own_gradients_of_derivatives(method):
+    net, x = napping(), torch.randn(4, 3, dtype=DOUBLE)
+    f, _ = make_functional(net)
+    sets = own_parameters(net)
+
+    def gradients(f, params):
+        by_torch_func = torch.func.grad(lambda params: diag_jac(f, method=method)(params, x).square().sum())(params)
+        leaves = {name: p.clone().requires_grad_() for name, p in params.items()}
+        diag_jac(f, method=method)(leaves, x).square().sum().backward()
+        return by_torch_func, {name: p.grad for name, p in leaves.items() if p.grad is not None}
+
+    expected = [gradients(right, params) for params in sets]
+    found = at_once(*(lambda p=p: gradients(f, p) for p in sets))
+    for of_thread, alone in zip(found, expected, strict=True):
+        torch.testing.assert_close(of_thread[0], alone[0])
+        torch.testing.assert_close(of_thread[1], alone[1])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_forward_levels_of_threads_are_apart(method):
+    # With method="forward" this function goes by torch.func.jvp, whose levels are global.
+    x = torch.randn(4, 3, dtype=DOUBLE)
+
+    def f(x):
+        time.sleep(0.001)
+        return Dual.apply(x) * 2
+
+    derivative = diag_jac(f, method=method)
+    if method == "forward":
+        assert explain(derivative)(x).plan.route == "dual"
+    caches.PLANS.clear()
+    for results in at_once(*[lambda: [derivative(x) for _ in range(4)]] * THREADS):
+        for result in results:
+            torch.testing.assert_close(result, 2 * x.cos())
