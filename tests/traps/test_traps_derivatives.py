@@ -739,8 +739,8 @@ def test_torch_cannot_differentiate_the_operation(name):
     make, shape, trials = OPERATIONS[name]
     f, x = make(), batch(*shape)
     for trial, words in trials:
-        words = (words,) if isinstance(words, str) else words
-        assert fails(lambda trial=trial: trial(f, x), *words), CURED
+        several = (words,) if isinstance(words, str) else words
+        assert fails(lambda trial=trial: trial(f, x), *several), CURED
 
 
 @pytest.mark.parametrize("method", METHODS)
