@@ -20,8 +20,6 @@ CHECKPOINT: dict[str, Any] = vars(torch.utils.checkpoint)
 # The former is private; test_functional.py notices when it is gone.
 NAMES = ("_CheckpointFrame", "CheckpointFunction")
 ORIGINAL: dict[str, Any] = {name: CHECKPOINT[name] for name in NAMES if name in CHECKPOINT}
-    name: CHECKPOINT[name] for name in ("_CheckpointFrame", "CheckpointFunction") if name in CHECKPOINT
-}
 
 
 class _Function:
