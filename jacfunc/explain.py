@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .errors import ArgumentTypeError
@@ -118,7 +117,7 @@ def explain(transform: Transform) -> Callable[..., Explanation]:
         )
 
     def explained(*args: Any, **kwargs: Any) -> Explanation:
-        with requested(transform.transformed, transform.options, args, kwargs) as request, torch.no_grad():
+        with requested(transform.transformed, transform.options, args, kwargs) as request:
             with replaying(request.draw()):
                 plan = run(request, transform.wanted, TRIAL_ROWS).plan
             with Noting() as noting:

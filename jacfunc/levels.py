@@ -39,6 +39,11 @@ def inside_vmap() -> bool:
     return stack is not None and any(level.key() == torch._C._functorch.TransformType.Vmap for level in stack)
 
 
+def differentiated_again() -> bool:
+    """Whether a graph is recorded of the current call, or a torch.func transform runs around it."""
+    return torch.is_grad_enabled() or inside_transform()
+
+
 @contextmanager
 def recording() -> Iterator[bool]:
     """Leave inference mode, in which nothing can be differentiated; yields whether it was left.

@@ -19,18 +19,19 @@ from torch import nn
 from . import caches, independence
 from .entries import Pair
 from .errors import JacfuncError, RefusedOperationError, UnsupportedOperationError
-from .levels import inside_transform, inside_vmap, tracing
+from .levels import differentiated_again, inside_transform, inside_vmap, tracing
 from .operations import refuse_scripted
 from .request import Outputs, OutputsChangedError, Request, Shape
 from .rng import Draw
 from .routes import ROUTES
+from .routes.autograd import undifferentiable
+from .routes.linear import NoTransposeError
 from .routes.task import Evaluation, Task
 from .rows import Rows
 from .slots import locked
 
-RETRIED = (RuntimeError, TypeError, ValueError)
 FATAL = (JacfuncError, torch.OutOfMemoryError)
-"""What a route raises for an operation that it cannot take, and what of it is no reason to try another."""
+"""What is no reason to try another route; what is the function's own fault shows in a plain forward."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Plan:
     refused: tuple[tuple[Attempt, str], ...] = ()
     independence: str = independence.UNCHECKED
     settled: bool = False
+    undifferentiable: bool = False
 
     @property
     def route(self) -> str:
@@ -98,7 +100,13 @@ class Plan:
         """The plan without its first attempt, and why."""
         failed, *rest = self.attempts
         told = f"{_first_line(error)}{_place(error)}"
-        return replace(self, attempts=tuple(rest), settled=False, refused=(*self.refused, (failed, told)))
+        return replace(
+            self,
+            attempts=tuple(rest),
+            settled=False,
+            refused=(*self.refused, (failed, told)),
+            undifferentiable=self.undifferentiable or isinstance(error, NoTransposeError),
+        )
 
 
 def _coordinates(shapes: tuple[Shape, ...]) -> int:
@@ -177,7 +185,7 @@ def _descend(plan: Plan, request: Request, draw: Draw | None, limit: int | None,
             raise
         except RefusedOperationError as error:
             raise RefusedOperationError(f"{error}{_place(error)}") from None
-        except RETRIED as error:
+        except Exception as error:
             if isinstance(error, FATAL) and not isinstance(error, UnsupportedOperationError):
                 raise
             draw = draw or request.draw()
@@ -239,7 +247,7 @@ def _planned(request: Request, wanted: Wanted, random: bool) -> Plan:
 
 
 def _plan_signature(request: Request, wanted: Wanted) -> tuple[object, ...]:
-    return (wanted.name, request.options.planned, request.signature)
+    return (wanted.name, request.options.planned, request.signature, differentiated_again())
 
 
 def _remember(request: Request, plan: Plan) -> None:
@@ -275,10 +283,13 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
         attempt.vectorised,
         draw,
         not plan.settled and not tracing() and not inside_vmap(),
+        differentiated_again(),
     )
     route = ROUTES[attempt.route]
     evaluation = route.first_order(task) if plan.wanted.order == 1 else route.second_order(task)
     results = {} if limit is not None else {pair: entry.result() for pair, entry in entries.items()}
+    if plan.undifferentiable and attempt.route == "autograd":
+        results = {pair: undifferentiable(result, evaluation.outputs) for pair, result in results.items()}
     return Outcome(plan if plan.settled else replace(plan, settled=True), results, evaluation)
 
 

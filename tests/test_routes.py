@@ -201,3 +201,28 @@ def test_a_checkpoint_recomputes_with_the_corrected_operations(transform):
         found = torch.autograd.grad(saving(x).square().sum(), layer.weight)
         truth = torch.autograd.grad(transform(plain)(x).square().sum(), layer.weight)
         torch.testing.assert_close(found, truth)
+
+
+@pytest.mark.parametrize("function", [OnlyOnce, Detaching])
+def test_a_derivative_without_a_gradient_refuses_its_backward(function):
+    layer, x = nn.Linear(3, 3).double(), batch()
+    found = diag_jac(lambda x: function.apply(layer(x)))(x)
+    torch.testing.assert_close(found, diag_jac(lambda x: layer(x).sin())(x))
+    for value in (found, diag_jac(lambda x: function.apply(layer(x)))(x)):
+        with pytest.raises(UnsupportedOperationError, match="this derivative has no gradient: an autograd.Function"):
+            value.sum().backward()
+    with torch.no_grad():
+        assert explain(diag_jac(lambda x: function.apply(layer(x)), method="reverse"))(x).plan.route == "reverse"
+
+
+@pytest.mark.parametrize("function", [OnlyOnce, Detaching, Dual])
+@pytest.mark.parametrize("method", ["auto", "forward", "reverse"])
+def test_what_has_no_second_derivative_is_refused_and_no_zero(function, method):
+    x = batch()
+    for transform in (hess_diag, laplacian, lambda f, **k: diag_jac(diag_jac(f, **k), **k)):
+        try:
+            found = transform(lambda x: function.apply(x), method=method)(x)
+        except UnsupportedOperationError:
+            continue
+        truth = laplacian(torch.sin)(x)
+        torch.testing.assert_close(found.reshape(4, -1).sum(1), truth.sum(1))

@@ -162,13 +162,23 @@ def _nodes(graph: Any) -> Iterator[Any]:
 
 
 class _Evaluation(Corrections):
-    """The mode of one evaluation, which holds as well for what is checkpointed in it and runs again."""
+    """The mode of one evaluation, which holds as well for what is checkpointed in it and runs again.
+
+    An inner ``no_grad`` is constant for forward mode too, which torch has go through it.
+    """
 
     def __enter__(self) -> Any:
         begin(_corrected_again)
+        self.pushes = torch._C._is_fwd_grad_enabled()
         return super().__enter__()  # type: ignore[no-untyped-call]
 
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch._C._set_grad_enabled:
+            torch._C._set_fwd_grad_enabled(self.pushes and args[0])
+        return super().__torch_function__(func, types, args, kwargs)
+
     def __exit__(self, *raised: object) -> None:
+        torch._C._set_fwd_grad_enabled(self.pushes)
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
         end()
 

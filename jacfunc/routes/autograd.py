@@ -7,11 +7,14 @@ eagerly and under ``.backward()``; inside another transform it cannot work, and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
 from ..entries import joined, own_coordinates
+from ..errors import UnsupportedOperationError
 from ..rows import Rows
+from .linear import verify_transpose
 from .task import Evaluation, Task, Tensors
 
 NAME = "autograd"
@@ -31,6 +34,8 @@ def second_order(task: Task) -> Evaluation:
     """Fill the entries by cells, the gradients of the gradients; ``f`` is evaluated once."""
     recorded = torch.is_grad_enabled()
     leaves, outputs, aux = _evaluated(task)
+    if task.verified:
+        _verify(outputs, leaves)
     for index, cotangents in _single_rows(task, outputs):
         gradients = _gradients(outputs, leaves, cotangents, True)
         cells = tuple(
@@ -39,6 +44,40 @@ def second_order(task: Task) -> Evaluation:
         )
         task.take_cells(index, index + 1, cells)
     return _released(outputs, aux, recorded)
+
+
+class _Value(torch.autograd.Function):
+    """The identity, whose backward refuses; the outputs stand for all that the derivative depends on."""
+
+    @staticmethod
+    def forward(ctx: Any, derivative: torch.Tensor, *outputs: torch.Tensor) -> torch.Tensor:
+        return derivative.view_as(derivative)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: torch.Tensor) -> torch.Tensor:
+        raise UnsupportedOperationError(
+            "this derivative has no gradient: an autograd.Function inside f has a backward that cannot be "
+            "differentiated (once_differentiable, or detached); write it with differentiable operations"
+        )
+
+
+def undifferentiable(derivative: torch.Tensor, outputs: Tensors) -> torch.Tensor:
+    """The value of a derivative whose gradient would be wrong, or zero: torch keeps no graph of such a backward."""
+    result: torch.Tensor = _Value.apply(derivative, *outputs)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _verify(outputs: Tensors, leaves: Tensors) -> None:
+    """The same as on the other routes: the pullback has a transpose."""
+
+    def pull(*cotangents: torch.Tensor) -> Tensors:
+        return _gradients(outputs, leaves, cotangents, True)
+
+    def push(*tangents: torch.Tensor) -> Tensors:
+        cotangents = tuple(torch.zeros_like(output).requires_grad_() for output in outputs)
+        return _gradients(pull(*cotangents), cotangents, tangents, False)
+
+    verify_transpose(pull, push, leaves, outputs)
 
 
 def _evaluated(task: Task) -> tuple[Tensors, Tensors, Tensors]:

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.func import jvp
 
+from ..levels import differentiated_again
 from ..slots import locked
 from .task import Evaluation, Task, Tensors
 
@@ -22,9 +24,16 @@ NAME = "dual"
 def _pushed(
     function: Callable[..., tuple[Any, Any]], leaves: Tensors, tangents: Tensors
 ) -> tuple[Tensors, Tensors, Any]:
+    def recording(*leaves: torch.Tensor) -> Any:
+        with torch.enable_grad():  # so that an inner no_grad can be told from the caller's
+            return function(*leaves)
+
     # What recomputes in the backward pass (checkpointing) would do so after the levels of this evaluation are gone.
     with disable_saved_tensors_hooks("torch.func.jvp cannot be differentiated through saved tensor hooks (checkpoint)"):
-        outputs, pushed, aux = jvp(function, leaves, tangents, has_aux=True)  # type: ignore[misc]  # typed as either form
+        outputs, pushed, aux = jvp(recording, leaves, tangents, has_aux=True)  # type: ignore[misc]  # typed as either form
+    if differentiated_again():
+        return outputs, pushed, aux
+    outputs, pushed = (tuple(tensor.detach() for tensor in tensors) for tensors in (outputs, pushed))
     return outputs, pushed, aux
 
 
@@ -39,6 +48,21 @@ def first_order(task: Task) -> Evaluation:
         return task.swept_columns(along)
 
 
+def _refuse_functions(task: Task) -> None:
+    # https://github.com/pytorch/pytorch/issues/197867
+    with torch.enable_grad():
+        outputs, _ = task.evaluate(*(leaf.detach().requires_grad_() for leaf in task.leaves), others_copied=True)
+    nodes, seen = [output.grad_fn for output in outputs], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, BackwardCFunction):
+            raise RuntimeError("nested forward mode takes the derivative of an autograd.Function for a constant")
+        nodes += [before for before, _ in node.next_functions]
+
+
 def second_order(task: Task) -> Evaluation:
     """Fill the entries by columns of second derivatives."""
 
@@ -50,5 +74,7 @@ def second_order(task: Task) -> Evaluation:
         _, seconds, (outputs, aux) = _pushed(first, task.leaves, tangents)
         return seconds, outputs, aux
 
+    if task.verified:
+        _refuse_functions(task)
     with locked():
         return task.swept_columns(along)

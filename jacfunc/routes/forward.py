@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from .linear import pullback, pushforward, verify_transpose
+from .linear import pullback, pushforward, verify_backward, verify_transpose
 from .task import Evaluation, Task, Tensors
 
 NAME = "forward"
@@ -44,4 +44,6 @@ def second_order(task: Task) -> Evaluation:
         firsts, pull, (outputs, aux) = pullback(first, *task.leaves)
         return pushforward(pull, firsts)(*tangents), outputs, aux
 
+    if task.verified:
+        verify_backward(task.evaluate, task.leaves)
     return task.swept_columns(along)

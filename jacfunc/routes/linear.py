@@ -32,6 +32,16 @@ def pushforward(pull: Callable[..., Tensors], outputs: Tensors) -> Callable[...,
     return push
 
 
+class NoTransposeError(RuntimeError):
+    """A backward that cannot be differentiated by its cotangent, and does not say so."""
+
+
+def verify_backward(function: Callable[..., tuple[Any, Any]], leaves: Tensors) -> None:
+    """:func:`verify_transpose` of a function that is evaluated for it."""
+    outputs, pull, _ = pullback(function, *leaves)
+    verify_transpose(pull, pushforward(pull, outputs), leaves, outputs)
+
+
 def verify_transpose(
     pull: Callable[..., Tensors],
     push: Callable[..., Tensors],
@@ -50,7 +60,7 @@ def verify_transpose(
     close = (by_push[0] - by_pull[0]).abs() <= torch.finfo(coarsest).eps ** 0.5 * (by_push[1] + by_pull[1])
     finite = by_push[1].isfinite() & by_pull[1].isfinite()
     if not bool(close | ~finite):
-        raise RuntimeError("an autograd.Function has a backward that cannot be differentiated by its cotangent")
+        raise NoTransposeError("an autograd.Function has a backward that cannot be differentiated by its cotangent")
 
 
 def _waves(tensors: Sequence[torch.Tensor]) -> Tensors:

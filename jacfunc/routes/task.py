@@ -21,7 +21,8 @@ class Task:
     """A function of leaves, the rows on both sides of it, and the entries to fill.
 
     ``entries[m, k]`` belongs to output leaf m and input leaf k; a pair that nobody wants is absent.  ``verified`` asks
-    for the checks that a route makes of itself when it is taken for the first time.
+    for the checks that a route makes of itself when it is taken for the first time, ``differentiated_again`` says that
+    the result is part of a graph or of a surrounding transform.
     """
 
     evaluate: Callable[..., tuple[Tensors, Tensors]]
@@ -33,6 +34,7 @@ class Task:
     vectorised: bool
     draw: Draw | None
     verified: bool = False
+    differentiated_again: bool = False
 
     def input_chunks(self) -> Iterator[tuple[int, int]]:
         """The chunks of the rows of the input."""

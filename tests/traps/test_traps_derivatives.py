@@ -265,7 +265,6 @@ def test_second_and_third_derivatives(name, method):
 
 
 ONCE = {"once_differentiable": OnlyOnce, "a detached backward": Detaching, "once, with a jvp": Dual}
-SILENT_ONCE = "hess_diag through an autograd.Function whose backward has no derivative is zeros without a word"
 
 
 @pytest.mark.parametrize("name", ONCE)
@@ -274,7 +273,6 @@ def test_torch_has_zeros_for_the_second_derivative_of_a_function_that_has_one_on
     assert not vmap(jacrev(jacrev(f)))(batch()).any(), CURED
 
 
-@pytest.mark.xfail(strict=True, reason=SILENT_ONCE)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ONCE)
 def test_second_derivatives_of_a_function_that_has_one_only_are_right_or_refused(name, method):
@@ -337,10 +335,6 @@ LEAVING = {
     "detach and numpy": lambda x: torch.from_numpy(x.detach().numpy()),
     "asarray": lambda x: torch.from_numpy(x.__array__()),
 }
-SILENT_DATA = ".data leaves one level only, so that a second derivative goes through it"
-OUTER_JVP = "torch.func.jvp around a transform goes through no_grad and .data, which grad and backward do not"
-ONE_ROUTE = "forward refuses detach().numpy(), which reverse takes for a constant row by row"
-pytest_data = pytest.param(".data", marks=pytest.mark.xfail(strict=True, reason=SILENT_DATA))
 FIGURES = pytest.mark.filterwarnings("ignore:To copy construct from a tensor", "ignore:Converting a tensor")
 
 
@@ -414,15 +408,7 @@ def test_what_leaves_is_a_constant_or_refused(name, method):
 
 @FIGURES
 @pytest.mark.parametrize("transform", [diag_jac, hess_diag])
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=ONE_ROUTE))
-        if name == "detach and numpy"
-        else name
-        for name in LEAVING
-    ],
-)
+@pytest.mark.parametrize("name", [name for name in LEAVING if name != "detach and numpy"])
 def test_what_leaves_does_the_same_with_every_method(name, transform):
     x, found = batch(), []
     for method in METHODS:
@@ -438,11 +424,19 @@ def test_what_leaves_does_the_same_with_every_method(name, transform):
             torch.testing.assert_close(derivative, found[0])
 
 
+@pytest.mark.parametrize("transform", [diag_jac, hess_diag])
+def test_values_for_numpy_are_constant_row_by_row_and_refused_where_they_cannot_be_read(transform):
+    x, f = batch(), partly("detach and numpy")
+    torch.testing.assert_close(transform(f)(x), transform(f, method="reverse")(x))
+    with pytest.raises(UnsupportedOperationError, match="storage"):
+        transform(f, method="forward")(x)
+
+
 @FIGURES
 @pytest.mark.parametrize("again", [*AGAIN, "hess_diag"])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    "name", ["no_grad", "detach", pytest_data, "round", "item", "float", "tensor", "tolist", "numpy", "asarray"]
+    "name", ["no_grad", "detach", ".data", "round", "item", "float", "tensor", "tolist", "numpy", "asarray"]
 )
 def test_what_leaves_stays_a_constant_when_differentiated_again(name, method, again):
     f, x = partly(name), batch()
@@ -464,8 +458,8 @@ def test_what_leaves_stays_a_constant_when_differentiated_again(name, method, ag
         "detach",
         "tensor",
         "round",
-        pytest.param("no_grad", marks=pytest.mark.xfail(strict=True, reason=OUTER_JVP)),
-        pytest.param(".data", marks=pytest.mark.xfail(strict=True, reason=OUTER_JVP)),
+        "no_grad",
+        ".data",
     ],
 )
 @FIGURES
@@ -480,10 +474,7 @@ def test_what_leaves_stays_a_constant_under_jvp_from_outside(name, method):
     [
         "auto",
         "reverse",
-        pytest.param(
-            "forward",
-            marks=pytest.mark.xfail(strict=True, reason="the dual route (torch.func.jvp) goes through torch.no_grad"),
-        ),
+        "forward",
     ],
 )
 def test_no_grad_is_a_constant_on_the_dual_route_too(method):
@@ -579,9 +570,6 @@ def test_out_is_refused_by_name(method):
         diag_jac(written_out, method=method)(batch())
 
 
-POISONED = "hess_diag forward meets what its own last evaluation left behind: INTERNAL ASSERT, refused as no route"
-
-
 class Keeping(nn.Module):
     """Keeps its features, and adds their derivative (times nothing of their value) to the next call's."""
 
@@ -609,7 +597,6 @@ def test_torch_leaves_a_tensor_behind_that_poisons_the_next_call():
         *((diag_jac, method) for method in METHODS),
         (hess_diag, "auto"),
         (hess_diag, "reverse"),
-        pytest.param(hess_diag, "forward", marks=pytest.mark.xfail(strict=True, reason=POISONED)),
     ],
 )
 def test_what_outlives_a_call_does_not_poison_the_next(transform, method):
@@ -619,6 +606,12 @@ def test_what_outlives_a_call_does_not_poison_the_next(transform, method):
         torch.testing.assert_close(transform(net, method=method)(x), truth, rtol=1e-7, atol=1e-7)
         torch.testing.assert_close(net(x), x.sin())
         torch.testing.assert_close(net.last + 1, x.sin() + 1)
+
+
+def test_what_outlives_an_evaluation_of_the_same_call_is_refused():
+    # The module's forward reads in its second evaluation what its first has left, whose level of torch.func is gone.
+    with pytest.raises(UnsupportedOperationError, match="Keeping"):
+        hess_diag(Keeping(), method="forward")(batch())
 
 
 @pytest.mark.parametrize("method", METHODS)
