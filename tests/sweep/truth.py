@@ -116,7 +116,7 @@ def truth(case: Case, step: float) -> Truth:
     quantities = {}
     for name, tolerance in TOLERANCES.items():
         value, error = found[name]
-        coarse = COARSE.get(case.template.name, 0.0) if name == "jacobian" else 0.0
+        coarse = COARSE.get(case.template.name.rsplit(" ", 1)[0], 0.0) if name == "jacobian" else 0.0
         floor = FLOOR * scale * case.spread ** (ORDERS[name] - 1)
         allowed = max(tolerance, coarse) * max(floor, float(value.abs().max())) + rounding
         # not a number is not resolved either
