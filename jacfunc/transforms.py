@@ -265,15 +265,14 @@ def hess_diag(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
     .. math:: H_{noi} = \partial^2 y_{no} / \partial x_{ni}^2
 
     Args:
-        f: a function or an ``nn.Module``, ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``, as for
-            :func:`diag_jac`.
+        f: as for :func:`batch_jac`, twice differentiable where its second derivative is to mean something.
         **keywords: those of :func:`diag_jac`.
 
     Returns:
-        A function of the same arguments as ``f``, whose result has shape ``(N, *O, *I)``, trees as in :func:`diag_jac`.
+        A function of the same arguments as ``f``: entries of :func:`batch_jac`'s shape, ``(N, *O, *I)``, in its trees.
 
     Raises:
-        JacfuncError: as :func:`diag_jac`, for whose shapes nothing is refused here.
+        JacfuncError: as :func:`batch_jac`, and for an operation without a second derivative.
 
     Example:
         >>> import torch

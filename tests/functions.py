@@ -1,6 +1,11 @@
-"""Functions of torch.autograd that one route or another cannot take; no test lives here."""
+"""Functions of torch.autograd that one route or another cannot take, and jobs in threads; no test lives here."""
 
 from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 
@@ -81,3 +86,15 @@ class NoVmap(OnlyOnce):
     def backward(ctx, g):
         assert g.isfinite().all().item()
         return Looking.apply(g, ctx.saved_tensors[0].cos())
+
+
+def at_once(*jobs: Callable[[], Any]) -> list[Any]:
+    """Run every job in a thread of its own, all started together; their results."""
+    barrier = threading.Barrier(len(jobs))
+
+    def start(job):
+        barrier.wait(timeout=10)
+        return job()
+
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return [future.result(timeout=60) for future in [pool.submit(start, job) for job in jobs]]

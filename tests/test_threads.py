@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from functions import Dual
+from functions import Dual, at_once
 from torch import nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
@@ -51,18 +51,6 @@ def truth(params: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     """What ``Slow`` gives with these parameters."""
     hidden = torch.tanh(x @ params["a.weight"].T + params["a.bias"])
     return hidden @ params["b.weight"].T + params["b.bias"]
-
-
-def at_once(*jobs):
-    """Run every job in a thread of its own, all started together; their results."""
-    barrier = threading.Barrier(len(jobs))
-
-    def start(job):
-        barrier.wait(timeout=10)
-        return job()
-
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        return [future.result(timeout=60) for future in [pool.submit(start, job) for job in jobs]]
 
 
 def repeated(call):

@@ -14,7 +14,7 @@ from typing import Any
 import dense
 import pytest
 import torch
-from functions import Dual
+from functions import Dual, at_once
 from judging import CURED, METHODS, far
 from torch import nn
 from torch.func import functional_call, jvp
@@ -23,18 +23,6 @@ from jacfunc import caches, diag_jac, explain, laplacian, make_functional
 
 THREADS = 4
 DOUBLE = torch.float64
-
-
-def at_once(*jobs: Callable[[], Any]) -> list[Any]:
-    """Run every job in a thread of its own, all started together; their results."""
-    barrier = threading.Barrier(len(jobs))
-
-    def start(job):
-        barrier.wait(timeout=10)
-        return job()
-
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        return [future.result(timeout=60) for future in [pool.submit(start, job) for job in jobs]]
 
 
 class Slow(nn.Module):
