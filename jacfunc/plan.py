@@ -25,8 +25,8 @@ from .request import Outputs, OutputsChangedError, Request, Shape
 from .rng import Draw
 from .routes import ROUTES
 from .routes.autograd import undifferentiable
-from .routes.linear import NoTransposeError
 from .routes.task import Evaluation, Task
+from .routes.verify import NoTransposeError
 from .rows import Rows
 from .slots import locked
 

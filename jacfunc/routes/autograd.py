@@ -14,8 +14,8 @@ import torch
 from ..entries import joined, own_coordinates
 from ..errors import UnsupportedOperationError
 from ..rows import Rows
-from .linear import verify_transpose
 from .task import Evaluation, Task, Tensors
+from .verify import verify_transpose
 
 NAME = "autograd"
 
@@ -35,7 +35,7 @@ def second_order(task: Task) -> Evaluation:
     recorded = torch.is_grad_enabled()
     leaves, outputs, aux = _evaluated(task)
     if task.verified:
-        _verify(outputs, leaves)
+        _verify(task, outputs, leaves)
     for index, cotangents in _single_rows(task, outputs):
         gradients = _gradients(outputs, leaves, cotangents, True)
         cells = tuple(
@@ -67,7 +67,7 @@ def undifferentiable(derivative: torch.Tensor, outputs: Tensors) -> torch.Tensor
     return result
 
 
-def _verify(outputs: Tensors, leaves: Tensors) -> None:
+def _verify(task: Task, outputs: Tensors, leaves: Tensors) -> None:
     """The same as on the other routes: the pullback has a transpose."""
 
     def pull(*cotangents: torch.Tensor) -> Tensors:
@@ -77,7 +77,7 @@ def _verify(outputs: Tensors, leaves: Tensors) -> None:
         cotangents = tuple(torch.zeros_like(output).requires_grad_() for output in outputs)
         return _gradients(pull(*cotangents), cotangents, tangents, False)
 
-    verify_transpose(pull, push, leaves, outputs)
+    verify_transpose(task, pull, push, outputs)
 
 
 def _evaluated(task: Task) -> tuple[Tensors, Tensors, Tensors]:

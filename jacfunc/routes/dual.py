@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.func import jvp
 
 from ..levels import differentiated_again
 from ..slots import locked
 from .task import Evaluation, Task, Tensors
+from .verify import calls_function
 
 NAME = "dual"
 
@@ -48,21 +48,6 @@ def first_order(task: Task) -> Evaluation:
         return task.swept_columns(along)
 
 
-def _refuse_functions(task: Task) -> None:
-    # https://github.com/pytorch/pytorch/issues/197867
-    with torch.enable_grad():
-        outputs, _ = task.evaluate(*(leaf.detach().requires_grad_() for leaf in task.leaves), others_copied=True)
-    nodes, seen = [output.grad_fn for output in outputs], set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if isinstance(node, BackwardCFunction):
-            raise RuntimeError("nested forward mode takes the derivative of an autograd.Function for a constant")
-        nodes += [before for before, _ in node.next_functions]
-
-
 def second_order(task: Task) -> Evaluation:
     """Fill the entries by columns of second derivatives."""
 
@@ -74,7 +59,8 @@ def second_order(task: Task) -> Evaluation:
         _, seconds, (outputs, aux) = _pushed(first, task.leaves, tangents)
         return seconds, outputs, aux
 
-    if task.verified:
-        _refuse_functions(task)
+    # https://github.com/pytorch/pytorch/issues/197867
+    if task.verified and calls_function(task):
+        raise RuntimeError("nested forward mode takes the derivative of an autograd.Function for a constant")
     with locked():
         return task.swept_columns(along)

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
-from .linear import pullback, pushforward, verify_backward, verify_transpose
+from .linear import pullback, pushforward
 from .task import Evaluation, Task, Tensors
+from .verify import verify_backward, verify_transpose
 
 NAME = "forward"
 
@@ -26,7 +27,7 @@ def first_order(task: Task) -> Evaluation:
     outputs, pull, aux = pullback(task.evaluate, *task.leaves)
     push = pushforward(pull, outputs)
     if task.verified:
-        verify_transpose(pull, push, task.leaves, outputs)
+        verify_transpose(task, pull, push, outputs)
     for start, stop in task.input_chunks():
         tangents = task.through(push, task.inputs.basis(start, stop, task.leaves))
         task.take_columns(start, stop, tangents)
@@ -45,5 +46,5 @@ def second_order(task: Task) -> Evaluation:
         return pushforward(pull, firsts)(*tangents), outputs, aux
 
     if task.verified:
-        verify_backward(task.evaluate, task.leaves)
+        verify_backward(task)
     return task.swept_columns(along)

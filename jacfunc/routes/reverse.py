@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from ..entries import joined, own_coordinates
-from .linear import NoTransposeError, pullback, pushforward, verify_backward, verify_transpose
+from .linear import pullback, pushforward
 from .task import Evaluation, Task, Tensors
+from .verify import NoTransposeError, verify_backward, verify_transpose
 
 NAME = "reverse"
 
@@ -18,16 +19,16 @@ def first_order(task: Task) -> Evaluation:
     """Fill the entries by rows; ``f`` is evaluated once."""
     outputs, pull, aux = pullback(task.evaluate, *task.leaves)
     if task.verified and task.differentiated_again:
-        _verify(pull, task.leaves, outputs)
+        _verify(task, pull, outputs)
     for start, stop in task.outputs.chunks(task.chunk_size):
         task.take_rows(start, stop, task.through(pull, task.outputs.basis(start, stop, outputs)))
     return Evaluation(outputs, aux)
 
 
-def _verify(pull: Callable[..., Tensors], leaves: Tensors, outputs: Tensors) -> None:
+def _verify(task: Task, pull: Callable[..., Tensors], outputs: Tensors) -> None:
     """Raise if a derivative of this one would be wrong without a word; one that would raise is good for a value."""
     try:
-        verify_transpose(pull, pushforward(pull, outputs), leaves, outputs)
+        verify_transpose(task, pull, pushforward(pull, outputs), outputs)
     except NoTransposeError:
         raise
     except RuntimeError:
@@ -40,7 +41,7 @@ def second_order(task: Task) -> Evaluation:
     ``f`` is evaluated once for each chunk of output rows; ``chunk_size`` bounds the pairs of rows in flight.
     """
     if task.verified:
-        verify_backward(task.evaluate, task.leaves)
+        verify_backward(task)
     outer = task.chunk_size and max(1, task.chunk_size // max(task.inputs.total, 1))
     like = [task.leaves[0]] * len(task.outputs.shapes)  # the outputs are not known before their evaluation
     return task.swept(
