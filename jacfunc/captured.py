@@ -51,9 +51,12 @@ class Captured:
         captured.key = _Walk(captured, batch).key(function, 0)
         return captured
 
-    def training(self) -> tuple[bool, ...]:
-        """The mode of every module in the function."""
-        return tuple(module.training for module in self.tree())
+    def shape(self) -> tuple[Hashable, ...]:
+        """Of every module in the function: which it is, its mode, and what was put around its forward."""
+        return tuple(
+            (id(m), type(m), m.training, len(m._forward_hooks), len(m._forward_pre_hooks), id(vars(m).get("forward")))
+            for m in self.tree()
+        )
 
     def generators(self) -> Iterator[Any]:
         """The function's own random generators, those that its modules hold among them."""

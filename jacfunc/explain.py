@@ -149,8 +149,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _forward_bytes(request: Request) -> tuple[int, int]:
     """Bytes of all results of one forward, and of the largest."""
     recorder = _Recorder()
-    with recorder, replaying(request.draw()):
-        request.evaluate(*request.leaves, others_copied=True)
+    draw = request.draw()
+    with recorder, replaying(draw):
+        request.first_values(draw)
     if inside_transform():  # a dispatch mode does not see through wrapped tensors
         size = sum(leaf.numel() * leaf.element_size() for leaf in request.leaves)
         return size, size

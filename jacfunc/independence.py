@@ -95,7 +95,8 @@ def _any_finite(outputs: Tensors) -> bool:
 def probe_now(request: Request) -> bool:
     """Check whatever was found before; True unless the samples are coupled."""
     draw = request.draw()
-    outputs = evaluated(request, request.leaves, draw).outputs
+    with replaying(draw):
+        outputs = request.first_values(draw)
     return math.prod(request.batch) < 2 or check(request, outputs, draw) == CHECKED
 
 
@@ -201,10 +202,12 @@ def _message(request: Request, leaf: int, sample: int, change: float) -> str:
     path = request.outputs.paths()[leaf] if request.outputs else "output"
     index = ", ".join(str(int(i)) for i in torch.unravel_index(torch.tensor(sample), request.batch))
     cause = _cause(request.captured)
+    numbers = all(shape == () for shape in request.input_shapes)
+    one_sample = "batch_dims=0 if the input is one sample, or " if numbers else ""
     return (
         f"{path}[{index}] changed by {change:.2g} when only other samples of the batch were replaced, so its "
         f"per-sample derivatives do not exist; the usual cause is {cause}; make every output depend on its "
-        "own sample alone, or pass check=False if this is meant"
+        f"own sample alone, or pass {one_sample}check=False if this is meant"
     )
 
 

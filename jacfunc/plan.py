@@ -227,7 +227,7 @@ def _look(request: Request, draw: Draw) -> tuple[tuple[torch.Tensor, ...], bool]
     request.expected = None
     refuse_scripted(request.captured.scripted())
     try:
-        return request.values(request.leaves), not draw.is_now()
+        return request.first_values(draw), not draw.is_now()
     except RuntimeError as error:
         if inside_transform() and not isinstance(error, JacfuncError):
             raise UnsupportedOperationError(

@@ -19,7 +19,7 @@ from . import trees
 from .captured import Captured, tensor_signature
 from .errors import ArgumentError, ArgumentTypeError, ShapeError
 from .functional import FunctionalModule, LiveModule
-from .levels import recording, tracing
+from .levels import inside_transform, recording, tracing
 from .operations import corrected
 from .options import Options
 from .refusals import check_inputs, check_outputs
@@ -69,7 +69,10 @@ class Argument:
 
 @dataclass
 class Request:
-    """One call of a transform, checked."""
+    """One call of a transform, checked.
+
+    ``differentiates`` is set where f itself takes ``torch.autograd.grad`` by its input, and so needs a graph.
+    """
 
     function: Callable[..., Any]
     options: Options
@@ -81,6 +84,7 @@ class Request:
     aux_structure: trees.Structure | None = None
     aux_leaves: list[Any] = field(default_factory=list)
     expected: Outputs | None = None
+    differentiates: bool = False
 
     def __post_init__(self) -> None:
         leaves: list[torch.Tensor] = []
@@ -157,7 +161,7 @@ class Request:
         """What the arguments look like, without the number of samples."""
         tree, structure = trees.flatten((self.args, self.kwargs))
         leaves = tuple(tensor_signature(t, self.batch) if isinstance(t, torch.Tensor) else _plain(t) for t in tree)
-        return (structure, leaves, self.captured.training())
+        return (structure, leaves, self.captured.shape())
 
     def draw(self) -> Draw:
         """The state of every random generator that the function may use."""
@@ -191,8 +195,23 @@ class Request:
             raise OutputsChangedError
         return tuple(flat), aux
 
+    def first_values(self, draw: Draw) -> Tensors:
+        """The outputs of a plain forward at the leaves of this call, from ``draw``."""
+        try:
+            return self.values(self.leaves)
+        except RuntimeError as error:
+            if "does not require grad" not in str(error) or inside_transform():
+                raise
+            draw.restore()
+            self.differentiates = True
+            return self.values(self.leaves)
+
     def values(self, leaves: Sequence[torch.Tensor]) -> Tensors:
         """The outputs of a plain forward at these leaves, without a graph, nothing of the caller's changed."""
+        if self.differentiates:
+            with torch.enable_grad():
+                outputs, _ = self.evaluate(*(leaf.detach().requires_grad_() for leaf in leaves), others_copied=True)
+            return tuple(output.detach() for output in outputs)
         with torch.no_grad():
             outputs, _ = self.evaluate(*(leaf.detach() for leaf in leaves), others_copied=True)
         return outputs

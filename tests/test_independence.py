@@ -359,3 +359,28 @@ def test_a_refusal_leaves_the_running_statistics_alone(name):
         with pytest.raises(CoupledSamplesError):
             diag_jac(f)(batch())
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
+def test_another_submodule_is_checked_again():
+    net = module(lambda: nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)))
+    f, params = make_functional(net)
+    calls = [lambda: diag_jac(net)(batch()), lambda: diag_jac(lambda x: net(x))(batch())]
+    for call in calls:
+        call()
+    net[1] = nn.BatchNorm1d(3).double()
+    for call in calls:
+        with pytest.raises(CoupledSamplesError, match="BatchNorm1d '1'"):
+            call()
+
+
+def test_a_hook_is_checked_again():
+    net = module(lambda: nn.Sequential(nn.Linear(3, 3)))
+    diag_jac(net)(batch())
+    net[0].register_forward_hook(lambda _, args, y: y - y.mean(0))
+    with pytest.raises(CoupledSamplesError):
+        diag_jac(net)(batch())
+
+
+def test_one_sample_given_as_a_batch_is_told_of_batch_dims():
+    with pytest.raises(CoupledSamplesError, match="pass batch_dims=0 if the input is one sample, or check=False"):
+        diag_jac(nn.Linear(6, 6))(torch.randn(6))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, jvp, stack_module_state, vjp, vmap
 
-from jacfunc import batch_jac, check_independent, diag_jac, divergence, hess_diag, laplacian, make_functional
+from jacfunc import batch_jac, check_independent, diag_jac, divergence, explain, hess_diag, laplacian, make_functional
 
 TRANSFORMS = [diag_jac, batch_jac, divergence, hess_diag, laplacian]
 METHODS = ["auto", "forward", "reverse"]
@@ -417,3 +417,28 @@ def test_non_finite_values_pass_through(method, x):
     x[0, 0], x[1, 1] = float("nan"), float("inf")
     found = diag_jac(lambda x: x**3, method=method)(x)
     torch.testing.assert_close(found, 3 * x**2, equal_nan=True)
+
+
+@pytest.mark.parametrize("method", ["auto", "forward", "reverse"])
+def test_a_function_that_differentiates_by_its_input_itself(method):
+    torch.manual_seed(0)
+    energy = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    score = lambda x: torch.autograd.grad(energy(x).sum(), x, create_graph=True)[0]
+    x = torch.randn(5, 3, dtype=torch.float64)
+    truth = laplacian(energy)(x)[:, 0]
+    for given in (x, x.clone().requires_grad_()):
+        found = divergence(score, method=method)(given)
+        torch.testing.assert_close(found, truth)
+        gradients = [torch.autograd.grad(t.square().sum(), energy[0].weight, retain_graph=True) for t in (found, truth)]
+        torch.testing.assert_close(*gradients)
+    with torch.no_grad():
+        assert not divergence(score, method=method)(x).requires_grad
+    assert explain(divergence(score, method=method))(x).plan.route in ("forward", "reverse")
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_a_module_compiled_by_another_backend(transform):
+    net = nn.Linear(3, 3).double()
+    x = torch.randn(5, 3, dtype=torch.float64)
+    torch._dynamo.reset()
+    torch.testing.assert_close(transform(torch.compile(net, backend="eager"))(x), transform(net)(x))
