@@ -363,7 +363,6 @@ def test_a_refusal_leaves_the_running_statistics_alone(name):
 
 def test_another_submodule_is_checked_again():
     net = module(lambda: nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)))
-    f, params = make_functional(net)
     calls = [lambda: diag_jac(net)(batch()), lambda: diag_jac(lambda x: net(x))(batch())]
     for call in calls:
         call()
