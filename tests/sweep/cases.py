@@ -52,14 +52,19 @@ class Template:
     scopes: dict[str, set[int]]
     outputs: tuple[int, ...] = ()
     random: bool = False
+    dtype: torch.dtype = torch.float64
 
     def run(self, values: list[Tensor], layout: tuple[str, str] | None = None) -> list[Tensor]:
         """The call with these values in place of the varying leaves, its differentiable outputs."""
         leaves = [self._constant(position, leaf, layout) for position, leaf in enumerate(self.leaves)]
         for position, value in zip(self.varying, values, strict=True):
             leaves[position] = value
+        leaves = [self._cast(leaf) for leaf in leaves]
         results = pytree.tree_leaves(self.call(*pytree.tree_unflatten(leaves, self.spec)))
         return [results[index] for index in self.outputs] if self.outputs else results
+
+    def _cast(self, leaf: Any) -> Any:
+        return leaf.to(self.dtype) if isinstance(leaf, Tensor) and leaf.dtype == torch.float64 else leaf
 
     def _constant(self, position: int, leaf: Any, layout: tuple[str, str] | None) -> Any:
         if not isinstance(leaf, Tensor) or position in self.varying:

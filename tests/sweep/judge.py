@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from jacfunc import batch_jac, caches, diag_jac, laplacian
 from jacfunc.errors import JacfuncError
 
 from .cases import WIDTH, Case, Template, layout_of, make_case, seed_of, templates
-from .truth import Quantity, Truth, truth
+from .truth import Quantity, Truth, jacobian_of, truth
 
 Tensor = torch.Tensor
 
@@ -57,7 +58,50 @@ def _judged_case(template: Template, layout: tuple[str, str] | None) -> dict[str
         for transform in TRANSFORMS
         for method in METHODS
     }
-    return {"unjudged": unjudged, "outcomes": outcomes}
+    return {"unjudged": unjudged, "outcomes": outcomes, "coarse": _in_coarser_dtypes(case, known)}
+
+
+COARSER = {torch.float32: (1e-3, 0.05), torch.bfloat16: (0.2, None)}
+"""The error allowed there, relative to the largest entry: of a first derivative; of what is beyond it."""
+
+
+def _in_coarser_dtypes(case: Case, known: Truth) -> dict[str, dict[str, str]]:
+    """The outcomes of ``auto`` where the operation itself runs in another dtype: of the value, and of all."""
+    found = {}
+    for dtype, (first, beyond) in COARSER.items():
+        coarse = replace(case, template=replace(case.template, dtype=dtype))
+        found[str(dtype)] = {name: _coarse_outcome(coarse, known, name, first, beyond) for name in TRANSFORMS}
+    return found
+
+
+def _coarse_outcome(case: Case, known: Truth, transform: str, first: float, beyond: float | None) -> str:
+    quantity = "laplacian" if transform == "laplacian" else "jacobian"
+    room = beyond if transform == "laplacian" else first
+    true = known.quantities[quantity]
+    part = (lambda t: t.diagonal(dim1=-2, dim2=-1)) if transform == "diag_jac" else (lambda t: t)
+    if room is None or not true.resolved or not _carries(case, known, first):
+        return "unjudged"
+    torch.manual_seed(case.seed)
+    try:
+        found = TRANSFORMS[transform](case.function(), batch_dims=case.batch_dims)(case.p, case.point).detach()
+    except JacfuncError:
+        return "refused"
+    except Exception as error:
+        return f"foreign: {_told(error)}"
+    wanted = part(true.value) if case.batch_dims else part(true.value)[0]
+    off = float((found - wanted).abs().max())
+    scale = max(float(true.value.abs().max()), float(known.quantities["jacobian"].value.abs().max()))
+    return "right" if off <= room * scale + 2 * true.error else f"wrong by {off / max(scale, 1e-300):.1e}"
+
+
+def _carries(case: Case, known: Truth, room: float) -> bool:
+    """Whether torch's own reverse mode of one sample has the Jacobian in this dtype, to a tenth of what is allowed."""
+    try:
+        found = [jacobian_of(case, sample) for sample in range(case.samples)]
+    except Exception:
+        return False
+    true = known.quantities["jacobian"].value
+    return bool((torch.stack(found) - true).abs().max() <= 0.1 * room * true.abs().max())
 
 
 def _settled(template: Template, layout: tuple[str, str] | None) -> tuple[Case | None, Truth | None, str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .cases import LARGEST, SAMPLES
-from .judge import METHODS, TRANSFORMS, TRIES
+from .judge import COARSER, METHODS, TRANSFORMS, TRIES
 from .truth import COARSE, FIRST, TOLERANCES
 
 Records = list[dict[str, Any]]
@@ -94,6 +94,11 @@ def _judged(found: dict[str, Any]) -> dict[str, Records]:
 
 
 def _introduction(found: dict[str, Any]) -> Iterator[str]:
+    dtypes = "; ".join(
+        f"{str(dtype).removeprefix('torch.')} {first:g} for a first derivative, "
+        + ("no second one" if beyond is None else f"{beyond:g} for a Laplacian")
+        for dtype, (first, beyond) in COARSER.items()
+    )
     tolerances = ", ".join(f"{name} {tolerance:g}" for name, tolerance in TOLERANCES.items())
     yield f"""# Operations
 
@@ -118,6 +123,9 @@ function to {FIRST:g}; everything else is a central difference of that Jacobian,
 error. No second derivative of torch's is used. Tolerances relative to the largest entry:
 {tolerances} ({max(COARSE.values()):g} for hardsigmoid, whose own first derivative in torch is a sixth in single precision), plus twice the error of the difference. The value and the gradient by `p` of each transform (by `.backward()`) are judged apart.
 
+**Dtypes.** The same values are computed once more with the operation itself in float32 and in bfloat16, by `auto`, where
+torch's own reverse mode of one sample carries the Jacobian to a tenth of what is allowed: {dtypes}.
+
 **Kinks.** Where the differences do not settle (a kink, a jump, an edge of the domain), the point, the size of the
 directions and the step are changed, {len(TRIES) - 1} times, then the inputs are folded into (0, 1) by |v| / (1 + |v|),
 where some of torch's own samples have no finite value; what still does not settle is unjudged. So is what torch's first
@@ -136,10 +144,29 @@ def _counts(found: dict[str, Any]) -> Iterator[str]:
     for route in ROUTES:
         outcomes = [worst(records, route) for records in judged.values()]
         yield f"| `{route}` | " + " | ".join(str(outcomes.count(outcome)) for outcome in ORDER) + " |"
-    yield """
+    yield f"""
+{_coarse(judged)}
+
 *right*: value and gradient as the truth. *refused*: a `JacfuncError`. *foreign*: any other exception, from the transform
 or from `.backward()` through its result. *wrong*: a number that is not the derivative.
 """
+
+
+def _coarse(judged: dict[str, Records]) -> str:
+    """How many entries are what in the coarser dtypes."""
+    told = []
+    for dtype in COARSER:
+        for transform in TRANSFORMS:
+            kinds = [coarse_worst(records, str(dtype), transform) for records in judged.values()]
+            counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in ORDER if kinds.count(kind))
+            told.append(f"| `{transform} auto`, {str(dtype).removeprefix('torch.')} | {counts} |")
+    return "| in a coarser dtype | entries |\n|---|---|\n" + "\n".join(told)
+
+
+def coarse_worst(records: Records, dtype: str, transform: str) -> str:
+    """The worst outcome that an entry has there."""
+    found = {record["coarse"][dtype][transform].split()[0].rstrip(":") for record in records if "coarse" in record}
+    return next((outcome for outcome in ORDER if outcome in found), "unjudged")
 
 
 def _exceptions(found: dict[str, Any]) -> Iterator[str]:

@@ -56,6 +56,11 @@ class Truth:
         return [name for name, quantity in self.quantities.items() if not quantity.resolved]
 
 
+def jacobian_of(case: Case, sample: int) -> Tensor:
+    """Reverse mode of one sample, row by row."""
+    return _value_and_jacobian(case, sample, case.p, case.x[sample])[1]
+
+
 def _value_and_jacobian(case: Case, sample: int, p: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.detach().clone().requires_grad_()
     y = case.single(sample, p, x)
