@@ -36,7 +36,7 @@ STEPS: dict[str, Step] = {
     "group_norm": lambda x, w: F.group_norm(x * w, 1, eps=0.1),
     "rms_norm": lambda x, w: F.rms_norm(x, (3,), w, eps=0.1),
     "instance_norm": lambda x, w: F.instance_norm((x * w)[:, None, :], eps=0.1)[:, 0],
-    "batch_norm": lambda x, w: F.batch_norm(x, w.detach(), torch.ones_like(w), w, None),
+    "batch_norm": lambda x, w: F.batch_norm(x, torch.full_like(w, 0.3), torch.ones_like(w), w, None),
     "attention": attention,
     "hardsigmoid": lambda x, w: F.hardsigmoid(x * w),
     "hardswish": lambda x, w: F.hardswish(x + w),
@@ -85,7 +85,9 @@ def compared(names: list[str], quantity: str, seed: int) -> None:
         found = TRANSFORMS[quantity](f, method)(params, x)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * (1 + scale))
         loss = (weights * found).sum()
-        gradients = torch.autograd.grad(loss, list(params.values()), allow_unused=True, materialize_grads=True)
+        gradients = [torch.zeros_like(p) for p in params.values()]
+        if loss.requires_grad:  # the second derivative of a linear program has no graph
+            gradients = torch.autograd.grad(loss, list(params.values()), allow_unused=True, materialize_grads=True)
         found_slope = sum((g * d).sum().item() for g, d in zip(gradients, directions.values(), strict=True))
         assert found_slope == pytest.approx(slope, rel=1e-4, abs=1e-4 * (1 + scale))
 
