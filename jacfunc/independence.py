@@ -216,13 +216,17 @@ def _cause(captured: Captured) -> str:
         for name, module in root.named_modules():
             kind, called = type(module).__name__, f" {name!r}" if name else ""
             if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
-                return f"{kind}{called} using statistics of the batch: call .eval() on it"
+                return f"{kind}{called} using statistics of the batch: {_way_out_of_the_batch(module)}"
             if not_batch_first(module):
                 return f"{kind}{called} with batch_first=False: make it with batch_first=True"
     return (
         "a mean, softmax, sort, cumsum or norm over the batch axis, BatchNorm in training mode, or attention or an RNN "
         "that is not batch_first"
     )
+
+
+def _way_out_of_the_batch(module: _BatchNorm) -> str:
+    return "call .eval() on it" if module.running_mean is not None else "make it with track_running_stats=True"
 
 
 def _warn(what: str) -> None:

@@ -24,7 +24,7 @@ from .operations import refuse_scripted
 from .request import Outputs, OutputsChangedError, Request, Shape
 from .rng import Draw
 from .routes import ROUTES
-from .routes.autograd import undifferentiable
+from .routes.autograd import value_only
 from .routes.task import Evaluation, Task
 from .routes.verify import NoTransposeError
 from .rows import Rows
@@ -288,9 +288,11 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
     route = ROUTES[attempt.route]
     evaluation = route.first_order(task) if plan.wanted.order == 1 else route.second_order(task)
     results = {} if limit is not None else {pair: entry.result() for pair, entry in entries.items()}
-    if plan.undifferentiable and attempt.route == "autograd":
-        results = {pair: undifferentiable(result, evaluation.outputs) for pair, result in results.items()}
-    return Outcome(plan if plan.settled else replace(plan, settled=True), results, evaluation)
+    undifferentiable = attempt.route == "autograd" and (plan.undifferentiable or evaluation.undifferentiable)
+    if undifferentiable:
+        results = {pair: value_only(result, evaluation.outputs) for pair, result in results.items()}
+    plan = plan if plan.settled else replace(plan, settled=True, undifferentiable=undifferentiable)
+    return Outcome(plan, results, evaluation)
 
 
 def _no_route(plan: Plan) -> str:

@@ -41,6 +41,10 @@ class Entry:
 
 FORGETS = "torch's second derivative takes the statistics of the input for constants"
 NO_FLASH = "torch's flash kernel has neither a forward mode nor a second derivative"
+ANOTHER = "use detach, which makes another tensor"
+NAN_AT_ZERO = "torch's is NaN at zero"
+ZERO_AT_ZERO = "torch's third or fourth derivative is zero at zero"
+NO_ZERO = "torch's backward has no derivative where a cotangent is zero"
 INNERMOST = "torch's is constant for the innermost transform only"
 OVERFLOWS = "torch's second derivative is NaN where an exponential overflows"
 NO_SECOND = "torch has no second derivative of it"
@@ -50,7 +54,6 @@ DENSE = "keep the tensor dense, or make it sparse outside of the transform"
 UNROLL = "write its recursion with torch.logaddexp"
 SCATTER = "use torch.index_add or torch.scatter_reduce"
 segment_reduce = torch.segment_reduce
-aten = torch.ops.aten
 
 
 def sparse_mm(*args: Any, **kwargs: Any) -> Any:
@@ -60,42 +63,46 @@ def sparse_mm(*args: Any, **kwargs: Any) -> Any:
     return refusing(torch.sparse.mm, "sparse.mm with reduce=", SCATTER)(*args, **kwargs)
 
 
+def _ops(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """An operation as it is called by ``torch.ops.aten``."""
+    packet = getattr(torch.ops.aten, name)
+    return packet, packet.default
+
+
+_nn = torch._C._nn
+detach_ = torch.Tensor.detach_
+coo = torch.sparse_coo_tensor
+sdpa = F.scaled_dot_product_attention
+batch_norm, instance_norm = norms.other_order(norms.batch_norm), norms.other_order(norms.instance_norm)
+NATIVE = (
+    torch.native_batch_norm,
+    torch._native_batch_norm_legit,
+    *_ops("native_batch_norm"),
+    *_ops("_batch_norm_with_update"),
+)
 ENTRIES = (
-    Entry("layer_norm", (F.layer_norm, torch.layer_norm), norms.layer_norm, FORGETS, 196700),
+    Entry("layer_norm", (F.layer_norm, torch.layer_norm, *_ops("layer_norm")), norms.layer_norm, FORGETS, 196700),
     Entry("native_layer_norm", (torch.native_layer_norm,), norms.native_layer_norm, FORGETS, 196700),
+    Entry("native_layer_norm", _ops("native_layer_norm"), norms.native_layer_norm, FORGETS, 196700),
     Entry("batch_norm", (F.batch_norm,), norms.batch_norm, FORGETS, 196699),
-    Entry("batch_norm", (torch.batch_norm,), norms.other_order(norms.batch_norm), FORGETS, 196699),
+    Entry("batch_norm", (torch.batch_norm, *_ops("batch_norm")), batch_norm, FORGETS, 196699),
     Entry("instance_norm", (F.instance_norm,), norms.instance_norm, FORGETS, 196699),
-    Entry("instance_norm", (torch.instance_norm,), norms.other_order(norms.instance_norm), FORGETS, 196699),
-    *(
-        Entry("native_batch_norm", (native,), norms.native_batch_norm(native), FORGETS, 196699)
-        for native in (
-            torch.native_batch_norm,
-            torch._native_batch_norm_legit,
-            aten._batch_norm_with_update,
-            aten._batch_norm_with_update.default,
-        )
-    ),
-    Entry("scaled_dot_product_attention", (F.scaled_dot_product_attention,), attention.attention, NO_FLASH),
+    Entry("instance_norm", (torch.instance_norm, *_ops("instance_norm")), instance_norm, FORGETS, 196699),
+    *(Entry("native_batch_norm", (native,), norms.native_batch_norm(native), FORGETS, 196699) for native in NATIVE),
+    Entry("scaled_dot_product_attention", (sdpa, *_ops("scaled_dot_product_attention")), attention.attention, NO_FLASH),
     Entry("scaled_dot_product_attention", (F.multi_head_attention_forward,), attention.multi_head_attention, NO_FLASH),
     Entry("data", (torch.Tensor.data.__get__,), torch.Tensor.detach, INNERMOST),  # type: ignore[attr-defined]
-    Entry("hardsigmoid", (F.hardsigmoid,), elementwise.hardsigmoid, NO_SECOND),
-    Entry("mish", (F.mish,), elementwise.mish, OVERFLOWS),
-    Entry("sinc", (torch.sinc, torch.special.sinc, torch.Tensor.sinc), elementwise.sinc, "torch's is NaN at zero"),
-    Entry("i1", (torch.special.i1,), elementwise.i1, "torch's third derivative is zero at zero"),
-    Entry(
-        "logaddexp",
-        (torch.logaddexp, torch.Tensor.logaddexp),
-        elementwise.logaddexp,
-        OVERFLOWS,
-    ),
-    Entry(
-        "logcumsumexp",
-        (torch.logcumsumexp, torch.Tensor.logcumsumexp),
-        elementwise.logcumsumexp,
-        "torch's backward has no derivative where a cotangent is zero",
-    ),
-    Entry("det", (torch.det, torch.linalg.det, torch.Tensor.det), algebra.det, NAN_THIRD, 192540),
+    Entry("detach_", (detach_, torch.detach_), refusing(detach_, "detach_", ANOTHER), INNERMOST),
+    Entry("hardsigmoid", (F.hardsigmoid, _nn.hardsigmoid, *_ops("hardsigmoid")), elementwise.hardsigmoid, NO_SECOND),
+    Entry("mish", (F.mish, _nn.mish, *_ops("mish")), elementwise.mish, OVERFLOWS),
+    Entry("sinc", (torch.sinc, torch.special.sinc, torch.Tensor.sinc, *_ops("sinc")), elementwise.sinc, NAN_AT_ZERO),
+    Entry("sinc", (torch.sinc_, torch.Tensor.sinc_), elementwise.sinc_, NAN_AT_ZERO),
+    Entry("i0", (torch.i0, torch.special.i0, torch.Tensor.i0), elementwise.i0, ZERO_AT_ZERO),
+    Entry("i1", (torch.special.i1,), elementwise.i1, ZERO_AT_ZERO),
+    Entry("logaddexp", (torch.logaddexp, torch.Tensor.logaddexp, *_ops("logaddexp")), elementwise.logaddexp, OVERFLOWS),
+    Entry("logcumsumexp", (torch.logcumsumexp, torch.Tensor.logcumsumexp), elementwise.logcumsumexp, NO_ZERO),
+    Entry("logcumsumexp", _ops("logcumsumexp"), elementwise.logcumsumexp, NO_ZERO),
+    Entry("det", (torch.det, torch.linalg.det, torch.Tensor.det, *_ops("linalg_det")), algebra.det, NAN_THIRD, 192540),
     Entry("cdist", (torch.cdist,), algebra.cdist, f"{NO_SECOND}, and vmap over the first is wrong"),
     Entry("pdist", (torch.pdist,), algebra.pdist, NO_SECOND),
     Entry("multi_margin_loss", (F.multi_margin_loss,), losses.multi_margin_loss, NO_SECOND),
@@ -103,7 +110,8 @@ ENTRIES = (
     Entry("linear_cross_entropy", (F.linear_cross_entropy,), losses.linear_cross_entropy, CONSTANT_CHUNKS),
     Entry("embedding_bag", (F.embedding_bag,), losses.embedding_bag, NO_SECOND),
     Entry("to_sparse", (torch.Tensor.to_sparse,), refusing(torch.Tensor.to_sparse, "to_sparse", DENSE), NO_SECOND),
-    Entry("ctc_loss", (F.ctc_loss,), refusing(F.ctc_loss, "ctc_loss", UNROLL), NO_SECOND),
+    Entry("sparse_coo_tensor", (coo,), refusing(coo, "sparse_coo_tensor", DENSE), NO_SECOND),
+    *(Entry("ctc_loss", (ctc,), refusing(ctc, "ctc_loss", UNROLL), NO_SECOND) for ctc in (F.ctc_loss, torch.ctc_loss)),
     Entry("sparse.mm", (torch.sparse.mm,), sparse_mm, NO_SECOND),
     Entry("segment_reduce", (segment_reduce,), refusing(segment_reduce, "segment_reduce", SCATTER), NO_SECOND),
 )  # fmt: skip

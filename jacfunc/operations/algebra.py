@@ -7,7 +7,7 @@ import torch
 from .expansion import Tensor, exactly
 
 POLYNOMIAL = 8
-"""Up to this size a determinant is expanded as a polynomial, exact for singular matrices as well."""
+"""Up to this size the determinant of a singular matrix is expanded as a polynomial."""
 
 
 def det(*args: Tensor, **named: Tensor) -> Tensor:
@@ -15,9 +15,19 @@ def det(*args: Tensor, **named: Tensor) -> Tensor:
     (matrix,) = (*args, *named.values())
     value = torch.linalg.det(matrix.detach())
     if matrix.shape[-1] > POLYNOMIAL:
-        sign, logarithm = torch.linalg.slogdet(matrix)
-        return exactly(value, sign.detach() * logarithm.exp())
-    return exactly(value, _polynomial_det(matrix if matrix.is_complex() else matrix.double()))
+        return exactly(value, _by_logarithm(matrix))
+    # The polynomial cancels where a matrix is merely ill-conditioned; the logarithm has no derivative at singular ones.
+    singular = value == 0
+    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    chosen = singular[..., None, None]
+    regular = _by_logarithm(torch.where(chosen, identity, matrix))
+    return exactly(value, torch.where(singular, _polynomial_det(torch.where(chosen, matrix, identity)), regular))
+
+
+def _by_logarithm(matrix: Tensor) -> Tensor:
+    sign, logarithm = torch.linalg.slogdet(matrix)
+    result: Tensor = (sign if matrix.is_complex() else sign.detach()) * logarithm.exp()
+    return result
 
 
 def _polynomial_det(matrix: Tensor) -> Tensor:

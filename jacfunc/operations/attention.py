@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ def attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """For ``F.scaled_dot_product_attention``: torch's own plain implementation."""
+    if attn_mask is not None and attn_mask.dtype == torch.bool:  # which that one would add as 0 and 1
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -math.inf)
     attended, _ = torch.ops.aten._scaled_dot_product_attention_math(
         query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn import functional as F
 
-from .expansion import Tensor, exactly
+from .expansion import Tensor, exactly, exactly_where_finite
 
 
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
@@ -23,7 +23,7 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:
     """For ``F.mish``, whose second derivative is NaN where an exponential overflows."""
     x = input.clone() if inplace else input  # which is needed again in the backward
     value = torch._C._nn.mish(x.detach())
-    result = exactly(value, x * torch.tanh(_softplus(x)))
+    result = exactly_where_finite(value, x * torch.tanh(_softplus(x)))
     return input.copy_(result) if inplace else result
 
 
@@ -36,13 +36,28 @@ def sinc(input: Tensor) -> Tensor:
     return exactly(value, torch.where(near, series, torch.sin(far) / far))
 
 
+def sinc_(input: Tensor) -> Tensor:
+    """For ``torch.sinc_``."""
+    return input.copy_(sinc(input.clone()))
+
+
+def i0(input: Tensor) -> Tensor:
+    """For ``torch.special.i0``, whose fourth derivative is zero at zero."""
+    return _bessel(torch.special.i0, input, 0)
+
+
 def i1(input: Tensor) -> Tensor:
-    """For ``torch.special.i1``, whose third derivative is zero at zero: its series there."""
-    value = torch.special.i1(input.detach())
+    """For ``torch.special.i1``, whose third derivative is zero at zero."""
+    return _bessel(torch.special.i1, input, 1)
+
+
+def _bessel(function: Callable[[Tensor], Tensor], input: Tensor, order: int) -> Tensor:
+    """The modified Bessel function, by its series near zero."""
+    value = function(input.detach())
     near = input.abs() < 0.5
     x, far = torch.where(near, input / 2, 0.0), torch.where(near, 1.0, input)
-    series = _polynomial(x.square(), [1 / (math.factorial(k) * math.factorial(k + 1)) for k in range(9)])
-    return exactly(value, torch.where(near, x * series, torch.special.i1(far)))
+    series = _polynomial(x.square(), [1 / (math.factorial(k) * math.factorial(k + order)) for k in range(9)])
+    return exactly_where_finite(value, torch.where(near, series if order == 0 else x * series, function(far)))
 
 
 def _polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
@@ -60,6 +75,8 @@ def _softplus(x: Tensor) -> Tensor:
 
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     """For ``torch.logaddexp``, whose second derivative is NaN where one exponential overflows the other."""
+    if input.is_complex() or other.is_complex():
+        return torch.logaddexp(input, other)
     value = torch.logaddexp(input.detach(), other.detach())
     infinite = torch.isinf(input) | torch.isinf(other)
     x, y = torch.where(infinite, 0.0, input), torch.where(infinite, 0.0, other)
@@ -72,6 +89,8 @@ def logcumsumexp(input: Tensor, dim: int) -> Tensor:
 
     W. D. Hillis and G. L. Steele, "Data parallel algorithms", 1986.
     """
+    if input.is_complex():
+        return torch.logcumsumexp(input, dim)
     value = torch.logcumsumexp(input.detach(), dim)
     if not input.dim():
         return exactly(value, input)

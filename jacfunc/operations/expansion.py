@@ -18,6 +18,11 @@ def exactly(value: Tensor, expanded: Tensor) -> Tensor:
     return value.detach() + (expanded - expanded.detach()).to(value.dtype)
 
 
+def exactly_where_finite(value: Tensor, expanded: Tensor) -> Tensor:
+    """The same for what may be infinite, and is constant there."""
+    return exactly(value, torch.where(value.isfinite(), expanded, 0.0))
+
+
 def wide(tensor: Tensor) -> Tensor:
     """In a precision in which a sum over many elements is sound, as torch's own kernels accumulate."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
+from ..levels import compiling
 from .expansion import Tensor, constant, exactly, reduced, with_inner
 
 
@@ -93,7 +93,8 @@ def embedding_bag(
 ) -> Tensor:
     """For ``F.embedding_bag``: torch cannot differentiate its backward for maxima and weighted samples."""
     rest = (max_norm, norm_type, scale_grad_by_freq, mode, sparse, per_sample_weights, include_last_offset, padding_idx)
-    if max_norm is not None or scale_grad_by_freq or sparse:  # which say what the gradient shall be
+    # The first three say what the gradient shall be; the bags are cut by their values, which cannot be compiled.
+    if max_norm is not None or scale_grad_by_freq or sparse or compiling():
         return F.embedding_bag(input, weight, offsets, *rest)
     with torch.no_grad():
         value = F.embedding_bag(input, weight, offsets, *rest)
@@ -101,9 +102,15 @@ def embedding_bag(
     flat = input.reshape(-1)
     rows = weight[flat] if per_sample_weights is None else weight[flat] * per_sample_weights.reshape(-1, 1)
     kept = torch.ones_like(flat, dtype=torch.bool) if padding_idx is None else flat != padding_idx % len(weight)
-    reductions: dict[str, Callable[..., Tensor]] = {"sum": torch.sum, "mean": torch.mean, "max": torch.amax}
-    split = zip(rows.tensor_split(list(ends)), kept.tensor_split(list(ends)), strict=True)
-    bags = [bag[keep] for bag, keep in split][: len(value)]
-    nothing = weight.new_zeros(weight.shape[1])
-    expanded = [reductions[mode](bag, 0) if len(bag) else nothing for bag in bags]
-    return exactly(value, torch.stack(expanded)) if expanded else value
+    if mode == "max":
+        split = zip(rows.tensor_split(list(ends)), kept.tensor_split(list(ends)), strict=True)
+        nothing = weight.new_zeros(weight.shape[1])
+        expanded = [bag[keep].amax(0) if keep.any() else nothing for bag, keep in split][: len(value)]
+        return exactly(value, torch.stack(expanded)) if expanded else value
+    starts = torch.tensor([0, *ends], device=flat.device)
+    bags = torch.searchsorted(starts, torch.arange(len(flat), device=flat.device), right=True) - 1
+    inside = kept & (bags < len(value))
+    sums = torch.zeros_like(value).index_add(0, bags[inside], rows[inside])
+    if mode == "mean":
+        sums = sums / torch.bincount(bags[inside], minlength=len(value)).clamp(min=1)[:, None]
+    return exactly(value, sums)

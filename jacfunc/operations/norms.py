@@ -114,12 +114,13 @@ def other_order(instead: Callable[..., Tensor]) -> Callable[..., Tensor]:
         bias: Tensor | None,
         running_mean: Tensor | None,
         running_var: Tensor | None,
-        training: bool,
-        momentum: float,
-        eps: float,
-        cudnn_enabled: bool,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+        cudnn_enabled: bool = True,
+        use_input_stats: bool = False,
     ) -> Tensor:
-        return instead(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        return instead(input, running_mean, running_var, weight, bias, training or use_input_stats, momentum, eps)
 
     return replaced
 

@@ -7,6 +7,7 @@ eagerly and under ``.backward()``; inside another transform it cannot work, and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ def first_order(task: Task) -> Evaluation:
     for index, cotangents in _single_rows(task, outputs):
         gradients = _gradients(outputs, leaves, cotangents, recorded)
         task.take_rows(index, index + 1, tuple(gradient[None] for gradient in gradients))
-    return _released(outputs, aux, recorded)
+    no_gradient = task.verified and recorded and not _has_gradient(task, outputs, leaves)
+    return replace(_released(outputs, aux, recorded), undifferentiable=no_gradient)
 
 
 def second_order(task: Task) -> Evaluation:
@@ -61,7 +63,7 @@ class _Value(torch.autograd.Function):
         )
 
 
-def undifferentiable(derivative: torch.Tensor, outputs: Tensors) -> torch.Tensor:
+def value_only(derivative: torch.Tensor, outputs: Tensors) -> torch.Tensor:
     """The value of a derivative whose gradient would be wrong, or zero: torch keeps no graph of such a backward."""
     result: torch.Tensor = _Value.apply(derivative, *outputs)  # type: ignore[no-untyped-call]
     return result
@@ -78,6 +80,14 @@ def _verify(task: Task, outputs: Tensors, leaves: Tensors) -> None:
         return _gradients(pull(*cotangents), cotangents, tangents, False)
 
     verify_transpose(task, pull, push, outputs)
+
+
+def _has_gradient(task: Task, outputs: Tensors, leaves: Tensors) -> bool:
+    try:
+        _verify(task, outputs, leaves)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _evaluated(task: Task) -> tuple[Tensors, Tensors, Tensors]:

@@ -107,7 +107,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The value that came with the derivatives: output leaves and aux tensors."""
+    """The value that came with the derivatives: output leaves and aux tensors; whether these have no derivatives."""
 
     outputs: Tensors
     aux: Tensors
+    undifferentiable: bool = False
