@@ -142,6 +142,8 @@ REFUSED = {
     ),
     "segment_reduce": lambda h, p: torch.segment_reduce(h.T.contiguous(), "sum", lengths=torch.tensor([2, 4])).T,
 }
+if not hasattr(F, "linear_cross_entropy"):  # before torch 2.13
+    del OPERATIONS["linear_cross_entropy"]
 EXAMPLES = [(name, number) for name, found in OPERATIONS.items() for number in range(len(found))]
 TRANSFORMS = {"diag_jac": diag_jac, "batch_jac": batch_jac, "laplacian": laplacian, "hess_diag": hess_diag}
 AT_ZERO = (("sinc", 0), ("i1", 0), ("i0", 0))
@@ -168,7 +170,7 @@ def example(name, number):
 
 
 def test_every_entry_has_an_example():
-    assert {entry.name for entry in operations.ENTRIES} == {
+    assert {entry.name for entry in operations.ENTRIES if entry.functions} == {
         *OPERATIONS,
         *REFUSED,
         "data",

@@ -70,6 +70,8 @@ def _ops(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 _nn = torch._C._nn
+# Older versions of torch do not have it.
+LINEAR_CROSS_ENTROPY = (F.linear_cross_entropy,) if hasattr(F, "linear_cross_entropy") else ()
 detach_ = torch.Tensor.detach_
 coo = torch.sparse_coo_tensor
 sdpa = F.scaled_dot_product_attention
@@ -107,7 +109,7 @@ ENTRIES = (
     Entry("pdist", (torch.pdist,), algebra.pdist, NO_SECOND),
     Entry("multi_margin_loss", (F.multi_margin_loss,), losses.multi_margin_loss, NO_SECOND),
     Entry("multilabel_margin_loss", (F.multilabel_margin_loss,), losses.multilabel_margin_loss, NO_SECOND),
-    Entry("linear_cross_entropy", (F.linear_cross_entropy,), losses.linear_cross_entropy, CONSTANT_CHUNKS),
+    Entry("linear_cross_entropy", LINEAR_CROSS_ENTROPY, losses.linear_cross_entropy, CONSTANT_CHUNKS),
     Entry("embedding_bag", (F.embedding_bag,), losses.embedding_bag, NO_SECOND),
     Entry("to_sparse", (torch.Tensor.to_sparse,), refusing(torch.Tensor.to_sparse, "to_sparse", DENSE), NO_SECOND),
     Entry("sparse_coo_tensor", (coo,), refusing(coo, "sparse_coo_tensor", DENSE), NO_SECOND),

@@ -65,11 +65,13 @@ def _reduction(size_average: bool | None, reduce: bool | None, reduction: str) -
     return "sum" if size_average is False else "mean"
 
 
-_UNFUSED = with_inner(F.linear_cross_entropy)
+# Older versions of torch do not have it.
+_UNFUSED = with_inner(F.linear_cross_entropy) if hasattr(F, "linear_cross_entropy") else None
 
 
 def linear_cross_entropy(*args: Any, options: Any = None, **kwargs: Any) -> Tensor:
     """For ``F.linear_cross_entropy``, whose chunks have a constant for a backward."""
+    assert _UNFUSED is not None
     expanded: Tensor = _UNFUSED(*args, **kwargs)
     if options is None:
         return expanded
