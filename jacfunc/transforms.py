@@ -24,7 +24,7 @@ from .request import Outputs, Request, as_function, requested
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Transform:
     """A function of the same arguments as ``f`` that returns a derivative of it."""
 

@@ -20,6 +20,8 @@ from jacfunc import (
     make_functional,
 )
 
+OLD = torch.__version__ < (2, 12)
+
 TRANSFORMS = [diag_jac, batch_jac, divergence, hess_diag, laplacian]
 
 
@@ -47,6 +49,8 @@ ALL = list(product(TRANSFORMS, ["auto", "forward", "reverse"], [None, 2]))
     [*SOME, *(pytest.param(*case, marks=pytest.mark.slow) for case in ALL if case not in SOME)],
 )
 def test_one_graph_for_three_batch_sizes(transform, method, chunk_size):
+    if OLD and transform in (hess_diag, laplacian) and method == "reverse":
+        pytest.skip("torch 2.11 asks a BatchedTensor in autograd.grad for its sizes, which are symbolic")
     f, params = make_functional(net())
     derivative = transform(f, method=method, chunk_size=chunk_size)
     counter = CompileCounter()
@@ -121,6 +125,8 @@ def test_transforms_made_inside_the_compiled_function():
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(8).eval(), nn.LayerNorm(8)], ids=["batch norm", "layer norm"])
 @pytest.mark.parametrize("form", ["module", "functional", "made inside"])
 def test_one_graph_for_later_batch_sizes_through_norms(layer, form):
+    if OLD and form == "made inside":
+        pytest.skip("Dynamo of torch 2.11 cannot list a module's __dict__ inside a graph")
     module = nn.Sequential(nn.Linear(3, 8), layer, nn.Tanh(), nn.Linear(8, 3)).double()
     f, params = make_functional(module)
 
