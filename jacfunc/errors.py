@@ -39,5 +39,9 @@ class RefusedOperationError(UnsupportedOperationError):
     """No derivative of an operation is right, so no route is tried."""
 
 
+class RuleError(JacfuncError, TypeError):
+    """A rule of the Taylor route gave rows that do not belong to its value."""
+
+
 class IndependenceWarning(UserWarning):
     """The independence of the samples could not be tested."""

@@ -1,0 +1,122 @@
+"""How rules are made: of derivatives, of a linear map, of a bilinear product.  Knows the layout's tables, no operation.
+
+A rule takes the arguments of its operation, jets among them, and returns jets.  None of these knows an order by heart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from .frame import Frame
+from .jet import Coefficients, Jet
+
+Tensor = torch.Tensor
+Operand = Any
+"""A jet, a tensor or a number."""
+Derivatives = Callable[[Tensor, Tensor, int], Sequence[Tensor | float | None]]
+"""``(x, y, order)`` to ``g'(x), g''(x), ...`` up to ``order``, where ``y = g(x)``; None for one that is zero."""
+
+
+def _times(factor: Tensor | float, rows: Tensor) -> Tensor:
+    """A boolean factor keeps rows, or makes them zero where they are not finite too."""
+    if isinstance(factor, Tensor) and factor.dtype == torch.bool:
+        return torch.where(factor, rows, 0.0)
+    return rows * factor
+
+
+def _plus(left: Tensor | None, right: Tensor | None) -> Tensor | None:
+    if left is None or right is None:
+        return right if left is None else left
+    return left + right
+
+
+def composed(jet: Jet, derivatives: Sequence[Tensor | float | None]) -> Coefficients:
+    """The rows of ``g(x)``: ``z_a = sum_k g^(k)(x_0)/k! sum_{b_1+..+b_k=a} x_{b_1} .. x_{b_k}`` (Faa di Bruno)."""
+    frame, x = jet.frame, jet.coefficients
+    order = frame.layout.order
+    result: list[Tensor | None] = [None] * order
+    power: list[Tensor | None] = list(x)  # of the part without the value, by order
+    for k in range(1, order + 1):
+        factor = derivatives[k - 1] if k <= len(derivatives) else None
+        if factor is not None:
+            if k > 1:
+                factor = factor / math.factorial(k)
+            for n in range(k, order + 1):
+                rows = power[n - 1]
+                if rows is not None:
+                    result[n - 1] = _plus(result[n - 1], _times(factor, rows))
+        if k < order:
+            power = _next_power(frame, power, x)
+    return tuple(result)
+
+
+def _next_power(frame: Frame, power: Sequence[Tensor | None], x: Coefficients) -> list[Tensor | None]:
+    order = frame.layout.order
+    following: list[Tensor | None] = [None] * order
+    for n in range(2, order + 1):
+        for p in range(1, n):
+            term = frame.convolve(p, n - p, power[p - 1], x[n - p - 1], torch.mul)
+            following[n - 1] = _plus(following[n - 1], term)
+    return following
+
+
+def elementwise(function: Callable[..., Tensor], derivatives: Derivatives) -> Callable[..., Any]:
+    """The rule of an elementwise function of one tensor."""
+
+    def rule(x: Jet) -> Jet:
+        value = x.value
+        y = function(value)
+        return Jet(y, composed(x, derivatives(value, y, x.frame.layout.order)), x.frame)
+
+    return rule
+
+
+def linear(x: Jet, on_value: Callable[[Tensor], Tensor], on_rows: Callable[[Tensor], Tensor]) -> Jet:
+    """A linear map of one jet: the same for the value and for stacked rows, ``(rows, *S)``."""
+    orders = range(1, x.frame.layout.order + 1)
+    full = [x.full(order) for order in orders]
+    return Jet(on_value(x.value), tuple(None if rows is None else on_rows(rows) for rows in full), x.frame)
+
+
+def constant_rows(x: Jet, value: Tensor) -> Jet:
+    """A jet that does not depend on the input, to be written to."""
+    return Jet(value, (None,) * x.frame.layout.order, x.frame)
+
+
+def aligned(rows: Tensor, dim: int) -> Tensor:
+    """Rows of a value with fewer axes, as broadcasting with one of ``dim`` axes takes them."""
+    missing = dim + 1 - rows.dim()
+    return rows if missing <= 0 else rows.reshape(rows.shape[0], *(1,) * missing, *rows.shape[1:])
+
+
+def bilinear(
+    x: Operand,
+    y: Operand,
+    product: Callable[[Tensor, Tensor], Tensor],
+    left: Callable[[Tensor, Tensor], Tensor],
+    right: Callable[[Tensor, Tensor], Tensor],
+    both: Callable[[Tensor, Tensor], Tensor],
+) -> Jet:
+    """``z_a = sum_{b+c=a} x_b y_c`` of a product that is linear in each operand.
+
+    ``product`` takes the values, ``left`` rows of x and the value of y, ``right`` the value of x and rows of y, ``both``
+    rows of both, row by row.
+    """
+    frame = (x if type(x) is Jet else y).frame
+    order = frame.layout.order
+    xs = x.coefficients if type(x) is Jet else (None,) * order
+    ys = y.coefficients if type(y) is Jet else (None,) * order
+    x_value, y_value = (operand.value if type(operand) is Jet else operand for operand in (x, y))
+    result: list[Tensor | None] = []
+    for n in range(1, order + 1):
+        rows = None if xs[n - 1] is None else left(xs[n - 1], y_value)  # type: ignore[arg-type]
+        if ys[n - 1] is not None:
+            rows = _plus(rows, right(x_value, ys[n - 1]))  # type: ignore[arg-type]
+        for p in range(1, n):
+            rows = _plus(rows, frame.convolve(p, n - p, xs[p - 1], ys[n - p - 1], both))
+        result.append(rows)
+    return Jet(product(x_value, y_value), tuple(result), frame)

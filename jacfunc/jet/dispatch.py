@@ -1,0 +1,199 @@
+"""From an operation on jets to its rule: torch's ``__torch_function__``, and the operators and methods of a jet.
+
+In this order: the rule of the operation; the table of corrected operations; the body of a Python function of torch with
+jets inside; the forward route for this operation alone (``fallback.py``).  What no jet can go through raises
+:class:`CannotFollowError`, and ``plan.py`` takes another route.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .. import caches
+from ..levels import compiling
+from ..operations import TABLE
+from .fallback import pushed
+from .frame import CannotFollowError, Frame
+from .jet import Jet
+from .values import jets_in, plain, replaced
+
+Function = Callable[..., Any]
+
+
+def apply(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result of an operation with jets among its arguments."""
+    jets = jets_in(args, kwargs)
+    if not jets:  # handed over for another reason, such as a mode
+        return function(*args, **kwargs)
+    frame = jets[0].frame
+    for jet in jets:
+        if jet.frame is not frame:
+            args, kwargs, frame = _reconciled(jets, args, kwargs)
+            break
+    propagation = frame.propagation
+    if not propagation.inside and not torch.is_grad_enabled():
+        return _constant(function, args, kwargs)
+    found = caches.RULES.get(function)
+    if frame.factor is not None and (found is None or not found[1]):
+        args, kwargs = _lifted_all(args, kwargs, _root(frame))
+    rule = _without_rule(function) if found is None else found[0]
+    if not propagation.quiet or propagation.inside:
+        return rule(*args, **kwargs)
+    propagation.inside = True
+    torch._C._set_grad_enabled(False)
+    try:
+        return rule(*args, **kwargs)
+    finally:
+        torch._C._set_grad_enabled(True)
+        propagation.inside = False
+
+
+def _without_rule(function: Function) -> Function:
+    entry = TABLE.get(function)
+    if entry is not None:
+        return entry.instead
+    inner = caches.COMPOSITES.get(function)
+    if inner is None and function not in caches.COMPOSITES:
+        inner = caches.COMPOSITES[function] = _composite(function)
+    if inner is not None:
+        return inner
+
+    def alone(*args: Any, **kwargs: Any) -> Any:
+        return pushed(function, args, kwargs)
+
+    return alone
+
+
+def _composite(function: Any) -> Function | None:
+    """A Python function of torch that no longer hands itself over, so that its body runs with jets inside."""
+    code, module = getattr(function, "__code__", None), getattr(function, "__module__", None) or ""
+    if code is None or not module.startswith(("torch.nn.functional", "torch.functional", "torch._tensor")):
+        return None
+    if not any(name.startswith("has_torch_function") for name in code.co_names):
+        return None
+    never = {name: _never for name in function.__globals__ if name.startswith("has_torch_function")}
+    copied = type(_never)(
+        code, {**function.__globals__, **never}, function.__name__, function.__defaults__, function.__closure__
+    )
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return copied
+
+
+def _never(*tensors: Any) -> bool:
+    return False
+
+
+# -------------------------------------------------------------------- jets of different frames
+
+
+def _reconciled(jets: list[Jet], args: Any, kwargs: Any) -> tuple[Any, Any, Frame]:
+    """The arguments with all jets in one frame; those of an evaluation that has ended are constants."""
+    living = [jet for jet in jets if jet.propagation.alive] or jets
+    propagation = living[0].propagation
+    if any(jet.propagation is not propagation for jet in living):
+        raise CannotFollowError("jets of two evaluations in one operation")
+    frame = _common([jet.frame for jet in living])
+
+    def one(jet: Jet) -> Any:
+        return lifted(jet, frame) if jet.propagation is propagation else jet.value.detach()
+
+    return replaced(args, one), replaced(kwargs, one), frame
+
+
+def _ancestors(frame: Frame) -> list[Frame]:
+    chain = [frame]
+    while chain[-1].parent is not None:
+        chain.append(chain[-1].parent)
+    return chain
+
+
+def _root(frame: Frame) -> Frame:
+    return next(f for f in _ancestors(frame) if f.factor is None)
+
+
+def _common(frames: list[Frame]) -> Frame:
+    chains = [_ancestors(frame) for frame in frames]
+    return next(frame for frame in chains[0] if all(frame in chain for chain in chains))
+
+
+def lifted(jet: Jet, frame: Frame) -> Jet:
+    """The same jet in a frame that its own descends from."""
+    while jet.frame is not frame:
+        rows = jet.coefficients[0]
+        parent = jet.frame.parent
+        assert parent is not None
+        jet = Jet(jet.value, (None if rows is None else jet.frame.contracted(rows),), parent)
+    return jet
+
+
+def _lifted_all(args: Any, kwargs: Any, frame: Frame) -> tuple[Any, Any]:
+    return replaced(args, lambda jet: lifted(jet, frame)), replaced(kwargs, lambda jet: lifted(jet, frame))
+
+
+# -------------------------------------------------------------------- under no_grad
+
+
+def _constant(function: Function, args: Any, kwargs: Any) -> Any:
+    """What happens under an inner ``no_grad`` is constant."""
+    name = getattr(function, "__name__", "")
+    if (name.endswith("_") and not name.endswith("__")) or name == "__setitem__" or "out" in kwargs:
+        raise CannotFollowError(f"{name} in place under no_grad")
+    if not compiling() and _in_autograd_function():
+        raise CannotFollowError("an autograd.Function")
+    return function(*plain(args), **plain(kwargs))
+
+
+def _in_autograd_function() -> bool:
+    """Whether the forward of an ``autograd.Function``, which torch runs without gradients, is around this call."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "apply" and frame.f_code.co_filename.endswith(_FUNCTION_FILE):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+_FUNCTION_FILE = torch.autograd.function.__file__[-len("autograd/function.py") :]
+
+
+# -------------------------------------------------------------------- operators and methods
+
+
+def _torch_function(cls: type, function: Function, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    return apply(function, args, kwargs or {})
+
+
+def _method(function: Function) -> Function:
+    def method(self: Jet, *args: Any, **kwargs: Any) -> Any:
+        return apply(function, (self, *args), kwargs)
+
+    return method
+
+
+def _attribute(name: str) -> property:
+    getter = getattr(torch.Tensor, name).__get__
+    return property(lambda self: apply(getter, (self,), {}))
+
+
+KEPT = frozenset(
+    "__class__ __new__ __init__ __init_subclass__ __subclasshook__ __getattribute__ __setattr__ __delattr__ __dir__ "
+    "__sizeof__ __reduce__ __getstate__ __setstate__ __dict__ __doc__ __module__ __weakref__ __torch_dispatch__ "
+    "__torch_function__ __array_priority__ __array_wrap__ __cuda_array_interface__ __dlpack__ __dlpack_device__".split()
+)
+
+
+def install() -> None:
+    """Give :class:`Jet` what a tensor has, through :func:`apply`."""
+    Jet.__torch_function__ = classmethod(_torch_function)  # type: ignore[attr-defined]
+    for name in dir(torch.Tensor):
+        if name in KEPT or name in vars(Jet):
+            continue
+        member = getattr(torch.Tensor, name)
+        if callable(member):
+            setattr(Jet, name, _method(member))
+        elif hasattr(member, "__get__"):
+            setattr(Jet, name, _attribute(name))

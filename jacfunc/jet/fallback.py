@@ -1,0 +1,168 @@
+"""An operation without a rule of its own: the forward route for this operation alone, corrected by the table.
+
+Slower than a rule (about 100 us for each), and right for first and second orders.  Rules are in ``rules/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import optree
+import torch
+
+from .. import caches
+from ..operations import corrected
+from ..rng import Draw
+from ..routes.linear import pullback, pushforward
+from ..rows import flattened, through
+from .frame import CannotFollowError, Frame
+from .jet import Coefficients, Jet
+from .values import jets_in, replaced
+
+Tensor = torch.Tensor
+Tensors = tuple[Tensor, ...]
+
+
+def pushed(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """The result of an operation, each floating-point tensor of it as a jet."""
+    refuse_writing(function, kwargs)
+    jets = list({id(jet): jet for jet in jets_in(args, kwargs)}.values())
+    operation = _Operation(function, args, kwargs, jets, Draw.capture([jet.value for jet in jets]))
+    try:
+        outputs, pull, _ = pullback(operation, *(jet.value for jet in jets))
+    except _ConstantError as constant:
+        return constant.result
+    frame = jets[0].frame
+    if frame.layout.order > 2:
+        raise CannotFollowError(f"{name_of(function)} has no rule, so it is not carried to order {frame.layout.order}")
+    push = pushforward(pull, outputs)
+    firsts = _through(function, push, [jet.full(1) for jet in jets], jets)
+    columns = [firsts]
+    if frame.layout.order == 2:
+        columns.append(_seconds(function, operation, push, jets, frame))
+    results = [
+        Jet(output, tuple(None if column is None else column[place] for column in columns), frame)
+        for place, output in enumerate(outputs)
+    ]
+    return operation.rebuilt(results)
+
+
+def name_of(function: Any) -> str:
+    """What to call an operation in a message."""
+    name: str = getattr(function, "__name__", None) or str(function)
+    return name
+
+
+def refuse_writing(function: Any, kwargs: dict[str, Any]) -> None:
+    """Refuse what would write a jet into a plain tensor, or change one in place without a rule."""
+    name = name_of(function)
+    if (name.endswith("_") and not name.endswith("__")) or name in ("__setitem__", "__set__") or "out" in kwargs:
+        raise CannotFollowError(f"{name} writes a differentiated tensor into another one")
+
+
+class _ConstantError(Exception):
+    def __init__(self, result: Any) -> None:
+        super().__init__()
+        self.result = result
+
+
+class _Operation:
+    """The operation as a function of its jets' values: floating-point results, and nothing else, as outputs."""
+
+    def __init__(self, function: Callable[..., Any], args: Any, kwargs: Any, jets: list[Jet], draw: Draw) -> None:
+        self.function, self.args, self.kwargs, self.draw = function, args, kwargs, draw
+        self.places = {id(jet): place for place, jet in enumerate(jets)}
+        self.leaves: list[Any] = []
+        self.spec: Any = None
+        self.evaluated = False
+
+    def __call__(self, *values: Tensor) -> tuple[Tensors, tuple[()]]:
+        def value(jet: Jet) -> Tensor:
+            return values[self.places[id(jet)]]
+
+        if self.evaluated:  # a second evaluation sees the same random draw
+            self.draw.restore()
+        self.evaluated = True
+        with corrected():
+            result = self.function(*replaced(self.args, value), **replaced(self.kwargs, value))
+        self.leaves, self.spec = optree.tree_flatten(result)
+        outputs = tuple(leaf for leaf in self.leaves if _differentiable(leaf))
+        if not outputs:
+            raise _ConstantError(result)
+        return outputs, ()
+
+    def rebuilt(self, jets: list[Jet]) -> Any:
+        remaining = iter(jets)
+        leaves = [next(remaining) if _differentiable(leaf) else leaf for leaf in self.leaves]
+        return optree.tree_unflatten(self.spec, leaves)
+
+
+def _differentiable(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+
+
+def _through(
+    function: Any, linear: Callable[..., Tensors], stacks: list[Tensor | None], jets: list[Jet]
+) -> Tensors | None:
+    """A linear function of all jets, for each row; None for zero."""
+    count = max((len(stack) for stack in stacks if stack is not None), default=0)
+    if not count:
+        return None
+    rows = tuple(
+        stack.contiguous() if stack is not None else jet.value.new_zeros((count, *jet.shape))
+        for stack, jet in zip(stacks, jets, strict=True)
+    )
+    return _mapped(function, linear, rows)
+
+
+def _mapped(function: Any, linear: Callable[..., Tensors], rows: Tensors) -> Tensors:
+    """Under ``vmap`` where that works and was right the first time, else row by row."""
+    batched = caches.BATCHED.get(function)
+    if batched is not False:
+        try:
+            result = through(linear, rows, True, batched is None)
+        except RuntimeError:
+            caches.BATCHED[function] = False
+        else:
+            caches.BATCHED[function] = True
+            return result
+    return through(linear, rows, False, False)
+
+
+def _seconds(
+    function: Any, operation: _Operation, push: Callable[..., Tensors], jets: list[Jet], frame: Frame
+) -> Tensors | None:
+    """``J x_2 + H[x_1, x_1] / 2``, the latter summed over the products of the layout."""
+    linear = _through(function, push, [jet.full(2) for jet in jets], jets)
+    table = frame.layout.table(1, 1)
+    if table is None or all(jet.coefficients[0] is None for jet in jets):
+        return linear
+    rows = frame.layout.sizes[0]
+    firsts = [jet.full(1) for jet in jets]
+    stacks = [
+        jet.value.new_zeros((rows, *jet.shape)) if first is None else first
+        for first, jet in zip(firsts, jets, strict=True)
+    ]
+    others = stacks if frame.metric is None else [torch.tensordot(frame.metric, stack, 1) for stack in stacks]
+    left = tuple(stack[list(table.left)] for stack in stacks)
+    right = tuple(stack[list(table.right)] for stack in others)
+    values = tuple(jet.value for jet in jets)
+
+    def second(*pair: Tensor) -> tuple[Tensors, tuple[()]]:
+        v, w = pair[: len(jets)], pair[len(jets) :]
+
+        def first(*leaves: Tensor) -> tuple[Tensors, tuple[()]]:
+            outputs, pull, _ = pullback(operation, *leaves)
+            return pushforward(pull, outputs)(*v), ()
+
+        along, pull, _ = pullback(first, *values)
+        return pushforward(pull, along)(*w), ()
+
+    flat, _ = flattened(second)
+    products = _mapped((function, 2), flat, (*left, *right))
+    curved = tuple(table.gathered(product) / 2 for product in products)
+    return curved if linear is None else tuple(a + b for a, b in zip(linear, curved, strict=True))
+
+
+__all__ = ["Coefficients", "name_of", "pushed", "refuse_writing"]

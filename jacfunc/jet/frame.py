@@ -1,0 +1,105 @@
+"""What the rows of a jet are relative to: the directions of the input, or those of a narrow layer on the way.
+
+A *frame* is a layout and where its first-order rows come from.  The first frame of a propagation has one direction for
+each coordinate of the input.  Where a layer is narrower than the rows in flight, its rows are set aside as a ``factor``
+and a new frame begins with one direction for each coordinate of the layer: first derivatives are associative, so
+contracting in the end is exact.  For a Laplacian the new frame has a ``metric`` instead: with ``z = W x + b`` it is
+``sum_ij (W W^T)_ij d2/dz_i dz_j``.  What an operation does with rows is not decided here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from ..errors import UnsupportedOperationError
+from .layout import Layout, Product, first_order, summed
+
+Tensor = torch.Tensor
+
+
+class CannotFollowError(UnsupportedOperationError):
+    """A jet cannot be propagated through this: another route has to."""
+
+
+class AllRowsError(CannotFollowError):
+    """The input is also used beside its narrow first layer, so the Laplacian needs all rows."""
+
+
+@dataclass
+class Propagation:
+    """One evaluation of a function on jets.
+
+    ``quiet``: the caller records no graph, so neither do the rules, while the function itself runs with gradients on,
+    so that an inner ``no_grad`` can be told.  ``inside``: a rule is running.  ``batch``: the shape of the sample axes.
+    ``narrowing``: whether a narrow layer may begin a new frame.
+    """
+
+    batch: tuple[int, ...]
+    quiet: bool = False
+    narrowing: bool = True
+    narrowed: bool = False
+    inside: bool = False
+    alive: bool = True
+    identities: dict[int, Tensor] = field(default_factory=dict)
+    slow: dict[str, None] = field(default_factory=dict)
+
+    def identity(self, size: int, like: Tensor) -> Tensor:
+        """``(size, 1, size)``: one-hot rows, the same for every sample."""
+        if size not in self.identities:
+            self.identities[size] = torch.eye(size, dtype=like.dtype, device=like.device)[:, None, :]
+        return self.identities[size]
+
+    def is_identity(self, rows: Tensor) -> bool:
+        """Whether these are the one-hot rows themselves."""
+        return self.identities.get(rows.shape[0]) is rows
+
+
+@dataclass(eq=False)
+class Frame:
+    """Where rows begin.
+
+    ``factor`` is ``(R, N or 1, k)``: what the k directions of this frame are in the R rows of its ``parent``.
+    """
+
+    propagation: Propagation
+    layout: Layout
+    parent: Frame | None = None
+    factor: Tensor | None = None
+    metric: Tensor | None = None
+
+    def convolve(self, p: int, q: int, left: Tensor | None, right: Tensor | None, product: Product) -> Tensor | None:
+        """The part of the rows of order ``p + q`` that products of rows of the orders p and q make; None for zero."""
+        table = self.layout.table(p, q)
+        if table is None or left is None or right is None:
+            return None
+        if self.metric is not None:
+            right = torch.tensordot(self.metric, right, 1)
+        return table.convolve(left, right, product)
+
+    def narrowed(self, rows: Tensor) -> Frame:
+        """The frame that begins at a layer whose first-order rows, ``(R, N or 1, k)``, are set aside."""
+        self.propagation.narrowed = True
+        return Frame(self.propagation, first_order(rows.shape[-1]), self, rows)
+
+    def changed(self, weight: Tensor) -> Frame:
+        """The frame of the variables ``z = W x + b``, for a sum of second derivatives by x."""
+        self.propagation.narrowed = True
+        return Frame(self.propagation, summed((weight.shape[0],)), self, metric=weight @ weight.t())
+
+    def contracted(self, rows: Tensor) -> Tensor:
+        """First-order rows ``(k, N, *S)`` of this frame as those of its parent, ``(R, N, *S)``."""
+        if self.factor is None:
+            raise AllRowsError("the input is used beside a first layer that is narrower than it")
+        return contracted(self.factor, rows)
+
+
+def contracted(factor: Tensor, rows: Tensor) -> Tensor:
+    """``sum_k factor[r, n, k] rows[k, n, ...]``; either may have one entry for all samples."""
+    flat = rows.flatten(2)  # (k, N, S)
+    if factor.shape[1] == 1:
+        product = torch.tensordot(factor[:, 0], flat, 1)
+    else:
+        product = torch.matmul(factor.transpose(0, 1), flat.transpose(0, 1)).transpose(0, 1)
+    return product.reshape(factor.shape[0], product.shape[1], *rows.shape[2:])

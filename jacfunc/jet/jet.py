@@ -1,0 +1,212 @@
+"""The number that carries its derivatives: a value and, for each order, a stack of coefficient rows.
+
+A jet stands where a tensor would: ``dispatch.py`` gives it ``__torch_function__``, so that torch hands over every
+operation on it, and the methods of a tensor.  It is no ``Tensor`` subclass (``docs/design.md``).  What the rows mean is in
+``layout.py`` and ``frame.py``; what an operation does with them is in ``rules/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from .frame import CannotFollowError, Frame, Propagation
+
+Tensor = torch.Tensor
+Coefficients = tuple[Tensor | None, ...]
+
+
+class Jet:
+    """``value`` of any shape ``S``, and ``coefficients[k - 1]`` of shape ``(rows, *S)`` for each order k.
+
+    A coefficient is None where it is zero, and may have axes of size 1 where it is the same along an axis of the value.
+    ``shared`` is set once another jet may be a view of the same numbers, so that neither may change in place.
+    ``pending`` is a linear layer, ``(jet, weight, bias)``, that is only multiplied out when something needs it.
+    """
+
+    __slots__ = ("_coefficients", "_value", "frame", "pending", "shared")
+
+    def __init__(self, value: Tensor | None, coefficients: Coefficients, frame: Frame) -> None:
+        self._value = value
+        self._coefficients = coefficients
+        self.frame = frame
+        self.pending: tuple[Jet, Tensor, Tensor | None] | None = None
+        self.shared = False
+
+    @classmethod
+    def linear(cls, source: Jet, weight: Tensor, bias: Tensor | None) -> Jet:
+        """``source @ weight.T + bias``, when it is needed."""
+        jet = cls(None, (), source.frame)
+        jet.pending = (source, weight, bias)
+        return jet
+
+    @property
+    def value(self) -> Tensor:
+        """What the tensor would be."""
+        if self.pending is not None:
+            self._multiply_out()
+        return self._value  # type: ignore[return-value]  # only pending jets have none
+
+    @property
+    def coefficients(self) -> Coefficients:
+        """The rows of each order, from the first."""
+        if self.pending is not None:
+            self._multiply_out()
+        return self._coefficients
+
+    @property
+    def propagation(self) -> Propagation:
+        """The evaluation that it belongs to."""
+        return self.frame.propagation
+
+    def _multiply_out(self) -> None:
+        assert self.pending is not None
+        source, weight, bias = self.pending
+        self.pending = None
+        self._value = F.linear(source.value, weight, bias)
+        self._coefficients = multiplied(source, weight)
+        _narrow(self, source, weight)
+
+    def like(self, value: Tensor, coefficients: Coefficients) -> Jet:
+        """Another jet of the same frame."""
+        return Jet(value, coefficients, self.frame)
+
+    def full(self, order: int) -> Tensor | None:
+        """The rows of an order in the shape ``(rows, *S)``; None for zero."""
+        rows = self.coefficients[order - 1]
+        if rows is None or rows.shape[1:] == self.value.shape:
+            return rows
+        return rows.expand(rows.shape[0], *self.value.shape)
+
+    def become(self, other: Jet) -> Jet:
+        """Be another jet from now on: what an operation in place does."""
+        if self.shared:
+            raise CannotFollowError("an operation in place on a view, or on what a view was taken of")
+        self._value, self._coefficients, self.frame = other.value, other.coefficients, other.frame
+        self.pending = None
+        return self
+
+    # ---------------------------------------------------------------- what does not need the numbers
+
+    @property
+    def shape(self) -> torch.Size:
+        """As of the tensor."""
+        if self.pending is not None:
+            source, weight, _ = self.pending
+            return torch.Size((*source.shape[:-1], weight.shape[0]))
+        return self.value.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As of the tensor."""
+        return self._representative.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """As of the tensor."""
+        return self._representative.device
+
+    @property
+    def _representative(self) -> Tensor:
+        return self.value if self.pending is None else self.pending[1]
+
+    @property
+    def ndim(self) -> int:
+        """As of the tensor."""
+        return len(self.shape)
+
+    def dim(self) -> int:
+        """As of the tensor."""
+        return len(self.shape)
+
+    def size(self, dim: int | None = None) -> Any:
+        """As of the tensor."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def numel(self) -> int:
+        """As of the tensor."""
+        return self.shape.numel()
+
+    nelement = numel
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of a 0-d tensor")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(torch.unbind(self))  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        return f"Jet({tuple(self.shape)}, rows={self.frame.layout.sizes})"
+
+    __hash__ = object.__hash__
+
+    # ---------------------------------------------------------------- what leaves the propagation
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+    def __int__(self) -> int:
+        return int(self.value)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __index__(self) -> int:
+        return self.value.__index__()
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec)
+
+    def item(self) -> Any:
+        """The number, a constant from now on."""
+        return self.value.item()
+
+    def tolist(self) -> Any:
+        """The numbers, constants from now on."""
+        return self.value.tolist()
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise CannotFollowError("a conversion to numpy")
+
+    numpy = __array__
+
+    def __reduce_ex__(self, _: Any) -> Any:
+        raise CannotFollowError("a copy of a tensor by copy or pickle")
+
+
+def multiplied(source: Jet, weight: Tensor) -> Coefficients:
+    """The rows of ``source @ weight.T``."""
+    result: list[Tensor | None] = []
+    for rows in source.coefficients:
+        if rows is None:
+            result.append(None)
+        elif source.propagation.is_identity(rows):
+            result.append(weight.t().unsqueeze(1))
+        else:
+            if rows.shape[-1] != weight.shape[1]:
+                rows = rows.expand(*rows.shape[:-1], weight.shape[1])
+            result.append(F.linear(rows, weight))
+    return tuple(result)
+
+
+def _narrow(jet: Jet, source: Jet, weight: Tensor) -> None:
+    """Begin a new frame at a layer that is narrower than the rows in flight."""
+    frame, propagation = source.frame, source.propagation
+    rows = jet._coefficients[0]
+    narrow = rows is not None and propagation.narrowing and 2 * weight.shape[0] <= rows.shape[0]
+    if not narrow or len(propagation.batch) != 1 or len(jet.shape) != 2 or jet.shape[0] != propagation.batch[0]:
+        return
+    assert rows is not None
+    if frame.layout.order == 1:
+        jet.frame = frame.narrowed(rows)
+        jet._coefficients = (propagation.identity(weight.shape[0], rows),)
+    elif len(frame.layout.sizes) == 2 and frame.layout.sizes[1] == 1 and frame.parent is None:
+        first, second = source.coefficients
+        if first is not None and second is None and propagation.is_identity(first):
+            jet.frame = frame.changed(weight)
+            jet._coefficients = (propagation.identity(weight.shape[0], rows), None)

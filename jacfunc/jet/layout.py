@@ -1,0 +1,156 @@
+"""Which derivatives the rows of a jet are, and how products combine them; knows no operation and no tensor of a user.
+
+A layout is static.  It says how many rows there are of each order, and for every pair of orders ``p, q`` which rows of a
+product ``x y`` the products of their rows belong to.  With normalised coefficients ``u_a = d^a u / a!`` that is the
+convolution ``z_a = sum_{b+c=a} x_b y_c``, whatever the order.  A row may also stand for a sum of derivatives, such as
+the Laplacian's (the forward Laplacian: R. Li et al., "A computational framework for neural network-based variational
+Monte Carlo with forward Laplacian", 2024).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+Tensor = torch.Tensor
+Product = Callable[[Tensor, Tensor], Tensor]
+Index = tuple[int, ...]
+"""A multi-index: how often each direction is differentiated by."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Which rows of two stacks are multiplied with each other, and which row of the result each product adds to.
+
+    ``each``: row i with row i gives row i.  ``summed``: row i with row i, all added up to the one row of the result.
+    Else products ``left[k]`` with ``right[k]`` add to row ``into[k]``.
+    """
+
+    left: tuple[int, ...]
+    right: tuple[int, ...]
+    into: tuple[int, ...]
+    rows: int
+    each: bool = False
+    summed: bool = False
+
+    @classmethod
+    def of(cls, terms: Sequence[tuple[int, int, int]], sizes: tuple[int, int], rows: int) -> Table:
+        """The table of these ``(left, right, into)`` for stacks of these sizes."""
+        left, right, into = (tuple(term[part] for term in terms) for part in range(3))
+        all_rows = tuple(range(sizes[0]))
+        paired = left == right == all_rows and sizes[0] == sizes[1]
+        return cls(
+            left, right, into, rows, paired and into == all_rows and rows == len(into), paired and rows == 1
+        )
+
+    def convolve(self, left: Tensor, right: Tensor, product: Product) -> Tensor:
+        """The stack of all products, each in its row of the result."""
+        if self.each:
+            return product(left, right)
+        if self.summed:
+            return product(left, right).sum(0, keepdim=True)
+        products = product(_rows(left, self.left), _rows(right, self.right))
+        return self.gathered(products)
+
+    def gathered(self, products: Tensor) -> Tensor:
+        """Products, one for each term, added up in the rows that they belong to."""
+        if self.each:
+            return products
+        if self.summed:
+            return products.sum(0, keepdim=True)
+        sums = []
+        for row in range(self.rows):
+            terms = [k for k, into in enumerate(self.into) if into == row]
+            sums.append(_rows(products, tuple(terms)).sum(0) if terms else torch.zeros_like(products[0]))
+        return torch.stack(sums)
+
+
+def _rows(stack: Tensor, chosen: tuple[int, ...]) -> Tensor:
+    """Rows of a stack, as a view where they are one range."""
+    if chosen == tuple(range(chosen[0], chosen[0] + len(chosen))):
+        return stack if len(chosen) == len(stack) else stack[chosen[0] : chosen[0] + len(chosen)]
+    return stack[list(chosen)]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """``sizes[k - 1]`` rows of order k, and ``tables[p, q]`` for the products of rows of the orders p and q."""
+
+    sizes: tuple[int, ...]
+    tables: tuple[tuple[tuple[int, int], Table], ...]
+
+    @property
+    def order(self) -> int:
+        """The highest order that it carries."""
+        return len(self.sizes)
+
+    def table(self, p: int, q: int) -> Table | None:
+        """Where products of rows of the orders p and q go; None where to nowhere."""
+        for orders, table in self.tables:
+            if orders == (p, q):
+                return table
+        return None
+
+
+@functools.lru_cache(maxsize=256)
+def first_order(rows: int) -> Layout:
+    """First derivatives along any number of directions."""
+    return Layout((rows,), ())
+
+
+@functools.lru_cache(maxsize=256)
+def diagonal(rows: int) -> Layout:
+    """First and second derivatives along each direction."""
+    return Layout((rows, rows), (((1, 1), Table.of([(i, i, i) for i in range(rows)], (rows, rows), rows)),))
+
+
+@functools.lru_cache(maxsize=256)
+def summed(groups: tuple[int, ...]) -> Layout:
+    """First derivatives along all directions, and one sum of second derivatives for each group of directions."""
+    into = [group for group, size in enumerate(groups) for _ in range(size)]
+    rows = len(into)
+    terms = [(i, i, group) for i, group in enumerate(into)]
+    return Layout((rows, len(groups)), (((1, 1), Table.of(terms, (rows, rows), len(groups))),))
+
+
+@functools.lru_cache(maxsize=256)
+def pairs(rows: int, chosen: tuple[tuple[int, int], ...]) -> Layout:
+    """First derivatives along all directions, and the mixed second ones of the chosen pairs."""
+    terms = []
+    for row, (i, j) in enumerate(chosen):
+        terms += [(i, j, row)] if i == j else [(i, j, row), (j, i, row)]
+    return Layout((rows, len(chosen)), (((1, 1), Table.of(terms, (rows, rows), len(chosen))),))
+
+
+@functools.lru_cache(maxsize=256)
+def closed(indices: tuple[Index, ...]) -> Layout:
+    """Any downward-closed set of multi-indices, of any order; rows are in the order given, within each order."""
+    by_order: dict[int, list[Index]] = {}
+    for index in indices:
+        if sum(index):
+            by_order.setdefault(sum(index), []).append(index)
+    places = {index: (order, row) for order, group in by_order.items() for row, index in enumerate(group)}
+    top = max(by_order, default=0)
+    tables = []
+    for p in range(1, top):
+        for q in range(1, top - p + 1):
+            terms = _terms(by_order, places, p, q)
+            if terms:
+                sizes = (len(by_order[p]), len(by_order[q]))
+                tables.append(((p, q), Table.of(terms, sizes, len(by_order[p + q]))))
+    return Layout(tuple(len(by_order[k]) for k in range(1, top + 1)), tuple(tables))
+
+
+def _terms(
+    by_order: dict[int, list[Index]], places: dict[Index, tuple[int, int]], p: int, q: int
+) -> list[tuple[int, int, int]]:
+    terms = []
+    for i, b in enumerate(by_order.get(p, [])):
+        for j, c in enumerate(by_order.get(q, [])):
+            product = tuple(map(int.__add__, b, c))
+            if product in places:
+                terms.append((i, j, places[product][1]))
+    return terms

@@ -1,0 +1,158 @@
+"""The table of rules by operation, and how a user adds one; the rules themselves are in ``rules/``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .. import caches
+from ..errors import ArgumentTypeError, RuleError
+from .fallback import name_of
+from .frame import CannotFollowError
+from .jet import Jet
+from .values import jets_in, plain
+
+Rule = Callable[..., Any]
+
+
+def forms(name: str) -> list[Any]:
+    """Every function under which torch has an operation of this name; those of ``nn.functional`` call one of them."""
+    places = (torch, torch.Tensor, torch.special, torch._C._nn)
+    found = [getattr(place, name, None) for place in places]
+    return [function for function in found if callable(function)]
+
+
+def add(rule: Rule, *functions: Any, keeps_frame: bool = False) -> None:
+    """Let ``rule`` stand for these functions, and for what they are called in place (``add_``).
+
+    ``keeps_frame``: it leaves the first axis in front, so that rows may be relative to a narrow layer.
+    """
+    for function in functions:
+        caches.RULES[function] = (rule, keeps_frame)
+        for in_place in _in_place_forms(function):
+            caches.RULES[in_place] = (_in_place(rule), keeps_frame)
+
+
+def named(rule: Rule, *names: str, keeps_frame: bool = False) -> None:
+    """The same for every form of operations of these names."""
+    for name in names:
+        add(rule, *forms(name), keeps_frame=keeps_frame)
+
+
+def _in_place_forms(function: Any) -> list[Any]:
+    name = getattr(function, "__name__", "")
+    if not name or name.startswith("_") or name.endswith("_"):
+        return []
+    places = (torch, torch.Tensor, torch._C._nn)
+    found = [getattr(place, f"{name}_", None) for place in places]
+    return [function for function in found if callable(function)]
+
+
+def _in_place(rule: Rule) -> Rule:
+    def act(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if type(self) is not Jet:
+            raise CannotFollowError("a differentiated tensor is written into another one")
+        result = rule(self, *args, **kwargs)
+        if result.shape != self.shape or result.dtype != self.dtype:
+            raise CannotFollowError("an operation in place that would change the shape or dtype")
+        return self.become(result)
+
+    return act
+
+
+def register_rule(function: Callable[..., Any], rule: Rule | None = None) -> Any:
+    """Teach the Taylor route an operation: ``rule`` takes the arguments of ``function``, jets among them.
+
+    The rule returns jets, made by the builders of :mod:`jacfunc.jet` (``elementwise``, ``linear``, ``bilinear``) or by
+    operations on jets that have rules themselves.  Its results are checked at every call.  A rule for an operation that
+    has one takes its place.
+
+    .. math:: z = g(x), \\qquad z_a = \\sum_k g^{(k)}(x_0)/k! \\sum_{b_1+..+b_k=a} x_{b_1} \\cdots x_{b_k}
+
+    Args:
+        function: what torch hands over by ``__torch_function__``: a function of ``torch``, a method of ``torch.Tensor``,
+            an operator of ``torch.ops``, or a Python function of yours that calls
+            ``torch.overrides.handle_torch_function``.
+        rule: the rule; without it ``register_rule`` is a decorator.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ArgumentTypeError: ``function`` is nothing that torch hands over, or ``rule`` is not callable.
+        RuleError: at a call, if the rule's result has rows of another shape or dtype than its value.
+
+    Example:
+        >>> import torch
+        >>> from jacfunc import diag_jac, register_rule
+        >>> from jacfunc.jet import elementwise
+        >>> def derivatives(x, y, order):
+        ...     return [y * torch.log(torch.tensor(2.0)) ** k for k in range(1, order + 1)]
+        >>> rule = register_rule(torch.exp2, elementwise(torch.exp2, derivatives))
+        >>> diag_jac(torch.exp2, method="taylor")(torch.tensor([[1.0]]))
+        tensor([[1.3863]])
+    """
+    if not _handed_over(function):
+        raise ArgumentTypeError(
+            f"function={function!r} is no operation that torch hands over to __torch_function__; pass a function of "
+            "torch, a method of torch.Tensor or an operator of torch.ops"
+        )
+    if rule is None:
+        return lambda rule: register_rule(function, rule)
+    if not callable(rule):
+        raise ArgumentTypeError(f"rule is a {type(rule).__name__}; pass a function of the operation's arguments")
+    add(_checked(function, rule), function)
+    return rule
+
+
+def _handed_over(function: Any) -> bool:
+    if isinstance(function, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+        return True
+    if not callable(function) or isinstance(function, type):
+        return False
+    if torch.overrides.is_tensor_method_or_property(function):
+        return True
+    if function in torch.overrides.get_testing_overrides():
+        return True
+    code = getattr(function, "__code__", None)
+    return code is not None and "handle_torch_function" in code.co_names
+
+
+def _checked(function: Any, rule: Rule) -> Rule:
+    """A user's rule, whose results are looked at."""
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        result = rule(*args, **kwargs)
+        for jet in jets_in((result,), {}):
+            _check_jet(name_of(function), jet)
+        if not jets_in((result,), {}) and isinstance(plain(result), torch.Tensor) and result.is_floating_point():
+            return result  # a constant
+        return result
+
+    return checked
+
+
+def _check_jet(name: str, jet: Jet) -> None:
+    sizes = jet.frame.layout.sizes
+    if len(jet.coefficients) != len(sizes):
+        raise RuleError(
+            f"the rule of {name} gave coefficients of {len(jet.coefficients)} orders; the layout carries {len(sizes)}"
+        )
+    for order, (rows, size) in enumerate(zip(jet.coefficients, sizes, strict=True), start=1):
+        if rows is None:
+            continue
+        if rows.dtype != jet.dtype:
+            raise RuleError(
+                f"the rule of {name} gave rows of dtype {rows.dtype} at order {order} for a value of {jet.dtype}; "
+                "rows have the dtype of the value"
+            )
+        fits = rows.dim() == jet.dim() + 1 and all(
+            have in (1, want) for have, want in zip(rows.shape[1:], jet.shape, strict=True)
+        )
+        if not fits or rows.shape[0] != size:
+            raise RuleError(
+                f"the rule of {name} gave rows of shape {tuple(rows.shape)} at order {order} for a value of shape "
+                f"{tuple(jet.shape)}; {(size, *jet.shape)} was expected, where an axis of the value may be 1"
+            )

@@ -1,0 +1,378 @@
+"""Elementwise functions of one tensor: each is its list of derivatives, with what they share computed once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from ..build import Derivatives, composed, elementwise
+from ..frame import CannotFollowError
+from ..jet import Jet
+from ..registry import add, forms, named
+
+Tensor = torch.Tensor
+List = list[Tensor | float | None]
+Polynomial = tuple[float, ...]
+"""Coefficients from the constant one up."""
+
+
+# -------------------------------------------------------------------- polynomials in the value
+
+
+def _derived(polynomial: Polynomial) -> Polynomial:
+    return tuple(k * c for k, c in enumerate(polynomial))[1:]
+
+
+def _multiplied(left: Polynomial, right: Polynomial) -> Polynomial:
+    product = [0.0] * (len(left) + len(right) - 1)
+    for i, a in enumerate(left):
+        for j, b in enumerate(right):
+            product[i + j] += a * b
+    return tuple(product)
+
+
+def _evaluated(polynomial: Polynomial, y: Tensor) -> Tensor:
+    result = torch.full_like(y, polynomial[-1])
+    for coefficient in reversed(polynomial[:-1]):
+        result = result * y + coefficient
+    return result
+
+
+def _tanh(x: Tensor, y: Tensor, order: int) -> List:
+    """``y' = 1 - y^2``, and all further ones are ``y'`` times a polynomial in y."""
+    slope = 1 - y * y
+    found: List = [slope]
+    if order > 1:
+        found.append(-2 * y * slope)
+    cofactor: Polynomial = (0.0, -2.0)
+    for _ in range(2, order):
+        following = _multiplied(_derived(cofactor), (1.0, 0.0, -1.0))
+        cofactor = _added(following, _multiplied(cofactor, (0.0, -2.0)))
+        found.append(slope * _evaluated(cofactor, y))
+    return found
+
+
+def _sigmoid(x: Tensor, y: Tensor, order: int) -> List:
+    """``y' = y (1 - y)``, and all further ones are ``y'`` times a polynomial in y."""
+    slope = y * (1 - y)
+    found: List = [slope]
+    cofactor: Polynomial = (1.0,)
+    for _ in range(1, order):
+        cofactor = _added(_multiplied(_derived(cofactor) or (0.0,), (0.0, 1.0, -1.0)), _multiplied(cofactor, (1.0, -2.0)))
+        found.append(slope * _evaluated(cofactor, y))
+    return found
+
+
+def _added(left: Polynomial, right: Polynomial) -> Polynomial:
+    size = max(len(left), len(right))
+    padded = [(*p, *(0.0,) * (size - len(p))) for p in (left, right)]
+    return tuple(a + b for a, b in zip(*padded, strict=True))
+
+
+# -------------------------------------------------------------------- by formula
+
+
+def _sin(x: Tensor, y: Tensor, order: int) -> List:
+    other = x.cos()
+    return [(other, -y, -other, y)[k % 4] for k in range(order)]
+
+
+def _cos(x: Tensor, y: Tensor, order: int) -> List:
+    other = x.sin()
+    return [(-other, -y, other, y)[k % 4] for k in range(order)]
+
+
+def _sinh(x: Tensor, y: Tensor, order: int) -> List:
+    other = x.cosh()
+    return [(other, y)[k % 2] for k in range(order)]
+
+
+def _cosh(x: Tensor, y: Tensor, order: int) -> List:
+    other = x.sinh()
+    return [(other, y)[k % 2] for k in range(order)]
+
+
+def _exp(x: Tensor, y: Tensor, order: int) -> List:
+    return [y] * order
+
+
+def _expm1(x: Tensor, y: Tensor, order: int) -> List:
+    return [y + 1] * order
+
+
+def _exp2(x: Tensor, y: Tensor, order: int) -> List:
+    return [y * math.log(2) ** k for k in range(1, order + 1)]
+
+
+def _log(scale: float = 1.0, shift: float = 0.0) -> Derivatives:
+    def derivatives(x: Tensor, y: Tensor, order: int) -> List:
+        inverse = 1 / (x + shift if shift else x)
+        found: List = [inverse * scale if scale != 1 else inverse]
+        for k in range(1, order):
+            found.append(found[-1] * inverse * -k)  # type: ignore[operator]
+        return found
+
+    return derivatives
+
+
+def _power(exponent: float) -> Derivatives:
+    """``x^p``; integer powers end in exact zeros, and nothing is divided by."""
+
+    def derivatives(x: Tensor, y: Tensor, order: int) -> List:
+        found: List = []
+        factor = 1.0
+        for k in range(1, order + 1):
+            factor *= exponent - k + 1
+            remaining = exponent - k
+            if factor == 0:
+                found.append(None)
+            elif remaining == 0:
+                found.append(torch.full_like(x, factor))
+            else:
+                found.append(factor * (x if remaining == 1 else x**remaining))
+        return found
+
+    return derivatives
+
+
+def _reciprocal(x: Tensor, y: Tensor, order: int) -> List:
+    found: List = [-y * y]
+    for k in range(2, order + 1):
+        found.append(found[-1] * y * -k)  # type: ignore[operator]
+    return found
+
+
+def _sqrt(x: Tensor, y: Tensor, order: int) -> List:
+    found: List = [0.5 / y]
+    for k in range(1, order):
+        found.append(found[-1] * (0.5 - k) / x)  # type: ignore[operator]
+    return found
+
+
+def _rsqrt(x: Tensor, y: Tensor, order: int) -> List:
+    found: List = []
+    last = y
+    for k in range(order):
+        last = last * (-0.5 - k) / x
+        found.append(last)
+    return found
+
+
+def _gaussian(x: Tensor, order: int, start: Polynomial, scale: float) -> list[Tensor]:
+    """``order`` functions ``p_k(x) exp(-scale x^2)`` that are each other's derivatives, from ``p_0 = start``."""
+    bell = torch.exp(-scale * x * x)
+    found, polynomial = [], start
+    for _ in range(order):
+        found.append(bell * _evaluated(polynomial, x) if len(polynomial) > 1 else bell * polynomial[0])
+        polynomial = _added(_derived(polynomial) or (0.0,), _multiplied(polynomial, (0.0, -2 * scale)))
+    return found
+
+
+def _erf(x: Tensor, y: Tensor, order: int) -> List:
+    return list(_gaussian(x, order, (2 / math.sqrt(math.pi),), 1.0))
+
+
+def _erfc(x: Tensor, y: Tensor, order: int) -> List:
+    return list(_gaussian(x, order, (-2 / math.sqrt(math.pi),), 1.0))
+
+
+def _gelu(x: Tensor, y: Tensor, order: int) -> List:
+    """``x Phi(x)``: the first is ``Phi + x phi``, the next ``(2 - x^2) phi``."""
+    density = 1 / math.sqrt(2 * math.pi)
+    found: List = [0.5 * (1 + torch.erf(x * math.sqrt(0.5))) + _gaussian(x, 1, (0.0, density), 0.5)[0]]
+    return found + list(_gaussian(x, order - 1, (2 * density, 0.0, -density), 0.5))
+
+
+def _softplus(x: Tensor, y: Tensor, order: int) -> List:
+    inner = torch.sigmoid(x)
+    return [inner, *_sigmoid(x, inner, order - 1)[: order - 1]]
+
+
+def _silu(x: Tensor, y: Tensor, order: int) -> List:
+    """``x s(x)``: its k-th derivative is ``x s^(k) + k s^(k-1)``."""
+    inner = torch.sigmoid(x)
+    chain = [inner, *_sigmoid(x, inner, order)]
+    return [x * chain[k] + k * chain[k - 1] for k in range(1, order + 1)]  # type: ignore[operator]
+
+
+def _logsigmoid(x: Tensor, y: Tensor, order: int) -> List:
+    inner = torch.sigmoid(-x)
+    return [inner, *(d if k % 2 else -d for k, d in enumerate(_sigmoid(x, inner, order - 1)[: order - 1]))]  # type: ignore[operator]
+
+
+# -------------------------------------------------------------------- piecewise
+
+
+def _piecewise(slope: Callable[[Tensor], Tensor]) -> Derivatives:
+    """Linear in pieces: a slope, or a mask of where it is 1, and nothing beyond."""
+
+    def derivatives(x: Tensor, y: Tensor, order: int) -> List:
+        return [slope(x)]
+
+    return derivatives
+
+
+def _relu6(x: Tensor) -> Tensor:
+    return (x > 0) & (x < 6)
+
+
+def leaky_relu(input: Jet, negative_slope: float = 0.01) -> Jet:
+    """A slope on either side."""
+    slope = torch.where(input.value > 0, 1.0, negative_slope).to(input.dtype)
+    return Jet(F.leaky_relu(input.value, negative_slope), composed(input, [slope]), input.frame)
+
+
+def threshold(input: Jet, threshold: float, value: float) -> Jet:
+    """The input above the threshold."""
+    return Jet(F.threshold(input.value, threshold, value), composed(input, [input.value > threshold]), input.frame)
+
+
+def hardtanh(input: Jet, min_val: float = -1.0, max_val: float = 1.0) -> Jet:
+    """The input between two bounds."""
+    inside = (input.value > min_val) & (input.value < max_val)
+    return Jet(F.hardtanh(input.value, min_val, max_val), composed(input, [inside]), input.frame)
+
+
+def elu(input: Jet, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Jet:
+    """``scale (exp(input_scale x) - 1) alpha`` below zero."""
+    x = input.value
+    tail = scale * alpha * torch.exp(torch.where(x > 0, 0.0, x) * input_scale)
+    found: List = []
+    for k in range(1, input.frame.layout.order + 1):
+        above = scale if k == 1 else 0.0
+        found.append(torch.where(x > 0, above, tail * input_scale**k).to(x.dtype))
+    return Jet(torch._C._nn.elu(x, alpha, scale, input_scale), composed(input, found), input.frame)
+
+
+def softplus(input: Jet, beta: float = 1.0, threshold: float = 20.0) -> Jet:
+    """Beyond the threshold the identity."""
+    x = input.value
+    linear = x * beta > threshold
+    inner = _softplus(torch.where(linear, 0.0, x * beta), x, input.frame.layout.order)
+    found: List = []
+    for k, derivative in enumerate(inner, start=1):
+        found.append(torch.where(linear, 1.0 if k == 1 else 0.0, derivative * beta ** (k - 1)))  # type: ignore[operator]
+    return Jet(F.softplus(x, beta, threshold), composed(input, found), input.frame)
+
+
+def gelu(input: Jet, approximate: str = "none") -> Any:
+    """By the error function; by tanh from its formula."""
+    if approximate == "none":
+        return elementwise(F.gelu, _gelu)(input)
+    if approximate != "tanh":
+        raise CannotFollowError(f"gelu with approximate={approximate!r}")
+    x: Any = input
+    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
+    result = 0.5 * x * (1 + inner.tanh())
+    return Jet(F.gelu(input.value, approximate=approximate), result.coefficients, input.frame)
+
+
+def pow_(input: Any, exponent: Any) -> Any:
+    """A constant power; ``exp(y log x)`` where the exponent varies."""
+    if type(exponent) is Jet or type(input) is not Jet:
+        base = input if isinstance(input, torch.Tensor | Jet) else torch.as_tensor(input, dtype=exponent.dtype)
+        if not isinstance(exponent, Jet) or not isinstance(base, torch.Tensor):
+            return _general_power(base, exponent)
+        safe = torch.where(base > 0, base, 1.0)
+        value = torch.pow(base, exponent.value)
+        result: Any = exponent * safe.log()
+        result = result.exp()
+        return Jet(value, torch.where(base > 0, result, 0.0).coefficients, exponent.frame)  # type: ignore[arg-type,attr-defined]
+    if isinstance(exponent, torch.Tensor):
+        if exponent.dim() or exponent.requires_grad:
+            return _general_power(input, exponent)
+        exponent = exponent.item()
+    value = torch.pow(input.value, exponent)
+    if value.dtype != input.dtype:
+        raise CannotFollowError("a power that changes the dtype")
+    return Jet(value, composed(input, _power(exponent)(input.value, value, input.frame.layout.order)), input.frame)
+
+
+def _general_power(base: Any, exponent: Any) -> Any:
+    from ..fallback import pushed
+
+    return pushed(torch.pow, (base, exponent), {})
+
+
+def _by_torch(function: Callable[..., Tensor]) -> Derivatives:
+    """Derivatives by torch's own reverse mode, one cotangent of ones for each order: the Jacobian is diagonal."""
+
+    def derivatives(x: Tensor, y: Tensor, order: int) -> Sequence[Tensor]:
+        found = []
+        derivative = function
+        for _ in range(order):
+            derivative = _derivative(derivative)
+            found.append(derivative(x))
+        return found
+
+    return derivatives
+
+
+def _derivative(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def derivative(x: Tensor) -> Tensor:
+        y, pull = torch.func.vjp(function, x)  # type: ignore[misc]  # typed as either form
+        result: Tensor = pull(torch.ones_like(y))[0]
+        return result
+
+    return derivative
+
+
+LISTS: dict[str, tuple[Callable[..., Tensor], Derivatives]] = {
+    "tanh": (torch.tanh, _tanh),
+    "sigmoid": (torch.sigmoid, _sigmoid),
+    "sin": (torch.sin, _sin),
+    "cos": (torch.cos, _cos),
+    "sinh": (torch.sinh, _sinh),
+    "cosh": (torch.cosh, _cosh),
+    "exp": (torch.exp, _exp),
+    "expm1": (torch.expm1, _expm1),
+    "exp2": (torch.exp2, _exp2),
+    "log": (torch.log, _log()),
+    "log2": (torch.log2, _log(1 / math.log(2))),
+    "log10": (torch.log10, _log(1 / math.log(10))),
+    "log1p": (torch.log1p, _log(shift=1.0)),
+    "reciprocal": (torch.reciprocal, _reciprocal),
+    "sqrt": (torch.sqrt, _sqrt),
+    "rsqrt": (torch.rsqrt, _rsqrt),
+    "square": (torch.square, _power(2)),
+    "erf": (torch.erf, _erf),
+    "erfc": (torch.erfc, _erfc),
+    "silu": (F.silu, _silu),
+    "relu": (torch.relu, _piecewise(lambda x: x > 0)),
+    "relu6": (F.relu6, _piecewise(_relu6)),
+    "abs": (torch.abs, _piecewise(torch.sign)),
+    "absolute": (torch.abs, _piecewise(torch.sign)),
+}
+
+BY_TORCH = (
+    "asin arcsin acos arccos atan arctan asinh arcsinh acosh arccosh atanh arctanh tan lgamma digamma erfinv logit "
+    "expit erfcx ndtr log_ndtr ndtri entr gammaln psi bessel_j0 bessel_j1 i0e i1e"
+).split()
+"""Elementwise, without a list of their own; what the table of corrected operations has goes by it instead."""
+
+
+def install() -> None:
+    """Enter the rules of this file."""
+    for name, (function, derivatives) in LISTS.items():
+        named(elementwise(function, derivatives), name, keeps_frame=True)
+    for name in ("__abs__",):
+        add(elementwise(torch.abs, _piecewise(torch.sign)), getattr(torch.Tensor, name), keeps_frame=True)
+    add(elementwise(torch.relu, _piecewise(lambda x: x > 0)), torch.Tensor.relu, torch.relu, keeps_frame=True)
+    add(elementwise(F.logsigmoid, _logsigmoid), F.logsigmoid, torch._C._nn.log_sigmoid, keeps_frame=True)
+    add(leaky_relu, torch._C._nn.leaky_relu, keeps_frame=True)
+    add(hardtanh, torch._C._nn.hardtanh, keeps_frame=True)
+    add(threshold, torch._VF.threshold, torch.threshold, keeps_frame=True)  # type: ignore[attr-defined]
+    add(elu, torch._C._nn.elu, keeps_frame=True)
+    add(softplus, F.softplus, torch._C._nn.softplus, keeps_frame=True)
+    add(gelu, F.gelu, torch._C._nn.gelu, keeps_frame=True)
+    add(elementwise(F.silu, _silu), torch._C._nn.silu, keeps_frame=True)
+    add(elementwise(F.relu6, _piecewise(_relu6)), torch._C._nn.relu6, keeps_frame=True)
+    add(pow_, torch.pow, torch.Tensor.pow, torch.Tensor.__pow__, torch.float_power, torch.Tensor.float_power)
+    add(lambda x, base: pow_(base, x), torch.Tensor.__rpow__)
+    for name in BY_TORCH:
+        for function in forms(name):
+            add(elementwise(function, _by_torch(function)), function, keeps_frame=True)

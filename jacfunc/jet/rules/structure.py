@@ -1,0 +1,403 @@
+"""What moves, joins, selects or adds up elements: linear, and the same for a value and for rows with an axis in front."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ..build import constant_rows, linear
+from ..frame import CannotFollowError
+from ..jet import Jet
+from ..registry import add, forms, named
+from ..values import plain
+
+Tensor = torch.Tensor
+
+
+def _view(x: Jet, result: Jet) -> Jet:
+    """A jet whose numbers may be those of another."""
+    x.shared = result.shared = True
+    return result
+
+
+def from_end(dim: int, ndim: int) -> int:
+    """An axis counted from the end, where rows have as many."""
+    return dim if dim < 0 else dim - max(ndim, 1)
+
+
+def _flat_sizes(sizes: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(sizes) == 1 and isinstance(sizes[0], list | tuple):
+        return tuple(sizes[0])
+    return sizes
+
+
+# -------------------------------------------------------------------- other shapes
+
+
+def reshape(input: Jet, *shape: Any, **named_shape: Any) -> Jet:
+    """``reshape`` and ``view`` to a shape."""
+    sizes = _flat_sizes(shape or tuple(named_shape.values()))
+    if any(isinstance(size, torch.dtype) for size in sizes):
+        raise CannotFollowError("a view as another dtype")
+    value = input.value.reshape(sizes)
+    return _view(input, linear(input, lambda _: value, lambda rows: rows.reshape(rows.shape[0], *value.shape)))
+
+
+def reshape_as(input: Jet, other: Any) -> Jet:
+    """``reshape_as``, ``view_as``."""
+    return reshape(input, tuple(other.shape))
+
+
+def flatten(input: Jet, start_dim: int = 0, end_dim: int = -1) -> Jet:
+    """Axes joined."""
+    return reshape(input, tuple(torch.empty(input.shape, device="meta").flatten(start_dim, end_dim).shape))
+
+
+def unflatten(input: Jet, dim: int, sizes: Any) -> Jet:
+    """An axis cut in several."""
+    return reshape(input, tuple(torch.empty(input.shape, device="meta").unflatten(dim, sizes).shape))
+
+
+def expand(input: Jet, *sizes: Any) -> Jet:
+    """Axes repeated without a copy."""
+    value = input.value.expand(*_flat_sizes(sizes))
+
+    def on_rows(rows: Tensor) -> Tensor:
+        missing = value.dim() - (rows.dim() - 1)
+        return rows.reshape(rows.shape[0], *(1,) * missing, *rows.shape[1:]).expand(rows.shape[0], *value.shape)
+
+    return _view(input, linear(input, lambda _: value, on_rows))
+
+
+def repeat(input: Jet, *sizes: Any) -> Jet:
+    """Copies along axes."""
+    counts = _flat_sizes(sizes)
+    missing = len(counts) - input.dim()
+
+    def on_rows(rows: Tensor) -> Tensor:
+        return rows.reshape(rows.shape[0], *(1,) * missing, *rows.shape[1:]).repeat(1, *counts)
+
+    return linear(input, lambda x: x.repeat(*counts), on_rows)
+
+
+def _by_dims(function: Callable[..., Tensor], dims: tuple[str, ...], viewing: bool = True) -> Callable[..., Jet]:
+    """The rule of an operation whose arguments of these names, in this order, are axes; others follow as they are."""
+
+    def rule(input: Jet, *args: Any, **kwargs: Any) -> Jet:
+        ndim = input.dim()
+        given = {**dict(zip(dims, args, strict=False)), **{k: v for k, v in kwargs.items() if k in dims}}
+        rest, others = args[len(dims) :], {k: v for k, v in kwargs.items() if k not in dims}
+        moved = {
+            name: tuple(from_end(d, ndim) for d in dim) if isinstance(dim, list | tuple) else from_end(dim, ndim)
+            for name, dim in given.items()
+        }
+        at = tuple(moved[name] for name in dims if name in moved)
+
+        def on(x: Tensor) -> Tensor:
+            return function(x, *at, *rest, **others)
+
+        result = linear(input, lambda x: function(x, *args, **kwargs), on)
+        return _view(input, result) if viewing else result
+
+    return rule
+
+
+def squeeze(input: Jet, dim: Any = None) -> Jet:
+    """Axes of size 1 left out."""
+    value = input.value.squeeze() if dim is None else input.value.squeeze(dim)
+    return reshape(input, tuple(value.shape))
+
+
+def unsqueeze(input: Jet, dim: int) -> Jet:
+    """An axis of size 1."""
+    at = dim if dim < 0 else dim + 1
+    return _view(input, linear(input, lambda x: x.unsqueeze(dim), lambda rows: rows.unsqueeze(at)))
+
+
+def permute(input: Jet, *dims: Any, **named_dims: Any) -> Jet:
+    """Axes in another order."""
+    order = _flat_sizes(dims or tuple(named_dims.values()))
+    ndim = input.dim()
+    at = (0, *(d % ndim + 1 for d in order))
+    return _view(input, linear(input, lambda x: x.permute(order), lambda rows: rows.permute(at)))
+
+
+def transposed(input: Jet) -> Jet:
+    """``t()`` and ``.T`` of a matrix, ``.mT`` of a stack of them."""
+    if input.dim() < 2:
+        return input
+    return _view(input, linear(input, lambda x: x.transpose(-1, -2), lambda rows: rows.transpose(-1, -2)))
+
+
+def reversed_axes(input: Jet) -> Jet:
+    """``.T``: all axes in the opposite order."""
+    return permute(input, tuple(reversed(range(input.dim()))))
+
+
+# -------------------------------------------------------------------- parts
+
+
+def getitem(input: Any, index: Any) -> Any:
+    """Indexing by anything but a jet, whose values are constants."""
+    index = plain(index)
+    if type(input) is not Jet:
+        return input[index]
+    items = index if isinstance(index, tuple) else (index,)
+    if _separated(items):
+        raise CannotFollowError("an index with tensors on both sides of a slice")
+    basic = all(item is None or item is Ellipsis or isinstance(item, int | slice) for item in items)
+    result = linear(input, lambda x: x[index], lambda rows: rows[(slice(None), *items)])
+    return _view(input, result) if basic else result
+
+
+def _separated(items: tuple[Any, ...]) -> bool:
+    """Whether torch would put the indexed axis in front: then the axis of the rows would lie elsewhere."""
+    advanced = [not (item is None or item is Ellipsis or isinstance(item, slice)) for item in items]
+    tensors = any(a and not isinstance(item, int) for a, item in zip(advanced, items, strict=True))
+    places = [place for place, is_advanced in enumerate(advanced) if is_advanced]
+    return tensors and bool(places) and places[-1] - places[0] + 1 != len(places)
+
+
+def setitem(input: Any, index: Any, item: Any) -> None:
+    """Writing into a jet; into a plain tensor it cannot be followed."""
+    if type(input) is not Jet:
+        raise CannotFollowError("a differentiated tensor is written into another one")
+    index = plain(index)
+    items = index if isinstance(index, tuple) else (index,)
+    value = input.value.clone()
+    value[index] = plain(item)
+    written = []
+    for order in range(1, input.frame.layout.order + 1):
+        rows, other = input.full(order), item.full(order) if type(item) is Jet else None
+        if rows is None and other is None:
+            written.append(None)
+            continue
+        count = len(rows) if rows is not None else len(other)
+        rows = value.new_zeros((count, *value.shape)) if rows is None else rows.clone()
+        target = rows[(slice(None), *items)]
+        if other is None:
+            rows[(slice(None), *items)] = 0
+        else:
+            missing = max(target.dim() - other.dim(), 0)
+            rows[(slice(None), *items)] = other.reshape(count, *(1,) * missing, *other.shape[1:]).to(rows.dtype)
+        written.append(rows)
+    input.become(Jet(value, tuple(written), input.frame))
+
+
+def unbind(input: Jet, dim: int = 0) -> tuple[Jet, ...]:
+    """The slices along an axis."""
+    at = from_end(dim, input.dim())
+    return tuple(select(input, at, place) for place in range(input.shape[at]))
+
+
+def select(input: Jet, dim: int, index: int) -> Jet:
+    """One slice along an axis."""
+    at = from_end(dim, input.dim())
+    return _view(input, linear(input, lambda x: x.select(at, index), lambda rows: rows.select(at, index)))
+
+
+def _pieces(cut: Callable[..., Sequence[Tensor]]) -> Callable[..., tuple[Jet, ...]]:
+    """The rule of ``split``, ``chunk`` and their kin: as many narrow views."""
+
+    def rule(input: Jet, sizes: Any, dim: int = 0) -> tuple[Jet, ...]:
+        at = from_end(dim, input.dim())
+        lengths = [piece.shape[at] for piece in cut(input.value, sizes, at)]
+        starts = [sum(lengths[:place]) for place in range(len(lengths))]
+        return tuple(narrow(input, at, start, length) for start, length in zip(starts, lengths, strict=True))
+
+    return rule
+
+
+def narrow(input: Jet, dim: int, start: int, length: int) -> Jet:
+    """A range of an axis."""
+    at = from_end(dim, input.dim())
+    return _view(input, linear(input, lambda x: x.narrow(at, start, length), lambda rows: rows.narrow(at, start, length)))
+
+
+# -------------------------------------------------------------------- several tensors
+
+
+def _joined(tensors: Any, join: Callable[[list[Tensor], int], Tensor], dim: int, at: int) -> Jet:
+    frame = next(tensor.frame for tensor in tensors if type(tensor) is Jet)
+    value = join([plain(tensor) for tensor in tensors], dim)
+    result: list[Tensor | None] = []
+    for order in range(1, frame.layout.order + 1):
+        stacks = [tensor.full(order) if type(tensor) is Jet else None for tensor in tensors]
+        count = max((len(stack) for stack in stacks if stack is not None), default=0)
+        if not count:
+            result.append(None)
+            continue
+        rows = [
+            value.new_zeros((count, *tensor.shape)) if stack is None else stack
+            for stack, tensor in zip(stacks, tensors, strict=True)
+        ]
+        result.append(join(rows, at).to(value.dtype))
+    return Jet(value, tuple(result), frame)
+
+
+def cat(tensors: Any, dim: int = 0) -> Jet:
+    """Joined along an axis; an empty vector among them is left out, as torch does."""
+    tensors = [tensor for tensor in tensors if tuple(tensor.shape) != (0,)] or list(tensors)
+    return _joined(tensors, torch.cat, dim, from_end(dim, tensors[0].dim()))
+
+
+def stack(tensors: Any, dim: int = 0) -> Jet:
+    """Joined along a new axis."""
+    return _joined(tensors, torch.stack, dim, dim if dim < 0 else dim - tensors[0].dim() - 1)
+
+
+# -------------------------------------------------------------------- sums
+
+
+def _all_dims(function: Callable[..., Tensor]) -> Callable[..., Any]:
+    """``sum`` and ``mean`` over some axes, or over all."""
+
+    def rule(input: Jet, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Jet:
+        ndim = input.dim()
+        if dim is None or (isinstance(dim, list | tuple) and not dim):
+            dim = tuple(range(-ndim, 0))
+            if not ndim:
+                return input if dtype is None else input.to(dtype)  # type: ignore[attr-defined,no-any-return]
+        at = tuple(from_end(d, ndim) for d in dim) if isinstance(dim, list | tuple) else from_end(dim, ndim)
+        return linear(
+            input,
+            lambda x: function(x, dim, keepdim, dtype=dtype),
+            lambda rows: function(rows, at, keepdim, dtype=dtype),
+        )
+
+    return rule
+
+
+def cast(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``to``, ``float``, ``type``: another dtype or device; to one without derivatives it is constant."""
+
+    def rule(input: Any, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = plain(args), plain(kwargs)
+        if type(input) is not Jet:
+            return function(input, *args, **kwargs)
+        value = function(input.value, *args, **kwargs)
+        if not value.is_floating_point():
+            return value
+        rows = tuple(None if c is None else c.to(value.dtype).to(value.device) for c in input.coefficients)
+        return _view(input, Jet(value, rows, input.frame))
+
+    return rule
+
+
+def copied(input: Jet, **_: Any) -> Jet:
+    """``clone`` and ``contiguous``: nothing in place reaches the numbers of a jet, so there is nothing to copy."""
+    result = Jet(None, (), input.frame)
+    result._value, result._coefficients, result.pending = input._value, input._coefficients, input.pending
+    return result
+
+
+def same(input: Jet, *_: Any, **__: Any) -> Jet:
+    """What leaves a tensor as it is."""
+    return input
+
+
+# -------------------------------------------------------------------- constants
+
+
+def constant(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The rule of an operation whose result does not vary, or is no number: that of the values."""
+
+    def rule(*args: Any, **kwargs: Any) -> Any:
+        return function(*plain(args), **plain(kwargs))
+
+    return rule
+
+
+def like(function: Callable[..., Tensor]) -> Callable[..., Any]:
+    """``zeros_like`` and its kin: a jet without rows, so that jets may be written into it."""
+
+    def rule(input: Any, *args: Any, **kwargs: Any) -> Any:
+        value = function(input.value, *plain(args), **plain(kwargs))
+        return constant_rows(input, value) if value.is_floating_point() else value
+
+    return rule
+
+
+CONSTANT = (
+    "eq ne lt le gt ge equal greater greater_equal less less_equal not_equal isclose allclose isnan isinf isfinite isreal "
+    "isneginf isposinf round floor ceil trunc fix sign sgn signbit argmax argmin argsort argwhere bool int long short byte "
+    "char all any nonzero count_nonzero is_floating_point is_complex is_nonzero searchsorted bucketize logical_not "
+    "logical_and logical_or logical_xor floor_divide rand_like randn_like randint_like bernoulli multinomial detach "
+    "is_contiguous stride storage_offset element_size get_device type_as_ data_ptr is_signed is_inference is_conj is_neg "
+    "is_same_size can_cast result_type histc unique unique_consecutive heaviside nextafter has_names ndimension"
+).split()
+CONSTANT_METHODS = "__eq__ __ne__ __lt__ __le__ __gt__ __ge__ __floordiv__ __rfloordiv__ __contains__".split()
+CONSTANT_ATTRIBUTES = (
+    "data requires_grad is_leaf grad grad_fn is_cuda is_cpu is_mps is_meta is_sparse is_nested is_quantized layout names "
+    "itemsize nbytes is_mkldnn is_sparse_csr is_xpu _version output_nr retains_grad"
+).split()
+LIKE = "zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full".split()
+REPEATED = "flip roll cumsum index_select diagonal swapaxes swapdims transpose movedim moveaxis unfold tile".split()
+
+
+def install() -> None:
+    """Enter the rules of this file."""
+    method = torch.Tensor
+    named(reshape, "reshape", "view")
+    named(reshape_as, "reshape_as", "view_as")
+    named(flatten, "flatten", "ravel")
+    named(unflatten, "unflatten")
+    named(expand, "expand", "broadcast_to")
+    named(lambda x, other: expand(x, tuple(other.shape)), "expand_as")
+    named(repeat, "repeat")
+    named(squeeze, "squeeze")
+    named(unsqueeze, "unsqueeze")
+    named(permute, "permute")
+    named(transposed, "t", "adjoint")
+    add(transposed, method.mT.__get__)
+    add(reversed_axes, method.T.__get__)
+    for name, dims, viewing in (
+        ("transpose", ("dim0", "dim1"), True),
+        ("swapaxes", ("axis0", "axis1"), True),
+        ("swapdims", ("dim0", "dim1"), True),
+        ("movedim", ("source", "destination"), True),
+        ("moveaxis", ("source", "destination"), True),
+        ("cumsum", ("dim",), False),
+        ("flip", ("dims",), False),
+        ("index_select", ("dim",), False),
+    ):
+        for function in forms(name):
+            add(_by_dims(function, dims, viewing), function)
+    add(getitem, method.__getitem__)
+    add(setitem, method.__setitem__)
+    named(unbind, "unbind")
+    named(select, "select")
+    named(narrow, "narrow")
+    add(_pieces(lambda x, sizes, dim: x.split(sizes, dim)), torch.split, torch._VF.split, method.split)  # type: ignore[attr-defined]
+    named(_pieces(lambda x, sizes, dim: x.split(sizes, dim)), "split_with_sizes")
+    named(_pieces(lambda x, sizes, dim: x.chunk(sizes, dim)), "chunk")
+    named(_pieces(lambda x, sizes, dim: x.tensor_split(sizes, dim)), "tensor_split")
+    named(cat, "cat", "concat", "concatenate")
+    add(stack, torch.stack)
+    named(_all_dims(torch.sum), "sum")
+    named(_all_dims(torch.mean), "mean")
+    for name in ("to", "float", "double", "half", "bfloat16", "type", "type_as"):
+        for function in forms(name):
+            add(cast(function), function)
+    named(copied, "clone", keeps_frame=True)
+    named(copied, "contiguous", keeps_frame=True)
+    named(same, "requires_grad_", "positive", "resolve_conj", "resolve_neg", "real", "cpu", keeps_frame=True)
+    for name in CONSTANT:
+        for function in forms(name):
+            add(constant(function), function)
+    for name in CONSTANT_METHODS:
+        function = getattr(method, name)
+        add(constant(function), function)
+    for name in CONSTANT_ATTRIBUTES:
+        member = getattr(method, name, None)
+        if hasattr(member, "__get__") and not callable(member):
+            add(constant(member.__get__), member.__get__)
+    for name in LIKE:
+        for function in forms(name):
+            add(like(function), function)
+
+
+__all__ = ["install", "math"]

@@ -1,0 +1,53 @@
+"""Jets among the arguments of an operation: found, and replaced by something else, in lists and dicts as well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .jet import Jet
+
+
+def jets_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Jet]:
+    """Every jet, in order."""
+    found: list[Jet] = []
+    for item in args:
+        if type(item) is Jet:
+            found.append(item)
+        elif isinstance(item, list | tuple):
+            _collect(item, found)
+    for item in kwargs.values():
+        if type(item) is Jet:
+            found.append(item)
+        elif isinstance(item, list | tuple):
+            _collect(item, found)
+    return found
+
+
+def _collect(items: Any, found: list[Jet]) -> None:
+    for item in items:
+        if type(item) is Jet:
+            found.append(item)
+        elif isinstance(item, list | tuple):
+            _collect(item, found)
+
+
+def replaced(tree: Any, replace: Callable[[Jet], Any]) -> Any:
+    """The same lists, tuples and dicts with something in place of each jet."""
+    if type(tree) is Jet:
+        return replace(tree)
+    if isinstance(tree, dict):
+        return {key: replaced(value, replace) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        items = [replaced(item, replace) for item in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
+    return tree
+
+
+def _value(jet: Jet) -> Any:
+    return jet.value
+
+
+def plain(tree: Any) -> Any:
+    """The same with the value in place of each jet."""
+    return replaced(tree, _value)
