@@ -19,6 +19,8 @@ from . import trees
 from .captured import Captured, tensor_signature
 from .errors import ArgumentError, ArgumentTypeError, ShapeError
 from .functional import FunctionalModule, LiveModule
+from .jet import CannotFollowError, Jet
+from .jet.values import plain
 from .levels import inside_transform, recording, tracing
 from .operations import corrected
 from .options import Options
@@ -90,6 +92,8 @@ class Request:
         leaves: list[torch.Tensor] = []
         for position in self._positions():
             found, structure = trees.flatten(self.args[position])
+            if any(type(leaf) is Jet for leaf in found):
+                raise CannotFollowError("a transform inside a function that jets go through")
             check_inputs(found, structure, position, self.options.batch_dims)
             self.arguments.append(Argument(position, structure, slice(len(leaves), len(leaves) + len(found))))
             leaves += found
@@ -160,6 +164,8 @@ class Request:
     def signature(self) -> tuple[Any, ...]:
         """What the arguments look like, without the number of samples."""
         tree, structure = trees.flatten((self.args, self.kwargs))
+        if any(type(leaf) is Jet for leaf in tree):
+            raise CannotFollowError("a transform inside a function that jets go through")
         leaves = tuple(tensor_signature(t, self.batch) if isinstance(t, torch.Tensor) else _plain(t) for t in tree)
         return (structure, leaves, self.captured.shape())
 
@@ -170,11 +176,16 @@ class Request:
 
     # ---------------------------------------------------------------- the evaluation
 
-    def evaluate(self, *leaves: torch.Tensor, others_copied: bool = False) -> tuple[Tensors, Tensors]:
+    def evaluate(
+        self, *leaves: Any, others_copied: bool = False, followed: bool = False
+    ) -> tuple[tuple[Any, ...], Tensors]:
         """Output leaves and aux tensors for these leaves in place of the differentiated ones.
 
-        Copies go in, so that an in-place operation inside the function cannot reach the caller's tensors.
+        Copies go in, so that an in-place operation inside the function cannot reach the caller's tensors.  Jets, for
+        which ``followed`` is set, are never written to, and bring the corrections of operations themselves.
         """
+        if followed:
+            return self._followed(leaves)
         args = list(self.args)
         kwargs = self.kwargs
         if others_copied:
@@ -193,6 +204,24 @@ class Request:
         self.outputs = Outputs(structure, tuple(tuple(leaf.shape[self.options.batch_dims :]) for leaf in flat))
         if self.expected is not None and self.expected != self.outputs:
             raise OutputsChangedError
+        return tuple(flat), aux
+
+    def _followed(self, jets: Sequence[Any]) -> tuple[tuple[Any, ...], Tensors]:
+        args = list(self.args)
+        for argument in self.arguments:
+            args[argument.position] = argument.structure.build(jets[argument.span])
+        output = self._run(args, self.kwargs)
+        aux: Tensors = ()
+        if self.options.has_aux:
+            output, aux = self._split_aux(output)
+        flat, structure = ([output], trees.LEAF) if type(output) is Jet else trees.flatten(output)
+        if any(type(leaf) is not Jet and not isinstance(leaf, torch.Tensor) for leaf in flat):
+            raise CannotFollowError("f returned something else for jets than for tensors")
+        outputs = Outputs(structure, tuple(tuple(leaf.shape[self.options.batch_dims :]) for leaf in flat))
+        batch = all(tuple(leaf.shape[: self.options.batch_dims]) == self.batch for leaf in flat)
+        if outputs != (self.expected or self.outputs) or not batch:
+            raise OutputsChangedError
+        self.outputs = outputs
         return tuple(flat), aux
 
     def first_values(self, draw: Draw) -> Tensors:
@@ -229,7 +258,7 @@ class Request:
             raise ArgumentTypeError(
                 f"has_aux=True, but f returned a {type(output).__name__}; it must return a pair (output, aux)"
             )
-        leaves, self.aux_structure = trees.flatten(output[1])
+        leaves, self.aux_structure = trees.flatten(plain(output[1]))
         self.aux_leaves = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         return output[0], tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
 

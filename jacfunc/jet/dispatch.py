@@ -39,7 +39,7 @@ def apply(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         return _constant(function, args, kwargs)
     found = caches.RULES.get(function)
     if frame.factor is not None and (found is None or not found[1]):
-        args, kwargs = _lifted_all(args, kwargs, _root(frame))
+        args, kwargs = _lifted_all(args, kwargs, root(frame))
     rule = _without_rule(function) if found is None else found[0]
     if not propagation.quiet or propagation.inside:
         return rule(*args, **kwargs)
@@ -111,7 +111,8 @@ def _ancestors(frame: Frame) -> list[Frame]:
     return chain
 
 
-def _root(frame: Frame) -> Frame:
+def root(frame: Frame) -> Frame:
+    """The frame of the input, from which all factors lead away."""
     return next(f for f in _ancestors(frame) if f.factor is None)
 
 
