@@ -119,5 +119,9 @@ COMPOSITES: dict[Any, Any] = {}
 BATCHED: dict[Any, bool] = {}
 """Whether the derivative of an operation without a rule works under ``vmap`` (``jet/fallback.py``)."""
 
+IDENTITIES: dict[Any, Any] = {}
+"""One-hot rows by size, dtype and device (``jet/frame.py``), up to the largest size that is kept."""
+LARGEST_IDENTITY = 64
+
 INVENTORIES = Memory()
 """Where a module that a function closes over keeps its tensors (``slots.py``)."""

@@ -7,7 +7,7 @@ Which route runs, and how, is decided in ``plan.py``.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -145,12 +145,12 @@ class Request:
         """The name of every differentiated leaf."""
         return [path for argument in self.arguments for path in argument.structure.paths(f"args[{argument.position}]")]
 
-    @property
+    @cached_property
     def batch(self) -> Shape:
         """The shape of the sample axes."""
         return tuple(self.leaves[0].shape[: self.options.batch_dims])
 
-    @property
+    @cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
         """``I`` of every differentiated leaf."""
         return tuple(tuple(leaf.shape[self.options.batch_dims :]) for leaf in self.leaves)
@@ -163,11 +163,20 @@ class Request:
     @cached_property
     def signature(self) -> tuple[Any, ...]:
         """What the arguments look like, without the number of samples."""
-        tree, structure = trees.flatten((self.args, self.kwargs))
+        parts = tuple([self._argument_signature(argument) for argument in self.args])
+        named = self._argument_signature(self.kwargs) if self.kwargs else None
+        return (parts, named, self.captured.shape())
+
+    def _argument_signature(self, argument: Any) -> Hashable:
+        if isinstance(argument, torch.Tensor):
+            return tensor_signature(argument, self.batch)
+        if type(argument) is dict and all([isinstance(value, torch.Tensor) for value in argument.values()]):
+            batch = self.batch
+            return (tuple(argument), tuple([tensor_signature(value, batch) for value in argument.values()]))
+        tree, structure = trees.flatten(argument)
         if any(type(leaf) is Jet for leaf in tree):
             raise CannotFollowError("a transform inside a function that jets go through")
-        leaves = tuple(tensor_signature(t, self.batch) if isinstance(t, torch.Tensor) else _plain(t) for t in tree)
-        return (structure, leaves, self.captured.shape())
+        return (structure, *(tensor_signature(t, self.batch) if isinstance(t, torch.Tensor) else _plain(t) for t in tree))
 
     def draw(self) -> Draw:
         """The state of every random generator that the function may use."""
@@ -274,6 +283,11 @@ def requested(
     function: Callable[..., Any], options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Iterator[Request]:
     """A checked request, in a mode in which derivatives can be taken."""
+    if not torch.is_inference_mode_enabled():
+        request = Request(function, options, args, kwargs)
+        if not any([tensor.is_inference() for tensor in request.leaves]):
+            yield request
+            return
     with recording() as left_inference:
         request = Request(function, options, args, kwargs)
         if left_inference or any(tensor.is_inference() for tensor in request.leaves):

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from .. import caches
 from ..errors import UnsupportedOperationError
+from ..levels import tracing
 from .layout import Layout, Product, first_order, summed
 
 Tensor = torch.Tensor
@@ -47,13 +49,26 @@ class Propagation:
 
     def identity(self, size: int, like: Tensor) -> Tensor:
         """``(size, 1, size)``: one-hot rows, the same for every sample."""
-        if size not in self.identities:
-            self.identities[size] = torch.eye(size, dtype=like.dtype, device=like.device)[:, None, :]
-        return self.identities[size]
+        rows = self.identities.get(size)
+        if rows is None:
+            rows = self.identities[size] = _identity(size, like.dtype, like.device)
+        return rows
 
     def is_identity(self, rows: Tensor) -> bool:
         """Whether these are the one-hot rows themselves."""
         return self.identities.get(rows.shape[0]) is rows
+
+
+def _identity(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    if tracing():  # what a trace makes must not be met outside of it
+        return torch.eye(size, dtype=dtype, device=device)[:, None, :]
+    key = (size, dtype, device)
+    rows = caches.IDENTITIES.get(key)
+    if rows is None:
+        rows = torch.eye(size, dtype=dtype, device=device)[:, None, :]
+        if size <= caches.LARGEST_IDENTITY:
+            caches.IDENTITIES[key] = rows
+    return rows
 
 
 @dataclass(eq=False)
