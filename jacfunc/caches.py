@@ -113,9 +113,6 @@ CHECKS = itertools.count()
 RULES: dict[Any, tuple[Any, bool]] = {}
 """The rule of each operation of the Taylor route, and whether it keeps a frame (``jet/registry.py``)."""
 
-COMPOSITES: dict[Any, Any] = {}
-"""Python functions of torch that jets go through by their bodies, None for those that are none (``jet/dispatch.py``)."""
-
 BATCHED: dict[Any, bool] = {}
 """Whether the derivative of an operation without a rule works under ``vmap`` (``jet/fallback.py``)."""
 

@@ -20,7 +20,7 @@ from . import caches, independence
 from .entries import Pair
 from .errors import JacfuncError, RefusedOperationError, UnsupportedOperationError
 from .jet.frame import AllRowsError, CannotFollowError
-from .levels import differentiated_again, inside_transform, inside_vmap, tracing
+from .levels import differentiated_again, inside_transform, inside_vmap
 from .operations import refuse_scripted
 from .request import Outputs, OutputsChangedError, Request, Shape
 from .rng import Draw
@@ -135,7 +135,8 @@ def make_plan(request: Request, wanted: Wanted, outputs: Outputs, random: bool) 
     method = request.options.method
     reason = f"method={method!r} was asked for"
     if method == "auto":
-        reason = f"in plain forwards {', '.join(f'{route} would cost {cost:g}' for route, cost in costs.items())}"
+        taylor, forward, reverse = costs["taylor"], costs["forward"], costs["reverse"]
+        reason = f"taylor would cost {taylor:g} plain forwards, forward {forward:g}, reverse {reverse:g}"
     cheapest = sorted(routes, key=costs.__getitem__)
     # Dual after autograd: it is the only one of the two that works inside another transform, and the worse outside.
     pullbacks, last_resorts = {
@@ -167,7 +168,7 @@ class Outcome:
 
 def run(request: Request, wanted: Wanted, limit: int | None = None) -> Outcome:
     """Find the plan, run it, and remember what worked; ``limit`` bounds the rows for a trial."""
-    if tracing():
+    if request.traced:
         return _run_traced(request, wanted)
     plan = _remembered(request, wanted)
     try:
@@ -290,7 +291,7 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
         request.options.chunk_size,
         attempt.vectorised,
         draw,
-        not plan.settled and not tracing() and not inside_vmap(),
+        not plan.settled and not request.traced and not inside_vmap(),
         differentiated_again(),
         request.options.return_value,
         plan.wanted.order,

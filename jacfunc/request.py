@@ -21,7 +21,7 @@ from .errors import ArgumentError, ArgumentTypeError, ShapeError
 from .functional import FunctionalModule, LiveModule
 from .jet import CannotFollowError, Jet
 from .jet.values import plain
-from .levels import inside_transform, recording, tracing
+from .levels import fixed, inside_transform, recording, tracing
 from .operations import corrected
 from .options import Options
 from .refusals import check_inputs, check_outputs
@@ -73,6 +73,7 @@ class Argument:
 class Request:
     """One call of a transform, checked.
 
+    ``batch`` is the shape of the sample axes, ``input_shapes`` is ``I`` of every differentiated leaf;
     ``differentiates`` is set where f itself takes ``torch.autograd.grad`` by its input, and so needs a graph.
     """
 
@@ -80,7 +81,10 @@ class Request:
     options: Options
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    traced: bool = False
     leaves: Tensors = ()
+    batch: Shape = ()
+    input_shapes: tuple[Shape, ...] = ()
     arguments: list[Argument] = field(default_factory=list)
     outputs: Outputs | None = None
     aux_structure: trees.Structure | None = None
@@ -98,7 +102,11 @@ class Request:
             self.arguments.append(Argument(position, structure, slice(len(leaves), len(leaves) + len(found))))
             leaves += found
         self.leaves = tuple(leaves)
-        self._check_batch()
+        axes = self.options.batch_dims
+        self.batch = tuple(leaves[0].shape[:axes])
+        self.input_shapes = tuple([self._sample_shape(leaf) for leaf in leaves])
+        if len(leaves) > 1:
+            self._check_batch()
 
     # ---------------------------------------------------------------- the arguments
 
@@ -141,19 +149,13 @@ class Request:
                     f"has {self.batch}; all differentiated tensors need the same first {self.options.batch_dims} axes"
                 )
 
+    def _sample_shape(self, tensor: Any) -> Shape:
+        shape = tuple(tensor.shape[self.options.batch_dims :])
+        return fixed(shape) if self.traced else shape
+
     def input_paths(self) -> list[str]:
         """The name of every differentiated leaf."""
         return [path for argument in self.arguments for path in argument.structure.paths(f"args[{argument.position}]")]
-
-    @cached_property
-    def batch(self) -> Shape:
-        """The shape of the sample axes."""
-        return tuple(self.leaves[0].shape[: self.options.batch_dims])
-
-    @cached_property
-    def input_shapes(self) -> tuple[Shape, ...]:
-        """``I`` of every differentiated leaf."""
-        return tuple(tuple(leaf.shape[self.options.batch_dims :]) for leaf in self.leaves)
 
     @cached_property
     def captured(self) -> Captured:
@@ -210,7 +212,7 @@ class Request:
             output, aux = self._split_aux(output)
         flat, structure = trees.flatten(output)
         check_outputs(flat, structure, self.batch, self._modules)
-        self.outputs = Outputs(structure, tuple(tuple(leaf.shape[self.options.batch_dims :]) for leaf in flat))
+        self.outputs = Outputs(structure, tuple([self._sample_shape(leaf) for leaf in flat]))
         if self.expected is not None and self.expected != self.outputs:
             raise OutputsChangedError
         return tuple(flat), aux
@@ -224,10 +226,10 @@ class Request:
         if self.options.has_aux:
             output, aux = self._split_aux(output)
         flat, structure = ([output], trees.LEAF) if type(output) is Jet else trees.flatten(output)
-        if any(type(leaf) is not Jet and not isinstance(leaf, torch.Tensor) for leaf in flat):
+        if any([type(leaf) is not Jet and not isinstance(leaf, torch.Tensor) for leaf in flat]):
             raise CannotFollowError("f returned something else for jets than for tensors")
-        outputs = Outputs(structure, tuple(tuple(leaf.shape[self.options.batch_dims :]) for leaf in flat))
-        batch = all(tuple(leaf.shape[: self.options.batch_dims]) == self.batch for leaf in flat)
+        outputs = Outputs(structure, tuple([self._sample_shape(leaf) for leaf in flat]))
+        batch = all([tuple(leaf.shape[: self.options.batch_dims]) == self.batch for leaf in flat])
         if outputs != (self.expected or self.outputs) or not batch:
             raise OutputsChangedError
         self.outputs = outputs
@@ -255,10 +257,10 @@ class Request:
         return outputs
 
     def _modules(self) -> list[nn.Module]:
-        return [] if tracing() else list(self.captured.tree())
+        return [] if self.traced else list(self.captured.tree())
 
     def _run(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        if tracing() or isinstance(self.function, FunctionalModule | LiveModule) or not self.captured.modules:
+        if self.traced or isinstance(self.function, FunctionalModule | LiveModule) or not self.captured.modules:
             return self.function(*args, **kwargs)
         return call_guarded(self.function, args, kwargs, self.captured.modules)
 
