@@ -241,6 +241,14 @@ def diagflat(input: Any, offset: int = 0) -> Any:
     return torch.diag_embed(input.flatten(), offset)
 
 
+def broadcast_tensors(*tensors: Any) -> tuple[Any, ...]:
+    """All in one shape."""
+    if len(tensors) == 1 and isinstance(tensors[0], list | tuple):
+        tensors = tuple(tensors[0])
+    shape = broadcast(*tensors)
+    return tuple(tensor.expand(shape) for tensor in tensors)
+
+
 def install() -> None:
     """Enter the rules of this file."""
     named(gather, "gather")
@@ -268,3 +276,4 @@ def install() -> None:
     named(diag_embed, "diag_embed")
     named(diag, "diag")
     named(diagflat, "diagflat")
+    add(broadcast_tensors, torch.broadcast_tensors, torch._VF.broadcast_tensors)  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -82,6 +83,18 @@ def poisson_nll(input: Any, target: Any, log_input: bool, full: bool, eps: float
         stirling = target * target.log() - target + 0.5 * (2 * torch.pi * target).log()
         losses = losses + torch.where(plain(target) > 1, stirling, 0.0)
     return reduced(losses, REDUCTIONS[reduction])
+
+
+def gaussian_nll(
+    input: Any, target: Any, var: Any, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
+) -> Any:
+    """``F.gaussian_nll_loss``: the bound of the variance is not in its derivative."""
+    var = torch.full((), var, dtype=input.dtype, device=input.device) if isinstance(var, float) else var
+    if var.dim() and var.shape != input.shape and var.shape == input.shape[:-1]:
+        var = var.unsqueeze(-1)
+    var = var + (plain(var).clamp(min=eps) - plain(var)).detach()
+    losses = 0.5 * (torch.log(var) + (input - target).square() / var)
+    return reduced(losses + 0.5 * math.log(2 * math.pi) if full else losses, reduction)
 
 
 def hinge_embedding(input: Any, target: Any, margin: float = 1.0, reduction: int = 1) -> Any:
@@ -197,6 +210,7 @@ RULES: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...] = (
     (torch.margin_ranking_loss, margin_ranking),
     (torch.cosine_embedding_loss, cosine_embedding),
     (torch.triplet_margin_loss, triplet_margin),
+    (F.gaussian_nll_loss, gaussian_nll),
     (_nn.nll_loss_nd, nll),
     (_nn.cross_entropy_loss, cross_entropy),
     (_nn.glu, glu),

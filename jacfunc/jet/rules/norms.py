@@ -10,9 +10,10 @@ import torch
 from torch.nn import functional as F
 
 from ...operations import norms as corrected
+from ...operations.expansion import wide
 from ..jet import Jet
 from ..registry import add, named
-from .shared import all_dims, broadcast, valued
+from .shared import all_dims, broadcast, exact_value, valued
 from .softmax import Tensor
 
 # -------------------------------------------------------------------- roots that may be zero
@@ -47,17 +48,15 @@ def deviation(*args: Any, **kwargs: Any) -> Any:
 
 def _with_mean(function: Callable[..., Any], native: Callable[..., Any]) -> Callable[..., Any]:
     """``var_mean`` and ``std_mean``: a pair."""
-    spread = valued(lambda *args, **kwargs: native(*args, **kwargs)[0], function)
 
     def rule(input: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, **options: Any) -> Any:
-        dims = all_dims(None if isinstance(dim, bool) else dim, input.dim())
-        if unbiased is None:
-            spread_of = spread(input, dims, keepdim=keepdim, **options)
-        elif isinstance(dim, bool):
-            spread_of = spread(input, dims, dim, keepdim)
-        else:
-            spread_of = spread(input, dims, unbiased, keepdim)
-        return spread_of, input.mean(dims, keepdim=keepdim)
+        dim, unbiased = (None, dim) if isinstance(dim, bool) else (dim, unbiased)
+        lost = options.get("correction", 1 if unbiased is None else int(unbiased))
+        dims = all_dims(dim, input.dim())
+        with torch.no_grad():
+            values = native(input.value, dims, correction=lost, keepdim=keepdim)
+        rows = function(input, dims, correction=lost, keepdim=keepdim), input.mean(dims, keepdim=keepdim)
+        return tuple(map(exact_value, values, rows))
 
     return rule
 
@@ -78,30 +77,22 @@ def vector_norm(
         return (input.abs().amax if ord > 0 else input.abs().amin)(dims, keepdim)
     if ord == 1:
         return input.abs().sum(dims, keepdim)
-    total, scale = _summed_powers(input, ord, dims)
-    zero = total == 0
-    result = torch.where(zero, 1.0, total) ** (1 / ord) if ord != 2 else torch.where(zero, 1.0, total).sqrt()
-    result = torch.where(zero, 0.0, result * scale)
-    return result if keepdim else result.reshape(_left(input.shape, dims))
+    total = _summed_powers(wide(input), ord, dims, keepdim)
+    result = rooted(total) if ord == 2 else _powered(total, 1 / ord)
+    return result.to(input.dtype)
 
 
-def _summed_powers(input: Any, ord: float, dims: tuple[int, ...]) -> tuple[Any, Tensor]:
-    """The sum of powers of what is scaled to be at most 1, so that nothing overflows, and the scale."""
-    scale = input.value.detach().abs().amax(dims, keepdim=True)
-    scale = torch.where((scale == 0) | scale.isinf(), 1.0, scale)
-    scaled = input / scale
+def _summed_powers(input: Any, ord: float, dims: tuple[int, ...], keepdim: bool) -> Any:
     if ord == 2:
-        return scaled.square().sum(dims, keepdim=True), scale
-    if ord % 2 == 0:
-        return (scaled**ord).sum(dims, keepdim=True), scale
-    zero = scaled == 0
-    powers = torch.where(zero, 0.0, torch.where(zero, 1.0, scaled).abs() ** ord)
-    return powers.sum(dims, keepdim=True), scale
+        return input.square().sum(dims, keepdim)
+    powers = input**ord if ord > 0 and ord % 2 == 0 else _powered(input.abs(), ord)
+    return powers.sum(dims, keepdim)
 
 
-def _left(shape: Any, dims: tuple[int, ...]) -> tuple[int, ...]:
-    gone = {dim % max(len(shape), 1) for dim in dims}
-    return tuple(size for place, size in enumerate(shape) if place not in gone)
+def _powered(input: Any, exponent: float) -> Any:
+    """A power, constant at zero."""
+    zero = input == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, input) ** exponent)
 
 
 def norm(input: Any, p: Any = 2, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Any:
@@ -153,7 +144,7 @@ def group_norm(
 def rms_norm(input: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
     """Divided by the root of the mean square."""
     eps = torch.finfo(input.dtype).eps if eps is None else eps
-    x = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
+    x: Any = wide(input)
     square = x.square().mean(tuple(range(-len(normalized_shape), 0)), keepdim=True)
     result = (x * (square + eps).rsqrt()).to(input.dtype)
     return result if weight is None else result * weight
@@ -215,8 +206,11 @@ def atan2(input: Any, other: Any) -> Any:
 
 
 def hypot(input: Any, other: Any) -> Any:
-    """The norm of a pair."""
-    return torch.linalg.vector_norm(torch.stack(_broadcast(input, other)), 2, 0)
+    """The norm of a pair, of what is scaled so that nothing overflows."""
+    pair: Any = torch.stack(_broadcast(input, other))
+    scale = pair.value.detach().abs().amax(0)
+    scale = torch.where((scale == 0) | scale.isinf(), 1.0, scale)
+    return torch.linalg.vector_norm(pair / scale, 2, 0) * scale
 
 
 def _times_logarithm(logarithm: Callable[[Any], Any], least: float) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...levels import differentiated_again
-from ...operations.expansion import exactly
+from ...operations.expansion import exactly_where_finite
 from ..build import Operand, aligned, linear
 from ..frame import Frame
 from ..jet import Jet
@@ -29,20 +29,19 @@ def valued(native: Callable[..., Any], body: Rule) -> Rule:
 
     def rule(*args: Any, **kwargs: Any) -> Any:
         result = body(*args, **kwargs)
-        value = native(*plain(args), **plain(kwargs))
         if type(result) is not Jet:
-            return value
-        return Jet(value, result.coefficients, result.frame)
+            return native(*plain(args), **plain(kwargs))
+        with torch.no_grad():
+            value = native(*plain(args), **plain(kwargs))
+        return exact_value(value, result)
 
     return rule
 
 
-def exact_value(native: Callable[[], Tensor], result: Jet) -> Jet:
-    """The same for an operation whose own backward cannot be differentiated: that of the expansion is recorded."""
-    with torch.no_grad():
-        value = native()
+def exact_value(value: Tensor, result: Jet) -> Jet:
+    """A jet with torch's own value, of which the expansion is recorded: its derivatives of any order are right."""
     if differentiated_again():
-        value = exactly(value, result.value)
+        value = exactly_where_finite(value, result.value)
     return Jet(value, result.coefficients, result.frame)
 
 
