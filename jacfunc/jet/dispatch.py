@@ -17,7 +17,7 @@ from .. import caches
 from ..levels import compiling
 from ..operations import TABLE
 from .fallback import pushed
-from .frame import CannotFollowError, Frame
+from .frame import CannotFollowError, Frame, Propagation
 from .jet import Jet
 from .values import jets_in, plain, replaced
 
@@ -40,7 +40,7 @@ def apply(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     found = caches.RULES.get(function)
     if frame.factor is not None and (found is None or not found[1]):
         args, kwargs = _lifted_all(args, kwargs, _root(frame))
-    rule = _without_rule(function) if found is None else found[0]
+    rule = _without_rule(function, propagation) if found is None else found[0]
     if not propagation.quiet or propagation.inside:
         return rule(*args, **kwargs)
     propagation.inside = True
@@ -52,20 +52,32 @@ def apply(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         propagation.inside = False
 
 
-def _without_rule(function: Function) -> Function:
-    entry = TABLE.get(function)
-    if entry is not None:
-        return entry.instead
+def _without_rule(function: Function, propagation: Propagation) -> Function:
+    if function in TABLE:
+        return _replacement(function, propagation)
     inner = caches.COMPOSITES.get(function)
     if inner is None and function not in caches.COMPOSITES:
         inner = caches.COMPOSITES[function] = _composite(function)
-    if inner is not None:
-        return inner
+    return _alone(function) if inner is None else inner
 
-    def alone(*args: Any, **kwargs: Any) -> Any:
-        return pushed(function, args, kwargs)
 
-    return alone
+def _alone(function: Function) -> Function:
+    return lambda *args, **kwargs: pushed(function, args, kwargs)
+
+
+def _replacement(function: Function, propagation: Propagation) -> Function:
+    """What the table has instead, with jets inside; if that calls the operation itself, it is alone there."""
+    if function in propagation.replacing:
+        return _alone(function)
+
+    def replaced_by(*args: Any, **kwargs: Any) -> Any:
+        propagation.replacing.add(function)
+        try:
+            return TABLE[function].instead(*args, **kwargs)
+        finally:
+            propagation.replacing.discard(function)
+
+    return replaced_by
 
 
 def _composite(function: Any) -> Function | None:
