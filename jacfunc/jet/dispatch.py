@@ -17,7 +17,7 @@ from .. import caches
 from ..levels import compiling
 from ..operations import TABLE
 from .fallback import pushed
-from .frame import CannotFollowError, Frame, Propagation
+from .frame import CannotFollowError, Frame
 from .jet import Jet
 from .values import jets_in, plain, replaced
 
@@ -38,9 +38,9 @@ def apply(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     if not propagation.inside and not torch.is_grad_enabled():
         return _constant(function, args, kwargs)
     found = caches.RULES.get(function)
-    if frame.factor is not None and (found is None or not found[1]):
+    if frame.factor is not None and (found is None or not found[1] or _adds_axes(args, jets[0])):
         args, kwargs = _lifted_all(args, kwargs, _root(frame))
-    rule = _without_rule(function, propagation) if found is None else found[0]
+    rule = _without_rule(function) if found is None else found[0]
     if not propagation.quiet or propagation.inside:
         return rule(*args, **kwargs)
     propagation.inside = True
@@ -52,9 +52,15 @@ def apply(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         propagation.inside = False
 
 
-def _without_rule(function: Function, propagation: Propagation) -> Function:
-    if function in TABLE:
-        return _replacement(function, propagation)
+def _adds_axes(args: tuple[Any, ...], jet: Jet) -> bool:
+    """Whether broadcasting would put axes before that of the samples."""
+    return any(isinstance(item, torch.Tensor) and item.dim() > jet.dim() for item in args)
+
+
+def _without_rule(function: Function) -> Function:
+    entry = TABLE.get(function)
+    if entry is not None:
+        return _replacement(function, entry.instead)
     inner = caches.COMPOSITES.get(function)
     if inner is None and function not in caches.COMPOSITES:
         inner = caches.COMPOSITES[function] = _composite(function)
@@ -65,17 +71,18 @@ def _alone(function: Function) -> Function:
     return lambda *args, **kwargs: pushed(function, args, kwargs)
 
 
-def _replacement(function: Function, propagation: Propagation) -> Function:
+def _replacement(function: Function, instead: Function) -> Function:
     """What the table has instead, with jets inside; if that calls the operation itself, it is alone there."""
-    if function in propagation.replacing:
-        return _alone(function)
 
     def replaced_by(*args: Any, **kwargs: Any) -> Any:
-        propagation.replacing.add(function)
+        replacing = jets_in(args, kwargs)[0].propagation.replacing
+        if function in replacing:
+            return pushed(function, args, kwargs)
+        replacing.add(function)
         try:
-            return TABLE[function].instead(*args, **kwargs)
+            return instead(*args, **kwargs)
         finally:
-            propagation.replacing.discard(function)
+            replacing.discard(function)
 
     return replaced_by
 

@@ -295,7 +295,7 @@ def cast(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def copied(input: Jet, **_: Any) -> Jet:
     """``clone`` and ``contiguous``: nothing in place reaches the numbers of a jet, so there is nothing to copy."""
-    result = Jet(None, (), input.frame)
+    result = Jet(None, (), input._frame)
     result._value, result._coefficients, result.pending = input._value, input._coefficients, input.pending
     return result
 
