@@ -1,105 +1,70 @@
-"""A function run on jets, and what its rows should be; no test lives here."""
+"""A function run on jets, and the same derivatives by nested reverse mode; no test lives here."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from jacfunc.jet import Frame, Jet, Propagation
+from jacfunc.jet.dispatch import _root, lifted
 from jacfunc.jet.layout import Layout, closed, diagonal, first_order, summed
 
-Function = Callable[..., torch.Tensor]
+Tensor = torch.Tensor
+Function = Callable[[Any], Any]
+LAYOUTS: dict[str, Callable[[int], Layout]] = {
+    "first": first_order,
+    "diagonal": diagonal,
+    "summed": lambda size: summed((size,)),
+}
 
 
-def _run(f: Function, x: torch.Tensor, rows: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    frame = Frame(Propagation((len(x),), narrowing=False), layout)
-    y = f(Jet(x, (rows, *(None for _ in layout.sizes[1:])), frame))
-    assert type(y) is Jet
-    full = [y.full(order) for order in range(1, layout.order + 1)]
-    return y.value, [
-        y.value.new_zeros((size, *y.shape)) if c is None else c for c, size in zip(full, layout.sizes, strict=True)
-    ]
+def propagated(f: Function, x: Tensor, kind: str = "first") -> tuple[Tensor, list[Tensor | None]]:
+    """The value of ``f`` at ``x`` of shape ``(N, *I)``, and its coefficients of each order in full shape."""
+    return by_layout(f, x, LAYOUTS[kind](x[0].numel()))
 
 
-def propagated(f: Function, x: torch.Tensor, kind: str = "first") -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """The value, and the rows of each order in full shape, of ``f`` with a direction for each coordinate of a sample."""
-    size = math.prod(x.shape[1:])
-    layout = {"first": first_order(size), "diagonal": diagonal(size), "summed": summed((size,))}[kind]
-    return _run(f, x, torch.eye(size, dtype=x.dtype).reshape(size, 1, *x.shape[1:]), layout)
+def by_layout(f: Function, x: Tensor, layout: Layout, quiet: bool = False) -> tuple[Tensor, list[Tensor | None]]:
+    """The same for any layout whose first rows are the coordinates of ``x``."""
+    jet, propagation = seeded(x, layout)
+    propagation.quiet = quiet
+    return opened(f(jet))
 
 
-def along(f: Function, x: torch.Tensor, direction: torch.Tensor, order: int) -> list[torch.Tensor]:
-    """The derivatives of ``f(x + t direction)`` by t at zero, from the first."""
-    _, rows = _run(f, x, direction[None], closed(tuple((k,) for k in range(1, order + 1))))
-    return [c[0] * math.factorial(k) for k, c in enumerate(rows, start=1)]
+def seeded(x: Tensor, layout: Layout) -> tuple[Any, Propagation]:
+    """``x`` as a jet, one-hot rows and none beyond, in a propagation of its own."""
+    propagation = Propagation(tuple(x.shape[:1]), narrowing=False)
+    frame = Frame(propagation, layout)
+    size = x[0].numel()
+    rows = (
+        propagation.identity(size, x) if x.dim() == 2 else torch.eye(size, dtype=x.dtype).reshape(size, 1, *x.shape[1:])
+    )
+    return Jet(x, (rows, *(None,) * (layout.order - 1)), frame), propagation
 
 
-def derivatives(f: Function, x: torch.Tensor, direction: torch.Tensor, order: int) -> list[torch.Tensor]:
-    """The same by nested reverse mode, one output after the other; keeps the graph of parameters."""
-    t = x.new_zeros((), requires_grad=True)
-    y = f(x + t * direction)
-    found = []
-    for cell in y.flatten():
-        chain = []
-        for _ in range(order):
-            if cell.requires_grad:
-                (cell,) = torch.autograd.grad(cell, t, create_graph=True, materialize_grads=True)  # noqa: PLW2901
-            else:
-                cell = x.new_zeros(())  # noqa: PLW2901
-            chain.append(cell)
-        found.append(torch.stack(chain))
-    return [column.reshape(y.shape) for column in torch.stack(found, 1)]
+def opened(y: Any) -> tuple[Tensor, list[Tensor | None]]:
+    """Value and full coefficients of a jet; a plain tensor has none."""
+    if not isinstance(y, Jet):
+        return y, []
+    y = lifted(y, _root(y.frame))
+    return y.value, [y.full(order) for order in range(1, y.frame.layout.order + 1)]
 
 
-def directions(x: torch.Tensor) -> torch.Tensor:
-    """Each coordinate of a sample, of all samples at once."""
-    size = math.prod(x.shape[1:])
-    return torch.eye(size, dtype=x.dtype).reshape(size, 1, *x.shape[1:]).expand(size, *x.shape)
+def along(f: Function, x: Tensor) -> tuple[Function, Tensor]:
+    """``v -> f(x + v)`` for one displacement of all samples, which the rows of a jet are derivatives by, and its zero."""
+    return lambda v: f(x + v), torch.zeros(x.shape[1], dtype=x.dtype, requires_grad=True)
 
 
-def check(f: Function, x: torch.Tensor, order: int = 3, reference: Function | None = None, exact: bool = True) -> None:
-    """Value, first and second orders in both layouts, and ``order`` along one direction, against nested reverse mode."""
-    truth = [derivatives(reference or f, x, direction, min(order, 2)) for direction in directions(x)]
-    first = torch.stack([column[0] for column in truth]).detach()
-    value, rows = propagated(f, x)
-    torch.testing.assert_close(value, f(x), **({"rtol": 0, "atol": 0} if exact else {}), equal_nan=True)
-    close(rows[0], first)
-    if order > 1:
-        second = torch.stack([column[1] for column in truth]).detach()
-        for kind, expected in (("diagonal", second), ("summed", second.sum(0, keepdim=True))):
-            _, rows = propagated(f, x, kind)
-            close(rows[0], first)
-            close(2 * rows[1], expected)
-    if order > 2:
-        direction = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(5))
-        expected = derivatives(reference or f, x, direction, order)
-        for got, want in zip(along(f, x, direction, order), expected, strict=True):
-            close(got, want.detach())
+def nested(scalar: Tensor, by: Tensor, index: tuple[int, ...]) -> Tensor:
+    """``d^index scalar / d by^index`` by nested reverse mode."""
+    for place, times in enumerate(index):
+        for _ in range(times):
+            if not scalar.requires_grad:
+                return torch.zeros_like(scalar)
+            (gradient,) = torch.autograd.grad(scalar, by, create_graph=True, materialize_grads=True)
+            scalar = gradient[place]
+    return scalar
 
 
-def close(got: torch.Tensor, want: torch.Tensor) -> None:
-    """Equal to ten digits."""
-    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
-
-
-def check_parameters(
-    f: Function, x: torch.Tensor, parameters: list[torch.Tensor], reference: Function | None = None
-) -> None:
-    """Gradients by parameters of the rows of the diagonal and summed layouts."""
-    truth = [derivatives(reference or f, x, direction, 2) for direction in directions(x)]
-    first, second = (torch.stack([column[k] for column in truth]) for k in range(2))
-    for kind, expected in (("diagonal", second), ("summed", second.sum(0, keepdim=True))):
-        _, rows = propagated(f, x, kind)
-        for got, want in ((rows[0], first), (2 * rows[1], expected)):
-            weights = torch.randn(want.shape, dtype=want.dtype, generator=torch.Generator().manual_seed(7))
-            pair = [_gradients((weights * tensor).sum(), parameters) for tensor in (got, want)]
-            for ours, theirs in zip(*pair, strict=True):
-                close(ours, theirs)
-
-
-def _gradients(loss: torch.Tensor, parameters: list[torch.Tensor]) -> list[torch.Tensor]:
-    if not loss.requires_grad:
-        return [torch.zeros_like(parameter) for parameter in parameters]
-    return list(torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True))
+__all__ = ["along", "by_layout", "closed", "nested", "opened", "propagated", "seeded"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from propagated import along, check, check_parameters, propagated
+from jet_truth import along, check, check_parameters
+from propagated import propagated
 from torch import nn
 from torch.nn import functional as F
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from propagated import check, check_parameters, propagated
+from jet_truth import check, check_parameters
+from propagated import propagated
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 

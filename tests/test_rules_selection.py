@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from propagated import Function, check, propagated
+from jet_truth import Function, check
+from propagated import propagated
 from torch.nn import functional as F
 
 from jacfunc.jet import CannotFollowError, fallback

@@ -38,7 +38,7 @@ def apply(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     if not propagation.inside and not torch.is_grad_enabled():
         return _constant(function, args, kwargs)
     found = caches.RULES.get(function)
-    if frame.factor is not None and (found is None or not found[1] or _adds_axes(args, jets[0])):
+    if frame.factor is not None and (found is None or not found[1] or _adds_axes((*args, *kwargs.values()), jets[0])):
         args, kwargs = _lifted_all(args, kwargs, _root(frame))
     rule = _without_rule(function) if found is None else found[0]
     if not propagation.quiet or propagation.inside:
@@ -52,9 +52,9 @@ def apply(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         propagation.inside = False
 
 
-def _adds_axes(args: tuple[Any, ...], jet: Jet) -> bool:
+def _adds_axes(arguments: tuple[Any, ...], jet: Jet) -> bool:
     """Whether broadcasting would put axes before that of the samples."""
-    return any(isinstance(item, torch.Tensor) and item.dim() > jet.dim() for item in args)
+    return any(isinstance(item, torch.Tensor) and item.dim() > jet.dim() for item in arguments)
 
 
 def _without_rule(function: Function) -> Function:

@@ -70,7 +70,7 @@ def install() -> None:
     named(hardshrink, "hardshrink", keeps_frame=True)
     named(softshrink, "softshrink", keeps_frame=True)
     named(hardswish, "hardswish", keeps_frame=True)
-    named(valued(torch.prelu, prelu), "prelu")
+    named(valued(torch.prelu, prelu), "prelu", keeps_frame=True)
     named(rrelu, "rrelu")
     named(valued(torch.selu, selu), "selu", keeps_frame=True)
     named(valued(torch.celu, celu), "celu", keeps_frame=True)
