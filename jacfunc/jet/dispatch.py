@@ -39,7 +39,7 @@ def apply(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     if not propagation.inside and not torch.is_grad_enabled():
         return _constant(function, args, kwargs)
     found = caches.RULES.get(function)
-    if frame.factor is not None and (found is None or not found[1]):
+    if frame.factor is not None and (found is None or not found[1] or _adds_axes((*args, *kwargs.values()), jets[0])):
         args, kwargs = _lifted_all(args, kwargs, root(frame))
     rule = _alone(function) if found is None else found[0]
     if not propagation.quiet or propagation.inside:
@@ -53,17 +53,35 @@ def apply(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         propagation.inside = False
 
 
-def _alone(function: Function) -> Function:
-    def alone(*args: Any, **kwargs: Any) -> Any:
-        return pushed(function, args, kwargs)
+def _adds_axes(arguments: tuple[Any, ...], jet: Jet) -> bool:
+    """Whether broadcasting would put axes before that of the samples."""
+    return any(isinstance(item, torch.Tensor) and item.dim() > jet.dim() for item in arguments)
 
-    return alone
+
+def _alone(function: Function) -> Function:
+    return lambda *args, **kwargs: pushed(function, args, kwargs)
+
+
+def _replacement(function: Function, instead: Function) -> Function:
+    """What the table has instead, with jets inside; if that calls the operation itself, it is alone there."""
+
+    def replaced_by(*args: Any, **kwargs: Any) -> Any:
+        replacing = jets_in(args, kwargs)[0].propagation.replacing
+        if function in replacing:
+            return pushed(function, args, kwargs)
+        replacing.add(function)
+        try:
+            return instead(*args, **kwargs)
+        finally:
+            replacing.discard(function)
+
+    return replaced_by
 
 
 def enter_others() -> None:
     """Enter what has no rule of its own: corrected operations, and Python functions of torch by their bodies."""
     for function, entry in TABLE.items():
-        caches.RULES.setdefault(function, (entry.instead, False))
+        caches.RULES.setdefault(function, (_replacement(function, entry.instead), False))
     for function in torch.overrides.get_testing_overrides():
         composite = None if function in caches.RULES else _composite(function)
         if composite is not None:

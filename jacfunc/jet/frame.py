@@ -10,6 +10,7 @@ contracting in the end is exact.  For a Laplacian the new frame has a ``metric``
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -35,7 +36,8 @@ class Propagation:
 
     ``quiet``: the caller records no graph, so neither do the rules, while the function itself runs with gradients on,
     so that an inner ``no_grad`` can be told.  ``inside``: a rule is running.  ``batch``: the shape of the sample axes.
-    ``narrowing``: whether a narrow layer may begin a new frame.
+    ``narrowing``: whether a narrow layer may begin a new frame.  ``replacing``: operations of the table of corrections
+    whose replacement is running.
     """
 
     batch: tuple[int, ...]
@@ -46,6 +48,7 @@ class Propagation:
     alive: bool = True
     identities: dict[int, Tensor] = field(default_factory=dict)
     slow: dict[str, None] = field(default_factory=dict)
+    replacing: set[Any] = field(default_factory=set)
 
     def identity(self, size: int, like: Tensor) -> Tensor:
         """``(size, 1, size)``: one-hot rows, the same for every sample."""

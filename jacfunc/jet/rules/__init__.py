@@ -6,16 +6,41 @@ from . import (
     algebra,
     attention,
     convolution,
+    dropout,
     elementwise,
+    indexing,
+    losses,
     norms,
+    ordering,
+    piecewise,
+    pooling,
     products,
     recurrent,
     selection,
     signals,
+    softmax,
     structure,
 )
 
-FAMILIES = (elementwise, products, structure, selection, norms, attention, convolution, signals, algebra, recurrent)
+FAMILIES = (
+    elementwise,
+    products,
+    structure,
+    selection,
+    ordering,
+    indexing,
+    piecewise,
+    pooling,
+    dropout,
+    softmax,
+    norms,
+    losses,
+    attention,
+    convolution,
+    signals,
+    algebra,
+    recurrent,
+)
 
 
 def install() -> None:
