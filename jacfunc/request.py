@@ -196,7 +196,7 @@ class Request:
         which ``followed`` is set, are never written to, and bring the corrections of operations themselves.
         """
         if followed:
-            return self._followed(leaves)
+            return self._followed(leaves, others_copied)
         args = list(self.args)
         kwargs = self.kwargs
         if others_copied:
@@ -217,11 +217,18 @@ class Request:
             raise OutputsChangedError
         return tuple(flat), aux
 
-    def _followed(self, jets: Sequence[Any]) -> tuple[tuple[Any, ...], Tensors]:
-        args = list(self.args)
+    def _followed(self, jets: Sequence[Any], others_copied: bool) -> tuple[tuple[Any, ...], Tensors]:
+        args, kwargs = list(self.args), self.kwargs
+        copies: list[torch.Tensor] = []
+        if others_copied:
+            first = self._state_arguments()
+            args[first:], kwargs = trees.copied(args[first:]), trees.copied(kwargs)
+            copies = trees.tensors((args[first:], kwargs))
         for argument in self.arguments:
             args[argument.position] = argument.structure.build(jets[argument.span])
-        output = self._run(args, self.kwargs)
+        output = self._run(args, kwargs)
+        if any(not copy.is_inference() and copy._version for copy in copies):
+            raise CannotFollowError("an argument that is changed in place")
         aux: Tensors = ()
         if self.options.has_aux:
             output, aux = self._split_aux(output)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from jacfunc.jet import Frame, Jet, Propagation
-from jacfunc.jet.dispatch import _root, lifted
+from jacfunc.jet.dispatch import root, lifted
 from jacfunc.jet.layout import Layout, closed, diagonal, first_order, summed
 
 Tensor = torch.Tensor
@@ -47,7 +47,7 @@ def opened(y: Any) -> tuple[Tensor, list[Tensor | None]]:
     """Value and full coefficients of a jet; a plain tensor has none."""
     if not isinstance(y, Jet):
         return y, []
-    y = lifted(y, _root(y.frame))
+    y = lifted(y, root(y.frame))
     return y.value, [y.full(order) for order in range(1, y.frame.layout.order + 1)]
 
 

@@ -36,6 +36,8 @@ def apply(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             args, kwargs, frame = _reconciled(jets, args, kwargs)
             break
     propagation = frame.propagation
+    if not propagation.alive:  # kept from an evaluation that has ended
+        return function(*plain(args), **plain(kwargs))
     if not propagation.inside and not torch.is_grad_enabled():
         return _constant(function, args, kwargs)
     found = caches.RULES.get(function)

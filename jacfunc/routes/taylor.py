@@ -15,6 +15,8 @@ import torch
 from ..entries import Diagonal, Laplacian
 from ..jet import Frame, Jet, Propagation, layout
 from ..jet.ending import diagonal_of, rows_of
+from ..levels import tracing
+from ..recomputing import begin, end
 from ..rows import Rows
 from .task import Evaluation, Task
 from .verify import verify_followed
@@ -77,10 +79,34 @@ def follow(
     frame = Frame(propagation, rows_layout)
     rest = (None,) * (rows_layout.order - 1)
     jets = [Jet(leaf, (row, *rest), frame) for leaf, row in zip(task.leaves, rows(propagation), strict=True)]
-    with _recorded(quiet):
-        outputs, aux = task.evaluate(*jets, followed=True)
+    with _recorded(quiet), _recomputed(propagation):
+        outputs, aux = task.evaluate(*jets, followed=True, others_copied=task.verified)
     propagation.alive = False
     return outputs, aux, tuple(propagation.slow)
+
+
+@contextmanager
+def _recomputed(propagation: Propagation) -> Iterator[None]:
+    """What is checkpointed while ``f`` runs finds its jets alive when it runs again in the backward."""
+
+    def revived(function: Callable[..., Any]) -> Callable[..., Any]:
+        def again(*args: Any, **kwargs: Any) -> Any:
+            before, propagation.alive = propagation.alive, True
+            try:
+                return function(*args, **kwargs)
+            finally:
+                propagation.alive = before
+
+        return again
+
+    if tracing():
+        yield
+        return
+    begin(revived)
+    try:
+        yield
+    finally:
+        end()
 
 
 @contextmanager
