@@ -37,7 +37,7 @@ def variance(
     dims = all_dims(dim, input.dim())
     lost = correction if correction is not None else (1 if unbiased is None else int(unbiased))
     centred = input - input.mean(dims, keepdim=True)
-    count = math.prod(input.shape[d] for d in dims)
+    count = math.prod([input.shape[d] for d in dims])
     return centred.square().sum(dims, keepdim) / max(count - lost, 0)
 
 
