@@ -138,6 +138,8 @@ def make_plan(request: Request, wanted: Wanted, outputs: Outputs, random: bool) 
         taylor, forward, reverse = costs["taylor"], costs["forward"], costs["reverse"]
         reason = f"taylor would cost {taylor:g} plain forwards, forward {forward:g}, reverse {reverse:g}"
     cheapest = sorted(routes, key=costs.__getitem__)
+    if request.traced:  # which cannot fall back: many operations on jets cannot be traced yet
+        cheapest.remove("taylor")
     # Dual after autograd: it is the only one of the two that works inside another transform, and the worse outside.
     pullbacks, last_resorts = {
         "forward": (["forward"], ["dual"]),
