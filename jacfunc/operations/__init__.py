@@ -21,7 +21,6 @@ from ..errors import RefusedOperationError
 from ..levels import compiling
 from ..recomputing import begin, end
 from . import algebra, attention, elementwise, losses, norms
-from .compiled import handed_over
 from .expansion import constant, in_place, refusing
 
 Functions = tuple[Callable[..., Any], ...]
@@ -51,6 +50,7 @@ NO_ZERO = "torch's backward has no derivative where a cotangent is zero"
 INNERMOST = "torch's is constant for the innermost transform only"
 OVERFLOWS = "torch's second derivative is NaN where an exponential overflows"
 NO_SECOND = "torch has no second derivative of it"
+NO_SECOND_OR_VMAP = f"{NO_SECOND}, and vmap over the first is wrong"
 NAN_THIRD = "torch's third derivative is NaN"
 CONSTANT_CHUNKS = "torch takes the backward of its chunks for a constant"
 DENSE = "keep the tensor dense, or make it sparse outside of the transform"
@@ -86,6 +86,8 @@ NATIVE: Functions = (
     *_ops("_batch_norm_with_update", "_batch_norm_with_update_functional"),
 )
 INDEXED: Functions = (torch._batch_norm_impl_index, *_ops("_batch_norm_impl_index"))
+flash = "_scaled_dot_product_flash_attention_for_cpu"
+FLASH: Functions = (getattr(torch, flash), *_ops(flash))
 SPARSE: Functions = (torch.Tensor.to_sparse, torch.Tensor._to_sparse, *_ops("to_sparse", "_to_sparse"))
 CTC: Functions = (F.ctc_loss, torch.ctc_loss, torch._ctc_loss, *_ops("ctc_loss", "_ctc_loss"))
 SEGMENT: Functions = (torch.segment_reduce, *_ops("segment_reduce"))
@@ -109,6 +111,7 @@ ENTRIES = (
     *(Entry("native_batch_norm", (native,), norms.native_batch_norm(native), FORGETS, 196699) for native in NATIVE),
     Entry("native_batch_norm", INDEXED, norms.indexed_batch_norm, FORGETS, 196699),
     Entry("scaled_dot_product_attention", (sdpa, *_ops("scaled_dot_product_attention")), attention.attention, NO_FLASH),
+    Entry("scaled_dot_product_attention", FLASH, attention.flash_attention, NO_FLASH),
     Entry("scaled_dot_product_attention", (F.multi_head_attention_forward,), attention.multi_head_attention, NO_FLASH),
     Entry("data", DATA, constant, INNERMOST),
     Entry("detach_", (detach_, torch.detach_, *_ops("detach_")), refusing(detach_, "detach_", ANOTHER), INNERMOST),
@@ -129,7 +132,7 @@ ENTRIES = (
     Entry("det", (torch.det, torch.linalg.det, torch.Tensor.det), algebra.det, NAN_THIRD, 192540),
     Entry("det", _ops("det", "linalg_det"), algebra.det, NAN_THIRD, 192540),
     Entry("det", (torch._linalg_det, *_ops("_linalg_det")), algebra.private_det, NAN_THIRD, 192540),
-    Entry("cdist", (torch.cdist, *_ops("cdist", "_cdist_forward")), algebra.cdist, f"{NO_SECOND}, and vmap over the first is wrong"),
+    Entry("cdist", (torch.cdist, *_ops("cdist", "_cdist_forward")), algebra.cdist, NO_SECOND_OR_VMAP),
     Entry("pdist", (torch.pdist, *_ops("pdist", "_pdist_forward")), algebra.pdist, NO_SECOND),
     Entry("multi_margin_loss", (F.multi_margin_loss,), losses.multi_margin_loss, NO_SECOND),
     Entry("multi_margin_loss", (MULTI_MARGIN, *_ops("multi_margin_loss")), losses.numbered_multi_margin, NO_SECOND),
@@ -230,10 +233,25 @@ def _corrected_again(function: Callable[..., Any]) -> Callable[..., Any]:
     return again
 
 
+def _hand_over() -> bool:
+    """Let Dynamo hand all of the table to a mode, as torch does; run while it traces, not traced itself.
+
+    It goes by a list that torch has for its tests, which lacks what these leave out, such as ``F.hardsigmoid``.
+    """
+    from torch._dynamo.variables.torch import get_overridable_functions
+
+    get_overridable_functions().update(TABLE)
+    return True
+
+
+# What torch.compiler.assume_constant_result does, without an import of Dynamo, which takes longer than jacfunc's own.
+_hand_over._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def corrected() -> AbstractContextManager[Any]:
     """A context in which the operations of the table are exchanged; once, also inside another one."""
     if compiling():  # which can trace neither the question nor a checkpoint
-        handed_over()
+        _hand_over()
         return Corrections()
     modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
     return nullcontext() if any(isinstance(mode, Corrections) for mode in modes) else _Evaluation()

@@ -145,7 +145,8 @@ def indexed_batch_norm(*args: Any, **named: Any) -> Any:
     *others, enabled = (*args, named.pop("cudnn_enabled")) if "cudnn_enabled" in named else args
 
     def native(*args: Any, **named: Any) -> Any:
-        return torch._batch_norm_impl_index(*args, **named, cudnn_enabled=enabled)
+        native: Callable[..., Any] = torch._batch_norm_impl_index
+        return native(*args, **named, cudnn_enabled=enabled)
 
     return native_batch_norm(native)(*others, **named)
 
