@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from jacfunc.jet import Frame, Jet, Propagation
-from jacfunc.jet.dispatch import root, lifted
+from jacfunc.jet.dispatch import lifted, root
 from jacfunc.jet.layout import Layout, closed, diagonal, first_order, summed
 
 Tensor = torch.Tensor
