@@ -94,7 +94,7 @@ class Captured:
         return list(found.values())
 
 
-def _shape_of(m: nn.Module) -> tuple[Hashable, ...]:
+def _shape_of(m: nn.Module) -> Hashable:
     return (id(m), type(m), m.training, len(m._forward_hooks), len(m._forward_pre_hooks), id(vars(m).get("forward")))
 
 

@@ -104,8 +104,8 @@ def explain(transform: Transform) -> Callable[..., Explanation]:
         >>> print(explain(diag_jac(torch.nn.Tanh()))(torch.ones(5, 3)))
         transform      diag_jac(Tanh)
         sample shapes  (3,) -> (3,) for each of 5 samples
-        route          reverse
-        why            forward would cost 5 plain forwards, reverse 4
+        route          taylor
+        why            taylor would cost 4 plain forwards, forward 5, reverse 4
         passes (rows)  3 in 1 chunk
         cost           about 4 plain forwards
         memory         about 540 B

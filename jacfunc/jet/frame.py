@@ -120,4 +120,5 @@ def contracted(factor: Tensor, rows: Tensor) -> Tensor:
         product = torch.tensordot(factor[:, 0], flat, 1)
     else:
         product = torch.matmul(factor.transpose(0, 1), flat.transpose(0, 1)).transpose(0, 1)
-    return product.reshape(factor.shape[0], product.shape[1], *rows.shape[2:])
+    result: Tensor = product.reshape(factor.shape[0], product.shape[1], *rows.shape[2:])
+    return result

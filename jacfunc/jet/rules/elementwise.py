@@ -281,9 +281,9 @@ def pow_(input: Any, exponent: Any) -> Any:
             return _general_power(base, exponent)
         safe = torch.where(base > 0, base, 1.0)
         value = torch.pow(base, exponent.value)
-        result: Any = exponent * safe.log()
-        result = result.exp()
-        return Jet(value, torch.where(base > 0, result, 0.0).coefficients, exponent.frame)  # type: ignore[arg-type,attr-defined]
+        result: Any = torch.mul(exponent, safe.log())  # type: ignore[arg-type]
+        result = torch.where(base > 0, result.exp(), 0.0)
+        return Jet(value, result.coefficients, exponent.frame)
     if isinstance(exponent, torch.Tensor):
         if exponent.dim() or exponent.requires_grad:
             return _general_power(input, exponent)
@@ -394,7 +394,7 @@ def install() -> None:
     add(elementwise(F.logsigmoid, _logsigmoid), F.logsigmoid, torch._C._nn.log_sigmoid, keeps_frame=True)
     add(leaky_relu, torch._C._nn.leaky_relu, keeps_frame=True)
     add(hardtanh, torch._C._nn.hardtanh, keeps_frame=True)
-    add(threshold, torch._VF.threshold, torch.threshold, keeps_frame=True)  # type: ignore[attr-defined]
+    add(threshold, torch._VF.threshold, torch.threshold, keeps_frame=True)
     add(elu, torch._C._nn.elu, keeps_frame=True)
     add(softplus, F.softplus, torch._C._nn.softplus, keeps_frame=True)
     add(gelu, F.gelu, torch._C._nn.gelu, keeps_frame=True)

@@ -287,8 +287,8 @@ def install() -> None:
     named(product_of, "mul", "multiply", keeps_frame=True)
     add(product_of, method.__mul__, method.__rmul__, keeps_frame=True)
     named(quotient, "div", "divide", "true_divide", keeps_frame=True)
-    add(quotient, method.__truediv__, method.__div__, keeps_frame=True)  # type: ignore[attr-defined]
-    add(lambda x, other: quotient(other, x), method.__rtruediv__, method.__rdiv__, keeps_frame=True)  # type: ignore[attr-defined]
+    add(quotient, method.__truediv__, method.__div__, keeps_frame=True)
+    add(lambda x, other: quotient(other, x), method.__rtruediv__, method.__rdiv__, keeps_frame=True)
     named(negative, "neg", "negative", keeps_frame=True)
     add(negative, method.__neg__, keeps_frame=True)
     add(linear_layer, F.linear, keeps_frame=True)

@@ -58,7 +58,8 @@ def flatten(input: Jet, start_dim: int = 0, end_dim: int = -1) -> Jet:
 
 def unflatten(input: Jet, dim: int, sizes: Any) -> Jet:
     """An axis cut in several."""
-    return reshape(input, tuple(torch.empty(input.shape, device="meta").unflatten(dim, sizes).shape))
+    shaped = torch.unflatten(torch.empty(input.shape, device="meta"), dim, sizes)
+    return reshape(input, tuple(shaped.shape))
 
 
 def expand(input: Jet, *sizes: Any) -> Jet:
@@ -175,22 +176,24 @@ def setitem(input: Any, index: Any, item: Any) -> None:
     items = index if isinstance(index, tuple) else (index,)
     value = input.value.clone()
     value[index] = plain(item)
-    written = []
-    for order in range(1, input.frame.layout.order + 1):
-        rows, other = input.full(order), item.full(order) if type(item) is Jet else None
-        if rows is None and other is None:
-            written.append(None)
-            continue
-        count = len(rows) if rows is not None else len(other)
-        rows = value.new_zeros((count, *value.shape)) if rows is None else rows.clone()
-        target = rows[(slice(None), *items)]
-        if other is None:
-            rows[(slice(None), *items)] = 0
-        else:
-            missing = max(target.dim() - other.dim(), 0)
-            rows[(slice(None), *items)] = other.reshape(count, *(1,) * missing, *other.shape[1:]).to(rows.dtype)
-        written.append(rows)
+    orders = range(1, input.frame.layout.order + 1)
+    others = [item.full(order) if type(item) is Jet else None for order in orders]
+    written = [_written(input.full(order), other, value, items) for order, other in zip(orders, others, strict=True)]
     input.become(Jet(value, tuple(written), input.frame))
+
+
+def _written(rows: Tensor | None, other: Tensor | None, value: Tensor, items: tuple[Any, ...]) -> Tensor | None:
+    """Rows of a value after other rows, or zero, were written at an index of the value."""
+    if other is None:
+        if rows is None:
+            return None
+        rows = rows.clone()
+        rows[(slice(None), *items)] = 0
+        return rows
+    rows = value.new_zeros((len(other), *value.shape)) if rows is None else rows.clone()
+    missing = max(rows[(slice(None), *items)].dim() - other.dim(), 0)
+    rows[(slice(None), *items)] = other.reshape(len(other), *(1,) * missing, *other.shape[1:]).to(rows.dtype)
+    return rows
 
 
 def unbind(input: Jet, dim: int = 0) -> tuple[Jet, ...]:
@@ -476,8 +479,8 @@ def install() -> None:
     named(unsqueeze, "unsqueeze")
     named(permute, "permute")
     named(transposed, "t", "adjoint")
-    add(transposed, method.mT.__get__)
-    add(reversed_axes, method.T.__get__)
+    add(transposed, method.mT.__get__)  # type: ignore[attr-defined]
+    add(reversed_axes, method.T.__get__)  # type: ignore[attr-defined]
     for name, dims, viewing in (
         ("transpose", ("dim0", "dim1"), True),
         ("swapaxes", ("axis0", "axis1"), True),
@@ -516,7 +519,7 @@ def install() -> None:
         function = getattr(method, name)
         add(constant(function), function)
     for name in CONSTANT_ATTRIBUTES:
-        member = getattr(method, name, None)
+        member: Any = getattr(method, name, None)
         if hasattr(member, "__get__") and not callable(member):
             add(constant(member.__get__), member.__get__)
     for name in LIKE:
