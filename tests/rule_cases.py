@@ -19,7 +19,10 @@ Index = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Case:
-    """``f`` of ``x`` of shape ``(samples, size)``; ``low`` and ``high`` bound its elements."""
+    """``f`` of ``x`` of shape ``(samples, size)``; ``low`` and ``high`` bound its elements.
+
+    ``truth`` computes the same where torch's own reverse mode cannot take ``f``.
+    """
 
     name: str
     f: Callable[[Any], Any]
@@ -27,6 +30,7 @@ class Case:
     samples: int = 2
     low: float = -1.0
     high: float = 1.0
+    truth: Callable[[Any], Any] | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -35,6 +39,15 @@ class Case:
         generator = torch.Generator().manual_seed(len(self.name))
         unit = torch.rand(self.samples, self.size, dtype=torch.float64, generator=generator)
         return self.low + (self.high - self.low) * unit
+
+    def of_two_variables(self) -> Case:
+        """The same of two, for all mixed derivatives of a higher order."""
+
+        def widened(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
+            copies = max(self.size // 4, 1)
+            return lambda x: f(torch.cat([x, x.exp()] * copies, 1))
+
+        return Case(self.name, widened(self.f), 2, truth=widened(self.truth or self.f))
 
 
 def projected(rows: Tensor | None, like: Tensor) -> Tensor:
@@ -78,7 +91,8 @@ def check(case: Case, layout: str, rtol: float = 1e-10) -> None:
     value, coefficients = by_layout(f, x, shape)
     torch.testing.assert_close(value, f(x), rtol=rtol, atol=1e-12)
     assert value.dtype == f(x).dtype
-    displaced, zero = along(f, x)
+    true = case.truth or case.f
+    displaced, zero = along(lambda x: true(x * scale), x)
     truth = projected(displaced(zero)[None], value)[0]
     assert coefficients, f"{case} is no jet"
     for group, rows in zip(groups, coefficients, strict=True):

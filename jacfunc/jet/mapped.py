@@ -60,6 +60,27 @@ def batched(function: Callable[..., Tensor], rank: int | None = None, axis: int 
     return rule
 
 
+def stacked(function: Callable[..., Tensor], viewing: bool = False) -> Rule:
+    """The rule of what is linear in its first argument, with any number of axes in front of those that it acts on.
+
+    ``viewing``: the result may be a view, so that neither may change in place.
+    """
+
+    def rule(input: Any, *args: Any, **kwargs: Any) -> Jet:
+        if type(input) is not Jet or jets_in(args, kwargs):
+            raise CannotFollowError(f"{function.__name__} of differentiated arguments beside the first")
+
+        def on(x: Tensor) -> Tensor:
+            return function(x, *args, **kwargs)
+
+        result = linear(input, on, on)
+        if viewing:
+            input.shared = result.shared = True
+        return result
+
+    return rule
+
+
 def mapped(function: Callable[..., Any], together: bool = False) -> Rule:
     """The rule of what is linear in its jets: all of them together, or just the one that there is.
 

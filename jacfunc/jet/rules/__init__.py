@@ -7,6 +7,7 @@ from . import (
     attention,
     convolution,
     elementwise,
+    joining,
     norms,
     products,
     recurrent,
@@ -15,7 +16,19 @@ from . import (
     structure,
 )
 
-FAMILIES = (elementwise, products, structure, selection, norms, attention, convolution, signals, algebra, recurrent)
+FAMILIES = (
+    elementwise,
+    products,
+    structure,
+    joining,
+    selection,
+    norms,
+    attention,
+    convolution,
+    signals,
+    algebra,
+    recurrent,
+)
 
 
 def install() -> None:

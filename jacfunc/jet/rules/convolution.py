@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from ..build import Operand, linear
-from ..frame import CannotFollowError
+from ..fallback import pushed
 from ..jet import Coefficients, Jet
-from ..mapped import batched, in_batch, mapped_product, unexpanded
+from ..mapped import batched, in_batch, mapped_product, stacked, unexpanded
 from ..registry import add, named
-from ..values import jets_in, plain
+from ..values import plain
 
 Tensor = torch.Tensor
 
@@ -98,8 +98,8 @@ def pad(input: Jet, pad: Any, mode: str = "constant", value: float | None = None
 
     if mode == "constant":
         return linear(input, on_value, lambda rows: torch._C._nn.pad(rows, sizes, mode, None))
-    result: Jet = batched(on_value, len(sizes) // 2 + 1)(input)
-    return result
+    mirrored: Jet = batched(on_value, len(sizes) // 2 + 1)(input)
+    return mirrored
 
 
 def constant_pad(input: Jet, sizes: Any, value: float = 0.0) -> Jet:
@@ -107,10 +107,10 @@ def constant_pad(input: Jet, sizes: Any, value: float = 0.0) -> Jet:
     return pad(input, sizes, "constant", value)
 
 
-def grid_sampler(input: Any, grid: Any, *options: Any) -> Jet:
+def grid_sampler(input: Any, grid: Any, *options: Any) -> Any:
     """An image at places that do not vary: rows are further channels of it."""
     if type(grid) is Jet:
-        return _at_varying_places(input, grid, *options)
+        return pushed(torch.grid_sampler, (input, grid, *options), {})
 
     def on(image: Tensor) -> Tensor:
         return torch.grid_sampler(image, grid, *options)
@@ -123,12 +123,6 @@ def _orders(jet: Jet) -> range:
     return range(1, jet.frame.layout.order + 1)
 
 
-def _at_varying_places(*args: Any) -> Any:
-    from ..fallback import pushed
-
-    return pushed(torch.grid_sampler, args, {})
-
-
 def affine_grid(theta: Jet, size: Any, align_corners: bool) -> Jet:
     """The places that affine maps, one for each sample, send a grid to."""
 
@@ -137,21 +131,6 @@ def affine_grid(theta: Jet, size: Any, align_corners: bool) -> Jet:
 
     result: Jet = batched(on)(theta)
     return result
-
-
-def stacked(function: Callable[..., Tensor]) -> Callable[..., Jet]:
-    """The rule of what is linear in its first argument, with any number of axes in front of those that it acts on."""
-
-    def rule(input: Any, *args: Any, **kwargs: Any) -> Jet:
-        if type(input) is not Jet or jets_in(args, kwargs):
-            raise CannotFollowError(f"{function.__name__} of differentiated arguments beside the first")
-
-        def on(x: Tensor) -> Tensor:
-            return function(x, *args, **kwargs)
-
-        return linear(input, on, on)
-
-    return rule
 
 
 _nn = torch._C._nn
