@@ -7,11 +7,13 @@ from .errors import (
     IndependenceWarning,
     JacfuncError,
     ParametersError,
+    RuleError,
     ShapeError,
     UnsupportedOperationError,
 )
 from .explain import explain
 from .functional import FunctionalModule, make_functional
+from .jet import register_rule
 from .transforms import Transform, batch_jac, check_independent, diag_jac, divergence, hess_diag, laplacian
 
 __version__ = "0.1.0"
@@ -24,6 +26,7 @@ __all__ = [
     "IndependenceWarning",
     "JacfuncError",
     "ParametersError",
+    "RuleError",
     "ShapeError",
     "Transform",
     "UnsupportedOperationError",
@@ -35,4 +38,5 @@ __all__ = [
     "hess_diag",
     "laplacian",
     "make_functional",
+    "register_rule",
 ]

@@ -113,11 +113,12 @@ CHECKS = itertools.count()
 RULES: dict[Any, tuple[Any, bool]] = {}
 """The rule of each operation of the Taylor route, and whether it keeps a frame (``jet/registry.py``)."""
 
-COMPOSITES: dict[Any, Any] = {}
-"""Python functions of torch that jets go through by their bodies, None for those that are none (``jet/dispatch.py``)."""
-
 BATCHED: dict[Any, bool] = {}
 """Whether the derivative of an operation without a rule works under ``vmap`` (``jet/fallback.py``)."""
+
+IDENTITIES: dict[Any, Any] = {}
+"""One-hot rows by size, dtype and device (``jet/frame.py``), up to the largest size that is kept."""
+LARGEST_IDENTITY = 64
 
 INVENTORIES = Memory()
 """Where a module that a function closes over keeps its tensors (``slots.py``)."""

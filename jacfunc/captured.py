@@ -46,16 +46,27 @@ class Captured:
 
     @classmethod
     def by(cls, function: Callable[..., Any], batch: Shape) -> Captured:
-        """Look through ``function``; ``batch`` is the shape of the sample axes, which signatures leave out."""
+        """Look through ``function``; ``batch`` is the shape of the sample axes, which signatures leave out.
+
+        What has ``captured_once`` stays what it is: that of a module's adapter depends on the module alone.
+        """
+        once = getattr(function, "captured_once", None)
+        if once is not None and once:
+            known: Captured = once[0]
+            return known
         captured = cls()
         captured.key = _Walk(captured, batch).key(function, 0)
+        if once is not None:
+            once.append(captured)
         return captured
 
     def shape(self) -> tuple[Hashable, ...]:
         """Of every module in the function: which it is, its mode, and what was put around its forward."""
         return tuple(
-            (id(m), type(m), m.training, len(m._forward_hooks), len(m._forward_pre_hooks), id(vars(m).get("forward")))
-            for m in self.tree()
+            [
+                (id(m), type(m), m.training, len(m._forward_hooks), len(m._forward_pre_hooks), id(vars(m).get("forward")))
+                for m in self.tree()
+            ]
         )
 
     def generators(self) -> Iterator[Any]:
@@ -68,10 +79,21 @@ class Captured:
         yield from self.functions
         yield from (module for module in self.tree() if isinstance(module, torch.jit.ScriptModule))
 
-    def tree(self) -> Iterator[nn.Module]:
-        """Every module in the function and below it."""
+    def tree(self) -> list[nn.Module]:
+        """Every module in the function and below it, once."""
+        found: dict[int, nn.Module] = {}
         for module in self.modules:
-            yield from module.modules()
+            _descend(module, found)
+        return list(found.values())
+
+
+def _descend(module: nn.Module, found: dict[int, nn.Module]) -> None:
+    # Not module.modules(), which names every one of them and takes most of a small call's time.
+    if id(module) not in found:
+        found[id(module)] = module
+        for child in module._modules.values():
+            if child is not None:
+                _descend(child, found)
 
 
 class _Walk:

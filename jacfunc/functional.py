@@ -31,6 +31,7 @@ class FunctionalModule:
         self.method = method
         self.with_buffers = with_buffers
         self._resized: set[str] = set()
+        self.captured_once: list[Any] = []
         with locked():
             self._look()
 
@@ -121,6 +122,7 @@ class LiveModule:
 
     def __init__(self, module: nn.Module) -> None:
         self.function = FunctionalModule(module)
+        self.captured_once: list[Any] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with locked():

@@ -28,6 +28,11 @@ def tracing() -> bool:
     return compiling() or get_proxy_mode() is not None
 
 
+def fixed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape whose sizes ``torch.compile`` takes for constants: it would let them vary from the second one on."""
+    return tuple([len(range(size)) for size in shape])
+
+
 def inside_transform() -> bool:
     """Whether a torch.func transform (grad, vjp, jvp, vmap) is running around this call."""
     return torch._C._functorch.peek_interpreter_stack() is not None

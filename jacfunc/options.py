@@ -7,8 +7,8 @@ from typing import Literal, TypedDict
 
 from .errors import ArgumentError, ArgumentTypeError
 
-Method = Literal["auto", "forward", "reverse"]
-METHODS = ("auto", "forward", "reverse")
+Method = Literal["auto", "taylor", "forward", "reverse"]
+METHODS = ("auto", "taylor", "forward", "reverse")
 
 
 class Keywords(TypedDict, total=False):

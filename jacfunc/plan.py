@@ -19,7 +19,8 @@ from torch import nn
 from . import caches, independence
 from .entries import Pair
 from .errors import JacfuncError, RefusedOperationError, UnsupportedOperationError
-from .levels import differentiated_again, inside_transform, inside_vmap, tracing
+from .jet.frame import AllRowsError, CannotFollowError
+from .levels import differentiated_again, inside_transform, inside_vmap
 from .operations import refuse_scripted
 from .request import Outputs, OutputsChangedError, Request, Shape
 from .rng import Draw
@@ -54,13 +55,15 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A route, its rows under ``vmap`` or one after the other."""
+    """A route, its rows under ``vmap`` or one after the other; for Taylor, as few rows as will do, or all."""
 
     route: str
     vectorised: bool
 
     def __str__(self) -> str:
-        return self.route if self.vectorised or self.route == "autograd" else f"{self.route}, row by row"
+        if self.vectorised or self.route == "autograd":
+            return self.route
+        return "taylor, all rows" if self.route == "taylor" else f"{self.route}, row by row"
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Plan:
     independence: str = independence.UNCHECKED
     settled: bool = False
     undifferentiable: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def route(self) -> str:
@@ -87,7 +91,7 @@ class Plan:
     def rows(self) -> int:
         """How many rows it pushes or pulls through."""
         inputs, outputs = _coordinates(self.input_shapes), _coordinates(self.outputs.shapes)
-        if self.route in ("forward", "dual"):
+        if self.route in ("taylor", "forward", "dual"):
             return inputs
         return outputs if self.wanted.order == 1 else outputs * inputs
 
@@ -99,6 +103,8 @@ class Plan:
     def fell_back(self, error: Exception) -> Plan:
         """The plan without its first attempt, and why."""
         failed, *rest = self.attempts
+        if isinstance(error, CannotFollowError) and not isinstance(error, AllRowsError):
+            rest = [attempt for attempt in rest if attempt.route != failed.route]
         told = f"{_first_line(error)}{_place(error)}"
         return replace(
             self,
@@ -116,25 +122,30 @@ def _coordinates(shapes: tuple[Shape, ...]) -> int:
 def _cost(route: str, order: int, input_shapes: tuple[Shape, ...], output_shapes: tuple[Shape, ...]) -> float:
     inputs, outputs = _coordinates(input_shapes), _coordinates(output_shapes)
     if order == 1:
-        return {"forward": 2 + inputs, "dual": 1 + 2 * inputs}.get(route, 1 + outputs)
+        return {"taylor": 1 + inputs, "forward": 2 + inputs, "dual": 1 + 2 * inputs}.get(route, 1 + outputs)
     # Measured: a row of the forward route at second order costs about two and a half of the reverse one.
-    return {"forward": 3 + 2.5 * inputs, "dual": 1 + 3 * inputs}.get(route, 1 + outputs * (1 + inputs))
+    costs = {"taylor": 2 + inputs, "forward": 3 + 2.5 * inputs, "dual": 1 + 3 * inputs}
+    return costs.get(route, 1 + outputs * (1 + inputs))
 
 
 def make_plan(request: Request, wanted: Wanted, outputs: Outputs, random: bool) -> Plan:
     """The cheapest route that the method allows first, then what can replace it."""
-    forward, reverse = (
-        _cost(route, wanted.order, request.input_shapes, outputs.shapes) for route in ("forward", "reverse")
-    )
+    routes = ("taylor", "forward", "reverse")
+    costs = {route: _cost(route, wanted.order, request.input_shapes, outputs.shapes) for route in routes}
     method = request.options.method
     reason = f"method={method!r} was asked for"
     if method == "auto":
-        reason = f"forward would cost {forward:g} plain forwards, reverse {reverse:g}"
+        taylor, forward, reverse = costs["taylor"], costs["forward"], costs["reverse"]
+        reason = f"taylor would cost {taylor:g} plain forwards, forward {forward:g}, reverse {reverse:g}"
+    cheapest = sorted(routes, key=costs.__getitem__)
+    if request.traced:  # which cannot fall back: many operations on jets cannot be traced yet
+        cheapest.remove("taylor")
     # Dual after autograd: it is the only one of the two that works inside another transform, and the worse outside.
     pullbacks, last_resorts = {
         "forward": (["forward"], ["dual"]),
         "reverse": (["reverse"], ["autograd"]),
-        "auto": (["forward", "reverse"] if forward <= reverse else ["reverse", "forward"], ["autograd", "dual"]),
+        "taylor": (["taylor", *(route for route in cheapest if route != "taylor")], ["autograd", "dual"]),
+        "auto": (cheapest, ["autograd", "dual"]),
     }[method]
     attempts = [
         *(Attempt(route, vectorised) for vectorised in (True, False) for route in pullbacks),
@@ -159,7 +170,7 @@ class Outcome:
 
 def run(request: Request, wanted: Wanted, limit: int | None = None) -> Outcome:
     """Find the plan, run it, and remember what worked; ``limit`` bounds the rows for a trial."""
-    if tracing():
+    if request.traced:
         return _run_traced(request, wanted)
     plan = _remembered(request, wanted)
     try:
@@ -282,8 +293,10 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
         request.options.chunk_size,
         attempt.vectorised,
         draw,
-        not plan.settled and not tracing() and not inside_vmap(),
+        not plan.settled and not request.traced and not inside_vmap(),
         differentiated_again(),
+        request.options.return_value,
+        plan.wanted.order,
     )
     route = ROUTES[attempt.route]
     evaluation = route.first_order(task) if plan.wanted.order == 1 else route.second_order(task)
@@ -291,7 +304,8 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
     undifferentiable = attempt.route == "autograd" and (plan.undifferentiable or evaluation.undifferentiable)
     if undifferentiable:
         results = {pair: value_only(result, evaluation.outputs) for pair, result in results.items()}
-    plan = plan if plan.settled else replace(plan, settled=True, undifferentiable=undifferentiable)
+    if not plan.settled:
+        plan = replace(plan, settled=True, undifferentiable=undifferentiable, notes=evaluation.notes)
     return Outcome(plan, results, evaluation)
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from . import trees
 from .errors import ArgumentTypeError, JacfuncError, ShapeError
+from .jet import CannotFollowError, Jet
 
 Shape = tuple[int, ...]
 Modules = Callable[[], Sequence[nn.Module]]
@@ -79,6 +80,8 @@ def _form_problem(leaf: torch.Tensor, hand: str, convert: str) -> Problem | None
 
 
 def _output_problem(leaf: Any, batch: Shape, modules: Modules) -> Problem | None:
+    if type(leaf) is Jet:
+        raise CannotFollowError("a transform inside a function that jets go through")
     if not isinstance(leaf, torch.Tensor):
         return ArgumentTypeError, (f"is {_a(leaf)}, not a tensor; return it as aux (has_aux=True), or {_way_out(leaf)}")
     if (problem := _form_problem(leaf, "return", "return it as aux (has_aux=True)")) is not None:

@@ -7,7 +7,7 @@ Which route runs, and how, is decided in ``plan.py``.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,9 @@ from . import trees
 from .captured import Captured, tensor_signature
 from .errors import ArgumentError, ArgumentTypeError, ShapeError
 from .functional import FunctionalModule, LiveModule
-from .levels import inside_transform, recording, tracing
+from .jet import CannotFollowError, Jet
+from .jet.values import plain
+from .levels import fixed, inside_transform, recording, tracing
 from .operations import corrected
 from .options import Options
 from .refusals import check_inputs, check_outputs
@@ -71,6 +73,7 @@ class Argument:
 class Request:
     """One call of a transform, checked.
 
+    ``batch`` is the shape of the sample axes, ``input_shapes`` is ``I`` of every differentiated leaf;
     ``differentiates`` is set where f itself takes ``torch.autograd.grad`` by its input, and so needs a graph.
     """
 
@@ -78,7 +81,10 @@ class Request:
     options: Options
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    traced: bool = False
     leaves: Tensors = ()
+    batch: Shape = ()
+    input_shapes: tuple[Shape, ...] = ()
     arguments: list[Argument] = field(default_factory=list)
     outputs: Outputs | None = None
     aux_structure: trees.Structure | None = None
@@ -90,11 +96,17 @@ class Request:
         leaves: list[torch.Tensor] = []
         for position in self._positions():
             found, structure = trees.flatten(self.args[position])
+            if any(type(leaf) is Jet for leaf in found):
+                raise CannotFollowError("a transform inside a function that jets go through")
             check_inputs(found, structure, position, self.options.batch_dims)
             self.arguments.append(Argument(position, structure, slice(len(leaves), len(leaves) + len(found))))
             leaves += found
         self.leaves = tuple(leaves)
-        self._check_batch()
+        axes = self.options.batch_dims
+        self.batch = tuple(leaves[0].shape[:axes])
+        self.input_shapes = tuple([self._sample_shape(leaf) for leaf in leaves])
+        if len(leaves) > 1:
+            self._check_batch()
 
     # ---------------------------------------------------------------- the arguments
 
@@ -137,19 +149,13 @@ class Request:
                     f"has {self.batch}; all differentiated tensors need the same first {self.options.batch_dims} axes"
                 )
 
+    def _sample_shape(self, tensor: Any) -> Shape:
+        shape = tuple(tensor.shape[self.options.batch_dims :])
+        return fixed(shape) if self.traced else shape
+
     def input_paths(self) -> list[str]:
         """The name of every differentiated leaf."""
         return [path for argument in self.arguments for path in argument.structure.paths(f"args[{argument.position}]")]
-
-    @property
-    def batch(self) -> Shape:
-        """The shape of the sample axes."""
-        return tuple(self.leaves[0].shape[: self.options.batch_dims])
-
-    @property
-    def input_shapes(self) -> tuple[Shape, ...]:
-        """``I`` of every differentiated leaf."""
-        return tuple(tuple(leaf.shape[self.options.batch_dims :]) for leaf in self.leaves)
 
     @cached_property
     def captured(self) -> Captured:
@@ -159,9 +165,20 @@ class Request:
     @cached_property
     def signature(self) -> tuple[Any, ...]:
         """What the arguments look like, without the number of samples."""
-        tree, structure = trees.flatten((self.args, self.kwargs))
-        leaves = tuple(tensor_signature(t, self.batch) if isinstance(t, torch.Tensor) else _plain(t) for t in tree)
-        return (structure, leaves, self.captured.shape())
+        parts = tuple([self._argument_signature(argument) for argument in self.args])
+        named = self._argument_signature(self.kwargs) if self.kwargs else None
+        return (parts, named, self.captured.shape())
+
+    def _argument_signature(self, argument: Any) -> Hashable:
+        if isinstance(argument, torch.Tensor):
+            return tensor_signature(argument, self.batch)
+        if type(argument) is dict and all([isinstance(value, torch.Tensor) for value in argument.values()]):
+            batch = self.batch
+            return (tuple(argument), tuple([tensor_signature(value, batch) for value in argument.values()]))
+        tree, structure = trees.flatten(argument)
+        if any(type(leaf) is Jet for leaf in tree):
+            raise CannotFollowError("a transform inside a function that jets go through")
+        return (structure, *(tensor_signature(t, self.batch) if isinstance(t, torch.Tensor) else _plain(t) for t in tree))
 
     def draw(self) -> Draw:
         """The state of every random generator that the function may use."""
@@ -170,11 +187,16 @@ class Request:
 
     # ---------------------------------------------------------------- the evaluation
 
-    def evaluate(self, *leaves: torch.Tensor, others_copied: bool = False) -> tuple[Tensors, Tensors]:
+    def evaluate(
+        self, *leaves: Any, others_copied: bool = False, followed: bool = False
+    ) -> tuple[tuple[Any, ...], Tensors]:
         """Output leaves and aux tensors for these leaves in place of the differentiated ones.
 
-        Copies go in, so that an in-place operation inside the function cannot reach the caller's tensors.
+        Copies go in, so that an in-place operation inside the function cannot reach the caller's tensors.  Jets, for
+        which ``followed`` is set, are never written to, and bring the corrections of operations themselves.
         """
+        if followed:
+            return self._followed(leaves, others_copied)
         args = list(self.args)
         kwargs = self.kwargs
         if others_copied:
@@ -190,9 +212,34 @@ class Request:
             output, aux = self._split_aux(output)
         flat, structure = trees.flatten(output)
         check_outputs(flat, structure, self.batch, self._modules)
-        self.outputs = Outputs(structure, tuple(tuple(leaf.shape[self.options.batch_dims :]) for leaf in flat))
+        self.outputs = Outputs(structure, tuple([self._sample_shape(leaf) for leaf in flat]))
         if self.expected is not None and self.expected != self.outputs:
             raise OutputsChangedError
+        return tuple(flat), aux
+
+    def _followed(self, jets: Sequence[Any], others_copied: bool) -> tuple[tuple[Any, ...], Tensors]:
+        args, kwargs = list(self.args), self.kwargs
+        copies: list[torch.Tensor] = []
+        if others_copied:
+            first = self._state_arguments()
+            args[first:], kwargs = trees.copied(args[first:]), trees.copied(kwargs)
+            copies = trees.tensors((args[first:], kwargs))
+        for argument in self.arguments:
+            args[argument.position] = argument.structure.build(jets[argument.span])
+        output = self._run(args, kwargs)
+        if any(not copy.is_inference() and copy._version for copy in copies):
+            raise CannotFollowError("an argument that is changed in place")
+        aux: Tensors = ()
+        if self.options.has_aux:
+            output, aux = self._split_aux(output)
+        flat, structure = ([output], trees.LEAF) if type(output) is Jet else trees.flatten(output)
+        if any([type(leaf) is not Jet and not isinstance(leaf, torch.Tensor) for leaf in flat]):
+            raise CannotFollowError("f returned something else for jets than for tensors")
+        outputs = Outputs(structure, tuple([self._sample_shape(leaf) for leaf in flat]))
+        batch = all([tuple(leaf.shape[: self.options.batch_dims]) == self.batch for leaf in flat])
+        if outputs != (self.expected or self.outputs) or not batch:
+            raise OutputsChangedError
+        self.outputs = outputs
         return tuple(flat), aux
 
     def first_values(self, draw: Draw) -> Tensors:
@@ -217,10 +264,10 @@ class Request:
         return outputs
 
     def _modules(self) -> list[nn.Module]:
-        return [] if tracing() else list(self.captured.tree())
+        return [] if self.traced else list(self.captured.tree())
 
     def _run(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        if tracing() or isinstance(self.function, FunctionalModule | LiveModule) or not self.captured.modules:
+        if self.traced or isinstance(self.function, FunctionalModule | LiveModule) or not self.captured.modules:
             return self.function(*args, **kwargs)
         return call_guarded(self.function, args, kwargs, self.captured.modules)
 
@@ -229,7 +276,7 @@ class Request:
             raise ArgumentTypeError(
                 f"has_aux=True, but f returned a {type(output).__name__}; it must return a pair (output, aux)"
             )
-        leaves, self.aux_structure = trees.flatten(output[1])
+        leaves, self.aux_structure = trees.flatten(plain(output[1]))
         self.aux_leaves = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         return output[0], tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
 
@@ -245,6 +292,11 @@ def requested(
     function: Callable[..., Any], options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Iterator[Request]:
     """A checked request, in a mode in which derivatives can be taken."""
+    if not torch.is_inference_mode_enabled():
+        request = Request(function, options, args, kwargs)
+        if not any([tensor.is_inference() for tensor in request.leaves]):
+            yield request
+            return
     with recording() as left_inference:
         request = Request(function, options, args, kwargs)
         if left_inference or any(tensor.is_inference() for tensor in request.leaves):

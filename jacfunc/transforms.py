@@ -34,7 +34,7 @@ class Transform:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if tracing():  # which cannot trace a question about inference mode
-            return self._result(Request(self.transformed, self.options, args, kwargs))
+            return self._result(Request(self.transformed, self.options, args, kwargs, traced=True))
         with requested(self.transformed, self.options, args, kwargs) as request:
             return self._result(request)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from jacfunc.jet import Frame, Jet, Propagation
-from jacfunc.jet.dispatch import _root, lifted
+from jacfunc.jet.dispatch import lifted, root
 from jacfunc.jet.layout import Layout, closed, diagonal, first_order, summed
 
 Tensor = torch.Tensor
@@ -21,8 +21,8 @@ LAYOUTS: dict[str, Callable[[int], Layout]] = {
 
 
 def propagated(f: Function, x: Tensor, kind: str = "first") -> tuple[Tensor, list[Tensor | None]]:
-    """The value of ``f`` at ``x`` of shape ``(N, d)``, and its coefficients of each order in full shape."""
-    return by_layout(f, x, LAYOUTS[kind](x.shape[1]))
+    """The value of ``f`` at ``x`` of shape ``(N, *I)``, and its coefficients of each order in full shape."""
+    return by_layout(f, x, LAYOUTS[kind](x[0].numel()))
 
 
 def by_layout(f: Function, x: Tensor, layout: Layout, quiet: bool = False) -> tuple[Tensor, list[Tensor | None]]:
@@ -36,7 +36,10 @@ def seeded(x: Tensor, layout: Layout) -> tuple[Any, Propagation]:
     """``x`` as a jet, one-hot rows and none beyond, in a propagation of its own."""
     propagation = Propagation(tuple(x.shape[:1]), narrowing=False)
     frame = Frame(propagation, layout)
-    rows = propagation.identity(x.shape[1], x)
+    size = x[0].numel()
+    rows = (
+        propagation.identity(size, x) if x.dim() == 2 else torch.eye(size, dtype=x.dtype).reshape(size, 1, *x.shape[1:])
+    )
     return Jet(x, (rows, *(None,) * (layout.order - 1)), frame), propagation
 
 
@@ -44,7 +47,7 @@ def opened(y: Any) -> tuple[Tensor, list[Tensor | None]]:
     """Value and full coefficients of a jet; a plain tensor has none."""
     if not isinstance(y, Jet):
         return y, []
-    y = lifted(y, _root(y.frame))
+    y = lifted(y, root(y.frame))
     return y.value, [y.full(order) for order in range(1, y.frame.layout.order + 1)]
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
+from torch.nn import functional as F
 
 from jacfunc import (
     ShapeError,
@@ -154,6 +155,55 @@ def test_attention_compiles():
     for transform in (batch_jac, laplacian):
         compiled = torch.compile(transform(module), fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(x), transform(module)(x))
+
+
+def bags(x):
+    """Six rows of a weight in three bags for every sample."""
+    places, starts = torch.tensor([0, 2, 1, 1, 2, 0]), torch.tensor([0, 3, 3])
+    rows = [w.reshape(3, 1) for w in x]
+    weighted = [F.embedding_bag(places, w, starts, mode="sum", per_sample_weights=w.sin()[places, 0]) for w in rows]
+    largest = [F.embedding_bag(places, w, starts, mode="max", padding_idx=1) for w in rows]
+    direct = [torch.embedding_bag(w, places, starts, mode=1)[0] for w in rows]
+    return torch.stack([(a * b.exp() + c**2)[:, 0] for a, b, c in zip(weighted, largest, direct, strict=True)])
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        F.hardsigmoid,
+        torch._C._nn.hardsigmoid,
+        lambda x: F.hardsigmoid(x.sin(), inplace=True),
+        lambda x: torch._C._nn.hardsigmoid_(x.sin()),
+        nn.Hardsigmoid(),
+        lambda x: x.data.sin(),
+        lambda x: x.sin().data,
+        lambda x: torch._C._nn.mish(x + 800),
+        lambda x: x.sin().sinc_(),
+        lambda x: torch._linalg_det(x[:, :1, None])[0][:, None],
+        bags,
+    ],
+)
+@pytest.mark.parametrize("transform", [laplacian, lambda f: diag_jac(diag_jac(f))], ids=["laplacian", "nested"])
+def test_the_table_holds_when_compiled(operation, transform):
+    f = transform(lambda x: x * operation(x))
+    x = torch.randn(4, 3, dtype=torch.float64)
+    torch.testing.assert_close(torch.compile(f, fullgraph=True, backend="aot_eager")(x), f(x))
+
+
+def test_gradients_through_a_compiled_hardsigmoid():
+    f, params = make_functional(nn.Sequential(nn.Linear(3, 8), nn.Hardsigmoid(), nn.Linear(8, 3)).double())
+    x = torch.randn(5, 3, dtype=torch.float64)
+    gradients = [
+        torch.autograd.grad(call(params, x).square().sum(), params["0.weight"])
+        for call in (diag_jac(f), torch.compile(diag_jac(f), fullgraph=True, backend="aot_eager"))
+    ]
+    torch.testing.assert_close(*gradients)
+
+
+def test_refusals_of_the_table_hold_when_compiled():
+    compiled = torch.compile(laplacian(lambda x: x * x.sin().detach_()), fullgraph=True, backend="eager")
+    with pytest.raises((UnsupportedOperationError, torch._dynamo.exc.Unsupported), match="detach_ has no second"):
+        compiled(torch.ones(4, 3))
 
 
 def test_nested_transforms_compile():

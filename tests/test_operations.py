@@ -15,6 +15,8 @@ from jacfunc import UnsupportedOperationError, batch_jac, diag_jac, explain, hes
 torch.manual_seed(0)
 A, B = torch.randn(3, 6, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
 FAR = torch.tensor([0, 800, -800, 0, 50, -50], dtype=torch.float64)
+ATEN = torch.ops.aten
+BAGGED = torch.tensor([0, 1, 2, 0])
 ONES, LABELS = torch.ones(4, dtype=torch.float64), torch.tensor([2, 0, -1, 1])
 
 
@@ -37,6 +39,11 @@ def attended(h, p):
     return F.scaled_dot_product_attention(tokens, tokens * 2, tokens + p[:2])
 
 
+def attended_by_the_kernel(h, p):
+    tokens = h.reshape(-1, 1, 3, 2)
+    return ATEN._scaled_dot_product_flash_attention_for_cpu(tokens, tokens * 2, tokens + p[:2], is_causal=True)[0]
+
+
 def attended_where_allowed(h, p):
     tokens = h.reshape(-1, 3, 2)
     allowed = torch.tensor([[True, False, False], [True, True, False], [True, True, True]])
@@ -49,6 +56,11 @@ def attended_by_heads(h, p):
     out = {"add_zero_attn": False, "dropout_p": 0.0, "out_proj_weight": squares(p[None])[0], "out_proj_bias": None}
     result, _ = F.multi_head_attention_forward(tokens, tokens, tokens, 2, 1, **weights, **out, need_weights=False)
     return result.transpose(0, 1)
+
+
+def statistics(r, p):
+    """The first five arguments of a batch norm."""
+    return r.reshape(3, 2), p[:2], None, torch.zeros(2, dtype=r.dtype), torch.ones(2, dtype=r.dtype)
 
 
 def rowwise(loss):
@@ -73,6 +85,11 @@ OPERATIONS = {
     "native_batch_norm": [
         rowwise(lambda r, p: torch.native_batch_norm(r.reshape(3, 2), p[:2], None, None, None, True, 0.1, 1e-5)[0]),
         rowwise(lambda r, p: torch._native_batch_norm_legit(r.reshape(3, 2), p[:2], None, True, 0.1, 1e-5)[0]),
+        rowwise(lambda r, p: ATEN._native_batch_norm_legit.no_stats(r.reshape(3, 2), p[:2], None, True, 0.1, 1e-5)[0]),
+        rowwise(lambda r, p: ATEN._native_batch_norm_legit(*statistics(r, p), True, 0.1, 1e-5)[0]),
+        rowwise(lambda r, p: ATEN._batch_norm_with_update_functional(*statistics(r, p), 0.1, 1e-5)[0]),
+        rowwise(lambda r, p: torch._batch_norm_impl_index(*statistics(r, p), True, 0.1, 1e-5, False)[0]),
+        rowwise(lambda r, p: torch._batch_norm_impl_index(*statistics(r, p), True, 0.1, 1e-5, cudnn_enabled=False)[0]),
     ],
     "instance_norm": [
         lambda h, p: F.instance_norm(h.reshape(-1, 2, 3), weight=p[:2]),
@@ -81,31 +98,36 @@ OPERATIONS = {
             h.reshape(-1, 2, 3), p[:2], None, None, None, use_input_stats=True, momentum=0.1, eps=1e-5, cudnn_enabled=False
         ),
     ],
-    "scaled_dot_product_attention": [attended, attended_by_heads, attended_where_allowed],
-    "hardsigmoid": [lambda h, p: F.hardsigmoid(4 * h), lambda h, p: torch.ops.aten.hardsigmoid(4 * h), lambda h, p: F.hardsigmoid(4 * h, inplace=True)],
+    "scaled_dot_product_attention": [attended, attended_by_heads, attended_where_allowed, attended_by_the_kernel],
+    "hardsigmoid": [lambda h, p: F.hardsigmoid(4 * h), lambda h, p: torch.ops.aten.hardsigmoid(4 * h), lambda h, p: F.hardsigmoid(4 * h, inplace=True), lambda h, p: ATEN.hardsigmoid_(4 * h) * p, lambda h, p: torch._C._nn.hardsigmoid_(4 * h) * p],
     "logaddexp": [lambda h, p: torch.logaddexp(h, p + FAR), lambda h, p: (h * p).logaddexp(h.exp())],
-    "mish": [lambda h, p: F.mish(h + FAR), lambda h, p: F.mish(h * p, inplace=True)],
-    "sinc": [lambda h, p: torch.sinc(h), lambda h, p: (h * p).sinc()],
-    "i1": [lambda h, p: torch.special.i1(h), lambda h, p: torch.special.i1(h * p)],
-    "i0": [lambda h, p: torch.special.i0(h), lambda h, p: (h * p).i0()],
+    "mish": [lambda h, p: F.mish(h + FAR), lambda h, p: F.mish(h * p, inplace=True), lambda h, p: ATEN.mish_.default(h + FAR) * p],
+    "sinc": [lambda h, p: torch.sinc(h), lambda h, p: (h * p).sinc(), lambda h, p: ATEN.special_sinc(h * p), lambda h, p: ATEN.sinc_(h * p)],
+    "i1": [lambda h, p: torch.special.i1(h), lambda h, p: torch.special.i1(h * p), lambda h, p: ATEN.special_i1(h * p)],
+    "i0": [lambda h, p: torch.special.i0(h), lambda h, p: (h * p).i0(), lambda h, p: ATEN.i0(h) * ATEN.special_i0(p), lambda h, p: (h * p).i0_()],
     "logcumsumexp": [lambda h, p: torch.logcumsumexp(3 * h, 1), lambda h, p: (h * p).logcumsumexp(-1)],
     "det": [
         lambda h, p: torch.linalg.det(squares(h)),
+        lambda h, p: ATEN.det(squares(h)) * torch._linalg_det(squares(h))[0],
         lambda h, p: squares(h).det() + torch.det(squares(h).mT @ squares(h)),
         lambda h, p: torch.linalg.det(torch.eye(9, dtype=h.dtype) + h[:, :1, None] * h[:, 1:2, None] * torch.eye(9, dtype=h.dtype).roll(1, 0) + h[:, 2:3, None] ** 2),
     ],
     "cdist": [
         lambda h, p: torch.cdist(h.reshape(-1, 3, 2), p.reshape(3, 2)[None]),
         lambda h, p: torch.cdist(h.reshape(-1, 3, 2), p.reshape(3, 2)[None], p=3.0),
+        lambda h, p: ATEN.cdist(h.reshape(-1, 3, 2), p.reshape(3, 2)[None], 2.0, None),
+        lambda h, p: ATEN._cdist_forward(h.reshape(-1, 3, 2), p.reshape(3, 2).repeat(len(h), 1, 1), 3.0, 2),
     ],
-    "pdist": [rowwise(lambda r, p: torch.pdist(r.reshape(3, 2))), rowwise(lambda r, p: F.pdist(r.reshape(3, 2), 1.5))],
+    "pdist": [rowwise(lambda r, p: torch.pdist(r.reshape(3, 2))), rowwise(lambda r, p: F.pdist(r.reshape(3, 2), 1.5)), rowwise(lambda r, p: ATEN._pdist_forward(r.reshape(3, 2), 2.0))],
     "multi_margin_loss": [
         rowwise(lambda r, p: F.multi_margin_loss(r.reshape(2, 3), LABELS[:2], p=2, weight=ONES[:3])),
         rowwise(lambda r, p: F.multi_margin_loss(r, LABELS[0], reduction="none")),
+        rowwise(lambda r, p: ATEN.multi_margin_loss(r.reshape(2, 3), LABELS[:2], 2, 1.0, None, 0)),
     ],
     "multilabel_margin_loss": [
         rowwise(lambda r, p: F.multilabel_margin_loss((r[:4] * p[:4]), LABELS)),
         rowwise(lambda r, p: F.multilabel_margin_loss((r[:4] * p[:4])[None], LABELS[None], reduction="sum")),
+        rowwise(lambda r, p: torch._C._nn.multilabel_margin_loss((r[:4] * p[:4])[None], LABELS[None], 2)),
     ],
     "linear_cross_entropy": [
         rowwise(
@@ -122,6 +144,11 @@ OPERATIONS = {
             )
         ),
         rowwise(lambda r, p: F.embedding_bag(torch.tensor([[0, 1], [2, 2]]), r.reshape(3, 2), padding_idx=2)),
+        rowwise(lambda r, p: F.embedding_bag(torch.tensor([0, 2, 1]), r.reshape(3, 2), torch.tensor([0, 0, 2, 3]), mode="max", include_last_offset=True)),
+        rowwise(lambda r, p: torch.embedding_bag(r.reshape(3, 2), BAGGED, torch.tensor([0, 3]), mode=2)[0]),
+        rowwise(lambda r, p: torch.embedding_bag(r.reshape(3, 2), BAGGED, torch.tensor([0, 3]), False, 1, False, None, False, -2)[0]),
+        rowwise(lambda r, p: torch._embedding_bag(r.reshape(3, 2), BAGGED, torch.tensor([0, 3]), False, 0, False, p[:4] * r[:4])[0]),
+        rowwise(lambda r, p: ATEN.embedding_bag.padding_idx(r.reshape(3, 2), BAGGED, torch.tensor([0, 3]), False, 1, False, None, False, 0)[0]),
     ],
 }  # fmt: skip
 REFUSED = {
@@ -243,6 +270,23 @@ def test_operations_without_a_right_derivative_are_refused_by_name(name):
             transform(net, check=False)(x)
 
 
+@pytest.mark.parametrize(
+    ("name", "operation"),
+    [
+        ("detach_", lambda h: h * ATEN.detach_(h.sin().clone())),
+        ("to_sparse", lambda h: ATEN.to_sparse(h).to_dense()),
+        ("to_sparse", lambda h: h._to_sparse(2).to_dense()),
+        ("sparse_coo_tensor", lambda h: ATEN.sparse_coo_tensor(torch.arange(len(h))[None], h, h.shape).to_dense()),
+        ("segment_reduce", lambda h: ATEN.segment_reduce(h.T.contiguous(), "sum", lengths=torch.tensor([1, 2])).T),
+        ("ctc_loss", lambda h: ATEN._ctc_loss(h[None].expand(3, -1, -1), torch.ones(len(h), 1, dtype=torch.long), [3] * len(h), [1] * len(h))[0]),
+        ("sparse.mm", lambda h: ATEN._sparse_mm.reduce(torch.eye(len(h), dtype=h.dtype).to_sparse_csr(), h, "amax")),
+    ],
+)  # fmt: skip
+def test_refusals_hold_for_other_names(name, operation):
+    with pytest.raises(UnsupportedOperationError, match=rf"^{name}.* has no second derivative in torch; "):
+        laplacian(operation, check=False)(torch.randn(4, 3, dtype=torch.float64))
+
+
 def test_what_is_refused_is_allowed_on_constants():
     adjacency = torch.eye(3, dtype=torch.float64)
     x = torch.randn(4, 3, dtype=torch.float64)
@@ -338,7 +382,54 @@ def test_sinc_in_place_at_zero():
 
 
 def test_the_fourth_derivative_of_i0_at_zero(monkeypatch):
-    fourth, x = laplacian(laplacian(torch.special.i0)), torch.zeros(2, 1, dtype=torch.float64)
+    x = torch.zeros(2, 1, dtype=torch.float64)
+    torch.testing.assert_close(laplacian(laplacian(torch.special.i0))(x), torch.full_like(x, 0.375))
+    fourth = laplacian(laplacian(torch.special.i0, method="reverse"), method="reverse")
     torch.testing.assert_close(fourth(x), torch.full_like(x, 0.375))
     monkeypatch.setattr(operations, "TABLE", {})
     assert not fourth(x).any(), f"torch {torch.__version__} differentiates i0 rightly: its entry can go"
+
+
+def test_bags_with_gradients_of_other_kinds():
+    """``sparse`` is dense here; ``scale_grad_by_freq`` means what ``F.embedding`` takes it for."""
+    places, x = torch.tensor([[0, 2], [1, 2]]), torch.randn(3, 3, 2, dtype=torch.float64)
+    each = lambda f: lambda x: torch.stack([f(sample) for sample in x])
+    sums = each(lambda w: F.embedding_bag(places, w, mode="sum"))
+    expected = batch_jac(sums)(x)
+    torch.testing.assert_close(
+        batch_jac(each(lambda w: F.embedding_bag(places, w, mode="sum", sparse=True)))(x), expected
+    )
+    scaled = batch_jac(
+        each(lambda w: F.embedding_bag(places, w, mode="sum", scale_grad_by_freq=True)), return_value=True
+    )
+    found, value = scaled(x)
+    frequencies = torch.tensor([1.0, 1.0, 2.0], dtype=torch.float64)
+    torch.testing.assert_close(found, expected / frequencies[:, None])
+    assert torch.equal(value, sums(x))
+    embedded = lambda x: torch.stack([F.embedding(places, w, scale_grad_by_freq=True).sum(1) for w in x])
+    torch.testing.assert_close(found, batch_jac(embedded)(x))
+
+
+def test_a_bag_whose_norms_are_bounded():
+    places, x = torch.tensor([[0, 2], [1, 2]]), torch.randn(3, 3, 2, dtype=torch.float64)
+    f = lambda x: torch.stack([F.embedding_bag(places, w.clone(), max_norm=0.5) for w in x])
+    kept = x.clone()
+    found, value = batch_jac(lambda x: f(x).square(), return_value=True)(x)
+    assert torch.equal(x, kept)
+    torch.testing.assert_close(value, f(x).square())
+    mean = lambda x: torch.stack([F.embedding_bag(places, w) for w in x])
+    torch.testing.assert_close(found, 2 * f(x)[..., None, None] * batch_jac(mean)(x))
+
+
+def test_parameters_of_a_bag_have_gradients():
+    bag = nn.EmbeddingBag(5, 3, mode="sum").double()
+    places = torch.tensor([[0, 1], [2, 2], [4, 0]])
+    x = torch.rand(3, 2, dtype=torch.float64)
+    f = lambda x: bag(places, per_sample_weights=x).tanh()
+    found = batch_jac(f)(x)
+    value = f(x)
+    torch.testing.assert_close(found, (1 - value.square())[..., None] * bag.weight[places].mT)
+    torch.testing.assert_close(
+        torch.autograd.grad(found.sum(), bag.weight),
+        torch.autograd.grad(((1 - value.square())[..., None] * bag.weight[places].mT).sum(), bag.weight),
+    )

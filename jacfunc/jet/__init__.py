@@ -10,5 +10,6 @@ from .registry import register_rule
 
 dispatch.install()
 rules.install()
+dispatch.enter_others()
 
 __all__ = ["CannotFollowError", "Frame", "Jet", "Propagation", "bilinear", "elementwise", "linear", "register_rule"]

@@ -64,12 +64,17 @@ def _next_power(frame: Frame, power: Sequence[Tensor | None], x: Coefficients) -
     return following
 
 
-def elementwise(function: Callable[..., Tensor], derivatives: Derivatives) -> Callable[..., Any]:
-    """The rule of an elementwise function of one tensor."""
+def elementwise(
+    function: Callable[..., Tensor], derivatives: Derivatives, kernel: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> Callable[..., Any]:
+    """The rule of an elementwise function of one tensor; ``kernel(rows, y)`` does the first order at once."""
 
     def rule(x: Jet) -> Jet:
         value = x.value
         y = function(value)
+        if kernel is not None and x.frame.layout.order == 1 and not y.is_complex():  # whose kernels conjugate
+            rows = x.coefficients[0]
+            return Jet(y, (None if rows is None else kernel(rows, y),), x.frame)
         return Jet(y, composed(x, derivatives(value, y, x.frame.layout.order)), x.frame)
 
     return rule

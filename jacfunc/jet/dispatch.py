@@ -1,7 +1,7 @@
 """From an operation on jets to its rule: torch's ``__torch_function__``, and the operators and methods of a jet.
 
-In this order: the rule of the operation; the table of corrected operations; the body of a Python function of torch with
-jets inside; the forward route for this operation alone (``fallback.py``).  What no jet can go through raises
+In this order: the rule of the operation; what the table of corrected operations has instead; the body of a Python
+function of torch with jets inside; the forward route for this operation alone (``fallback.py``).  What no jet can go through raises
 :class:`CannotFollowError`, and ``plan.py`` takes another route.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -35,12 +36,14 @@ def apply(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             args, kwargs, frame = _reconciled(jets, args, kwargs)
             break
     propagation = frame.propagation
+    if not propagation.alive:  # kept from an evaluation that has ended
+        return function(*plain(args), **plain(kwargs))
     if not propagation.inside and not torch.is_grad_enabled():
         return _constant(function, args, kwargs)
     found = caches.RULES.get(function)
-    if frame.factor is not None and (found is None or not found[1]):
-        args, kwargs = _lifted_all(args, kwargs, _root(frame))
-    rule = _without_rule(function) if found is None else found[0]
+    if frame.factor is not None and (found is None or not found[1] or _adds_axes((*args, *kwargs.values()), jets[0])):
+        args, kwargs = _lifted_all(args, kwargs, root(frame))
+    rule = _alone(function) if found is None else found[0]
     if not propagation.quiet or propagation.inside:
         return rule(*args, **kwargs)
     propagation.inside = True
@@ -52,20 +55,39 @@ def apply(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         propagation.inside = False
 
 
-def _without_rule(function: Function) -> Function:
-    entry = TABLE.get(function)
-    if entry is not None:
-        return entry.instead
-    inner = caches.COMPOSITES.get(function)
-    if inner is None and function not in caches.COMPOSITES:
-        inner = caches.COMPOSITES[function] = _composite(function)
-    if inner is not None:
-        return inner
+def _adds_axes(arguments: tuple[Any, ...], jet: Jet) -> bool:
+    """Whether broadcasting would put axes before that of the samples."""
+    return any(isinstance(item, torch.Tensor) and item.dim() > jet.dim() for item in arguments)
 
-    def alone(*args: Any, **kwargs: Any) -> Any:
-        return pushed(function, args, kwargs)
 
-    return alone
+def _alone(function: Function) -> Function:
+    return lambda *args, **kwargs: pushed(function, args, kwargs)
+
+
+def _replacement(function: Function, instead: Function) -> Function:
+    """What the table has instead, with jets inside; if that calls the operation itself, it is alone there."""
+
+    def replaced_by(*args: Any, **kwargs: Any) -> Any:
+        replacing = jets_in(args, kwargs)[0].propagation.replacing
+        if function in replacing:
+            return pushed(function, args, kwargs)
+        replacing.add(function)
+        try:
+            return instead(*args, **kwargs)
+        finally:
+            replacing.discard(function)
+
+    return replaced_by
+
+
+def enter_others() -> None:
+    """Enter what has no rule of its own: corrected operations, and Python functions of torch by their bodies."""
+    for function, entry in TABLE.items():
+        caches.RULES.setdefault(function, (_replacement(function, entry.instead), False))
+    for function in torch.overrides.get_testing_overrides():
+        composite = None if function in caches.RULES else _composite(function)
+        if composite is not None:
+            caches.RULES[function] = (composite, False)
 
 
 def _composite(function: Any) -> Function | None:
@@ -76,9 +98,8 @@ def _composite(function: Any) -> Function | None:
     if not any(name.startswith("has_torch_function") for name in code.co_names):
         return None
     never = {name: _never for name in function.__globals__ if name.startswith("has_torch_function")}
-    copied = type(_never)(
-        code, {**function.__globals__, **never}, function.__name__, function.__defaults__, function.__closure__
-    )
+    inner = {**function.__globals__, **never}
+    copied = FunctionType(code, inner, function.__name__, function.__defaults__, function.__closure__)
     copied.__kwdefaults__ = function.__kwdefaults__
     return copied
 
@@ -111,7 +132,8 @@ def _ancestors(frame: Frame) -> list[Frame]:
     return chain
 
 
-def _root(frame: Frame) -> Frame:
+def root(frame: Frame) -> Frame:
+    """The frame of the input, from which all factors lead away."""
     return next(f for f in _ancestors(frame) if f.factor is None)
 
 

@@ -14,7 +14,7 @@ import torch
 from .. import caches
 from ..operations import corrected
 from ..rng import Draw
-from ..routes.linear import pullback, pushforward
+from ..linear import pullback, pushforward
 from ..rows import flattened, through
 from .frame import CannotFollowError, Frame
 from .jet import Coefficients, Jet

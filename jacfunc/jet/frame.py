@@ -10,10 +10,13 @@ contracting in the end is exact.  For a Laplacian the new frame has a ``metric``
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
+from .. import caches
 from ..errors import UnsupportedOperationError
+from ..levels import tracing
 from .layout import Layout, Product, first_order, summed
 
 Tensor = torch.Tensor
@@ -33,7 +36,8 @@ class Propagation:
 
     ``quiet``: the caller records no graph, so neither do the rules, while the function itself runs with gradients on,
     so that an inner ``no_grad`` can be told.  ``inside``: a rule is running.  ``batch``: the shape of the sample axes.
-    ``narrowing``: whether a narrow layer may begin a new frame.
+    ``narrowing``: whether a narrow layer may begin a new frame.  ``replacing``: operations of the table of corrections
+    whose replacement is running.
     """
 
     batch: tuple[int, ...]
@@ -44,16 +48,30 @@ class Propagation:
     alive: bool = True
     identities: dict[int, Tensor] = field(default_factory=dict)
     slow: dict[str, None] = field(default_factory=dict)
+    replacing: set[Any] = field(default_factory=set)
 
     def identity(self, size: int, like: Tensor) -> Tensor:
         """``(size, 1, size)``: one-hot rows, the same for every sample."""
-        if size not in self.identities:
-            self.identities[size] = torch.eye(size, dtype=like.dtype, device=like.device)[:, None, :]
-        return self.identities[size]
+        rows = self.identities.get(size)
+        if rows is None:
+            rows = self.identities[size] = _identity(size, like.dtype, like.device)
+        return rows
 
     def is_identity(self, rows: Tensor) -> bool:
         """Whether these are the one-hot rows themselves."""
         return self.identities.get(rows.shape[0]) is rows
+
+
+def _identity(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    if tracing():  # what a trace makes must not be met outside of it
+        return torch.eye(size, dtype=dtype, device=device)[:, None, :]
+    key = (size, dtype, device)
+    rows = caches.IDENTITIES.get(key)
+    if rows is None:
+        rows = torch.eye(size, dtype=dtype, device=device)[:, None, :]
+        if size <= caches.LARGEST_IDENTITY:
+            caches.IDENTITIES[key] = rows
+    return rows
 
 
 @dataclass(eq=False)

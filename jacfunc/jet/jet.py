@@ -27,19 +27,19 @@ class Jet:
     ``pending`` is a linear layer, ``(jet, weight, bias)``, that is only multiplied out when something needs it.
     """
 
-    __slots__ = ("_coefficients", "_value", "frame", "pending", "shared")
+    __slots__ = ("_coefficients", "_frame", "_value", "pending", "shared")
 
     def __init__(self, value: Tensor | None, coefficients: Coefficients, frame: Frame) -> None:
         self._value = value
         self._coefficients = coefficients
-        self.frame = frame
+        self._frame = frame
         self.pending: tuple[Jet, Tensor, Tensor | None] | None = None
         self.shared = False
 
     @classmethod
     def linear(cls, source: Jet, weight: Tensor, bias: Tensor | None) -> Jet:
         """``source @ weight.T + bias``, when it is needed."""
-        jet = cls(None, (), source.frame)
+        jet = cls(None, (), source._frame)
         jet.pending = (source, weight, bias)
         return jet
 
@@ -58,15 +58,23 @@ class Jet:
         return self._coefficients
 
     @property
+    def frame(self) -> Frame:
+        """What the rows are relative to; for a pending layer it is only known once that is multiplied out."""
+        if self.pending is not None:
+            self._multiply_out()
+        return self._frame
+
+    @property
     def propagation(self) -> Propagation:
         """The evaluation that it belongs to."""
-        return self.frame.propagation
+        return self._frame.propagation
 
     def _multiply_out(self) -> None:
         assert self.pending is not None
         source, weight, bias = self.pending
         self.pending = None
         self._value = F.linear(source.value, weight, bias)
+        self._frame = source.frame
         self._coefficients = multiplied(source, weight)
         _narrow(self, source, weight)
 
@@ -85,7 +93,7 @@ class Jet:
         """Be another jet from now on: what an operation in place does."""
         if self.shared:
             raise CannotFollowError("an operation in place on a view, or on what a view was taken of")
-        self._value, self._coefficients, self.frame = other.value, other.coefficients, other.frame
+        self._value, self._coefficients, self._frame = other.value, other.coefficients, other.frame
         self.pending = None
         return self
 
@@ -141,7 +149,7 @@ class Jet:
         return iter(torch.unbind(self))  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
-        return f"Jet({tuple(self.shape)}, rows={self.frame.layout.sizes})"
+        return f"Jet({tuple(self.shape)}, rows={self._frame.layout.sizes})"
 
     __hash__ = object.__hash__
 
@@ -203,10 +211,10 @@ def _narrow(jet: Jet, source: Jet, weight: Tensor) -> None:
         return
     assert rows is not None
     if frame.layout.order == 1:
-        jet.frame = frame.narrowed(rows)
+        jet._frame = frame.narrowed(rows)
         jet._coefficients = (propagation.identity(weight.shape[0], rows),)
     elif len(frame.layout.sizes) == 2 and frame.layout.sizes[1] == 1 and frame.parent is None:
         first, second = source.coefficients
         if first is not None and second is None and propagation.is_identity(first):
-            jet.frame = frame.changed(weight)
+            jet._frame = frame.changed(weight)
             jet._coefficients = (propagation.identity(weight.shape[0], rows), None)

@@ -9,7 +9,6 @@ Monte Carlo with forward Laplacian", 2024).
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -95,19 +94,16 @@ class Layout:
         return None
 
 
-@functools.lru_cache(maxsize=256)
 def first_order(rows: int) -> Layout:
     """First derivatives along any number of directions."""
     return Layout((rows,), ())
 
 
-@functools.lru_cache(maxsize=256)
 def diagonal(rows: int) -> Layout:
     """First and second derivatives along each direction."""
     return Layout((rows, rows), (((1, 1), Table.of([(i, i, i) for i in range(rows)], (rows, rows), rows)),))
 
 
-@functools.lru_cache(maxsize=256)
 def summed(groups: tuple[int, ...]) -> Layout:
     """First derivatives along all directions, and one sum of second derivatives for each group of directions."""
     into = [group for group, size in enumerate(groups) for _ in range(size)]
@@ -116,7 +112,6 @@ def summed(groups: tuple[int, ...]) -> Layout:
     return Layout((rows, len(groups)), (((1, 1), Table.of(terms, (rows, rows), len(groups))),))
 
 
-@functools.lru_cache(maxsize=256)
 def pairs(rows: int, chosen: tuple[tuple[int, int], ...]) -> Layout:
     """First derivatives along all directions, and the mixed second ones of the chosen pairs."""
     terms = []
@@ -125,7 +120,6 @@ def pairs(rows: int, chosen: tuple[tuple[int, int], ...]) -> Layout:
     return Layout((rows, len(chosen)), (((1, 1), Table.of(terms, (rows, rows), len(chosen))),))
 
 
-@functools.lru_cache(maxsize=256)
 def closed(indices: tuple[Index, ...]) -> Layout:
     """Any downward-closed set of multi-indices, of any order; rows are in the order given, within each order."""
     by_order: dict[int, list[Index]] = {}

@@ -146,13 +146,3 @@ def mapped_product(x: Any, y: Any, product: Callable[[Tensor, Tensor], Tensor]) 
         lambda value, rows: vmap(product, (None, 0))(value, full(rows, y)),
         lambda left, right: vmap(product)(full(left, x), full(right, y)),
     )
-
-
-def valued(function: Callable[..., Tensor], composite: Rule) -> Rule:
-    """The rows of what is written in torch operations on jets, with torch's own value."""
-
-    def rule(*args: Any, **kwargs: Any) -> Any:
-        result = composite(*args, **kwargs)
-        return Jet(function(*plain(args), **plain(kwargs)), result.coefficients, result.frame)
-
-    return rule

@@ -21,7 +21,9 @@ from ..errors import RefusedOperationError
 from ..levels import compiling
 from ..recomputing import begin, end
 from . import algebra, attention, elementwise, losses, norms
-from .expansion import refusing
+from .expansion import constant, in_place, refusing
+
+Functions = tuple[Callable[..., Any], ...]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Entry:
     """One operation: under which Python functions it is called, what replaces it, and why."""
 
     name: str
-    functions: tuple[Callable[..., Any], ...]
+    functions: Functions
     instead: Callable[..., Any]
     why: str
     issue: int | None = None
@@ -48,12 +50,12 @@ NO_ZERO = "torch's backward has no derivative where a cotangent is zero"
 INNERMOST = "torch's is constant for the innermost transform only"
 OVERFLOWS = "torch's second derivative is NaN where an exponential overflows"
 NO_SECOND = "torch has no second derivative of it"
+NO_SECOND_OR_VMAP = f"{NO_SECOND}, and vmap over the first is wrong"
 NAN_THIRD = "torch's third derivative is NaN"
 CONSTANT_CHUNKS = "torch takes the backward of its chunks for a constant"
 DENSE = "keep the tensor dense, or make it sparse outside of the transform"
 UNROLL = "write its recursion with torch.logaddexp"
 SCATTER = "use torch.index_add or torch.scatter_reduce"
-segment_reduce = torch.segment_reduce
 
 
 def sparse_mm(*args: Any, **kwargs: Any) -> Any:
@@ -63,10 +65,11 @@ def sparse_mm(*args: Any, **kwargs: Any) -> Any:
     return refusing(torch.sparse.mm, "sparse.mm with reduce=", SCATTER)(*args, **kwargs)
 
 
-def _ops(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """An operation as it is called by ``torch.ops.aten``."""
-    packet = getattr(torch.ops.aten, name)
-    return packet, packet.default
+def _ops(*names: str) -> Functions:
+    """Operations as they are called by ``torch.ops.aten``, but for the forms with ``out=``."""
+    packets = [getattr(torch.ops.aten, name) for name in names]
+    forms = [getattr(packet, form) for packet in packets for form in packet.overloads() if "out" not in form]
+    return *packets, *forms
 
 
 _nn = torch._C._nn
@@ -76,11 +79,26 @@ detach_ = torch.Tensor.detach_
 coo = torch.sparse_coo_tensor
 sdpa = F.scaled_dot_product_attention
 batch_norm, instance_norm = norms.other_order(norms.batch_norm), norms.other_order(norms.instance_norm)
-NATIVE = (
+NATIVE: Functions = (
     torch.native_batch_norm,
     torch._native_batch_norm_legit,
-    *_ops("native_batch_norm"),
-    *_ops("_batch_norm_with_update"),
+    *_ops("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_functional"),
+    *_ops("_batch_norm_with_update", "_batch_norm_with_update_functional"),
+)
+INDEXED: Functions = (torch._batch_norm_impl_index, *_ops("_batch_norm_impl_index"))
+flash = "_scaled_dot_product_flash_attention_for_cpu"
+FLASH: Functions = (getattr(torch, flash), *_ops(flash))
+SPARSE: Functions = (torch.Tensor.to_sparse, torch.Tensor._to_sparse, *_ops("to_sparse", "_to_sparse"))
+CTC: Functions = (F.ctc_loss, torch.ctc_loss, torch._ctc_loss, *_ops("ctc_loss", "_ctc_loss"))
+SEGMENT: Functions = (torch.segment_reduce, *_ops("segment_reduce"))
+DIRECT_BAGS: Functions = (torch.embedding_bag, *_ops("embedding_bag"))
+PRIVATE_BAGS: Functions = (torch._embedding_bag, torch._embedding_bag_forward_only)
+PRIVATE_BAGS_OPS: Functions = _ops("_embedding_bag", "_embedding_bag_forward_only")
+MULTI_MARGIN, MULTILABEL_MARGIN = _nn.multi_margin_loss, _nn.multilabel_margin_loss
+# By Dynamo's name for it as well.
+DATA: Functions = (torch.Tensor.data.__get__, torch._C._autograd._get_data_attr)  # type: ignore[attr-defined]
+hardsigmoid_, mish_, sinc_, i0_ = map(
+    in_place, (elementwise.hardsigmoid, elementwise.mish, elementwise.sinc, elementwise.i0)
 )
 ENTRIES = (
     Entry("layer_norm", (F.layer_norm, torch.layer_norm, *_ops("layer_norm")), norms.layer_norm, FORGETS, 196700),
@@ -91,31 +109,45 @@ ENTRIES = (
     Entry("instance_norm", (F.instance_norm,), norms.instance_norm, FORGETS, 196699),
     Entry("instance_norm", (torch.instance_norm, *_ops("instance_norm")), instance_norm, FORGETS, 196699),
     *(Entry("native_batch_norm", (native,), norms.native_batch_norm(native), FORGETS, 196699) for native in NATIVE),
+    Entry("native_batch_norm", INDEXED, norms.indexed_batch_norm, FORGETS, 196699),
     Entry("scaled_dot_product_attention", (sdpa, *_ops("scaled_dot_product_attention")), attention.attention, NO_FLASH),
+    Entry("scaled_dot_product_attention", FLASH, attention.flash_attention, NO_FLASH),
     Entry("scaled_dot_product_attention", (F.multi_head_attention_forward,), attention.multi_head_attention, NO_FLASH),
-    Entry("data", (torch.Tensor.data.__get__,), torch.Tensor.detach, INNERMOST),  # type: ignore[attr-defined]
-    Entry("detach_", (detach_, torch.detach_), refusing(detach_, "detach_", ANOTHER), INNERMOST),
+    Entry("data", DATA, constant, INNERMOST),
+    Entry("detach_", (detach_, torch.detach_, *_ops("detach_")), refusing(detach_, "detach_", ANOTHER), INNERMOST),
     Entry("hardsigmoid", (F.hardsigmoid, _nn.hardsigmoid, *_ops("hardsigmoid")), elementwise.hardsigmoid, NO_SECOND),
+    Entry("hardsigmoid", (_nn.hardsigmoid_, *_ops("hardsigmoid_")), hardsigmoid_, NO_SECOND),
     Entry("mish", (F.mish, _nn.mish, *_ops("mish")), elementwise.mish, OVERFLOWS),
-    Entry("sinc", (torch.sinc, torch.special.sinc, torch.Tensor.sinc, *_ops("sinc")), elementwise.sinc, NAN_AT_ZERO),
-    Entry("sinc", (torch.sinc_, torch.Tensor.sinc_), elementwise.sinc_, NAN_AT_ZERO),
+    Entry("mish", (_nn.mish_, *_ops("mish_")), mish_, OVERFLOWS),
+    Entry("sinc", (torch.sinc, torch.special.sinc, torch.Tensor.sinc), elementwise.sinc, NAN_AT_ZERO),
+    Entry("sinc", _ops("sinc", "special_sinc"), elementwise.sinc, NAN_AT_ZERO),
+    Entry("sinc", (torch.sinc_, torch.Tensor.sinc_, *_ops("sinc_")), sinc_, NAN_AT_ZERO),
     Entry("i0", (torch.i0, torch.special.i0, torch.Tensor.i0), elementwise.i0, ZERO_AT_ZERO),
-    Entry("i1", (torch.special.i1,), elementwise.i1, ZERO_AT_ZERO),
+    Entry("i0", _ops("i0", "special_i0"), elementwise.i0, ZERO_AT_ZERO),
+    Entry("i0", (torch.i0_, torch.Tensor.i0_, *_ops("i0_")), i0_, ZERO_AT_ZERO),
+    Entry("i1", (torch.special.i1, *_ops("special_i1")), elementwise.i1, ZERO_AT_ZERO),
     Entry("logaddexp", (torch.logaddexp, torch.Tensor.logaddexp, *_ops("logaddexp")), elementwise.logaddexp, OVERFLOWS),
     Entry("logcumsumexp", (torch.logcumsumexp, torch.Tensor.logcumsumexp), elementwise.logcumsumexp, NO_ZERO),
     Entry("logcumsumexp", _ops("logcumsumexp"), elementwise.logcumsumexp, NO_ZERO),
-    Entry("det", (torch.det, torch.linalg.det, torch.Tensor.det, *_ops("linalg_det")), algebra.det, NAN_THIRD, 192540),
-    Entry("cdist", (torch.cdist,), algebra.cdist, f"{NO_SECOND}, and vmap over the first is wrong"),
-    Entry("pdist", (torch.pdist,), algebra.pdist, NO_SECOND),
+    Entry("det", (torch.det, torch.linalg.det, torch.Tensor.det), algebra.det, NAN_THIRD, 192540),
+    Entry("det", _ops("det", "linalg_det"), algebra.det, NAN_THIRD, 192540),
+    Entry("det", (torch._linalg_det, *_ops("_linalg_det")), algebra.private_det, NAN_THIRD, 192540),
+    Entry("cdist", (torch.cdist, *_ops("cdist", "_cdist_forward")), algebra.cdist, NO_SECOND_OR_VMAP),
+    Entry("pdist", (torch.pdist, *_ops("pdist", "_pdist_forward")), algebra.pdist, NO_SECOND),
     Entry("multi_margin_loss", (F.multi_margin_loss,), losses.multi_margin_loss, NO_SECOND),
+    Entry("multi_margin_loss", (MULTI_MARGIN, *_ops("multi_margin_loss")), losses.numbered_multi_margin, NO_SECOND),
     Entry("multilabel_margin_loss", (F.multilabel_margin_loss,), losses.multilabel_margin_loss, NO_SECOND),
+    Entry("multilabel_margin_loss", (MULTILABEL_MARGIN,), losses.numbered_multilabel_margin, NO_SECOND),
+    Entry("multilabel_margin_loss", _ops("multilabel_margin_loss"), losses.numbered_multilabel_margin, NO_SECOND),
     Entry("linear_cross_entropy", LINEAR_CROSS_ENTROPY, losses.linear_cross_entropy, CONSTANT_CHUNKS),
     Entry("embedding_bag", (F.embedding_bag,), losses.embedding_bag, NO_SECOND),
-    Entry("to_sparse", (torch.Tensor.to_sparse,), refusing(torch.Tensor.to_sparse, "to_sparse", DENSE), NO_SECOND),
-    Entry("sparse_coo_tensor", (coo,), refusing(coo, "sparse_coo_tensor", DENSE), NO_SECOND),
-    *(Entry("ctc_loss", (ctc,), refusing(ctc, "ctc_loss", UNROLL), NO_SECOND) for ctc in (F.ctc_loss, torch.ctc_loss)),
-    Entry("sparse.mm", (torch.sparse.mm,), sparse_mm, NO_SECOND),
-    Entry("segment_reduce", (segment_reduce,), refusing(segment_reduce, "segment_reduce", SCATTER), NO_SECOND),
+    Entry("embedding_bag", DIRECT_BAGS, losses.direct_embedding_bag, NO_SECOND),
+    Entry("embedding_bag", (*PRIVATE_BAGS, *PRIVATE_BAGS_OPS), losses.private_embedding_bag, NO_SECOND),
+    *(Entry("to_sparse", (sparse,), refusing(sparse, "to_sparse", DENSE), NO_SECOND) for sparse in SPARSE),
+    Entry("sparse_coo_tensor", (coo, *_ops("sparse_coo_tensor")), refusing(coo, "sparse_coo_tensor", DENSE), NO_SECOND),
+    *(Entry("ctc_loss", (ctc,), refusing(ctc, "ctc_loss", UNROLL), NO_SECOND) for ctc in CTC),
+    Entry("sparse.mm", (torch.sparse.mm, *_ops("_sparse_mm")), sparse_mm, NO_SECOND),
+    *(Entry("segment_reduce", (s,), refusing(s, "segment_reduce", SCATTER), NO_SECOND) for s in SEGMENT),
 )  # fmt: skip
 
 TABLE: Mapping[Any, Entry] = {function: entry for entry in ENTRIES for function in entry.functions}
@@ -201,9 +233,25 @@ def _corrected_again(function: Callable[..., Any]) -> Callable[..., Any]:
     return again
 
 
+def _hand_over() -> bool:
+    """Let Dynamo hand all of the table to a mode, as torch does; run while it traces, not traced itself.
+
+    It goes by a list that torch has for its tests, which lacks what these leave out, such as ``F.hardsigmoid``.
+    """
+    from torch._dynamo.variables.torch import get_overridable_functions
+
+    get_overridable_functions().update(TABLE)
+    return True
+
+
+# What torch.compiler.assume_constant_result does, without an import of Dynamo, which takes longer than jacfunc's own.
+_hand_over._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def corrected() -> AbstractContextManager[Any]:
     """A context in which the operations of the table are exchanged; once, also inside another one."""
     if compiling():  # which can trace neither the question nor a checkpoint
+        _hand_over()
         return Corrections()
     modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
     return nullcontext() if any(isinstance(mode, Corrections) for mode in modes) else _Evaluation()

@@ -24,6 +24,13 @@ def det(*args: Tensor, **named: Tensor) -> Tensor:
     return exactly(value, torch.where(singular, _polynomial_det(torch.where(chosen, matrix, identity)), regular))
 
 
+def private_det(*args: Tensor, **named: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For ``torch._linalg_det``, which also returns the constant factors."""
+    (matrix,) = (*args, *named.values())
+    _, factors, pivots = torch._linalg_det(matrix.detach())
+    return det(matrix), factors, pivots
+
+
 def _by_logarithm(matrix: Tensor) -> Tensor:
     sign, logarithm = torch.linalg.slogdet(matrix)
     result: Tensor = (sign if matrix.is_complex() else sign.detach()) * logarithm.exp()
@@ -47,9 +54,14 @@ def _trace(matrix: Tensor) -> Tensor:
     return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
-def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary") -> Tensor:
+MODES = ("use_mm_for_euclid_dist_if_necessary", "use_mm_for_euclid_dist", "donot_use_mm_for_euclid_dist")
+"""As ``torch.ops.aten`` numbers them."""
+
+
+def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | int | None = None) -> Tensor:
     """For ``torch.cdist``, which has no second derivative, and whose first is wrong under vmap."""
-    value = torch.cdist(x1.detach(), x2.detach(), p, compute_mode)
+    mode = compute_mode if isinstance(compute_mode, str) else MODES[compute_mode or 0]
+    value = torch.cdist(x1.detach(), x2.detach(), p, mode)
     return exactly(value, _distance(x1[..., :, None, :] - x2[..., None, :, :], p))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,6 +32,23 @@ def attention(
     )
     result: Tensor = attended
     return result
+
+
+def flash_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    attn_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """For the flash kernel called by its own name, which also returns logarithms for its backward."""
+    native: Callable[..., tuple[Tensor, Tensor]] = torch._scaled_dot_product_flash_attention_for_cpu
+    with torch.no_grad():
+        _, logarithms = native(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
+    return attention(query, key, value, attn_mask, dropout_p, is_causal, scale), logarithms
 
 
 _MULTI_HEAD = with_inner(F.multi_head_attention_forward, scaled_dot_product_attention=attention)

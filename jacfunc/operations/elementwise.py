@@ -36,11 +36,6 @@ def sinc(input: Tensor) -> Tensor:
     return exactly(value, torch.where(near, series, torch.sin(far) / far))
 
 
-def sinc_(input: Tensor) -> Tensor:
-    """For ``torch.sinc_``."""
-    return input.copy_(sinc(input.clone()))
-
-
 def i0(input: Tensor) -> Tensor:
     """For ``torch.special.i0``, whose fourth derivative is zero at zero."""
     return _bessel(torch.special.i0, input, 0)

@@ -33,6 +33,15 @@ def constant(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach()
 
 
+def in_place(replacement: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The same, written to its argument, whose old value the backward still needs."""
+
+    def replaced(input: Tensor) -> Tensor:
+        return input.copy_(replacement(input.clone()))
+
+    return replaced
+
+
 def reduced(losses: Tensor, reduction: str) -> Tensor:
     """The mean, the sum or all of the losses."""
     if reduction == "none":

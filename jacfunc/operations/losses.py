@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
-from ..levels import compiling
 from .expansion import Tensor, constant, exactly, reduced, with_inner
 
 
@@ -53,6 +53,22 @@ def multilabel_margin_loss(
     return exactly(value, reduced(losses, reduction).reshape(value.shape))
 
 
+REDUCTIONS = ("none", "mean", "sum")
+"""As torch's own operations number them."""
+
+
+def numbered_multi_margin(
+    input: Tensor, target: Tensor, p: int = 1, margin: float = 1.0, weight: Tensor | None = None, reduction: int = 1
+) -> Tensor:
+    """For ``torch.ops.aten.multi_margin_loss``."""
+    return multi_margin_loss(input, target, p, margin, weight, reduction=REDUCTIONS[reduction])
+
+
+def numbered_multilabel_margin(input: Tensor, target: Tensor, reduction: int = 1) -> Tensor:
+    """For ``torch.ops.aten.multilabel_margin_loss``."""
+    return multilabel_margin_loss(input, target, reduction=REDUCTIONS[reduction])
+
+
 def _rows(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, tensor.shape[-1] if tensor.dim() else 1)
 
@@ -93,26 +109,102 @@ def embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> Tensor:
-    """For ``F.embedding_bag``: torch cannot differentiate its backward for maxima and weighted samples."""
+    """For ``F.embedding_bag``, whose backward torch cannot differentiate; ``sparse`` gradients become dense."""
     rest = (max_norm, norm_type, scale_grad_by_freq, mode, sparse, per_sample_weights, include_last_offset, padding_idx)
-    # The first three say what the gradient shall be; the bags are cut by their values, which cannot be compiled.
-    if max_norm is not None or scale_grad_by_freq or sparse or compiling():
+    if input.is_nested:
         return F.embedding_bag(input, weight, offsets, *rest)
-    with torch.no_grad():
+    with torch.no_grad():  # which also checks the arguments, and applies max_norm to the weight
         value = F.embedding_bag(input, weight, offsets, *rest)
-    ends = range(input.shape[-1], input.numel(), input.shape[-1]) if offsets is None else offsets[1:].tolist()
-    flat = input.reshape(-1)
-    rows = weight[flat] if per_sample_weights is None else weight[flat] * per_sample_weights.reshape(-1, 1)
-    kept = torch.ones_like(flat, dtype=torch.bool) if padding_idx is None else flat != padding_idx % len(weight)
-    if mode == "max":
-        split = zip(rows.tensor_split(list(ends)), kept.tensor_split(list(ends)), strict=True)
-        nothing = weight.new_zeros(weight.shape[1])
-        expanded = [bag[keep].amax(0) if keep.any() else nothing for bag, keep in split][: len(value)]
-        return exactly(value, torch.stack(expanded)) if expanded else value
-    starts = torch.tensor([0, *ends], device=flat.device)
-    bags = torch.searchsorted(starts, torch.arange(len(flat), device=flat.device), right=True) - 1
-    inside = kept & (bags < len(value))
-    sums = torch.zeros_like(value).index_add(0, bags[inside], rows[inside])
-    if mode == "mean":
-        sums = sums / torch.bincount(bags[inside], minlength=len(value)).clamp(min=1)[:, None]
-    return exactly(value, sums)
+    if input.is_floating_point():  # the deprecated order
+        input, weight = weight, input
+    if offsets is None:
+        offsets = torch.arange(0, input.numel(), input.shape[1], device=input.device)
+    weights = None if per_sample_weights is None else per_sample_weights.reshape(-1)
+    bags = _Bags(input.reshape(-1), offsets, len(value), include_last_offset, padding_idx)
+    return bags.reduced(value, weight, scale_grad_by_freq, mode, weights)
+
+
+def direct_embedding_bag(
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    scale_grad_by_freq: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> tuple[Tensor, ...]:
+    """For ``torch.embedding_bag``: the same, and the three tensors of integers that it also returns."""
+    rest = (scale_grad_by_freq, mode, sparse, per_sample_weights, include_last_offset, padding_idx)
+    with torch.no_grad():
+        value, *integers = torch.embedding_bag(weight, indices, offsets, *rest)
+    bags = _Bags(indices, offsets, len(value), include_last_offset, padding_idx)
+    named = ("sum", "mean", "max")[mode]
+    return (bags.reduced(value, weight, scale_grad_by_freq, named, per_sample_weights), *integers)
+
+
+def private_embedding_bag(
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    scale_grad_by_freq: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int = -1,
+) -> tuple[Tensor, ...]:
+    """For ``torch._embedding_bag``, where a negative ``padding_idx`` means none."""
+    rest = (scale_grad_by_freq, mode, sparse, per_sample_weights, include_last_offset)
+    return direct_embedding_bag(weight, indices, offsets, *rest, None if padding_idx < 0 else padding_idx)
+
+
+@dataclass(frozen=True)
+class _Bags:
+    """Which rows of a weight are in which of the bags; nothing is cut by its values, so that it compiles."""
+
+    indices: Tensor
+    offsets: Tensor
+    count: int
+    include_last_offset: bool
+    padding_idx: int | None
+
+    def reduced(
+        self, value: Tensor, weight: Tensor, scale_grad_by_freq: bool, mode: str, per_sample_weights: Tensor | None
+    ) -> Tensor:
+        """``value`` with the derivatives of the sums, means or maxima of the bags."""
+        if not self.count:
+            return value
+        if mode == "max":
+            return exactly(value, self._maxima(weight))
+        rows = weight[self.indices]
+        if scale_grad_by_freq:
+            ones = rows.new_ones(len(rows))
+            rows = exactly(
+                rows, rows / rows.new_zeros(len(weight)).index_add(0, self.indices, ones)[self.indices, None]
+            )
+        if per_sample_weights is not None:
+            rows = rows * per_sample_weights[:, None]
+        bags, inside = self._places(len(weight))
+        sums = torch.zeros_like(value).index_add(0, bags, torch.where(inside[:, None], rows, 0.0).to(value.dtype))
+        if mode == "mean":
+            sums = sums / torch.zeros_like(value[:, 0]).index_add(0, bags, inside.to(value.dtype)).clamp(min=1)[:, None]
+        return exactly(value, sums)
+
+    def _places(self, rows: int) -> tuple[Tensor, Tensor]:
+        """The bag of each index, and whether it counts there."""
+        places = torch.arange(len(self.indices), device=self.indices.device)
+        bags = torch.searchsorted(self.offsets.to(places.dtype), places, right=True) - 1
+        inside = bags < self.count
+        if self.padding_idx is not None:
+            inside = inside & (self.indices != self.padding_idx % rows)
+        return bags.clamp(max=self.count - 1), inside
+
+    def _maxima(self, weight: Tensor) -> Tensor:
+        """The elements that torch takes for the largest; a bag that is empty is constant."""
+        with torch.no_grad():
+            _, _, sizes, largest = torch.embedding_bag(
+                weight, self.indices, self.offsets, False, 2, False, None, self.include_last_offset, self.padding_idx
+            )
+        return torch.where((sizes > 0)[: self.count, None], weight.gather(0, largest[: self.count]), 0.0)

@@ -140,6 +140,17 @@ def native_batch_norm(native: Callable[..., Any]) -> Callable[..., Any]:
     return replaced
 
 
+def indexed_batch_norm(*args: Any, **named: Any) -> Any:
+    """For ``torch._batch_norm_impl_index``, which also takes whether cuDNN may be used."""
+    *others, enabled = (*args, named.pop("cudnn_enabled")) if "cudnn_enabled" in named else args
+
+    def native(*args: Any, **named: Any) -> Any:
+        native: Callable[..., Any] = torch._batch_norm_impl_index
+        return native(*args, **named, cudnn_enabled=enabled)
+
+    return native_batch_norm(native)(*others, **named)
+
+
 def _native_arguments(rest: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, Any], bool, float]:
     """Running statistics, mode and eps; the statistics may be absent, or the mode, which is then training."""
     tensors = [item for item in rest if item is None or isinstance(item, Tensor)]

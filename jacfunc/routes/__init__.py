@@ -8,6 +8,6 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import autograd, dual, forward, reverse
+from . import autograd, dual, forward, reverse, taylor
 
-ROUTES: dict[str, ModuleType] = {route.NAME: route for route in (forward, reverse, dual, autograd)}
+ROUTES: dict[str, ModuleType] = {route.NAME: route for route in (taylor, forward, reverse, dual, autograd)}

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from .linear import pullback, pushforward
+from ..linear import pullback, pushforward
 from .task import Evaluation, Task, Tensors
 from .verify import verify_backward, verify_transpose
 

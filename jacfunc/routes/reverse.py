@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..entries import joined, own_coordinates
-from .linear import pullback, pushforward
+from ..linear import pullback, pushforward
 from .task import Evaluation, Task, Tensors
 from .verify import NoTransposeError, verify_backward, verify_transpose
 

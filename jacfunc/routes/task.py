@@ -22,7 +22,7 @@ class Task:
 
     ``entries[m, k]`` belongs to output leaf m and input leaf k; a pair that nobody wants is absent.  ``verified`` asks
     for the checks that a route makes of itself when it is taken for the first time, ``differentiated_again`` says that
-    the result is part of a graph or of a surrounding transform.
+    the result is part of a graph or of a surrounding transform, ``wants_value`` that the caller asks for the value too.
     """
 
     evaluate: Callable[..., tuple[Tensors, Tensors]]
@@ -35,6 +35,8 @@ class Task:
     draw: Draw | None
     verified: bool = False
     differentiated_again: bool = False
+    wants_value: bool = True
+    order: int = 1
 
     def input_chunks(self) -> Iterator[tuple[int, int]]:
         """The chunks of the rows of the input."""
@@ -53,27 +55,37 @@ class Task:
         take: Callable[[int, int, Tensors], None],
     ) -> Evaluation:
         """Let ``take`` have what ``along``, which evaluates f, gives for each row: derivatives, outputs and aux."""
-        chunks = list(rows.chunks(chunk_size))
-        if len(chunks) > 1 and tracing():
-            raise UnsupportedOperationError(
-                "chunk_size makes this derivative evaluate f several times, which torch.compile cannot do with one "
-                "random draw; compile it without chunk_size"
-            )
         evaluation = None
         flat, grouped = flattened(self._redrawn(along))
-        for start, stop in chunks:
+        for start, stop in self.evaluations(rows, chunk_size):
             derivatives, outputs, aux = grouped(self.through(flat, rows.basis(start, stop, like)))
             take(start, stop, derivatives)
             # The value does not depend on the row, so any row's will do.
             evaluation = evaluation or Evaluation(tuple(t[0] for t in outputs), tuple(t[0] for t in aux))
         return evaluation or Evaluation(*self.evaluate(*self.leaves))
 
+    def evaluations(self, rows: Rows, chunk_size: int | None) -> Iterator[tuple[int, int]]:
+        """The chunks of rows for each of which f is evaluated anew, with the same random draw."""
+        chunks = list(rows.chunks(chunk_size))
+        if len(chunks) > 1 and tracing():
+            raise UnsupportedOperationError(
+                "chunk_size makes this derivative evaluate f several times, which torch.compile cannot do with one "
+                "random draw; compile it without chunk_size"
+            )
+        for chunk in chunks:
+            self.redraw()
+            yield chunk
+
+    def redraw(self) -> None:
+        """Let the next evaluation see the same random draw."""
+        if self.draw is not None:
+            self.draw.restore()
+
     def _redrawn(self, along: Callable[..., Any]) -> Callable[..., Any]:
         """``along`` with the same random draw at every call."""
 
         def redrawn(*rows: torch.Tensor) -> Any:
-            if self.draw is not None:
-                self.draw.restore()
+            self.redraw()
             return along(*rows)
 
         return redrawn
@@ -89,6 +101,14 @@ class Task:
             for leaf, tangent in enumerate(tangents):
                 if entry := self.entries.get((leaf, segment.leaf)):
                     entry.columns(tangent[segment.where].to(dtype), segment.start)
+
+    def take_sums(self, start: int, stop: int, sums: Tensors) -> None:
+        """Hand sums of second derivatives to the entries, one for each input leaf with rows between start and stop."""
+        for place, segment in enumerate(self.inputs.segments(start, stop)):
+            dtype = self.leaves[segment.leaf].dtype
+            for leaf, seconds in enumerate(sums):
+                if entry := self.entries.get((leaf, segment.leaf)):
+                    entry.columns(seconds[place : place + 1].to(dtype), segment.start)
 
     def take_rows(self, start: int, stop: int, cotangents: Tensors) -> None:
         """Hand the gradients of output rows ``start`` to ``stop`` to the entries."""
@@ -107,8 +127,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The value that came with the derivatives: output leaves and aux tensors; whether these have no derivatives."""
+    """The value that came with the derivatives: output leaves and aux tensors; whether these have no derivatives.
+
+    ``notes`` is what ``explain`` shall tell of the evaluation.
+    """
 
     outputs: Tensors
     aux: Tensors
     undifferentiable: bool = False
+    notes: tuple[str, ...] = ()

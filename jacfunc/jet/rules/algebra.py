@@ -16,9 +16,9 @@ import torch
 from ..build import Operand
 from ..frame import CannotFollowError, Frame
 from ..jet import Jet
-from ..mapped import valued
 from ..registry import add, named
 from ..values import plain
+from .shared import valued
 
 Tensor = torch.Tensor
 Solver = Callable[[Tensor], Tensor]

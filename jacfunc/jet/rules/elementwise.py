@@ -321,9 +321,9 @@ def _derivative(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return derivative
 
 
-LISTS: dict[str, tuple[Callable[..., Tensor], Derivatives]] = {
-    "tanh": (torch.tanh, _tanh),
-    "sigmoid": (torch.sigmoid, _sigmoid),
+LISTS: dict[str, tuple[Any, ...]] = {
+    "tanh": (torch.tanh, _tanh, torch.ops.aten.tanh_backward.default),
+    "sigmoid": (torch.sigmoid, _sigmoid, torch.ops.aten.sigmoid_backward.default),
     "sin": (torch.sin, _sin),
     "cos": (torch.cos, _cos),
     "sinh": (torch.sinh, _sinh),
@@ -357,8 +357,8 @@ BY_TORCH = (
 
 def install() -> None:
     """Enter the rules of this file."""
-    for name, (function, derivatives) in LISTS.items():
-        named(elementwise(function, derivatives), name, keeps_frame=True)
+    for name, parts in LISTS.items():
+        named(elementwise(*parts), name, keeps_frame=True)
     for name in ("__abs__",):
         add(elementwise(torch.abs, _piecewise(torch.sign)), getattr(torch.Tensor, name), keeps_frame=True)
     add(elementwise(torch.relu, _piecewise(lambda x: x > 0)), torch.Tensor.relu, torch.relu, keeps_frame=True)

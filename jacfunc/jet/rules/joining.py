@@ -10,9 +10,8 @@ from torch.nn import functional as F
 
 from ..build import linear
 from ..jet import Jet
-from ..mapped import mapped, stacked
+from ..mapped import mapped
 from ..registry import add, forms, named
-from ..values import plain
 from .structure import from_end
 
 Tensor = torch.Tensor
@@ -102,69 +101,17 @@ def cartesian_prod(*tensors: Any) -> Any:
     return torch.stack([torch.reshape(x, (-1,)) for x in meshgrid(*tensors)], 1)
 
 
-def broadcast_tensors(*tensors: Any) -> Any:
-    """All in the one shape that they broadcast to."""
-    several = _several(tensors)
-    shape = torch.broadcast_shapes(*(x.shape for x in several))  # type: ignore[no-untyped-call]
-    return tuple(torch.broadcast_to(x, shape) for x in several)
-
-
 # -------------------------------------------------------------------- laid out
 
 
-def roll(input: Jet, shifts: Any, dims: Any = None) -> Jet:
-    """Moved round along axes, or along all elements."""
-    if dims is None or dims == ():
-        flat: Any = torch.reshape(input, (-1,))  # type: ignore[arg-type]
-        return torch.reshape(roll(flat, shifts, 0), input.shape)  # type: ignore[arg-type,return-value]
-    ndim = input.dim()
-    at = from_end(dims, ndim) if isinstance(dims, int) else tuple(from_end(d, ndim) for d in dims)
-    return linear(input, lambda x: x.roll(shifts, dims), lambda rows: rows.roll(shifts, at))
-
-
-def diagonals(function: Callable[..., Tensor], dims: tuple[int, int], more: int = 0) -> Callable[..., Jet]:
-    """The rule of an operation on the diagonals of two axes, in a tensor with ``more`` axes."""
-
-    def rule(input: Jet, offset: int = 0, dim1: int = dims[0], dim2: int = dims[1]) -> Jet:
-        one, two = (from_end(d, input.dim() + more) for d in (dim1, dim2))
-        result = linear(input, lambda x: function(x, offset, dim1, dim2), lambda rows: function(rows, offset, one, two))
-        if not more:
-            input.shared = result.shared = True
-        return result
-
-    return rule
-
-
-def linalg_diagonal(input: Jet, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Jet:
+def linalg_diagonal(input: Any, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Any:
     """``torch.linalg.diagonal``."""
-    return diagonals(torch.diagonal, (-2, -1))(input, offset, dim1, dim2)
-
-
-def diag(input: Any, diagonal: int = 0) -> Any:
-    """A vector as the diagonal of a matrix, or the diagonal of a matrix."""
-    return torch.diag_embed(input, diagonal) if input.dim() == 1 else torch.diagonal(input, diagonal)
-
-
-def diagflat(input: Any, offset: int = 0) -> Any:
-    """All elements as a diagonal."""
-    return torch.diag_embed(torch.reshape(input, (-1,)), offset)
+    return torch.diagonal(input, offset, dim1, dim2)
 
 
 def trace(input: Jet) -> Any:
     """The sum of a diagonal."""
     return torch.sum(torch.diagonal(input))  # type: ignore[arg-type]
-
-
-def repeat_interleave(input: Jet, repeats: Any, dim: int | None = None, *, output_size: int | None = None) -> Any:
-    """Each element repeated in its place."""
-    if dim is None:
-        return repeat_interleave(torch.reshape(input, (-1,)), repeats, 0, output_size=output_size)  # type: ignore[arg-type]
-    at, repeats = from_end(dim, input.dim()), plain(repeats)
-
-    def on(x: Tensor) -> Tensor:
-        return x.repeat_interleave(repeats, at, output_size=output_size)
-
-    return linear(input, on, on)
 
 
 def windows(input: Jet, dimension: int, size: int, step: int) -> Jet:
@@ -175,8 +122,7 @@ def windows(input: Jet, dimension: int, size: int, step: int) -> Jet:
     return result
 
 
-STACKED = ("tril", "triu")
-MAPPED = ("rot90", "fliplr", "flipud", "tile", "sum_to_size", "narrow_copy")
+MAPPED = ("fliplr", "flipud", "tile", "sum_to_size", "narrow_copy")
 JOINED: dict[str, Callable[..., Any]] = {
     "hstack": hstack,
     "vstack": vstack,
@@ -186,7 +132,6 @@ JOINED: dict[str, Callable[..., Any]] = {
     "block_diag": block_diag,
     "meshgrid": meshgrid,
     "cartesian_prod": cartesian_prod,
-    "broadcast_tensors": broadcast_tensors,
     "atleast_1d": at_least(_one_axis),
     "atleast_2d": at_least(_two_axes),
     "atleast_3d": at_least(_three_axes),
@@ -198,17 +143,9 @@ def install() -> None:
     for name, rule in JOINED.items():
         named(rule, name)
         add(rule, *(function for function in [getattr(torch._VF, name, None)] if function))
-    named(roll, "roll")
-    named(diagonals(torch.diagonal, (0, 1)), "diagonal")
-    named(diagonals(torch.diag_embed, (-2, -1), more=1), "diag_embed")
     add(linalg_diagonal, torch.linalg.diagonal)
-    named(diag, "diag")
-    named(diagflat, "diagflat")
     named(trace, "trace")
-    named(repeat_interleave, "repeat_interleave")
     add(windows, torch.Tensor.unfold)
-    for name in STACKED:
-        named(stacked(getattr(torch, name)), name)
     for name in MAPPED:
         for function in forms(name):
             add(mapped(function), function)

@@ -1,7 +1,246 @@
-"""Normalisations, softmax and its kin, variances and vector norms: composed of sums and products of jets."""
+"""Normalisations, variances, norms and products: composed of sums and products of jets, with torch's own value."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from ...operations import norms as corrected
+from ...operations.expansion import wide
+from ..jet import Jet
+from ..registry import add, named
+from .shared import all_dims, broadcast, exact_value, valued
+from .softmax import Tensor
+
+# -------------------------------------------------------------------- roots that may be zero
+
+
+def rooted(square: Any, zero: Any = None) -> Any:
+    """The square root, constant where it is zero, as torch has it for norms and deviations."""
+    zero = square == 0 if zero is None else zero
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())
+
+
+# -------------------------------------------------------------------- variances
+
+
+def variance(
+    input: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: float | None = None
+) -> Any:
+    """The mean square of what is left without the mean."""
+    if isinstance(dim, bool):  # ``var(x, unbiased)``
+        dim, unbiased = None, dim
+    dims = all_dims(dim, input.dim())
+    lost = correction if correction is not None else (1 if unbiased is None else int(unbiased))
+    centred = input - input.mean(dims, keepdim=True)
+    count = math.prod([input.shape[d] for d in dims])
+    return centred.square().sum(dims, keepdim) / max(count - lost, 0)
+
+
+def deviation(*args: Any, **kwargs: Any) -> Any:
+    """The root of the variance."""
+    return rooted(variance(*args, **kwargs))
+
+
+def _with_mean(function: Callable[..., Any], native: Callable[..., Any]) -> Callable[..., Any]:
+    """``var_mean`` and ``std_mean``: a pair."""
+
+    def rule(input: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, **options: Any) -> Any:
+        dim, unbiased = (None, dim) if isinstance(dim, bool) else (dim, unbiased)
+        lost = options.get("correction", 1 if unbiased is None else int(unbiased))
+        dims = all_dims(dim, input.dim())
+        with torch.no_grad():
+            values = native(input.value, dims, correction=lost, keepdim=keepdim)
+        rows = function(input, dims, correction=lost, keepdim=keepdim), input.mean(dims, keepdim=keepdim)
+        return tuple(map(exact_value, values, rows))
+
+    return rule
+
+
+# -------------------------------------------------------------------- norms
+
+
+def vector_norm(
+    input: Any, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Any:
+    """Of any order; constant where it is zero."""
+    input = input if dtype is None else input.to(dtype)
+    dims = all_dims(dim, input.dim())
+    ord = float(ord)
+    if ord == 0:
+        return torch.linalg.vector_norm(input.value, 0, dim, keepdim)
+    if math.isinf(ord):
+        return (input.abs().amax if ord > 0 else input.abs().amin)(dims, keepdim)
+    if ord == 1:
+        return input.abs().sum(dims, keepdim)
+    total = _summed_powers(wide(input), ord, dims, keepdim)
+    result = rooted(total) if ord == 2 else _powered(total, 1 / ord)
+    return result.to(input.dtype)
+
+
+def _summed_powers(input: Any, ord: float, dims: tuple[int, ...], keepdim: bool) -> Any:
+    if ord == 2:
+        return input.square().sum(dims, keepdim)
+    powers = input**ord if ord > 0 and ord % 2 == 0 else _powered(input.abs(), ord)
+    return powers.sum(dims, keepdim)
+
+
+def _powered(input: Any, exponent: float) -> Any:
+    """A power, constant at zero."""
+    zero = input == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, input) ** exponent)
+
+
+def norm(input: Any, p: Any = 2, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Any:
+    """``torch.norm`` of a number; of other kinds it is composed by torch."""
+    return vector_norm(input, 2 if p is None else p, dim, keepdim, dtype=dtype)
+
+
+def frobenius(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """The root of the sum of squares."""
+    return vector_norm(input, 2, dim, keepdim)
+
+
+def distance(input: Any, other: Any, p: float = 2) -> Any:
+    """``torch.dist``."""
+    return vector_norm(input - other, p)
+
+
+def pairwise_distance(x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Any:
+    """The norm of differences along the last axis."""
+    return vector_norm(x1 - x2 + eps, p, -1, keepdim)
+
+
+def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Any:
+    """The product of what is divided by its norm."""
+    shape = broadcast(x1, x2)
+    x1, x2 = x1.expand(shape), x2.expand(shape)
+    one, two = (_unit(x, dim, eps) for x in (x1, x2))
+    return (one * two).sum(dim)
+
+
+def _unit(x: Any, dim: int, eps: float) -> Any:
+    return x / torch.linalg.vector_norm(x, 2, dim, True).clamp_min(eps)
+
+
+# -------------------------------------------------------------------- normalisations
+
+
+def group_norm(
+    input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, cudnn_enabled: bool = True
+) -> Any:
+    """Each group of channels as a layer."""
+    grouped = input.reshape(input.shape[0], num_groups, -1)
+    result = corrected.layer_norm(grouped, grouped.shape[-1:], eps=eps).reshape(input.shape)
+    shape = (1, -1, *(1 for _ in input.shape[2:]))
+    result = result if weight is None else result * weight.reshape(shape)
+    return result if bias is None else result + bias.reshape(shape)
+
+
+def rms_norm(input: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
+    """Divided by the root of the mean square."""
+    eps = torch.finfo(input.dtype).eps if eps is None else eps
+    x: Any = wide(input)
+    square = x.square().mean(tuple(range(-len(normalized_shape), 0)), keepdim=True)
+    result = (x * (square + eps).rsqrt()).to(input.dtype)
+    return result if weight is None else result * weight
+
+
+# -------------------------------------------------------------------- products along an axis
+
+
+def prod(input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
+    """Halves multiplied with each other, so that zeros need no division."""
+    x = input if dtype is None else input.to(dtype)
+    if dim is None:
+        x, at = x.flatten(), 0
+    else:
+        at = dim % max(x.dim(), 1)
+    if not x.dim():
+        return x
+    if not x.shape[at]:
+        return torch.prod(x.value, at, keepdim)
+    while x.shape[at] > 1:
+        half = x.shape[at] // 2
+        product = x.narrow(at, 0, half) * x.narrow(at, half, half)
+        x = torch.cat([product, x.narrow(at, 2 * half, 1)], at) if x.shape[at] % 2 else product
+    return x if keepdim else x.squeeze(at)
+
+
+def cumprod(input: Any, dim: int, *, dtype: torch.dtype | None = None) -> Any:
+    """A scan by products.  W. D. Hillis and G. L. Steele, "Data parallel algorithms", 1986."""
+    x, step = input if dtype is None else input.to(dtype), 1
+    while x.dim() and step < x.shape[dim]:
+        kept = x.shape[dim] - step
+        later = x.narrow(dim, step, kept) * x.narrow(dim, 0, kept)
+        x = torch.cat([x.narrow(dim, 0, step), later], dim)
+        step *= 2
+    return x
+
+
+# -------------------------------------------------------------------- of two tensors
+
+
+def _broadcast(x: Any, y: Any) -> tuple[Any, Any]:
+    """Both as tensors or jets of one shape."""
+    like = x if isinstance(x, Tensor | Jet) else y
+    x, y = (
+        z if isinstance(z, Tensor | Jet) else torch.full((), z, dtype=like.dtype, device=like.device) for z in (x, y)
+    )
+    shape = broadcast(x, y)
+    return x.expand(shape), y.expand(shape)
+
+
+def atan2(input: Any, other: Any) -> Any:
+    """An arctangent of whichever quotient is at most 1; constant at the origin."""
+    y, x = _broadcast(input, other)
+    right = x.abs() >= y.abs()
+    origin = (x == 0) & (y == 0)
+    denominator = torch.where(origin, 1.0, torch.where(right, x, y))
+    angle: Any = torch.atan(torch.where(right, y, -x) / denominator)
+    return torch.where(origin, 0.0, angle)
+
+
+def hypot(input: Any, other: Any) -> Any:
+    """The norm of a pair, of what is scaled so that nothing overflows."""
+    pair: Any = torch.stack(_broadcast(input, other))
+    scale = pair.value.detach().abs().amax(0)
+    scale = torch.where((scale == 0) | scale.isinf(), 1.0, scale)
+    return torch.linalg.vector_norm(pair / scale, 2, 0) * scale
+
+
+def _times_logarithm(logarithm: Callable[[Any], Any], least: float) -> Callable[..., Any]:
+    """``xlogy`` and ``xlog1py``: zero where the factor is zero."""
+
+    def rule(input: Any, other: Any) -> Any:
+        x, y = _broadcast(input, other)
+        zero = (x == 0) & (y <= least)
+        return x * logarithm(torch.where(zero, 1.0, y))
+
+    return rule
 
 
 def install() -> None:
     """Enter the rules of this file."""
+    named(valued(torch.var, variance), "var")
+    named(valued(torch.std, deviation), "std")
+    named(_with_mean(variance, torch.var_mean), "var_mean")
+    named(_with_mean(deviation, torch.std_mean), "std_mean")
+    add(valued(torch.linalg.vector_norm, vector_norm), torch.linalg.vector_norm)
+    add(valued(torch._VF.norm, norm), torch._VF.norm)  # type: ignore[attr-defined]
+    named(valued(torch.frobenius_norm, frobenius), "frobenius_norm")
+    named(valued(torch.dist, distance), "dist")
+    add(valued(F.pairwise_distance, pairwise_distance), F.pairwise_distance)
+    add(valued(F.cosine_similarity, cosine_similarity), F.cosine_similarity)
+    add(valued(torch.group_norm, group_norm), torch.group_norm)
+    add(valued(torch.rms_norm, rms_norm), torch.rms_norm)
+    named(valued(torch.prod, prod), "prod")
+    named(valued(torch.cumprod, cumprod), "cumprod")
+    named(valued(torch.atan2, atan2), "atan2", "arctan2")
+    named(valued(torch.hypot, hypot), "hypot")
+    named(valued(torch.xlogy, _times_logarithm(torch.log, 0.0)), "xlogy")
+    named(valued(torch.special.xlog1py, _times_logarithm(torch.log1p, -1.0)), "xlog1py")

@@ -1,7 +1,159 @@
-"""What picks elements by value or by index: clamp, where, max, sort, gather, scatter, dropout, pooling of maxima."""
+"""Elements chosen by a mask or by comparing operands: rows go with the values, and ties are shared as torch does."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..build import Operand, composed, elementwise
+from ..jet import Jet
+from ..registry import add, named
+from ..values import plain
+from .elementwise import _piecewise
+from .shared import merged, switched
+
+Tensor = torch.Tensor
+
+
+def _tensor(operand: Any, like: Tensor) -> Tensor:
+    value = plain(operand)
+    return value if isinstance(value, Tensor) else torch.as_tensor(value, device=like.device)
+
+
+# -------------------------------------------------------------------- masks
+
+
+def where(condition: Any, input: Operand = None, other: Operand = None) -> Any:
+    """Either branch may be a jet, a tensor or a number."""
+    condition, x, y = plain(condition), plain(input), plain(other)
+    if x is None:
+        return torch.where(condition)
+    value = torch.where(condition, x, y)
+    if type(input) is not Jet and type(other) is not Jet:
+        return value
+    return switched(value, condition.bool(), input, other)
+
+
+def masked_fill(input: Operand, mask: Any, value: Operand) -> Any:
+    """Another number where a mask holds."""
+    mask = plain(mask)
+    return switched(torch.masked_fill(plain(input), mask, plain(value)), mask, value, input)
+
+
+# -------------------------------------------------------------------- bounds
+
+
+def clamp(input: Operand, min: Operand = None, max: Operand = None) -> Any:
+    """Between bounds that may themselves be jets; at a bound the input counts, as torch has it."""
+    x, lower, upper = plain(input), plain(min), plain(max)
+    value = torch.clamp(x, lower, upper)
+    above = torch.ones_like(x, dtype=torch.bool) if lower is None else x >= lower
+    below = torch.ones_like(above) if upper is None else x <= upper
+    parts = [(above & below, input)]
+    if type(min) is Jet:
+        parts.append((~above if upper is None else ~above & (lower < upper), min))
+    if type(max) is Jet:
+        parts.append((~below if lower is None else ~below | (upper < lower), max))
+    return merged(value, *parts)
+
+
+def clamp_min(input: Operand, min: Operand) -> Any:
+    """From below."""
+    return clamp(input, min=min)
+
+
+def clamp_max(input: Operand, max: Operand) -> Any:
+    """From above."""
+    return clamp(input, max=max)
+
+
+# -------------------------------------------------------------------- the larger and the smaller of two
+
+
+def _extreme(function: Callable[..., Tensor], first: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any]:
+    """``maximum`` and ``minimum``: equal operands have half of the rows each."""
+
+    def rule(input: Operand, other: Operand) -> Any:
+        x, y = plain(input), plain(other)
+        half = torch.where(x == y, 0.5, 0.0)
+        weights = (torch.where(chosen, 1.0, half) for chosen in (first(x, y), first(y, x)))
+        value = function(x, y)
+        pairs = zip(weights, (input, other), strict=True)
+        return merged(value, *((weight.to(value.dtype), operand) for weight, operand in pairs))
+
+    return rule
+
+
+def _extreme_number(function: Callable[..., Tensor], first: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any]:
+    """``fmax`` and ``fmin``: a number before NaN, and the first of equal operands."""
+
+    def rule(input: Operand, other: Operand) -> Any:
+        x, y = plain(input), plain(other)
+        return switched(function(x, y), first(x, y) | y.isnan(), input, other)
+
+    return rule
+
+
+maximum = _extreme(torch.maximum, torch.gt)
+minimum = _extreme(torch.minimum, torch.lt)
+
+
+# -------------------------------------------------------------------- signs and remainders
+
+
+def copysign(input: Operand, other: Operand) -> Any:
+    """The sign of another, which has no derivative."""
+    x = _tensor(input, plain(other) if isinstance(plain(other), Tensor) else plain(input))
+    value = torch.copysign(x, plain(other))
+    if type(input) is not Jet:
+        return value
+    return merged(value, (torch.where(x == 0, 0.0, value.sign() * x.sign()).to(value.dtype), input))
+
+
+def _remainder(function: Callable[..., Tensor], rounding: str) -> Callable[..., Any]:
+    """``x - q y`` with a whole number q, which is constant."""
+
+    def rule(input: Operand, other: Operand) -> Any:
+        x, y = plain(input), plain(other)
+        value = function(x, y)
+        quotient = torch.div(_tensor(x, value), y, rounding_mode=rounding)
+        return merged(value, (torch.ones_like(value, dtype=torch.bool), input), (-quotient, other))
+
+    return rule
+
+
+def nan_to_num(input: Jet, nan: float | None = None, posinf: float | None = None, neginf: float | None = None) -> Jet:
+    """Constant where the input is not finite."""
+    value = torch.nan_to_num(input.value, nan, posinf, neginf)
+    return Jet(value, composed(input, [input.value.isfinite()]), input.frame)
+
+
+def _scaled(function: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+    """The rule of a multiple of the input."""
+    return elementwise(function, lambda x, y, order: [float(function(torch.ones((), dtype=torch.float64)))])
 
 
 def install() -> None:
     """Enter the rules of this file."""
+    method = torch.Tensor
+    add(where, torch.where, keeps_frame=True)
+    add(lambda input, condition, other: where(condition, input, other), method.where, keeps_frame=True)
+    named(masked_fill, "masked_fill", keeps_frame=True)
+    named(clamp, "clamp", "clip", keeps_frame=True)
+    named(clamp_min, "clamp_min", keeps_frame=True)
+    named(clamp_max, "clamp_max", keeps_frame=True)
+    named(maximum, "maximum", keeps_frame=True)
+    named(minimum, "minimum", keeps_frame=True)
+    named(_extreme_number(torch.fmax, torch.ge), "fmax", keeps_frame=True)
+    named(_extreme_number(torch.fmin, torch.le), "fmin", keeps_frame=True)
+    named(copysign, "copysign", keeps_frame=True)
+    named(_remainder(torch.fmod, "trunc"), "fmod", keeps_frame=True)
+    named(_remainder(torch.remainder, "floor"), "remainder", keeps_frame=True)
+    add(_remainder(torch.remainder, "floor"), method.__mod__, keeps_frame=True)
+    add(lambda x, other: _remainder(torch.remainder, "floor")(other, x), method.__rmod__, keeps_frame=True)
+    named(nan_to_num, "nan_to_num", keeps_frame=True)
+    named(_scaled(torch.deg2rad), "deg2rad", keeps_frame=True)
+    named(_scaled(torch.rad2deg), "rad2deg", keeps_frame=True)
+    named(elementwise(torch.frac, _piecewise(torch.ones_like)), "frac", keeps_frame=True)

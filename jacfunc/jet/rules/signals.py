@@ -1,4 +1,4 @@
-"""Spectra, complex numbers, differences and integrals along an axis, tables of embeddings.
+"""Spectra, complex numbers, differences and integrals along an axis.
 
 A jet may be complex inside a function: its rows are derivatives by real numbers, so that holomorphic functions have the
 same rules, and ``real``, ``imag`` and ``conj`` are linear.  What is not holomorphic is here.
@@ -14,12 +14,11 @@ import torch
 from ... import caches
 from ..build import Operand, composed, linear
 from ..fallback import pushed
-from ..frame import CannotFollowError
 from ..jet import Jet
-from ..mapped import batched, mapped, stacked, valued
+from ..mapped import batched, mapped, stacked
 from ..registry import add, forms, named
-from ..values import plain
 from .elementwise import _sqrt
+from .shared import valued
 from .structure import from_end
 
 Tensor = torch.Tensor
@@ -163,24 +162,6 @@ def cumulative_trapezoid(y: Any, x: Any = None, *, dx: Any = None, dim: int = -1
     return torch.cumsum(_strips(y, x, dx, dim), dim)
 
 
-# -------------------------------------------------------------------- tables
-
-
-def embedding(
-    weight: Jet, indices: Tensor, padding_idx: int = -1, scale_grad_by_freq: bool = False, sparse: bool = False
-) -> Jet:
-    """Rows of a table that vary; as in reverse mode, the one at ``padding_idx`` does not."""
-    if scale_grad_by_freq or sparse:
-        raise CannotFollowError("an embedding that changes its gradient")
-    indices = plain(indices)
-
-    def on_rows(rows: Tensor) -> Tensor:
-        chosen = rows[:, indices]
-        return chosen if padding_idx < 0 else chosen.masked_fill((indices == padding_idx)[..., None], 0)
-
-    return linear(weight, lambda table: table[indices], on_rows)
-
-
 _fft = torch.fft
 ONE = ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft")
 LINEAR = ("real", "imag", "conj", "conj_physical", "resolve_conj", "resolve_neg", "view_as_real", "view_as_complex")
@@ -201,7 +182,6 @@ def install() -> None:
     named(trapezoid, "trapezoid", "trapz")
     named(cumulative_trapezoid, "cumulative_trapezoid")
     named(mapped(torch.gradient), "gradient")
-    named(embedding, "embedding")
 
 
 def _install_complex() -> None:

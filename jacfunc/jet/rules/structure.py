@@ -63,7 +63,7 @@ def unflatten(input: Jet, dim: int, sizes: Any) -> Jet:
 
 def expand(input: Jet, *sizes: Any) -> Jet:
     """Axes repeated without a copy."""
-    value = input.value.expand(*_flat_sizes(sizes))
+    value = input.value.expand(_flat_sizes(sizes))
 
     def on_rows(rows: Tensor) -> Tensor:
         missing = value.dim() - (rows.dim() - 1)
@@ -80,7 +80,7 @@ def repeat(input: Jet, *sizes: Any) -> Jet:
     def on_rows(rows: Tensor) -> Tensor:
         return rows.reshape(rows.shape[0], *(1,) * missing, *rows.shape[1:]).repeat(1, *counts)
 
-    return linear(input, lambda x: x.repeat(*counts), on_rows)
+    return linear(input, lambda x: x.repeat(counts), on_rows)
 
 
 def _by_dims(function: Callable[..., Tensor], dims: tuple[str, ...], viewing: bool = True) -> Callable[..., Jet]:
@@ -88,6 +88,12 @@ def _by_dims(function: Callable[..., Tensor], dims: tuple[str, ...], viewing: bo
 
     def rule(input: Jet, *args: Any, **kwargs: Any) -> Jet:
         ndim = input.dim()
+        if not ndim:  # the only axis of its rows is theirs
+            return linear(
+                input,
+                lambda x: function(x, *args, **kwargs),
+                lambda rows: torch.stack([function(row, *args, **kwargs) for row in rows]),
+            )
         given = {**dict(zip(dims, args, strict=False)), **{k: v for k, v in kwargs.items() if k in dims}}
         rest, others = args[len(dims) :], {k: v for k, v in kwargs.items() if k not in dims}
         moved = {
@@ -257,10 +263,10 @@ def _all_dims(function: Callable[..., Tensor]) -> Callable[..., Any]:
 
     def rule(input: Jet, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Jet:
         ndim = input.dim()
+        if not ndim:  # the only axis of its rows is theirs
+            return linear(input, lambda x: function(x, dtype=dtype), lambda rows: rows.to(dtype or rows.dtype))
         if dim is None or (isinstance(dim, list | tuple) and not dim):
             dim = tuple(range(-ndim, 0))
-            if not ndim:
-                return input if dtype is None else input.to(dtype)  # type: ignore[attr-defined,no-any-return]
         at = tuple(from_end(d, ndim) for d in dim) if isinstance(dim, list | tuple) else from_end(dim, ndim)
         return linear(
             input,
@@ -289,7 +295,7 @@ def cast(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def copied(input: Jet, **_: Any) -> Jet:
     """``clone`` and ``contiguous``: nothing in place reaches the numbers of a jet, so there is nothing to copy."""
-    result = Jet(None, (), input.frame)
+    result = Jet(None, (), input._frame)
     result._value, result._coefficients, result.pending = input._value, input._coefficients, input.pending
     return result
 

@@ -1,0 +1,282 @@
+"""Elements taken from and put at places: linear in what is taken from and in what is put, the places being constant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..build import Operand, linear
+from ..fallback import pushed
+from ..frame import CannotFollowError
+from ..jet import Jet
+from ..registry import add, named
+from ..values import plain
+from .shared import broadcast, gathered, jointly, row_by_row
+from .structure import _view, from_end, getitem
+
+Tensor = torch.Tensor
+
+
+# -------------------------------------------------------------------- taken
+
+
+def gather(input: Jet, dim: int, index: Any, *, sparse_grad: bool = False) -> Jet:
+    """Along an axis."""
+    index = plain(index)
+    return gathered(input, torch.gather(input.value, dim, index), dim, index)
+
+
+def take(input: Jet, index: Any) -> Jet:
+    """From the flattened input."""
+    index = plain(index)
+    return linear(input, lambda x: torch.take(x, index), lambda rows: rows.flatten(1)[:, index])
+
+
+def take_along_dim(input: Jet, indices: Any, dim: int | None = None) -> Jet:
+    """Along an axis, the others broadcast."""
+    indices = plain(indices)
+    value = torch.take_along_dim(input.value, indices, dim)
+    if dim is None:
+        return linear(input, lambda _: value, lambda rows: rows.flatten(1)[:, indices.flatten()])
+    at = from_end(dim, input.dim())
+    return linear(input, lambda _: value, lambda rows: torch.take_along_dim(rows, indices.unsqueeze(0), at))
+
+
+def masked_select(input: Jet, mask: Any) -> Jet:
+    """Where a mask holds, flattened."""
+    mask = plain(mask)
+    shape = broadcast(mask, input)
+    return getitem(input.expand(shape), mask.expand(shape))  # type: ignore[attr-defined,no-any-return]
+
+
+def repeat_interleave(input: Any, repeats: Any, dim: int | None = None, *, output_size: int | None = None) -> Jet:
+    """Each element several times in a row."""
+    value = torch.repeat_interleave(input.value, plain(repeats), dim, output_size=output_size)
+    source, at = (input.flatten(), -1) if dim is None else (input, dim)
+    places = torch.arange(source.shape[at], device=input.device).repeat_interleave(plain(repeats))
+    return Jet(value, source.index_select(at, places).coefficients, input.frame)
+
+
+def embedding(weight: Operand, indices: Any, padding_idx: int = -1, scaled: bool = False, sparse: bool = False) -> Any:
+    """Rows of a table; torch gives that of the padding no derivative."""
+    if scaled:
+        raise CannotFollowError("an embedding that scales its gradient")
+    indices = plain(indices)
+    taken = weight[indices]
+    if padding_idx is None or padding_idx < 0:
+        return taken
+    kept = (indices != padding_idx).unsqueeze(-1)
+    return Jet(taken.value, torch.where(kept, taken, 0.0).coefficients, taken.frame)  # type: ignore[attr-defined]
+
+
+# -------------------------------------------------------------------- put
+
+
+def scatter(
+    input: Operand, dim: int, index: Any, src: Operand = None, *, value: Operand = None, reduce: Any = None
+) -> Any:
+    """Put along an axis: numbers, or another tensor's elements."""
+    index, source = plain(index), value if src is None else src
+    if reduce is not None:
+        return pushed(torch.scatter, (input, dim, index, source), {"reduce": reduce})
+    result = torch.scatter(plain(input), dim, index, plain(source))
+    return _put(torch.scatter, result, input, dim, index, source)
+
+
+def scatter_add(input: Operand, dim: int, index: Any, src: Operand) -> Jet:
+    """Added along an axis."""
+    index = plain(index)
+    return _put(torch.scatter_add, torch.scatter_add(plain(input), dim, index, plain(src)), input, dim, index, src)
+
+
+def _put(
+    function: Callable[..., Tensor], value: Tensor, input: Operand, dim: int, index: Tensor, source: Operand
+) -> Jet:
+    if not value.dim():
+        return jointly(value, (input, source), row_by_row(lambda x, y: function(x, dim, index, y)))
+    at = from_end(dim, value.dim())
+    if not isinstance(source, Tensor | Jet):  # one number, which torch takes as such only
+        source = torch.full_like(index, source, dtype=value.dtype)
+
+    def on_rows(target: Tensor, rows: Tensor) -> Tensor:
+        return function(target, at, index.expand(len(rows), *index.shape), rows)
+
+    return jointly(value, (input, source), on_rows)
+
+
+def scatter_reduce(
+    input: Operand, dim: int, index: Any, src: Operand, reduce: str, *, include_self: bool = True
+) -> Any:
+    """Sums and means; the other reductions are not linear and have no rule."""
+    index = plain(index)
+    if reduce not in ("sum", "mean"):
+        return pushed(torch.scatter_reduce, (input, dim, index, src, reduce), {"include_self": include_self})
+    value = torch.scatter_reduce(plain(input), dim, index, plain(src), reduce, include_self=include_self)
+    ones = torch.ones_like(plain(src))
+    target = input if include_self else torch.scatter(input, dim, index, 0.0)
+    total: Any = torch.scatter_add(target, dim, index, src) if _any_jet(target, src) else None
+    if total is None:
+        return value
+    if reduce == "mean":
+        start = torch.ones_like(value) if include_self else torch.zeros_like(value)
+        total = total / torch.scatter_add(start, dim, index, ones).clamp(min=1)
+    return Jet(value, total.coefficients, total.frame)
+
+
+def _any_jet(*operands: Operand) -> bool:
+    return any(type(operand) is Jet for operand in operands)
+
+
+def _by_index(function: Callable[..., Tensor]) -> Callable[..., Jet]:
+    """``index_add`` and ``index_copy``: slices put along an axis."""
+
+    def rule(input: Operand, dim: int, index: Any, source: Operand, **options: Any) -> Jet:
+        value = function(plain(input), dim, plain(index), plain(source), **options)
+        if not value.dim():
+            on_rows = row_by_row(lambda x, y: function(x, dim, plain(index), y, **options))
+            return jointly(value, (input, source), on_rows)
+        at = from_end(dim, value.dim())
+        if not source.dim():
+            source = source.reshape((1,) * value.dim())
+        return jointly(value, (input, source), lambda x, y: function(x.contiguous(), at, plain(index), y, **options))
+
+    return rule
+
+
+def index_fill(input: Operand, dim: int, index: Any, value: Operand) -> Any:
+    """One number along an axis."""
+    places = torch.zeros(input.shape, dtype=torch.bool, device=input.device).index_fill(dim, plain(index), True)
+    return torch.masked_fill(input, places, value)
+
+
+def index_put(input: Operand, indices: Any, values: Operand, accumulate: bool = False) -> Jet:
+    """Put at places of several axes."""
+    indices = plain(indices)
+
+    def put(x: Tensor, y: Tensor) -> Tensor:
+        return torch.index_put(x, indices, y, accumulate)
+
+    return jointly(put(plain(input), plain(values)), (input, values), row_by_row(put))
+
+
+def masked_scatter(input: Operand, mask: Any, source: Operand) -> Jet:
+    """The elements of another tensor, one after the other, where a mask holds."""
+    mask = plain(mask)
+
+    def put(x: Tensor, y: Tensor) -> Tensor:
+        return torch.masked_scatter(x, mask, y)
+
+    return jointly(put(plain(input), plain(source)), (input, source), row_by_row(put))
+
+
+def select_scatter(input: Operand, src: Operand, dim: int, index: int) -> Jet:
+    """One slice along an axis replaced."""
+    value = torch.select_scatter(plain(input), plain(src), dim, index)
+    at = from_end(dim, value.dim())
+    return jointly(value, (input, src), lambda x, y: torch.select_scatter(x, y, at, index))
+
+
+def slice_scatter(input: Operand, src: Operand, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Jet:
+    """A range along an axis replaced."""
+    value = torch.slice_scatter(plain(input), plain(src), dim, start, end, step)
+    at = from_end(dim, value.dim())
+    return jointly(value, (input, src), lambda x, y: torch.slice_scatter(x, y, at, start, end, step))
+
+
+def diagonal_scatter(input: Operand, src: Operand, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Jet:
+    """A diagonal replaced."""
+    value = torch.diagonal_scatter(plain(input), plain(src), offset, dim1, dim2)
+    one, two = (from_end(dim, value.dim()) for dim in (dim1, dim2))
+    return jointly(value, (input, src), lambda x, y: torch.diagonal_scatter(x, y, offset, one, two))
+
+
+# -------------------------------------------------------------------- moved
+
+
+def roll(input: Jet, shifts: Any, dims: Any = None) -> Jet:
+    """Around the ends of axes, or of the flattened input."""
+    value = torch.roll(input.value, shifts, dims if dims is not None else ())
+    if dims is None or dims in ((), []):
+        return linear(input, lambda _: value, lambda rows: rows.flatten(1).roll(shifts, 1).reshape(rows.shape))
+    given = tuple(dims) if isinstance(dims, list | tuple) else (dims,)
+    at = tuple(from_end(dim, input.dim()) for dim in given)
+    return linear(input, lambda _: value, lambda rows: rows.roll(shifts, at))
+
+
+def rot90(input: Jet, k: int = 1, dims: Any = (0, 1)) -> Jet:
+    """By quarter turns."""
+    at = [from_end(dim, input.dim()) for dim in dims]
+    return linear(input, lambda x: torch.rot90(x, k, dims), lambda rows: torch.rot90(rows, k, at))
+
+
+def _triangle(function: Callable[..., Tensor]) -> Callable[..., Jet]:
+    """``tril`` and ``triu``, of the last two axes."""
+
+    def rule(input: Jet, diagonal: int = 0) -> Jet:
+        return linear(input, lambda x: function(x, diagonal), lambda rows: function(rows, diagonal))
+
+    return rule
+
+
+def diagonal(input: Jet, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Jet:
+    """Of two axes, put last."""
+    one, two = (from_end(dim, input.dim()) for dim in (dim1, dim2))
+    value = torch.diagonal(input.value, offset, dim1, dim2)
+    return _view(input, linear(input, lambda _: value, lambda rows: rows.diagonal(offset, one, two)))
+
+
+def diag_embed(input: Jet, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Jet:
+    """The last axis as the diagonal of two."""
+    value = torch.diag_embed(input.value, offset, dim1, dim2)
+    one, two = (from_end(dim, value.dim()) for dim in (dim1, dim2))
+    return linear(input, lambda _: value, lambda rows: torch.diag_embed(rows, offset, one, two))
+
+
+def diag(input: Any, diagonal: int = 0) -> Any:
+    """Of a matrix its diagonal, of a vector the matrix."""
+    return torch.diag_embed(input, diagonal) if input.dim() == 1 else torch.diagonal(input, diagonal)
+
+
+def diagflat(input: Any, offset: int = 0) -> Any:
+    """The flattened input as a diagonal."""
+    return torch.diag_embed(input.flatten(), offset)
+
+
+def broadcast_tensors(*tensors: Any) -> tuple[Any, ...]:
+    """All in one shape."""
+    if len(tensors) == 1 and isinstance(tensors[0], list | tuple):
+        tensors = tuple(tensors[0])
+    shape = broadcast(*tensors)
+    return tuple(tensor.expand(shape) for tensor in tensors)
+
+
+def install() -> None:
+    """Enter the rules of this file."""
+    named(gather, "gather")
+    named(take, "take")
+    named(take_along_dim, "take_along_dim")
+    named(masked_select, "masked_select")
+    named(repeat_interleave, "repeat_interleave")
+    add(embedding, torch.embedding)
+    named(scatter, "scatter")
+    named(scatter_add, "scatter_add")
+    named(scatter_reduce, "scatter_reduce")
+    named(_by_index(torch.index_add), "index_add")
+    named(_by_index(torch.index_copy), "index_copy")
+    named(index_fill, "index_fill")
+    named(index_put, "index_put")
+    named(masked_scatter, "masked_scatter")
+    named(select_scatter, "select_scatter")
+    named(slice_scatter, "slice_scatter")
+    named(diagonal_scatter, "diagonal_scatter")
+    named(roll, "roll")
+    named(rot90, "rot90")
+    named(_triangle(torch.tril), "tril")
+    named(_triangle(torch.triu), "triu")
+    named(diagonal, "diagonal")
+    named(diag_embed, "diag_embed")
+    named(diag, "diag")
+    named(diagflat, "diagflat")
+    add(broadcast_tensors, torch.broadcast_tensors, torch._VF.broadcast_tensors)  # type: ignore[attr-defined]

@@ -1,0 +1,76 @@
+"""Activations in pieces: hard ones, and those that are something else on either side of zero."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from ..build import Operand, composed
+from ..fallback import pushed
+from ..jet import Jet
+from ..registry import named
+from .elementwise import elu, leaky_relu
+from .shared import valued
+
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+
+
+def hardshrink(input: Jet, lambd: float = 0.5) -> Jet:
+    """Zero near zero."""
+    kept = (input.value > lambd) | (input.value < -lambd)
+    return Jet(F.hardshrink(input.value, lambd), composed(input, [kept]), input.frame)
+
+
+def softshrink(input: Jet, lambd: float = 0.5) -> Jet:
+    """The same without a jump."""
+    kept = (input.value > lambd) | (input.value < -lambd)
+    return Jet(F.softshrink(input.value, lambd), composed(input, [kept]), input.frame)
+
+
+def hardswish(input: Jet) -> Jet:
+    """``x (x + 3) / 6`` between -3 and 3."""
+    x = input.value
+    inside = (x > -3) & (x < 3)
+    slope = torch.where(inside, x / 3 + 0.5, (x >= 3).to(x.dtype))
+    return Jet(F.hardswish(x), composed(input, [slope, inside.to(x.dtype) / 3]), input.frame)
+
+
+def prelu(input: Operand, weight: Operand) -> Any:
+    """A slope below zero for each channel; either may be a jet."""
+    if weight.numel() != 1:
+        weight = weight.reshape([1, -1, *(1 for _ in input.shape[2:])] if input.dim() > 1 else [-1])
+    elif weight.dim():
+        weight = weight.reshape(())
+    return torch.where(input > 0, input, weight * input)
+
+
+def rrelu(input: Jet, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, generator: Any = None) -> Any:
+    """The mean slope in eval mode; in training each element has a slope of its own, drawn once."""
+    if training:
+        return pushed(
+            torch.rrelu, (input, lower, upper, training), {} if generator is None else {"generator": generator}
+        )
+    return leaky_relu(input, (lower + upper) / 2)
+
+
+def selu(input: Jet) -> Jet:
+    """An ``elu`` of two fixed numbers."""
+    return elu(input, SELU_ALPHA, SELU_SCALE)
+
+
+def celu(input: Jet, alpha: float = 1.0) -> Jet:
+    """``alpha (exp(x / alpha) - 1)`` below zero."""
+    return elu(input, alpha, 1.0, 1 / alpha)
+
+
+def install() -> None:
+    """Enter the rules of this file."""
+    named(hardshrink, "hardshrink", keeps_frame=True)
+    named(softshrink, "softshrink", keeps_frame=True)
+    named(hardswish, "hardswish", keeps_frame=True)
+    named(valued(torch.prelu, prelu), "prelu", keeps_frame=True)
+    named(rrelu, "rrelu")
+    named(valued(torch.selu, selu), "selu", keeps_frame=True)
+    named(valued(torch.celu, celu), "celu", keeps_frame=True)

@@ -1,0 +1,145 @@
+"""The Taylor route: the value and all rows travel together through ``f``, operation by operation (``jet/``).
+
+No graph is needed, and ``f`` runs once for each chunk of rows.  What a jet cannot go through raises, and the plan takes
+another route; that what it went through was right is verified once against reverse mode (``verify.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ..entries import Diagonal, Laplacian
+from ..jet import Frame, Jet, Propagation, layout
+from ..jet.ending import diagonal_of, rows_of
+from ..levels import tracing
+from ..recomputing import begin, end
+from ..rows import Rows
+from .task import Evaluation, Task
+from .verify import verify_followed
+
+NAME = "taylor"
+
+Outputs = tuple[Any, ...]
+"""Jets, or tensors that do not depend on the input."""
+
+
+def first_order(task: Task) -> Evaluation:
+    """Fill the entries by columns."""
+
+    def take(start: int, stop: int, outputs: Outputs) -> None:
+        if not _contract(task, stop - start, outputs):
+            task.take_columns(start, stop, tuple(rows_of(output, 1, stop - start, task.leaves[0]) for output in outputs))
+
+    return _swept(task, lambda segments: layout.first_order(sum(segments)), take)
+
+
+def second_order(task: Task) -> Evaluation:
+    """Fill the entries by columns of second derivatives, or by their sum where only that is wanted."""
+    if not all(isinstance(entry, Laplacian) for entry in task.entries.values()):
+        return _swept(task, lambda segments: layout.diagonal(sum(segments)), _taker(task, task.take_columns))
+    return _swept(task, layout.summed, _taker(task, task.take_sums))
+
+
+def _taker(task: Task, take: Callable[[int, int, Any], None]) -> Callable[[int, int, Outputs], None]:
+    def taken(start: int, stop: int, outputs: Outputs) -> None:
+        count = len(list(task.inputs.segments(start, stop))) if take == task.take_sums else stop - start
+        # Coefficients are normalised: the second derivative is twice the row.
+        take(start, stop, tuple(2 * rows_of(output, 2, count, task.leaves[0]) for output in outputs))
+
+    return taken
+
+
+def _swept(
+    task: Task, make_layout: Callable[[tuple[int, ...]], layout.Layout], take: Callable[[int, int, Outputs], None]
+) -> Evaluation:
+    if task.verified:
+        verify_followed(task, follow)
+    evaluation = None
+    for start, stop in task.evaluations(task.inputs, task.chunk_size):
+        sizes = tuple(segment.where.stop - segment.where.start for segment in task.inputs.segments(start, stop))
+        rows = _one_hot(task, start, stop)
+        outputs, aux, notes = follow(task, make_layout(sizes), rows)
+        take(start, stop, outputs)
+        if evaluation is None:
+            values = tuple(o.value if type(o) is Jet else o for o in outputs) if task.wants_value else ()
+            evaluation = Evaluation(values, aux, notes=notes)
+    return evaluation or Evaluation(*task.evaluate(*task.leaves))
+
+
+def follow(
+    task: Task, rows_layout: layout.Layout, rows: Callable[[Propagation], list[torch.Tensor | None]]
+) -> tuple[Outputs, tuple[torch.Tensor, ...], tuple[str, ...]]:
+    """Run ``f`` on jets of the leaves with these first-order rows: outputs, aux, and what is to be told of it."""
+    quiet = not torch.is_grad_enabled()
+    propagation = Propagation(task.inputs.batch, quiet=quiet, narrowing=task.vectorised)
+    frame = Frame(propagation, rows_layout)
+    rest = (None,) * (rows_layout.order - 1)
+    jets = [Jet(leaf, (row, *rest), frame) for leaf, row in zip(task.leaves, rows(propagation), strict=True)]
+    with _recorded(quiet), _recomputed(propagation):
+        outputs, aux = task.evaluate(*jets, followed=True, others_copied=task.verified)
+    propagation.alive = False
+    return outputs, aux, tuple(propagation.slow)
+
+
+@contextmanager
+def _recomputed(propagation: Propagation) -> Iterator[None]:
+    """What is checkpointed while ``f`` runs finds its jets alive when it runs again in the backward."""
+
+    def revived(function: Callable[..., Any]) -> Callable[..., Any]:
+        def again(*args: Any, **kwargs: Any) -> Any:
+            before, propagation.alive = propagation.alive, True
+            try:
+                return function(*args, **kwargs)
+            finally:
+                propagation.alive = before
+
+        return again
+
+    if tracing():
+        yield
+        return
+    begin(revived)
+    try:
+        yield
+    finally:
+        end()
+
+
+@contextmanager
+def _recorded(quiet: bool) -> Iterator[None]:
+    """Gradients on while ``f`` runs, so that an inner ``no_grad`` can be told; rules record nothing if ``quiet``."""
+    if not quiet:
+        yield
+        return
+    with torch.enable_grad():
+        yield
+
+
+def _one_hot(task: Task, start: int, stop: int) -> Callable[[Propagation], list[torch.Tensor | None]]:
+    """The rows ``start`` to ``stop`` of each leaf, the same for every sample and so not expanded over them."""
+
+    def make(propagation: Propagation) -> list[torch.Tensor | None]:
+        shapes = task.inputs.shapes
+        if len(shapes) == 1 and len(task.inputs.batch) == 1 and len(shapes[0]) == 1 and stop - start == shapes[0][0]:
+            return [propagation.identity(stop, task.leaves[0])]
+        narrow = Rows((1,) * len(task.inputs.batch), shapes, task.inputs.limit)
+        return list(narrow.basis(start, stop, task.leaves))
+
+    return make
+
+
+def _contract(task: Task, count: int, outputs: Outputs) -> bool:
+    """Whether the one diagonal that is wanted was taken without all rows of the last linear layer."""
+    if len(task.entries) != 1 or len(outputs) != 1:
+        return False
+    (entry,) = task.entries.values()
+    if not isinstance(entry, Diagonal) or not entry.pair.input == entry.pair.output == (count,):
+        return False
+    found = diagonal_of(outputs[0])
+    if found is not None:
+        entry.taken.append(found.to(task.leaves[0].dtype))
+    return found is not None
