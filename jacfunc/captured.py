@@ -64,7 +64,14 @@ class Captured:
         """Of every module in the function: which it is, its mode, and what was put around its forward."""
         return tuple(
             [
-                (id(m), type(m), m.training, len(m._forward_hooks), len(m._forward_pre_hooks), id(vars(m).get("forward")))
+                (
+                    id(m),
+                    type(m),
+                    m.training,
+                    len(m._forward_hooks),
+                    len(m._forward_pre_hooks),
+                    id(vars(m).get("forward")),
+                )
                 for m in self.tree()
             ]
         )
@@ -85,6 +92,10 @@ class Captured:
         for module in self.modules:
             _descend(module, found)
         return list(found.values())
+
+
+def _shape_of(m: nn.Module) -> tuple[Hashable, ...]:
+    return (id(m), type(m), m.training, len(m._forward_hooks), len(m._forward_pre_hooks), id(vars(m).get("forward")))
 
 
 def _descend(module: nn.Module, found: dict[int, nn.Module]) -> None:

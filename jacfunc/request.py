@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -172,13 +173,16 @@ class Request:
     def _argument_signature(self, argument: Any) -> Hashable:
         if isinstance(argument, torch.Tensor):
             return tensor_signature(argument, self.batch)
-        if type(argument) is dict and all([isinstance(value, torch.Tensor) for value in argument.values()]):
+        if type(argument) is dict and all(isinstance(value, torch.Tensor) for value in argument.values()):
             batch = self.batch
             return (tuple(argument), tuple([tensor_signature(value, batch) for value in argument.values()]))
         tree, structure = trees.flatten(argument)
         if any(type(leaf) is Jet for leaf in tree):
             raise CannotFollowError("a transform inside a function that jets go through")
-        return (structure, *(tensor_signature(t, self.batch) if isinstance(t, torch.Tensor) else _plain(t) for t in tree))
+        return (
+            structure,
+            *(tensor_signature(t, self.batch) if isinstance(t, torch.Tensor) else _plain(t) for t in tree),
+        )
 
     def draw(self) -> Draw:
         """The state of every random generator that the function may use."""
@@ -226,17 +230,19 @@ class Request:
             copies = trees.tensors((args[first:], kwargs))
         for argument in self.arguments:
             args[argument.position] = argument.structure.build(jets[argument.span])
-        output = self._run(args, kwargs)
+        # Operations without jets are differentiated by a surrounding transform only.
+        with corrected() if inside_transform() else nullcontext():
+            output = self._run(args, kwargs)
         if any(not copy.is_inference() and copy._version for copy in copies):
             raise CannotFollowError("an argument that is changed in place")
         aux: Tensors = ()
         if self.options.has_aux:
             output, aux = self._split_aux(output)
         flat, structure = ([output], trees.LEAF) if type(output) is Jet else trees.flatten(output)
-        if any([type(leaf) is not Jet and not isinstance(leaf, torch.Tensor) for leaf in flat]):
+        if any(type(leaf) is not Jet and not isinstance(leaf, torch.Tensor) for leaf in flat):
             raise CannotFollowError("f returned something else for jets than for tensors")
         outputs = Outputs(structure, tuple([self._sample_shape(leaf) for leaf in flat]))
-        batch = all([tuple(leaf.shape[: self.options.batch_dims]) == self.batch for leaf in flat])
+        batch = all(tuple(leaf.shape[: self.options.batch_dims]) == self.batch for leaf in flat)
         if outputs != (self.expected or self.outputs) or not batch:
             raise OutputsChangedError
         self.outputs = outputs
@@ -294,7 +300,7 @@ def requested(
     """A checked request, in a mode in which derivatives can be taken."""
     if not torch.is_inference_mode_enabled():
         request = Request(function, options, args, kwargs)
-        if not any([tensor.is_inference() for tensor in request.leaves]):
+        if not any(tensor.is_inference() for tensor in request.leaves):
             yield request
             return
     with recording() as left_inference:

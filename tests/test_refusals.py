@@ -49,7 +49,11 @@ OPTIONS = [
     ({"argnums": 1.0}, ArgumentTypeError, "argnums=1.0"),
     ({"batch_dims": -1}, ArgumentError, "batch_dims=-1 is not the number of leading sample axes"),
     ({"batch_dims": None}, ArgumentError, "batch_dims=None"),
-    ({"method": "taylr"}, ArgumentError, "method='taylr' is unknown; choose one of 'auto', 'taylor', 'forward', 'reverse'"),
+    (
+        {"method": "taylr"},
+        ArgumentError,
+        "method='taylr' is unknown; choose one of 'auto', 'taylor', 'forward', 'reverse'",
+    ),
     ({"method": ["auto"]}, ArgumentError, "is unknown"),
     ({"chunk_size": 0}, ArgumentError, "chunk_size=0 is not a number of rows, 1 or more"),
     ({"chunk_size": -3}, ArgumentError, "chunk_size=-3"),

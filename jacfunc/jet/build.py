@@ -108,8 +108,8 @@ def bilinear(
 ) -> Jet:
     """``z_a = sum_{b+c=a} x_b y_c`` of a product that is linear in each operand.
 
-    ``product`` takes the values, ``left`` rows of x and the value of y, ``right`` the value of x and rows of y, ``both``
-    rows of both, row by row.
+    ``product`` takes the values, ``left`` rows of x and the value of y, ``right`` the value of x and rows of y, and
+    ``both`` rows of both, row by row.
     """
     frame = (x if type(x) is Jet else y).frame
     order = frame.layout.order

@@ -1,8 +1,8 @@
 """From an operation on jets to its rule: torch's ``__torch_function__``, and the operators and methods of a jet.
 
 In this order: the rule of the operation; what the table of corrected operations has instead; the body of a Python
-function of torch with jets inside; the forward route for this operation alone (``fallback.py``).  What no jet can go through raises
-:class:`CannotFollowError`, and ``plan.py`` takes another route.
+function of torch with jets inside; the forward route for this operation alone (``fallback.py``).  What no jet can go
+through raises :class:`CannotFollowError`, and ``plan.py`` takes another route.
 """
 
 from __future__ import annotations
@@ -84,10 +84,11 @@ def enter_others() -> None:
     """Enter what has no rule of its own: corrected operations, and Python functions of torch by their bodies."""
     for function, entry in TABLE.items():
         caches.RULES.setdefault(function, (_replacement(function, entry.instead), False))
-    for function in torch.overrides.get_testing_overrides():
-        composite = None if function in caches.RULES else _composite(function)
-        if composite is not None:
-            caches.RULES[function] = (composite, False)
+    for place in (torch.nn.functional, torch.functional, torch.Tensor):
+        for function in list(vars(place).values()):
+            composite = _composite(function)
+            if composite is not None:
+                caches.RULES.setdefault(function, (composite, False))
 
 
 def _composite(function: Any) -> Function | None:
@@ -202,9 +203,32 @@ def _attribute(name: str) -> property:
 
 
 KEPT = frozenset(
-    "__class__ __new__ __init__ __init_subclass__ __subclasshook__ __getattribute__ __setattr__ __delattr__ __dir__ "
-    "__sizeof__ __reduce__ __getstate__ __setstate__ __dict__ __doc__ __module__ __weakref__ __torch_dispatch__ "
-    "__torch_function__ __array_priority__ __array_wrap__ __cuda_array_interface__ __dlpack__ __dlpack_device__".split()
+    [
+        "__class__",
+        "__new__",
+        "__init__",
+        "__init_subclass__",
+        "__subclasshook__",
+        "__getattribute__",
+        "__setattr__",
+        "__delattr__",
+        "__dir__",
+        "__sizeof__",
+        "__reduce__",
+        "__getstate__",
+        "__setstate__",
+        "__dict__",
+        "__doc__",
+        "__module__",
+        "__weakref__",
+        "__torch_dispatch__",
+        "__torch_function__",
+        "__array_priority__",
+        "__array_wrap__",
+        "__cuda_array_interface__",
+        "__dlpack__",
+        "__dlpack_device__",
+    ]
 )
 
 

@@ -22,7 +22,7 @@ def rows_of(output: Any, order: int, count: int, like: Tensor) -> Tensor:
 
 
 def diagonal_of(output: Any) -> Tensor | None:
-    """``(d, N)``: entry b of row b of ``d`` rows, without multiplying the last linear layer out; None where there is none.
+    """``(d, N)``: entry b of each row b, without multiplying the last linear layer out; None where there is none.
 
     ``D[b, n] = sum_w rows[b, n, w] W[b, w]``, and where rows are relative to a narrow layer, with its factor ``B``,
     ``sum_kw B[b, n, k] rows[k, n, w] W[b, w]``.

@@ -12,9 +12,9 @@ import optree
 import torch
 
 from .. import caches
+from ..linear import pullback, pushforward
 from ..operations import corrected
 from ..rng import Draw
-from ..linear import pullback, pushforward
 from ..rows import flattened, through
 from .frame import CannotFollowError, Frame
 from .jet import Coefficients, Jet

@@ -1,8 +1,8 @@
 """The number that carries its derivatives: a value and, for each order, a stack of coefficient rows.
 
 A jet stands where a tensor would: ``dispatch.py`` gives it ``__torch_function__``, so that torch hands over every
-operation on it, and the methods of a tensor.  It is no ``Tensor`` subclass (``docs/design.md``).  What the rows mean is in
-``layout.py`` and ``frame.py``; what an operation does with them is in ``rules/``.
+operation on it, and the methods of a tensor.  It is no ``Tensor`` subclass (``docs/design.md``).  What the rows mean
+is in ``layout.py`` and ``frame.py``; what an operation does with them is in ``rules/``.
 """
 
 from __future__ import annotations
@@ -196,9 +196,8 @@ def multiplied(source: Jet, weight: Tensor) -> Coefficients:
         elif source.propagation.is_identity(rows):
             result.append(weight.t().unsqueeze(1))
         else:
-            if rows.shape[-1] != weight.shape[1]:
-                rows = rows.expand(*rows.shape[:-1], weight.shape[1])
-            result.append(F.linear(rows, weight))
+            full = rows if rows.shape[-1] == weight.shape[1] else rows.expand(*rows.shape[:-1], weight.shape[1])
+            result.append(F.linear(full, weight))
     return tuple(result)
 
 

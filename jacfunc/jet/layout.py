@@ -1,7 +1,7 @@
 """Which derivatives the rows of a jet are, and how products combine them; knows no operation and no tensor of a user.
 
-A layout is static.  It says how many rows there are of each order, and for every pair of orders ``p, q`` which rows of a
-product ``x y`` the products of their rows belong to.  With normalised coefficients ``u_a = d^a u / a!`` that is the
+A layout is static.  It says how many rows there are of each order, and for every pair of orders ``p, q`` which rows of
+a product ``x y`` the products of their rows belong to.  With normalised coefficients ``u_a = d^a u / a!`` that is the
 convolution ``z_a = sum_{b+c=a} x_b y_c``, whatever the order.  A row may also stand for a sum of derivatives, such as
 the Laplacian's (the forward Laplacian: R. Li et al., "A computational framework for neural network-based variational
 Monte Carlo with forward Laplacian", 2024).
@@ -41,9 +41,7 @@ class Table:
         left, right, into = (tuple(term[part] for term in terms) for part in range(3))
         all_rows = tuple(range(sizes[0]))
         paired = left == right == all_rows and sizes[0] == sizes[1]
-        return cls(
-            left, right, into, rows, paired and into == all_rows and rows == len(into), paired and rows == 1
-        )
+        return cls(left, right, into, rows, paired and into == all_rows and rows == len(into), paired and rows == 1)
 
     def convolve(self, left: Tensor, right: Tensor, product: Product) -> Tensor:
         """The stack of all products, each in its row of the result."""

@@ -12,7 +12,7 @@ from ..errors import ArgumentTypeError, RuleError
 from .fallback import name_of
 from .frame import CannotFollowError
 from .jet import Jet
-from .values import jets_in, plain
+from .values import jets_in
 
 Rule = Callable[..., Any]
 
@@ -63,17 +63,17 @@ def _in_place(rule: Rule) -> Rule:
 
 
 def register_rule(function: Callable[..., Any], rule: Rule | None = None) -> Any:
-    """Teach the Taylor route an operation: ``rule`` takes the arguments of ``function``, jets among them.
+    r"""Teach the Taylor route an operation: ``rule`` takes the arguments of ``function``, jets among them.
 
     The rule returns jets, made by the builders of :mod:`jacfunc.jet` (``elementwise``, ``linear``, ``bilinear``) or by
     operations on jets that have rules themselves.  Its results are checked at every call.  A rule for an operation that
     has one takes its place.
 
-    .. math:: z = g(x), \\qquad z_a = \\sum_k g^{(k)}(x_0)/k! \\sum_{b_1+..+b_k=a} x_{b_1} \\cdots x_{b_k}
+    .. math:: z = g(x), \qquad z_a = \sum_k g^{(k)}(x_0)/k! \sum_{b_1+..+b_k=a} x_{b_1} \cdots x_{b_k}
 
     Args:
-        function: what torch hands over by ``__torch_function__``: a function of ``torch``, a method of ``torch.Tensor``,
-            an operator of ``torch.ops``, or a Python function of yours that calls
+        function: what torch hands over by ``__torch_function__``: a function of ``torch``, a method of
+            ``torch.Tensor``, an operator of ``torch.ops``, or a Python function of yours that calls
             ``torch.overrides.handle_torch_function``.
         rule: the rule; without it ``register_rule`` is a decorator.
 
@@ -127,8 +127,6 @@ def _checked(function: Any, rule: Rule) -> Rule:
         result = rule(*args, **kwargs)
         for jet in jets_in((result,), {}):
             _check_jet(name_of(function), jet)
-        if not jets_in((result,), {}) and isinstance(plain(result), torch.Tensor) and result.is_floating_point():
-            return result  # a constant
         return result
 
     return checked

@@ -32,7 +32,9 @@ def first_order(task: Task) -> Evaluation:
 
     def take(start: int, stop: int, outputs: Outputs) -> None:
         if not _contract(task, stop - start, outputs):
-            task.take_columns(start, stop, tuple(rows_of(output, 1, stop - start, task.leaves[0]) for output in outputs))
+            task.take_columns(
+                start, stop, tuple(rows_of(output, 1, stop - start, task.leaves[0]) for output in outputs)
+            )
 
     return _swept(task, lambda segments: layout.first_order(sum(segments)), take)
 

@@ -1,8 +1,9 @@
 """What a route checks of a function when it is taken for the first time.
 
 The Taylor route: that its derivative along one direction is that of reverse mode, for a function may look at what it is
-given (``isinstance``) and go another way with a jet.  The others: that no backward is silently a constant.  A user's ``autograd.Function`` whose backward is not differentiable (``once_differentiable``, ``.detach()``) has a
-pullback without a transpose, which torch.func takes for zero without a word.
+given (``isinstance``) and go another way with a jet.  The others: that no backward is silently a constant.  A user's
+``autograd.Function`` whose backward is not differentiable (``once_differentiable``, ``.detach()``) has a pullback
+without a transpose, which torch.func takes for zero without a word.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from ..jet import CannotFollowError, layout
 from ..jet.ending import rows_of
 from ..jet.values import plain
 from ..levels import inside_transform
-from ..rng import replaying
 from ..linear import pullback, pushforward
+from ..rng import replaying
 from .task import Task, Tensors
 
 
@@ -60,7 +61,10 @@ def verify_followed(task: Task, follow: Callable[..., Any]) -> None:
     task.redraw()
     outputs, _, _ = follow(task, rows_layout, lambda _: [tangent[None] for tangent in tangents])
     cotangents = _waves([output.detach() for output in plain(outputs)])
-    found = [_projected(cotangents, [rows_of(o, k, 1, task.leaves[0])[0] for o in outputs], task) for k in range(1, task.order + 1)]
+    found = [
+        _projected(cotangents, [rows_of(o, k, 1, task.leaves[0])[0] for o in outputs], task)
+        for k in range(1, task.order + 1)
+    ]
     try:
         task.redraw()
         true = _reverse_projections(task, tangents, cotangents)
@@ -79,10 +83,9 @@ def _projected(left: Tensors, right: Sequence[torch.Tensor], task: Task) -> tupl
     return joined.sum(-1), joined.abs().sum(-1)
 
 
-def _reverse_projections(
-    task: Task, tangents: Tensors, cotangents: Tensors
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _reverse_projections(task: Task, tangents: Tensors, cotangents: Tensors) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """``<J^T u, v>`` of each sample, and ``<H v, v> / 2`` of ``<u, f>``."""
+
     def gradient(*leaves: torch.Tensor) -> tuple[Tensors, tuple[()]]:
         task.redraw()
         _, pull, _ = pullback(task.evaluate, *leaves)

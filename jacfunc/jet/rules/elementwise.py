@@ -62,7 +62,9 @@ def _sigmoid(x: Tensor, y: Tensor, order: int) -> List:
     found: List = [slope]
     cofactor: Polynomial = (1.0,)
     for _ in range(1, order):
-        cofactor = _added(_multiplied(_derived(cofactor) or (0.0,), (0.0, 1.0, -1.0)), _multiplied(cofactor, (1.0, -2.0)))
+        cofactor = _added(
+            _multiplied(_derived(cofactor) or (0.0,), (0.0, 1.0, -1.0)), _multiplied(cofactor, (1.0, -2.0))
+        )
         found.append(slope * _evaluated(cofactor, y))
     return found
 
@@ -348,10 +350,37 @@ LISTS: dict[str, tuple[Any, ...]] = {
     "absolute": (torch.abs, _piecewise(torch.sign)),
 }
 
-BY_TORCH = (
-    "asin arcsin acos arccos atan arctan asinh arcsinh acosh arccosh atanh arctanh tan lgamma digamma erfinv logit "
-    "expit erfcx ndtr log_ndtr ndtri entr gammaln psi bessel_j0 bessel_j1 i0e i1e"
-).split()
+BY_TORCH = [
+    "asin",
+    "arcsin",
+    "acos",
+    "arccos",
+    "atan",
+    "arctan",
+    "asinh",
+    "arcsinh",
+    "acosh",
+    "arccosh",
+    "atanh",
+    "arctanh",
+    "tan",
+    "lgamma",
+    "digamma",
+    "erfinv",
+    "logit",
+    "expit",
+    "erfcx",
+    "ndtr",
+    "log_ndtr",
+    "ndtri",
+    "entr",
+    "gammaln",
+    "psi",
+    "bessel_j0",
+    "bessel_j1",
+    "i0e",
+    "i1e",
+]
 """Elementwise, without a list of their own; what the table of corrected operations has goes by it instead."""
 
 

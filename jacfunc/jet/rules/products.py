@@ -1,4 +1,4 @@
-"""Sums and products: all that is linear in each of two operands, and quotients, which are products solved for a factor."""
+"""Sums and products: all that is linear in each of two operands, and quotients, products solved for a factor."""
 
 from __future__ import annotations
 
@@ -36,17 +36,20 @@ def sum_of(input: Operand, other: Operand, *, alpha: float = 1) -> Jet:
     if type(input) is not Jet:
         scaled = other if alpha == 1 else difference(0.0, other, alpha=-alpha)
         return _widened(scaled, value)
-    rows = []
-    for left, right in zip(input.coefficients, other.coefficients, strict=True):
-        if left is not None and right is not None:
-            left, right = aligned(left, value.dim()), aligned(right, value.dim())
-            rows.append(torch.add(left, right, alpha=alpha))
-        elif right is not None:
-            right = aligned(right, value.dim())
-            rows.append(right if alpha == 1 else right * alpha)
-        else:
-            rows.append(None if left is None else aligned(left, value.dim()))
-    return _cast(value, rows, input.frame)
+    pairs = zip(_in_axes(input, value.dim()), _in_axes(other, value.dim()), strict=True)
+    return _cast(value, [_summed(left, right, alpha) for left, right in pairs], input.frame)
+
+
+def _in_axes(jet: Jet, dim: int) -> list[Tensor | None]:
+    return [None if rows is None else aligned(rows, dim) for rows in jet.coefficients]
+
+
+def _summed(left: Tensor | None, right: Tensor | None, alpha: float) -> Tensor | None:
+    if right is None:
+        return left
+    if left is None:
+        return right if alpha == 1 else right * alpha
+    return torch.add(left, right, alpha=alpha)
 
 
 def difference(input: Operand, other: Operand, *, alpha: float = 1) -> Jet:

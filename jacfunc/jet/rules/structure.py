@@ -1,4 +1,4 @@
-"""What moves, joins, selects or adds up elements: linear, and the same for a value and for rows with an axis in front."""
+"""What moves, joins, selects or adds up elements: linear, and the same for a value and for its stacked rows."""
 
 from __future__ import annotations
 
@@ -220,7 +220,9 @@ def _pieces(cut: Callable[..., Sequence[Tensor]]) -> Callable[..., tuple[Jet, ..
 def narrow(input: Jet, dim: int, start: int, length: int) -> Jet:
     """A range of an axis."""
     at = from_end(dim, input.dim())
-    return _view(input, linear(input, lambda x: x.narrow(at, start, length), lambda rows: rows.narrow(at, start, length)))
+    return _view(
+        input, linear(input, lambda x: x.narrow(at, start, length), lambda rows: rows.narrow(at, start, length))
+    )
 
 
 # -------------------------------------------------------------------- several tensors
@@ -327,21 +329,137 @@ def like(function: Callable[..., Tensor]) -> Callable[..., Any]:
     return rule
 
 
-CONSTANT = (
-    "eq ne lt le gt ge equal greater greater_equal less less_equal not_equal isclose allclose isnan isinf isfinite isreal "
-    "isneginf isposinf round floor ceil trunc fix sign sgn signbit argmax argmin argsort argwhere bool int long short byte "
-    "char all any nonzero count_nonzero is_floating_point is_complex is_nonzero searchsorted bucketize logical_not "
-    "logical_and logical_or logical_xor floor_divide rand_like randn_like randint_like bernoulli multinomial detach "
-    "is_contiguous stride storage_offset element_size get_device type_as_ data_ptr is_signed is_inference is_conj is_neg "
-    "is_same_size can_cast result_type histc unique unique_consecutive heaviside nextafter has_names ndimension"
-).split()
-CONSTANT_METHODS = "__eq__ __ne__ __lt__ __le__ __gt__ __ge__ __floordiv__ __rfloordiv__ __contains__".split()
-CONSTANT_ATTRIBUTES = (
-    "data requires_grad is_leaf grad grad_fn is_cuda is_cpu is_mps is_meta is_sparse is_nested is_quantized layout names "
-    "itemsize nbytes is_mkldnn is_sparse_csr is_xpu _version output_nr retains_grad"
-).split()
-LIKE = "zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full".split()
-REPEATED = "flip roll cumsum index_select diagonal swapaxes swapdims transpose movedim moveaxis unfold tile".split()
+CONSTANT = [
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "equal",
+    "greater",
+    "greater_equal",
+    "less",
+    "less_equal",
+    "not_equal",
+    "isclose",
+    "allclose",
+    "isnan",
+    "isinf",
+    "isfinite",
+    "isreal",
+    "isneginf",
+    "isposinf",
+    "round",
+    "floor",
+    "ceil",
+    "trunc",
+    "fix",
+    "sign",
+    "sgn",
+    "signbit",
+    "argmax",
+    "argmin",
+    "argsort",
+    "argwhere",
+    "bool",
+    "int",
+    "long",
+    "short",
+    "byte",
+    "char",
+    "all",
+    "any",
+    "nonzero",
+    "count_nonzero",
+    "is_floating_point",
+    "is_complex",
+    "is_nonzero",
+    "searchsorted",
+    "bucketize",
+    "logical_not",
+    "logical_and",
+    "logical_or",
+    "logical_xor",
+    "floor_divide",
+    "rand_like",
+    "randn_like",
+    "randint_like",
+    "bernoulli",
+    "multinomial",
+    "detach",
+    "is_contiguous",
+    "stride",
+    "storage_offset",
+    "element_size",
+    "get_device",
+    "type_as_",
+    "data_ptr",
+    "is_signed",
+    "is_inference",
+    "is_conj",
+    "is_neg",
+    "is_same_size",
+    "can_cast",
+    "result_type",
+    "histc",
+    "unique",
+    "unique_consecutive",
+    "heaviside",
+    "nextafter",
+    "has_names",
+    "ndimension",
+]
+CONSTANT_METHODS = [
+    "__eq__",
+    "__ne__",
+    "__lt__",
+    "__le__",
+    "__gt__",
+    "__ge__",
+    "__floordiv__",
+    "__rfloordiv__",
+    "__contains__",
+]
+CONSTANT_ATTRIBUTES = [
+    "data",
+    "requires_grad",
+    "is_leaf",
+    "grad",
+    "grad_fn",
+    "is_cuda",
+    "is_cpu",
+    "is_mps",
+    "is_meta",
+    "is_sparse",
+    "is_nested",
+    "is_quantized",
+    "layout",
+    "names",
+    "itemsize",
+    "nbytes",
+    "is_mkldnn",
+    "is_sparse_csr",
+    "is_xpu",
+    "_version",
+    "output_nr",
+    "retains_grad",
+]
+LIKE = ["zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty", "new_full"]
+REPEATED = [
+    "flip",
+    "roll",
+    "cumsum",
+    "index_select",
+    "diagonal",
+    "swapaxes",
+    "swapdims",
+    "transpose",
+    "movedim",
+    "moveaxis",
+    "unfold",
+    "tile",
+]
 
 
 def install() -> None:
