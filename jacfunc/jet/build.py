@@ -72,7 +72,7 @@ def elementwise(
     def rule(x: Jet) -> Jet:
         value = x.value
         y = function(value)
-        if kernel is not None and x.frame.layout.order == 1:
+        if kernel is not None and x.frame.layout.order == 1 and not y.is_complex():  # whose kernels conjugate
             rows = x.coefficients[0]
             return Jet(y, (None if rows is None else kernel(rows, y),), x.frame)
         return Jet(y, composed(x, derivatives(value, y, x.frame.layout.order)), x.frame)

@@ -29,6 +29,8 @@ def pushed(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     refuse_writing(function, kwargs)
     jets = list({id(jet): jet for jet in jets_in(args, kwargs)}.values())
     operation = _Operation(function, args, kwargs, jets, Draw.capture([jet.value for jet in jets]))
+    if any(jet.dtype.is_complex for jet in jets):
+        raise CannotFollowError(f"{name_of(function)} of complex numbers has no rule")
     try:
         outputs, pull, _ = pullback(operation, *(jet.value for jet in jets))
     except _ConstantError as constant:
@@ -88,6 +90,8 @@ class _Operation:
             result = self.function(*replaced(self.args, value), **replaced(self.kwargs, value))
         self.leaves, self.spec = optree.tree_flatten(result)
         outputs = tuple(leaf for leaf in self.leaves if _differentiable(leaf))
+        if any(isinstance(leaf, Tensor) and leaf.is_complex() for leaf in self.leaves):
+            raise CannotFollowError(f"{name_of(self.function)}, whose result is complex, has no rule")
         if not outputs:
             raise _ConstantError(result)
         return outputs, ()

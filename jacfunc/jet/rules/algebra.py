@@ -1,7 +1,347 @@
-"""Solves, inverses and decompositions, by the recursion that their defining equation gives."""
+"""Products of vectors and matrices, and solves, inverses and determinants by what defines them.
+
+From ``A Z = B`` follows ``A_0 Z_a = B_a - sum_{b > 0} A_b Z_{a-b}``, one solve with the value for every order; from
+``d log det A = tr(A^-1 dA)``, with order for derivative, ``n l_n = sum_{p=1..n} p tr(A_p (A^-1)_{n-p})``.
+"""
 
 from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ..build import Operand
+from ..frame import CannotFollowError, Frame
+from ..jet import Jet
+from ..registry import add, named
+from ..values import plain
+from .shared import valued
+
+Tensor = torch.Tensor
+Solver = Callable[[Tensor], Tensor]
+"""From the right-hand side to the solution, for the value of the matrix."""
+
+
+def _plus(left: Tensor | None, right: Tensor | None) -> Tensor | None:
+    if left is None or right is None:
+        return right if left is None else left
+    return left + right
+
+
+# -------------------------------------------------------------------- products
+
+
+def outer(input: Any, vec2: Any) -> Any:
+    """All products of elements of two vectors."""
+    return torch.mul(torch.unsqueeze(input, 1), vec2)
+
+
+def addr(input: Any, vec1: Any, vec2: Any, *, beta: float = 1, alpha: float = 1) -> Any:
+    """``beta input + alpha vec1 vec2^T``."""
+    product = torch.mul(outer(vec1, vec2), alpha)
+    return product if beta == 0 else torch.add(product, torch.mul(input, beta))
+
+
+def inner(input: Any, other: Any) -> Any:
+    """The sum over the last axis of both."""
+    if not input.dim() or not other.dim():
+        return torch.mul(input, other)
+    return tensordot(input, other, ([-1], [-1]))
+
+
+def tensordot(a: Any, b: Any, dims: Any = 2, out: None = None) -> Any:
+    """The sum over pairs of axes, as a product of matrices."""
+    if isinstance(plain(dims), Tensor):
+        dims = dims.item() if dims.numel() == 1 else dims.tolist()
+    if isinstance(dims, int):
+        dims = (list(range(a.dim() - dims, a.dim())), list(range(dims)))
+    ones, twos = ([dims[0]], [dims[1]]) if isinstance(dims[0], int) else dims
+    ones, twos = [d % a.dim() for d in ones], [d % b.dim() for d in twos]
+    kept_a, kept_b = ([d for d in range(t.dim()) if d not in gone] for t, gone in ((a, ones), (b, twos)))
+    shape = (*(a.shape[d] for d in kept_a), *(b.shape[d] for d in kept_b))
+    size = torch.Size([a.shape[d] for d in ones]).numel()
+    left = torch.reshape(torch.permute(a, (*kept_a, *ones)), (torch.Size([a.shape[d] for d in kept_a]).numel(), size))
+    right = torch.reshape(torch.permute(b, (*twos, *kept_b)), (size, torch.Size([b.shape[d] for d in kept_b]).numel()))
+    return torch.reshape(torch.matmul(left, right), shape)
+
+
+def kron(input: Any, other: Any) -> Any:
+    """Each element of the first times the whole second."""
+    ndim = max(input.dim(), other.dim())
+    one, two = ((1,) * (ndim - t.dim()) + tuple(t.shape) for t in (input, other))
+    left = torch.reshape(input, [size for pair in zip(one, (1,) * ndim, strict=True) for size in pair])
+    right = torch.reshape(other, [size for pair in zip((1,) * ndim, two, strict=True) for size in pair])
+    return torch.reshape(torch.mul(left, right), [a * b for a, b in zip(one, two, strict=True)])
+
+
+def cross(input: Any, other: Any, dim: int | None = None) -> Any:
+    """The product of vectors of three elements, along the first axis that has three."""
+    if dim is None:
+        dim = next(place for place, size in enumerate(input.shape) if size == 3)
+    return linalg_cross(input, other, dim=dim)
+
+
+def linalg_cross(input: Any, other: Any, *, dim: int = -1) -> Any:
+    """The same along an axis, broadcast."""
+    at = dim if dim < 0 else dim - max(input.dim(), other.dim())
+
+    def turned(x: Any, shift: int) -> Any:
+        return torch.roll(x, shift, at)
+
+    return torch.mul(turned(input, -1), turned(other, 1)) - torch.mul(turned(input, 1), turned(other, -1))
+
+
+def vander(x: Any, N: int | None = None, increasing: bool = False) -> Any:  # noqa: N803  # torch's own name
+    """Powers of the elements as columns."""
+    columns = _powers(x, x.shape[-1] if N is None else N)
+    return torch.stack(columns if increasing else columns[::-1], -1) if columns else x[..., None][..., :0]
+
+
+def linalg_vander(x: Any, *, N: int | None = None) -> Any:  # noqa: N803
+    """The same with growing powers."""
+    return vander(x, N, True)
+
+
+def _powers(x: Any, count: int) -> list[Any]:
+    powers = [torch.ones_like(x)]
+    while len(powers) < count:
+        powers.append(x if len(powers) == 1 else torch.mul(powers[-1], x))
+    return powers[:count]
+
+
+def multi_dot(tensors: Sequence[Any]) -> Any:
+    """A chain of matrices, from the end that is cheaper."""
+    sizes = [tensors[0].shape[0] if tensors[0].dim() > 1 else 1, *(tensor.shape[-1] for tensor in tensors)]
+    if tensors[-1].dim() == 1:
+        sizes[-1] = 1
+    inner = list(itertools.pairwise(sizes))
+    forwards = sum(sizes[0] * k * n for k, n in inner[1:])
+    backwards = sum(sizes[-1] * k * n for k, n in inner[:-1])
+    if forwards <= backwards:
+        return functools.reduce(torch.matmul, tensors)
+    return functools.reduce(lambda done, tensor: torch.matmul(tensor, done), reversed(tensors))
+
+
+def chain_matmul(*matrices: Any, out: None = None) -> Any:
+    """The same with the matrices one by one."""
+    return multi_dot(matrices[0] if isinstance(matrices[0], list | tuple) else matrices)
+
+
+def matrix_power(input: Any, n: int) -> Any:
+    """By repeated squares."""
+    if n < 0:
+        return matrix_power(inverse(input), -n)
+    if n == 0:
+        return torch.matmul(input, torch.zeros_like(plain(input))) + torch.eye(input.shape[-1], dtype=input.dtype)
+    result, square = None, input
+    while n:
+        if n % 2:
+            result = square if result is None else torch.matmul(result, square)
+        n //= 2
+        square = torch.matmul(square, square) if n else square
+    return result
+
+
+def bilinear_layer(input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
+    """``x W y + b`` for each output."""
+    half = torch.einsum("...i,oij->...oj", input1, weight)
+    result = torch.sum(torch.mul(half, torch.unsqueeze(input2, -2)), -1)
+    return result if bias is None else torch.add(result, bias)
+
+
+# -------------------------------------------------------------------- solves
+
+
+def _matrices(stack: Tensor | None, like: Any) -> Tensor | None:
+    """Rows of a matrix in full."""
+    return None if stack is None else stack.expand(stack.shape[0], *like.shape)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Of two stacks of rows, whose matrices broadcast."""
+    missing = right.dim() - left.dim()
+    if missing > 0:
+        left = left.reshape(left.shape[0], *(1,) * missing, *left.shape[1:])
+    elif missing < 0:
+        right = right.reshape(right.shape[0], *(1,) * -missing, *right.shape[1:])
+    return torch.matmul(left, right)
+
+
+def _side_by_side(solver: Solver, rows: Tensor) -> Tensor:
+    """One solve for all rows, ``(R, *, n, k)``: they are further columns."""
+    columns = rows.movedim(0, -2)
+    solved = solver(columns.flatten(-2))
+    return solved.reshape(*solved.shape[:-1], *columns.shape[-2:]).movedim(-2, 0)
+
+
+def solved(a: Operand, b: Operand, value: Tensor, solver: Solver, rows_of: Callable[[Tensor], Tensor]) -> Jet:
+    """``Z`` with ``A Z = B``, whose value is known; ``rows_of`` keeps what counts of the rows of the matrix."""
+    frame: Frame = next(operand.frame for operand in (a, b) if type(operand) is Jet)
+    order = frame.layout.order
+    none: tuple[Tensor | None, ...] = (None,) * order
+    a_rows = tuple(_kept(_matrices(c, a), rows_of) for c in a.coefficients) if type(a) is Jet else none
+    b_rows = tuple(_matrices(c, b) for c in b.coefficients) if type(b) is Jet else none
+    found: list[Tensor | None] = []
+    for n in range(1, order + 1):
+        own = a_rows[n - 1]
+        rest = None if own is None else _product(own, value[None])
+        for p in range(1, n):
+            rest = _plus(rest, frame.convolve(p, n - p, a_rows[p - 1], found[n - p - 1], _product))
+        right = b_rows[n - 1]
+        if rest is not None:
+            right = -rest if right is None else right - rest
+        found.append(None if right is None else _side_by_side(solver, _wide(right, value)))
+    return Jet(value, tuple(found), frame)
+
+
+def _kept(rows: Tensor | None, rows_of: Callable[[Tensor], Tensor]) -> Tensor | None:
+    return None if rows is None else rows_of(rows)
+
+
+def _wide(rows: Tensor, value: Tensor) -> Tensor:
+    missing = value.dim() + 1 - rows.dim()
+    return rows.reshape(rows.shape[0], *(1,) * max(missing, 0), *rows.shape[1:])
+
+
+def _whole(rows: Tensor) -> Tensor:
+    return rows
+
+
+def solve(A: Any, B: Any, *, left: bool = True) -> Any:  # noqa: N803  # torch's own names
+    """``torch.linalg.solve``, of a vector or of columns, from either side."""
+    vector = B.dim() == 1 or (A.dim() - 1 == B.dim() and tuple(B.shape) == tuple(A.shape[:-1]))
+    if vector:
+        return torch.squeeze(solve(A, torch.unsqueeze(B, -1), left=True), -1)
+    if not left:
+        return torch.transpose(solve(torch.transpose(A, -1, -2), torch.transpose(B, -1, -2)), -1, -2)
+    matrix = plain(A)
+
+    def solver(right: Tensor) -> Tensor:
+        solution: Tensor = torch.linalg.solve(matrix, right)
+        return solution
+
+    return solved(A, B, solver(plain(B)), solver, _whole)
+
+
+def inverse(A: Any) -> Any:  # noqa: N803
+    """``A Z = 1``."""
+    value = torch.linalg.inv(A.value)
+    identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    return solved(A, identity, value, lambda right: torch.matmul(value, right), _whole)
+
+
+def solve_triangular(A: Any, B: Any, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Any:  # noqa: N803
+    """``torch.linalg.solve_triangular``, which looks at one triangle only."""
+    if not left:
+        flipped = solve_triangular(
+            torch.transpose(A, -1, -2), torch.transpose(B, -1, -2), upper=not upper, unitriangular=unitriangular
+        )
+        return torch.transpose(flipped, -1, -2)
+    matrix = plain(A)
+
+    def solver(right: Tensor) -> Tensor:
+        solution: Tensor = torch.linalg.solve_triangular(matrix, right, upper=upper, unitriangular=unitriangular)
+        return solution
+
+    def triangle(rows: Tensor) -> Tensor:
+        return rows.triu(int(unitriangular)) if upper else rows.tril(-int(unitriangular))
+
+    return solved(A, B, solver(plain(B)), solver, triangle)
+
+
+def cholesky_solve(B: Any, L: Any, upper: bool = False) -> Any:  # noqa: N803
+    """Two triangles, one after the other."""
+    transposed = torch.transpose(L, -1, -2)
+    first, second = (transposed, L) if upper else (L, transposed)
+    return torch.linalg.solve_triangular(second, torch.linalg.solve_triangular(first, B, upper=False), upper=True)
+
+
+def lu_solve(LU: Any, pivots: Any, B: Any, *, left: bool = True, adjoint: bool = False) -> Any:  # noqa: N803
+    """``P L U Z = B``, of the two triangles in one matrix."""
+    if not left:
+        turned = lu_solve(LU, pivots, torch.transpose(B, -1, -2), adjoint=not adjoint)
+        return torch.transpose(turned, -1, -2)
+    permutation, _, _ = torch.lu_unpack(plain(LU), pivots, unpack_data=False)
+    if adjoint:
+        flipped = torch.transpose(LU, -1, -2)
+        middle = torch.linalg.solve_triangular(flipped, B, upper=False)
+        right = torch.linalg.solve_triangular(flipped, middle, upper=True, unitriangular=True)
+        return torch.matmul(permutation, right)
+    shuffled = torch.matmul(permutation.mT, B)
+    middle = torch.linalg.solve_triangular(LU, shuffled, upper=False, unitriangular=True)
+    return torch.linalg.solve_triangular(LU, middle, upper=True)
+
+
+def torch_lu_solve(b: Any, LU_data: Any, LU_pivots: Any) -> Any:  # noqa: N803
+    """The older order of the arguments."""
+    return lu_solve(LU_data, LU_pivots, b)
+
+
+# -------------------------------------------------------------------- determinants
+
+
+def _log_determinant(A: Jet) -> Any:  # noqa: N803
+    """The rows of ``log |det A|``."""
+    frame, order = A.frame, A.frame.layout.order
+    inverted = inverse(A)
+    rows = [_matrices(c, A) for c in A.coefficients]
+    found: list[Tensor | None] = []
+
+    def traces(left: Tensor, right: Tensor) -> Tensor:
+        return (left * right.mT).sum((-2, -1))
+
+    for n in range(1, order + 1):
+        own = rows[n - 1]
+        total = None if own is None else traces(own, inverted.value) * n
+        for p in range(1, n):
+            term = frame.convolve(p, n - p, rows[p - 1], inverted.coefficients[n - p - 1], traces)
+            total = _plus(total, None if term is None else term * p)
+        found.append(None if total is None else total / n)
+    return found
+
+
+def slogdet(A: Jet) -> Any:  # noqa: N803
+    """Sign and logarithm; the sign is constant."""
+    if A.dtype.is_complex:
+        raise CannotFollowError("the determinant of complex matrices")
+    values = torch.linalg.slogdet(A.value)
+    return type(values)((values[0], Jet(values[1], tuple(_log_determinant(A)), A.frame)))
+
+
+def logdet(input: Jet) -> Jet:
+    """NaN where the determinant is negative."""
+    return Jet(torch.logdet(input.value), tuple(_log_determinant(input)), input.frame)
 
 
 def install() -> None:
     """Enter the rules of this file."""
+    linalg = torch.linalg
+    named(outer, "outer", "ger")
+    named(valued(torch.addr, addr), "addr")
+    named(valued(torch.inner, inner), "inner")
+    tensordots = (torch.tensordot, torch._VF.tensordot)  # type: ignore[attr-defined]
+    add(valued(torch.tensordot, tensordot), tensordots[0])
+    add(lambda a, b, ones, twos: torch.tensordot(a, b, (ones, twos)), tensordots[1])
+    named(kron, "kron")
+    named(cross, "cross")
+    add(linalg_cross, linalg.cross)
+    add(vander, torch.vander)
+    add(linalg_vander, linalg.vander)
+    add(valued(linalg.multi_dot, multi_dot), linalg.multi_dot)
+    add(chain_matmul, torch.chain_matmul)
+    named(valued(linalg.matrix_power, matrix_power), "matrix_power")
+    add(valued(linalg.matrix_power, matrix_power), linalg.matrix_power)
+    named(valued(torch.bilinear, bilinear_layer), "bilinear")
+    add(solve, linalg.solve)
+    add(inverse, linalg.inv)
+    named(inverse, "inverse")
+    add(solve_triangular, linalg.solve_triangular)
+    named(valued(torch.cholesky_solve, cholesky_solve), "cholesky_solve")
+    add(valued(linalg.lu_solve, lu_solve), linalg.lu_solve)
+    named(valued(torch.lu_solve, torch_lu_solve), "lu_solve")
+    add(slogdet, linalg.slogdet)
+    named(slogdet, "slogdet")
+    named(logdet, "logdet")

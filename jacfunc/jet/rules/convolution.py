@@ -1,7 +1,172 @@
-"""Convolutions, average pooling, padding, resampling: linear in the input, the rows joined to the batch."""
+"""Convolutions, their transposes, and what repeats over a batch of images: pools, paddings, resampling, shuffles."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..build import Operand, linear
+from ..fallback import pushed
+from ..jet import Coefficients, Jet
+from ..mapped import batched, in_batch, mapped_product, stacked, unexpanded
+from ..registry import add, named
+from ..values import plain
+
+Tensor = torch.Tensor
+
+
+# -------------------------------------------------------------------- convolutions
+
+
+def convolution(function: Callable[..., Tensor]) -> Callable[..., Jet]:
+    """The rule of a convolution, of a batch or of one sample, which has one axis less."""
+
+    def rule(input: Operand, weight: Operand, bias: Operand = None, *args: Any, **kwargs: Any) -> Jet:
+        def product(x: Tensor, w: Tensor) -> Tensor:
+            return function(x, w, None, *args, **kwargs)
+
+        value = function(plain(input), plain(weight), plain(bias), *args, **kwargs)
+        spatial = weight.dim() - 2
+        return _convolved(
+            value, (input, weight, bias), product, None if input.dim() == spatial + 1 else 0, -1 - spatial
+        )
+
+    return rule
+
+
+def conv_tbc(input: Operand, weight: Operand, bias: Operand, pad: int = 0) -> Jet:
+    """The one with time in front, and channels last."""
+
+    def product(x: Tensor, w: Tensor) -> Tensor:
+        return torch.conv_tbc(x, w, w.new_zeros(w.shape[-1]), pad)
+
+    value = torch.conv_tbc(plain(input), plain(weight), plain(bias), pad)
+    return _convolved(value, (input, weight, bias), product, 1, -1)
+
+
+def _convolved(
+    value: Tensor,
+    operands: tuple[Operand, Operand, Operand],
+    product: Callable[[Tensor, Tensor], Tensor],
+    batch: int | None,
+    channels: int,
+) -> Jet:
+    """The rows of a product of input and weight, and of the bias along the axis of channels.
+
+    ``batch``: the axis of the input that rows are joined to; None where it has none, so that they are the batch.
+    """
+    input, weight, bias = operands
+    frame = next(operand.frame for operand in operands if type(operand) is Jet)
+    rows: Coefficients = (None,) * frame.layout.order
+    if type(weight) is Jet:
+        rows = mapped_product(input, weight, product).coefficients
+    elif type(input) is Jet:
+        rows = tuple(None if c is None else _on_input(c, input, weight, product, batch) for c in input.coefficients)
+    if type(bias) is Jet:
+        rows = tuple(_with_bias(row, b, value, channels) for row, b in zip(rows, bias.coefficients, strict=True))
+    return Jet(value, rows, frame)
+
+
+def _on_input(rows: Tensor, input: Jet, weight: Tensor, product: Any, batch: int | None) -> Tensor:
+    if batch is None:
+        result: Tensor = product(rows.expand(rows.shape[0], *input.shape), weight)
+        return result
+    return in_batch(unexpanded(rows, input.value, batch), lambda x: product(x, weight), batch)
+
+
+def _with_bias(rows: Tensor | None, bias: Tensor | None, value: Tensor, channels: int) -> Tensor | None:
+    if bias is None:
+        return rows
+    shape = [1] * value.dim()
+    shape[channels] = bias.shape[-1]
+    added = bias.reshape(bias.shape[0], *shape)
+    return added if rows is None else rows + added
+
+
+# -------------------------------------------------------------------- images
+
+
+def pad(input: Jet, pad: Any, mode: str = "constant", value: float | None = None) -> Jet:
+    """Zeros around the rows, whatever number stands around the value; or what the value has there, mirrored."""
+    sizes = tuple(pad)
+
+    def on_value(x: Tensor) -> Tensor:
+        padded: Tensor = torch._C._nn.pad(x, sizes, mode, value)
+        return padded
+
+    if mode == "constant":
+        return linear(input, on_value, lambda rows: torch._C._nn.pad(rows, sizes, mode, None))
+    mirrored: Jet = batched(on_value, len(sizes) // 2 + 1)(input)
+    return mirrored
+
+
+def constant_pad(input: Jet, sizes: Any, value: float = 0.0) -> Jet:
+    """``torch.constant_pad_nd``."""
+    return pad(input, sizes, "constant", value)
+
+
+def grid_sampler(input: Any, grid: Any, *options: Any) -> Any:
+    """An image at places that do not vary: rows are further channels of it."""
+    if type(grid) is Jet:
+        return pushed(torch.grid_sampler, (input, grid, *options), {})
+
+    def on(image: Tensor) -> Tensor:
+        return torch.grid_sampler(image, grid, *options)
+
+    rows = [None if rows is None else in_batch(rows, on, 1) for rows in map(input.full, _orders(input))]
+    return Jet(on(input.value), tuple(rows), input.frame)
+
+
+def _orders(jet: Jet) -> range:
+    return range(1, jet.frame.layout.order + 1)
+
+
+def affine_grid(theta: Jet, size: Any, align_corners: bool) -> Jet:
+    """The places that affine maps, one for each sample, send a grid to."""
+
+    def on(maps: Tensor) -> Tensor:
+        return torch.affine_grid_generator(maps, [maps.shape[0], *list(size)[1:]], align_corners)
+
+    result: Jet = batched(on)(theta)
+    return result
+
+
+_nn = torch._C._nn
+UNBATCHED: dict[str, int] = {
+    "avg_pool1d": 2,
+    "avg_pool2d": 3,
+    "avg_pool3d": 4,
+    "adaptive_avg_pool1d": 2,
+    "adaptive_avg_pool2d": 3,
+    "adaptive_avg_pool3d": 4,
+    "im2col": 3,
+    "col2im": 2,
+    "channel_shuffle": 0,
+    "native_channel_shuffle": 0,
+}
+"""Linear in images, and how many axes one without a batch has."""
+RESAMPLED = [name for name in dir(_nn) if name.startswith(("upsample_", "_upsample_")) and "backward" not in name]
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution")
 
 
 def install() -> None:
     """Enter the rules of this file."""
+    for name in CONVOLUTIONS:
+        function = getattr(torch, name)
+        add(convolution(function), function)
+    named(conv_tbc, "conv_tbc")
+    add(pad, _nn.pad)
+    named(constant_pad, "constant_pad_nd")
+    named(grid_sampler, "grid_sampler")
+    named(affine_grid, "affine_grid_generator")
+    for name, rank in UNBATCHED.items():
+        function = getattr(_nn, name, None) or getattr(torch, name)
+        add(batched(function, rank), function)
+    for name in RESAMPLED:
+        function = getattr(_nn, name)
+        add(batched(function, 0), function)
+    for name in ("pixel_shuffle", "pixel_unshuffle"):
+        function = getattr(torch, name)
+        add(stacked(function), function)

@@ -9,6 +9,7 @@ import torch
 
 from ..build import Operand, linear
 from ..fallback import pushed
+from ..frame import CannotFollowError
 from ..jet import Jet
 from ..registry import add, named
 from ..values import plain
@@ -58,8 +59,10 @@ def repeat_interleave(input: Any, repeats: Any, dim: int | None = None, *, outpu
     return Jet(value, source.index_select(at, places).coefficients, input.frame)
 
 
-def embedding(weight: Operand, indices: Any, padding_idx: int = -1, *_: Any) -> Any:
+def embedding(weight: Operand, indices: Any, padding_idx: int = -1, scaled: bool = False, sparse: bool = False) -> Any:
     """Rows of a table; torch gives that of the padding no derivative."""
+    if scaled:
+        raise CannotFollowError("an embedding that scales its gradient")
     indices = plain(indices)
     taken = weight[indices]
     if padding_idx is None or padding_idx < 0:

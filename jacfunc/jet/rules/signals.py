@@ -1,7 +1,206 @@
-"""Fourier transforms and other linear maps that torch.vmap carries over rows."""
+"""Spectra, complex numbers, differences and integrals along an axis.
+
+A jet may be complex inside a function: its rows are derivatives by real numbers, so that holomorphic functions have the
+same rules, and ``real``, ``imag`` and ``conj`` are linear.  What is not holomorphic is here.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ... import caches
+from ..build import Operand, composed, linear
+from ..fallback import pushed
+from ..jet import Jet
+from ..mapped import batched, mapped, stacked
+from ..registry import add, forms, named
+from .elementwise import _sqrt
+from .shared import valued
+from .structure import from_end
+
+Tensor = torch.Tensor
+
+
+# -------------------------------------------------------------------- Fourier transforms
+
+
+def along_one(function: Callable[..., Tensor]) -> Callable[..., Jet]:
+    """The rule of a transform along one axis."""
+
+    def rule(input: Jet, n: int | None = None, dim: int = -1, norm: str | None = None) -> Jet:
+        at = from_end(dim, input.dim())
+        return linear(input, lambda x: function(x, n, dim, norm), lambda rows: function(rows, n, at, norm))
+
+    return rule
+
+
+def along_several(function: Callable[..., Tensor], default: tuple[int, ...] | None) -> Callable[..., Jet]:
+    """The rule of a transform along several axes."""
+
+    def rule(input: Jet, s: Any = None, dim: Any = default, norm: str | None = None) -> Jet:
+        ndim = input.dim()
+        dims = range(-(ndim if s is None else len(s)), 0) if dim is None else dim
+        at = tuple(from_end(d, ndim) for d in dims)
+        return linear(input, lambda x: function(x, s, dim, norm), lambda rows: function(rows, s, at, norm))
+
+    return rule
+
+
+def shifted(function: Callable[..., Tensor]) -> Callable[..., Jet]:
+    """The rule of a shift of the zero frequency."""
+
+    def rule(input: Jet, dim: Any = None) -> Jet:
+        ndim = input.dim()
+        dims = range(ndim) if dim is None else ((dim,) if isinstance(dim, int) else dim)
+        at = tuple(from_end(d, ndim) for d in dims)
+        return linear(input, lambda x: function(x, dim), lambda rows: function(rows, at))
+
+    return rule
+
+
+# -------------------------------------------------------------------- complex numbers
+
+
+def complex_(real: Operand, imag: Operand) -> Any:
+    """Of a real and an imaginary part."""
+    return torch.add(real, torch.mul(imag, 1j))
+
+
+def polar(abs: Operand, angle: Operand) -> Any:
+    """Of an absolute value and an angle."""
+    return complex_(torch.mul(abs, torch.cos(angle)), torch.mul(abs, torch.sin(angle)))
+
+
+def angle(input: Any) -> Any:
+    """The imaginary part of the logarithm."""
+    return torch.imag(torch.log(input))
+
+
+def modulus(input: Any) -> Jet:
+    """The absolute value; constant where it is zero."""
+    square: Any = torch.square(torch.real(input)) + torch.square(torch.imag(input))
+    zero = square.value == 0
+    safe = torch.where(zero, 1.0, square.value)
+    slopes: list[Any] = _sqrt(safe, safe.sqrt(), square.frame.layout.order)
+    derivatives = [slope.masked_fill(zero, 0.0) for slope in slopes]
+    return Jet(torch.abs(input.value), composed(square, derivatives), square.frame)
+
+
+def sgn(input: Any) -> Any:
+    """A number of absolute value 1, or zero."""
+    size: Any = modulus(input)
+    zero = size.value == 0
+    divisor: Any = Jet(size.value.masked_fill(zero, 1.0), size.coefficients, size.frame)
+    return torch.div(input, divisor)
+
+
+def adjoint(input: Any) -> Any:
+    """Transposed, and conjugated."""
+    return torch.conj(torch.transpose(input, -1, -2)) if input.dim() > 1 else torch.conj(input)
+
+
+def vdot(input: Operand, other: Operand) -> Any:
+    """A product with the conjugate of the first vector."""
+    return torch.dot(torch.conj(input), other)
+
+
+def vecdot(x: Operand, y: Operand, *, dim: int = -1) -> Any:
+    """The same along an axis."""
+    return torch.sum(torch.mul(torch.conj(x), y), dim)
+
+
+def _if_complex(rule: Callable[..., Any], function: Any) -> Callable[..., Any]:
+    """``rule`` for complex jets, and for real ones what there was before."""
+    before, _ = caches.RULES.get(function, (None, False))
+
+    def either(*args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(arg, Tensor | Jet) and arg.dtype.is_complex for arg in args):
+            return rule(*args, **kwargs)
+        return pushed(function, args, kwargs) if before is None else before(*args, **kwargs)
+
+    return either
+
+
+# -------------------------------------------------------------------- along an axis
+
+
+def diff(input: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Any:
+    """Differences of neighbours, n times."""
+    parts = [part for part in (prepend, input, append) if part is not None]
+    whole = torch.cat(parts, dim) if len(parts) > 1 else input
+    for _ in range(n):
+        rest = max(whole.shape[dim] - 1, 0)
+        whole = torch.narrow(whole, dim, min(1, whole.shape[dim]), rest) - torch.narrow(whole, dim, 0, rest)
+    return whole
+
+
+def _strips(y: Any, x: Any, dx: Any, dim: int) -> Any:
+    """The areas under neighbours."""
+    rest = y.shape[dim] - 1
+    sums = torch.narrow(y, dim, 1, rest) + torch.narrow(y, dim, 0, rest)
+    if x is None:
+        return sums * ((1 if dx is None else dx) / 2)
+    if x.dim() == 1:
+        shape = [1] * y.dim()
+        shape[dim] = rest
+        return sums * torch.reshape(diff(x), shape) / 2
+    if x.dim() < y.dim():
+        x = torch.reshape(x, (1,) * (y.dim() - x.dim()) + tuple(x.shape))
+    return sums * diff(x, 1, dim) / 2
+
+
+def trapezoid(y: Any, x: Any = None, *, dx: Any = None, dim: int = -1) -> Any:
+    """The integral by the trapezoidal rule."""
+    return torch.sum(_strips(y, x, dx, dim), dim)
+
+
+def cumulative_trapezoid(y: Any, x: Any = None, *, dx: Any = None, dim: int = -1) -> Any:
+    """The same up to each place."""
+    return torch.cumsum(_strips(y, x, dx, dim), dim)
+
+
+_fft = torch.fft
+ONE = ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft")
+LINEAR = ("real", "imag", "conj", "conj_physical", "resolve_conj", "resolve_neg", "view_as_real", "view_as_complex")
 
 
 def install() -> None:
     """Enter the rules of this file."""
+    for name in ONE:
+        add(along_one(getattr(_fft, name)), getattr(_fft, name))
+        add(along_several(getattr(_fft, f"{name}2"), (-2, -1)), getattr(_fft, f"{name}2"))
+        add(along_several(getattr(_fft, f"{name}n"), None), getattr(_fft, f"{name}n"))
+    for function in (_fft.fftshift, _fft.ifftshift):
+        add(shifted(function), function)
+    add(batched(torch.stft, 1), torch.stft)
+    add(batched(torch.istft, 2), torch.istft)
+    _install_complex()
+    named(diff, "diff")
+    named(trapezoid, "trapezoid", "trapz")
+    named(cumulative_trapezoid, "cumulative_trapezoid")
+    named(mapped(torch.gradient), "gradient")
+
+
+def _install_complex() -> None:
+    method = torch.Tensor
+    for name in LINEAR:
+        named(stacked(getattr(torch, name), viewing=True), name)
+    add(stacked(torch.real, viewing=True), method.real.__get__)  # type: ignore[attr-defined]
+    add(stacked(torch.imag, viewing=True), method.imag.__get__)  # type: ignore[attr-defined]
+    named(valued(torch.complex, complex_), "complex")
+    named(valued(torch.polar, polar), "polar")
+    named(adjoint, "adjoint")
+    add(adjoint, method.mH.__get__, method.H.__get__)  # type: ignore[attr-defined]
+    add(vecdot, torch.linalg.vecdot)
+    absolute = (*forms("abs"), *forms("absolute"), method.__abs__)
+    for rule, functions in (
+        (modulus, absolute),
+        (sgn, forms("sgn")),
+        (valued(torch.angle, angle), forms("angle")),
+        (valued(torch.vdot, vdot), forms("vdot")),
+    ):
+        for function in functions:
+            add(_if_complex(rule, function), function, keeps_frame=caches.RULES.get(function, (None, False))[1])

@@ -290,7 +290,7 @@ def cast(function: Callable[..., Any]) -> Callable[..., Any]:
         if type(input) is not Jet:
             return function(input, *args, **kwargs)
         value = function(input.value, *args, **kwargs)
-        if not value.is_floating_point():
+        if not value.is_floating_point() and not value.is_complex():
             return value
         rows = tuple(None if c is None else c.to(value.dtype).to(value.device) for c in input.coefficients)
         return _view(input, Jet(value, rows, input.frame))
@@ -478,7 +478,7 @@ def install() -> None:
     named(squeeze, "squeeze")
     named(unsqueeze, "unsqueeze")
     named(permute, "permute")
-    named(transposed, "t", "adjoint")
+    named(transposed, "t")
     add(transposed, method.mT.__get__)  # type: ignore[attr-defined]
     add(reversed_axes, method.T.__get__)  # type: ignore[attr-defined]
     for name, dims, viewing in (
@@ -511,7 +511,7 @@ def install() -> None:
             add(cast(function), function)
     named(copied, "clone", keeps_frame=True)
     named(copied, "contiguous", keeps_frame=True)
-    named(same, "requires_grad_", "positive", "resolve_conj", "resolve_neg", "real", "cpu", keeps_frame=True)
+    named(same, "requires_grad_", "positive", "cpu", keeps_frame=True)
     for name in CONSTANT:
         for function in forms(name):
             add(constant(function), function)
