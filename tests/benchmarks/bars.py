@@ -51,7 +51,7 @@ def at_most(workload: str, compiled: bool, limit: float, unit: float, text: str)
         found, ours = _found(run, bar), _ours(run, bar, compiled)
         plain = found.best([PLAIN])
         if ours is None or plain is None:
-            return _missing(bar, "ours" if ours is None else PLAIN)
+            return _missing(bar, f"{OURS if ours is None else PLAIN} did not run")
         measured = spread(ratio / unit for ratio in ratios(ours, plain))
         return Verdict(bar.workload, bar.text, PLAIN, measured, measured[1] <= limit)
 
@@ -66,7 +66,7 @@ def faster(workload: str, compiled: bool, limit: float, names: tuple[str, ...], 
         # An eager bar faces eager peers; a compiled one whichever is faster.
         peer = found.best(names, (EAGER, COMPILED) if compiled else (EAGER,))
         if ours is None or peer is None:
-            return _missing(bar, "ours" if ours is None else " and ".join(names))
+            return _missing(bar, f"{OURS if ours is None else ', '.join(names)} did not run")
         measured = spread(ratios(peer, ours))
         absent = ", ".join(_absent(found, names))
         holds = measured[1] >= limit
@@ -82,7 +82,7 @@ def overhead(workload: str, limit: float) -> Bar:
     def judge(run: Run, bar: Bar) -> Verdict:
         ours, plain = _ours(run, bar, EAGER), _found(run, bar).best([PLAIN])
         if ours is None or plain is None:
-            return _missing(bar, "ours" if ours is None else PLAIN)
+            return _missing(bar, f"{OURS if ours is None else PLAIN} did not run")
         measured = spread(1e6 * (first - second) for first, second in zip(ours.rounds, plain.rounds, strict=True))
         return Verdict(bar.workload, bar.text, PLAIN, measured, measured[1] <= limit)
 
@@ -98,7 +98,7 @@ def below_block(workload: str) -> Bar:
     def judge(run: Run, bar: Bar) -> Verdict:
         found, ours = _found(run, bar), _ours(run, bar, EAGER)
         if ours is None or ours.peak is None:
-            return _missing(bar, "the peak memory")
+            return _missing(bar, "memory was not measured")
         share = ours.peak / found.workload.block
         against = f"{found.workload.block / MIB:.1f} MiB"
         return Verdict(bar.workload, bar.text, against, (share, share, share), share < 1)
@@ -112,7 +112,7 @@ def grows_linearly(workload: str, half: str) -> Bar:
     def judge(run: Run, bar: Bar) -> Verdict:
         ours, smaller = _ours(run, bar, EAGER), _ours(run, bar, EAGER, half)
         if ours is None or smaller is None or ours.peak is None or not smaller.peak:
-            return _missing(bar, "the peak memory, or that of the half")
+            return _missing(bar, "memory was not measured, or not that of the half")
         growth = ours.peak / smaller.peak
         return Verdict(
             bar.workload, bar.text, f"half of d and m: {smaller.peak / MIB:.1f} MiB", (growth,) * 3, growth <= 2.5
@@ -144,11 +144,11 @@ def _absent(found: Found, names: tuple[str, ...]) -> Iterator[str]:
     for name in names:
         candidates = [entry for entry in found.entries if name in (entry.name, entry.family)]
         if candidates and not any(entry.rounds for entry in candidates):
-            yield f"no {name}"
+            yield f"{name} did not run"
 
 
-def _missing(bar: Bar, what: str) -> Verdict:
-    return Verdict(bar.workload, bar.text, "", None, None, f"no {what}")
+def _missing(bar: Bar, why: str) -> Verdict:
+    return Verdict(bar.workload, bar.text, "", None, None, why)
 
 
 # -------------------------------------------------------------------- the bars

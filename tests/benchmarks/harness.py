@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import statistics
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,7 +89,8 @@ def _ready(
         return None
     running: Running | None = None
     try:
-        with _limit(settings.patience):
+        with _limit(settings.patience), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # compilers warn of what they will do in other versions
             running = contender.start(problem)
             return running, running.result()
     except ImportError as error:

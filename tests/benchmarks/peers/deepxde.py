@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import redirect_stderr
+from io import StringIO
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +18,8 @@ from .local import peer
 
 def _deepxde() -> ModuleType:
     os.environ["DDE_BACKEND"] = "pytorch"
-    import deepxde
+    with redirect_stderr(StringIO()):  # it tells of its backends
+        import deepxde
 
     return deepxde
 
