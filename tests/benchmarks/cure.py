@@ -1,15 +1,12 @@
-"""``python tests/benchmarks/cure.py``: what the table of corrected operations costs, as a ratio to the same without it.
+"""``python -m benchmarks.cure`` (from ``tests/``): what the table of corrected operations costs, as a ratio to the same without it.
 
 Both are timed in turn in one process; the ratio is that of neighbouring runs, given as median and quartiles.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,22 +14,16 @@ from torch import nn
 
 from jacfunc import diag_jac, laplacian, make_functional, request
 
+from .contender import timed_call
+from .results import spread
+from .workloads import mlp
+
 CORRECTED = request.corrected
-
-
-def mlp(*sizes: int, norm: bool = False) -> nn.Module:
-    torch.manual_seed(0)
-    layers: list[nn.Module] = []
-    for inner, outer in pairwise(sizes):
-        layers += [nn.Linear(inner, outer), *([nn.LayerNorm(outer)] if norm else []), nn.Tanh()]
-    return nn.Sequential(*layers[: -2 if norm else -1])
 
 
 def timed(work: Callable[[], object], corrected: bool) -> float:
     request.corrected = CORRECTED if corrected else nullcontext
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    return timed_call(work)
 
 
 def ratios(work: Callable[[], object], rounds: int) -> list[float]:
@@ -55,11 +46,12 @@ def report(name: str, transform: Callable[..., Any], net: nn.Module, x: torch.Te
         f"{name} and gradient": lambda: derivative(params, x).square().sum().backward(),
     }
     for label, work in works.items():
-        low, middle, high = statistics.quantiles(ratios(work, 60 if len(x) > 100 else 300), n=4)
+        low, middle, high = spread(ratios(work, 60 if len(x) > 100 else 300))
         print(f"{label:<58}{middle:>6.2f}   {low:.2f} to {high:.2f}", flush=True)
 
 
 def main() -> None:
+    torch.manual_seed(0)
     print(f"{'work':<58}{'ratio':>6}   quartiles")
     report("founding example, diag_jac", diag_jac, mlp(1, 20, 20, 400), torch.rand(100, 1))
     x = torch.rand(2000, 3)

@@ -1,0 +1,107 @@
+"""``python -m benchmarks`` (from ``tests/``): jacfunc beside plain forwards and its peers, and the bars it has to reach."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import importlib.metadata
+import os
+import platform
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from .contender import Contender
+from .cuda import on_device
+from .harness import Settings, measured
+from .page import page, text
+from .peers import contenders
+from .peers.jax import versions
+from .plots import drawn
+from .results import Run
+from .workloads import WORKLOADS, Workload, sweeps
+
+DOCS = Path(__file__).parents[2] / "docs"
+QUICK = Settings(rounds=2, seconds=0.05, slow=0.5, patience=60, memory=False)
+
+
+def main(arguments: Sequence[str] | None = None, docs: Path = DOCS) -> None:
+    options = _parser().parse_args(arguments)
+    run = Run.from_json(options.read.read_text(encoding="utf-8")) if options.read else _run(options)
+    print(text(run))
+    if options.json:
+        options.json.write_text(run.to_json(), encoding="utf-8")
+    if options.page:
+        figures = drawn(run, docs / "benchmarks")
+        (docs / "benchmarks.md").write_text(page(run, figures, docs), encoding="utf-8")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    names = ", ".join(workload.name for workload in WORKLOADS)
+    parser.add_argument(
+        "--workload", nargs="+", metavar="NAME", default=[], help=f"only these, * and ? allowed: {names}, sweep-*"
+    )
+    parser.add_argument("--rounds", type=int, help=f"how often all run in turn ({Settings.rounds})")
+    parser.add_argument("--quick", action="store_true", help="short rounds, no sweeps, no memory, only ours compiled")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the peaks of memory")
+    parser.add_argument("--peers", type=Path, metavar="PYTHON", help="of the environment that has JAX and folx")
+    parser.add_argument("--page", action="store_true", help="write docs/benchmarks.md and its figures")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where every number is written")
+    parser.add_argument("--read", type=Path, metavar="FILE", help="measure nothing, take the numbers of an earlier run")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> Run:
+    settings = replace(QUICK if options.quick else Settings(), second=options.peers)
+    settings = replace(settings, rounds=options.rounds or settings.rounds)
+    settings = replace(settings, memory=settings.memory and not options.no_memory)
+    workloads = _chosen(options.workload, options.quick)
+    everyone = contenders(options.peers)
+    run = Run(_machine(), _versions(options.peers), [])
+    with tqdm(workloads, unit="workload", smoothing=0) as bar:
+        for workload in bar:
+            taking_part = [one for one in everyone if _takes_part(one, workload, options.quick)]
+            run.found.append(measured(workload, taking_part, settings, bar.set_postfix_str))
+        run.cuda = on_device([workload for workload in workloads if not workload.sweep], bar.set_postfix_str)
+    return run
+
+
+def _chosen(patterns: list[str], quick: bool) -> list[Workload]:
+    everything = [*WORKLOADS, *sweeps()]
+    if not patterns:
+        return WORKLOADS if quick else everything
+    for pattern in patterns:
+        if not fnmatch.filter([workload.name for workload in everything], pattern):
+            raise SystemExit(f"no workload is called {pattern}; see --help")
+    return [workload for workload in everything if any(fnmatch.fnmatch(workload.name, one) for one in patterns)]
+
+
+def _takes_part(contender: Contender, workload: Workload, quick: bool) -> bool:
+    wanted = contender.common or (workload.wide and (contender.quick or not quick))
+    return workload.kind in contender.kinds and wanted
+
+
+def _machine() -> str:
+    """In words: what matters of it and nothing that names it."""
+    memory = ""
+    with suppress(ValueError, OSError, AttributeError):  # not on Windows
+        memory = f" and {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB of memory"
+    device = " and a CUDA device" if torch.cuda.is_available() else ""
+    return f"a {platform.machine()} machine with {os.cpu_count()} cores{memory}{device} ({torch.get_num_threads()} threads)"
+
+
+def _versions(second: Path | None) -> dict[str, str]:
+    found = {"Python": platform.python_version()}
+    for name in ("jacfunc", "torch", "deepxde", "omnibias-torch"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found | versions(second)
+
+
+if __name__ == "__main__":
+    main()

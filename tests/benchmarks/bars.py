@@ -1,0 +1,200 @@
+"""The bars: what each workload has to reach, and whether it does.  The numbers come from ``results.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from .ours import OURS, PLAIN
+from .results import Entry, Found, Run, ratios, spread
+from .workloads import WORKLOADS, Workload
+
+BEST_PEERS = ("torch.func", "torch.autograd", "DeepXDE", "folx", "JAX")
+"""omnibias-torch takes a list of layers and no function: it has bars of its own."""
+EAGER, COMPILED = False, True
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``measured`` is the lower quartile, median and upper quartile; ``holds`` is None where it cannot be told."""
+
+    workload: str
+    bar: str
+    against: str
+    measured: tuple[float, float, float] | None
+    holds: bool | None
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Something that is wanted of a workload; ``judge`` says whether it holds in a run."""
+
+    workload: str
+    text: str
+    judge: Callable[[Run, Bar], Verdict]
+
+
+def verdicts(run: Run) -> list[Verdict]:
+    """Of every bar whose workload ran."""
+    return [bar.judge(run, bar) for bar in BARS if run.of(bar.workload) is not None]
+
+
+# -------------------------------------------------------------------- time
+
+
+def at_most(workload: str, compiled: bool, limit: float, unit: float, text: str) -> Bar:
+    """So many times ``unit`` plain forwards."""
+
+    def judge(run: Run, bar: Bar) -> Verdict:
+        found, ours = _found(run, bar), _ours(run, bar, compiled)
+        plain = found.best([PLAIN])
+        if ours is None or plain is None:
+            return _missing(bar, f"{OURS if ours is None else PLAIN} did not run")
+        measured = spread(ratio / unit for ratio in ratios(ours, plain))
+        return Verdict(bar.workload, bar.text, PLAIN, measured, measured[1] <= limit)
+
+    return Bar(workload, f"{_kind(compiled)} at most {limit:g}x {text}", judge)
+
+
+def faster(workload: str, compiled: bool, limit: float, names: tuple[str, ...], text: str) -> Bar:
+    """At least ``limit`` times as fast as the best of ``names``, which are families or contenders."""
+
+    def judge(run: Run, bar: Bar) -> Verdict:
+        found, ours = _found(run, bar), _ours(run, bar, compiled)
+        # An eager bar faces eager peers; a compiled one whichever is faster.
+        peer = found.best(names, (EAGER, COMPILED) if compiled else (EAGER,))
+        if ours is None or peer is None:
+            return _missing(bar, f"{OURS if ours is None else ', '.join(names)} did not run")
+        measured = spread(ratios(peer, ours))
+        absent = ", ".join(_absent(found, names))
+        holds = measured[1] >= limit
+        return Verdict(bar.workload, bar.text, peer.label, measured, None if holds and absent else holds, absent)
+
+    wanted = "no slower than" if limit == 1 else f"at least {limit:g}x faster than"
+    return Bar(workload, f"{_kind(compiled)} {wanted} {text}", judge)
+
+
+def overhead(workload: str, limit: float) -> Bar:
+    """At most so many microseconds over the plain forward."""
+
+    def judge(run: Run, bar: Bar) -> Verdict:
+        ours, plain = _ours(run, bar, EAGER), _found(run, bar).best([PLAIN])
+        if ours is None or plain is None:
+            return _missing(bar, f"{OURS if ours is None else PLAIN} did not run")
+        measured = spread(1e6 * (first - second) for first, second in zip(ours.rounds, plain.rounds, strict=True))
+        return Verdict(bar.workload, bar.text, PLAIN, measured, measured[1] <= limit)
+
+    return Bar(workload, f"at most {limit:g} us over the plain forward", judge)
+
+
+# -------------------------------------------------------------------- memory
+
+
+def below_block(workload: str) -> Bar:
+    """Less memory than all samples' whole Jacobians."""
+
+    def judge(run: Run, bar: Bar) -> Verdict:
+        found, ours = _found(run, bar), _ours(run, bar, EAGER)
+        if ours is None or ours.peak is None:
+            return _missing(bar, "memory was not measured")
+        share = ours.peak / found.workload.block
+        against = f"{found.workload.block / MIB:.1f} MiB"
+        return Verdict(bar.workload, bar.text, against, (share, share, share), share < 1)
+
+    return Bar(workload, "eager less memory than the samples' whole Jacobians", judge)
+
+
+def grows_linearly(workload: str, half: str) -> Bar:
+    """Memory at most 2.5 times that of a workload with half the ``d`` (and ``m``); ``d * d`` would make it 4."""
+
+    def judge(run: Run, bar: Bar) -> Verdict:
+        ours, smaller = _ours(run, bar, EAGER), _ours(run, bar, EAGER, half)
+        if ours is None or smaller is None or ours.peak is None or not smaller.peak:
+            return _missing(bar, "memory was not measured, or not that of the half")
+        growth = ours.peak / smaller.peak
+        return Verdict(
+            bar.workload, bar.text, f"half of d and m: {smaller.peak / MIB:.1f} MiB", (growth,) * 3, growth <= 2.5
+        )
+
+    return Bar(workload, "eager memory at most 2.5x that of half the d and m (d*d: 4x)", judge)
+
+
+# -------------------------------------------------------------------- what they share
+
+
+def _kind(compiled: bool) -> str:
+    return "compiled" if compiled else "eager"
+
+
+def _found(run: Run, bar: Bar) -> Found:
+    found = run.of(bar.workload)
+    assert found is not None
+    return found
+
+
+def _ours(run: Run, bar: Bar, compiled: bool, workload: str = "") -> Entry | None:
+    found = run.of(workload or bar.workload)
+    return found.best([OURS], [compiled]) if found is not None else None
+
+
+def _absent(found: Found, names: tuple[str, ...]) -> Iterator[str]:
+    """The names of whom nothing ran: without them a bar that seems to hold is not known to."""
+    for name in names:
+        candidates = [entry for entry in found.entries if name in (entry.name, entry.family)]
+        if candidates and not any(entry.rounds for entry in candidates):
+            yield f"{name} did not run"
+
+
+def _missing(bar: Bar, why: str) -> Verdict:
+    return Verdict(bar.workload, bar.text, "", None, None, why)
+
+
+# -------------------------------------------------------------------- the bars
+
+
+def _floor(workload: Workload) -> list[Bar]:
+    rows = min(workload.sizes[0], workload.sizes[-1])
+    readings = {workload.rows: f"of the floor, 1 + {workload.rows} plain forwards"}
+    readings[rows] = f"of the floor, 1 + {rows} plain forwards" + " (by the shorter side)" * (rows < workload.rows)
+    return [
+        at_most(workload.name, compiled, limit, 1 + count, text)
+        for count, text in readings.items()
+        for compiled, limit in ((EAGER, 1.5), (COMPILED, 1.2))
+    ]
+
+
+def _laplacian(name: str, value: float, gradient: float, value_against: tuple[str, ...], text: str) -> list[Bar]:
+    both = (name, f"{name}-gradient")
+    return [
+        faster(name, COMPILED, value, value_against, text),
+        faster(f"{name}-gradient", COMPILED, gradient, BEST_PEERS, "the best peer"),
+        *(faster(part, COMPILED, 1, ("omnibias-torch",), "omnibias-torch") for part in both),
+    ]
+
+
+_BY_NAME = {workload.name: workload for workload in WORKLOADS}
+BARS = [
+    at_most("founding", EAGER, 2.6, 1, "the plain forward"),
+    faster("founding", EAGER, 6, ("vmap(jacfwd)",), "vmap(jacfwd)"),
+    at_most("founding", COMPILED, 1.5, 1, "the plain forward"),
+    *_floor(_BY_NAME["jacobian-3"]),
+    *_floor(_BY_NAME["jacobian-2"]),
+    faster("diagonal-64", EAGER, 1, ("torch.func",), "the best of torch.func"),
+    below_block("diagonal-64"),
+    faster("diagonal-2000", EAGER, 50, ("torch.func",), "the best of torch.func"),
+    grows_linearly("diagonal-2000", "diagonal-1000"),
+    *_laplacian("laplacian-10", 1, 3, BEST_PEERS, "the best peer"),
+    *_laplacian("laplacian-100", 1.5, 2.5, BEST_PEERS, "the best peer"),
+    *_laplacian("laplacian-1000", 10, 10, BEST_PEERS, "the best peer"),
+    *_laplacian("laplacian-2", 1, 1.5, ("JAX jit nested jvp",), "JAX jit of nested jvp"),
+    overhead("call", 100),
+]
+
+
+def told(verdict: Verdict) -> str:
+    """Whether it holds, in words."""
+    if verdict.holds is None:
+        return f"open: {verdict.missing}"
+    return "holds" if verdict.holds else "fails"

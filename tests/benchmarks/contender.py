@@ -1,0 +1,112 @@
+"""A competitor: what it is called, how it is made ready, and how its calls are timed.  Who competes is in ``peers``."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from jacfunc.memory import growth
+
+from .workloads import GRADIENT, Problem
+
+Derivative = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Running(Protocol):
+    """A competitor that is ready to be called."""
+
+    def result(self) -> torch.Tensor:
+        """What a call gives: the derivative, or all parameters' gradients one after another."""
+
+    def times(self, calls: int) -> list[float]:
+        """The seconds of each of so many calls."""
+
+    def growth(self) -> int | None:
+        """The bytes by which one more call grows the memory of its process; None where that is not known."""
+
+    def close(self) -> None:
+        """No more calls."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """``start`` makes it ready.
+
+    Attributes:
+        common: whether it runs in sweeps too.
+        quick: whether it runs where there is no time to compile everyone.
+        heavy: says why it is not even tried on a problem, or is empty.
+    """
+
+    name: str
+    family: str
+    kinds: tuple[str, ...]
+    start: Callable[[Problem], Running]
+    compiled: bool = False
+    common: bool = False
+    quick: bool = True
+    heavy: Callable[[Problem], str] = field(default=lambda problem: "")
+
+
+class Local:
+    """A call in this process."""
+
+    def __init__(self, problem: Problem, derivative: Derivative) -> None:
+        self.problem, self.derivative = problem, derivative
+
+    def call(self) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        problem = self.problem
+        derivative = self.derivative(problem.x)
+        if problem.workload.part != GRADIENT:
+            return derivative
+        loss = derivative.square().mean()
+        # The last bias moves no derivative: zeros.
+        return torch.autograd.grad(loss, problem.parameters, allow_unused=True, materialize_grads=True)
+
+    def result(self) -> torch.Tensor:
+        found = self.call()
+        parts = [found] if isinstance(found, torch.Tensor) else [part.flatten() for part in found]
+        return torch.cat(parts).detach()
+
+    def times(self, calls: int) -> list[float]:
+        timed = on_cuda if self.problem.x.is_cuda else timed_call
+        return [timed(self.call) for _ in range(calls)]
+
+    def growth(self) -> int | None:
+        self.call()
+        give_back()
+        return growth(self.call)
+
+    def close(self) -> None:
+        pass
+
+
+def timed_call(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def on_cuda(call: Callable[[], object]) -> float:
+    """By CUDA's own clock: the call returns before its kernels are done."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    call()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
+def give_back() -> None:
+    """Free what the allocator keeps of the call before, or the next one would seem to need little."""
+    if sys.platform == "linux":
+        with suppress(AttributeError, OSError):  # musl has none
+            ctypes.CDLL(None).malloc_trim(0)

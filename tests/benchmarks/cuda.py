@@ -1,0 +1,76 @@
+"""Ours on a CUDA device in several precisions, beside what arithmetic and bandwidth allow at least."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from .contender import Contender, on_cuda
+from .harness import Step
+from .ours import CONTENDERS, FORWARD
+from .workloads import GRADIENT, Problem, Workload
+
+PRECISIONS = {"float32": torch.float32, "TF32": torch.float32, "bfloat16": torch.bfloat16}
+CALLS = 20
+
+
+def on_device(workloads: list[Workload], step: Step) -> list[dict[str, Any]]:
+    """A row for each workload, precision, and eager or compiled; nothing without a device."""
+    if not torch.cuda.is_available():
+        return []
+    found = []
+    for name, dtype in PRECISIONS.items():
+        with _tf32(name == "TF32"):
+            rates = _rates(dtype)
+            for workload in workloads:
+                torch.compiler.reset()
+                for contender in (FORWARD, *CONTENDERS):
+                    step(f"CUDA {name} {workload.name}: {contender.name}")
+                    found.append({"dtype": name, **_row(contender, Problem.make(workload, "cuda", dtype), rates)})
+    return found
+
+
+def _row(contender: Contender, problem: Problem, rates: tuple[float, float]) -> dict[str, Any]:
+    kind = contender.name + ", compiled" * contender.compiled
+    arithmetic, moved = floor(problem.workload, problem.x.element_size(), contender is FORWARD)
+    row = {"workload": problem.workload.title, "kind": kind, "seconds": None, "note": ""}
+    row |= {"arithmetic": arithmetic / rates[0], "bandwidth": moved / rates[1]}
+    try:
+        running = contender.start(problem)
+        running.times(3)
+        row["seconds"] = statistics.median(running.times(CALLS))
+    except Exception as error:  # a dtype that something does not know is a finding
+        row["note"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"[:120]
+    return row
+
+
+def floor(workload: Workload, itemsize: int, plain: bool = False) -> tuple[int, int]:
+    """The operations and the bytes without which it cannot be done."""
+    weights = sum(inner * outer for inner, outer in pairwise(workload.sizes))
+    passes = (1 if plain else 1 + workload.rows) * (3 if workload.part == GRADIENT else 1)
+    result = weights if workload.part == GRADIENT else workload.samples * workload.sizes[-1]
+    return 2 * workload.samples * weights * passes, itemsize * (weights + workload.samples * workload.sizes[0] + result)
+
+
+def _rates(dtype: torch.dtype) -> tuple[float, float]:
+    """What this device does at best: operations a second in large products, bytes a second in copies."""
+    size = 8192
+    a, b, large = (torch.randn(size, size, device="cuda", dtype=dtype) for _ in range(3))
+    product = min(on_cuda(lambda: a @ b) for _ in range(CALLS))
+    copied = min(on_cuda(lambda: large.copy_(a)) for _ in range(CALLS))
+    return 2 * size**3 / product, 2 * large.nbytes / copied
+
+
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

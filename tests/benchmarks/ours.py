@@ -1,0 +1,40 @@
+"""jacfunc itself, through its public names only, and the plain forward that everything is compared with."""
+
+from __future__ import annotations
+
+import torch
+
+from jacfunc import batch_jac, diag_jac, laplacian, make_functional
+
+from .contender import Contender, Derivative, Local, Running
+from .workloads import DIAGONAL, JACOBIAN, LAPLACIAN, Problem
+
+TRANSFORMS = {DIAGONAL: diag_jac, JACOBIAN: batch_jac, LAPLACIAN: laplacian}
+KINDS = tuple(TRANSFORMS)
+
+OURS, PLAIN = "jacfunc", "plain forward"
+
+
+def _eager(problem: Problem) -> Running:
+    f, params = make_functional(problem.net)
+    derivative = TRANSFORMS[problem.workload.kind](f)
+    return Local(problem, lambda x: derivative(params, x))
+
+
+def _compiled(problem: Problem) -> Running:
+    f, params = make_functional(problem.net)
+    transform = TRANSFORMS[problem.workload.kind]
+    call = torch.compile(lambda params, x: transform(f)(params, x), fullgraph=True)
+    return Local(problem, lambda x: call(params, x))
+
+
+def _plain(problem: Problem) -> Running:
+    forward: Derivative = problem.net
+    return Local(problem, forward)
+
+
+CONTENDERS = [
+    Contender(OURS, OURS, KINDS, _eager, common=True),
+    Contender(OURS, OURS, KINDS, _compiled, compiled=True, common=True),
+]
+FORWARD = Contender(PLAIN, PLAIN, KINDS, _plain, common=True)

@@ -1,0 +1,44 @@
+"""The peak memory of one call of a contender, in a process of its own, by ``jacfunc/memory.py``."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from jacfunc.memory import processes
+
+from .contender import Contender
+from .workloads import Problem, Workload
+
+
+def peak(contender: Contender, workload: Workload, second: Path | None, patience: int) -> int | None:
+    """The bytes by which a call after the first grows its process at most; None where that is not known."""
+    context = processes()
+    receiver, sender = context.Pipe(duplex=False)
+    # By what it is called, because its functions cannot be pickled.
+    told = (sender, contender.name, contender.compiled, workload, second)
+    process = context.Process(target=_send, args=told)
+    process.start()
+    sender.close()
+    measured: int | None = None
+    with suppress(EOFError):  # it ended without a word
+        if receiver.poll(patience):
+            measured = receiver.recv()
+    process.kill()
+    process.join()
+    return measured
+
+
+def _send(sender: Connection, name: str, compiled: bool, workload: Workload, second: Path | None) -> None:
+    from .peers import contenders
+
+    found = contenders(second)
+    contender = next(
+        one for one in found if (one.name, one.compiled) == (name, compiled) and workload.kind in one.kinds
+    )
+    running = contender.start(Problem.make(workload))
+    try:
+        sender.send(running.growth())
+    finally:
+        running.close()

@@ -1,0 +1,69 @@
+"""DeepXDE's ``jacobian`` and ``hessian`` on its PyTorch backend, in both of its modes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from io import StringIO
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from ..contender import Derivative
+from ..workloads import DIAGONAL, JACOBIAN, LAPLACIAN, Problem, entries
+from .local import peer
+
+
+def _deepxde() -> ModuleType:
+    os.environ["DDE_BACKEND"] = "pytorch"
+    with redirect_stderr(StringIO()):  # it tells of its backends
+        import deepxde
+
+    return deepxde
+
+
+def _in_mode(mode: str, whole: Callable[..., torch.Tensor]) -> Callable[[Problem], Derivative]:
+    def make(problem: Problem) -> Derivative:
+        library = _deepxde()
+
+        def derivative(x: torch.Tensor) -> torch.Tensor:
+            library.config.autodiff = mode
+            x = x.detach().requires_grad_()
+            y = problem.net(x)
+            # Forward mode wants the function beside the value.
+            found = whole(library.grad, y if mode == "reverse" else (y, problem.net), x, problem.workload)
+            library.grad.clear()  # it keeps every derivative until told otherwise
+            return found
+
+        return derivative
+
+    return make
+
+
+def _rows(library: Any, y: torch.Tensor, x: torch.Tensor, workload: Any) -> torch.Tensor:
+    outputs = range(workload.sizes[-1])
+    if workload.kind == DIAGONAL and workload.sizes[0] > 1:
+        return torch.cat([library.jacobian(y, x, i=output, j=output) for output in outputs], dim=1)
+    found = torch.stack([library.jacobian(y, x, i=output) for output in outputs], dim=1)
+    return entries(workload.kind, found)
+
+
+def _columns(library: Any, y: Any, x: torch.Tensor, workload: Any) -> torch.Tensor:
+    found = [library.jacobian(y, x, i=None, j=column)[0] for column in range(workload.sizes[0])]
+    return entries(workload.kind, torch.stack(found, dim=-1))
+
+
+def _laplacian(library: Any, y: Any, x: torch.Tensor, workload: Any) -> torch.Tensor:
+    found = [library.hessian(y, x, i=column, j=column) for column in range(workload.sizes[0])]
+    return sum(part if isinstance(part, torch.Tensor) else part[0] for part in found)
+
+
+FIRST = (DIAGONAL, JACOBIAN)
+CONTENDERS = [
+    *peer("DeepXDE reverse", "DeepXDE", FIRST, _in_mode("reverse", _rows), loops=True),
+    *peer("DeepXDE forward", "DeepXDE", FIRST, _in_mode("forward", _columns), loops=True),
+    *peer("DeepXDE reverse", "DeepXDE", (LAPLACIAN,), _in_mode("reverse", _laplacian), loops=True),
+    *peer("DeepXDE forward", "DeepXDE", (LAPLACIAN,), _in_mode("forward", _laplacian), loops=True),
+]

@@ -1,0 +1,48 @@
+"""``torch.autograd`` nested by hand with the sum trick: what users write who know that samples are independent."""
+
+from __future__ import annotations
+
+import torch
+
+from ..contender import Derivative
+from ..workloads import DIAGONAL, GRADIENT, JACOBIAN, LAPLACIAN, Problem
+from .local import peer
+
+
+def _first(problem: Problem) -> Derivative:
+    kind, graph = problem.workload.kind, problem.workload.part == GRADIENT
+
+    def derivative(x: torch.Tensor) -> torch.Tensor:
+        x = x.detach().requires_grad_()
+        y = problem.net(x)
+        rows = []
+        for output in range(y.shape[1]):
+            (row,) = torch.autograd.grad(y[:, output].sum(), x, retain_graph=True, create_graph=graph)
+            # Only the wanted element of each row is kept, or the loop would hold the whole Jacobian.
+            rows.append(row[:, output] if kind == DIAGONAL and row.shape[1] > 1 else row)
+        found = torch.stack(rows, dim=1)
+        return found.squeeze(-1) if kind == DIAGONAL and found.dim() > 2 else found
+
+    return derivative
+
+
+def _laplacian(problem: Problem) -> Derivative:
+    graph = problem.workload.part == GRADIENT
+
+    def derivative(x: torch.Tensor) -> torch.Tensor:
+        x = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(problem.net(x).sum(), x, create_graph=True)
+        total = torch.zeros_like(x[:, 0])
+        for column in range(x.shape[1]):
+            summed = gradient[:, column].sum()
+            (row,) = torch.autograd.grad(summed, x, retain_graph=True, create_graph=graph)
+            total = total + row[:, column]
+        return total[:, None]
+
+    return derivative
+
+
+CONTENDERS = [
+    *peer("torch.autograd loop", "torch.autograd", (DIAGONAL, JACOBIAN), _first, loops=True),
+    *peer("torch.autograd nested", "torch.autograd", (LAPLACIAN,), _laplacian, loops=True),
+]

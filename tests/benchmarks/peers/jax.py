@@ -1,0 +1,102 @@
+"""JAX and folx in the environment that has them: this side of the worker process, which ``jax_worker.py`` is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import jacfunc.memory
+
+from ..contender import Contender, Running
+from ..workloads import DIAGONAL, JACOBIAN, LAPLACIAN, Problem
+from .jax_worker import METHODS
+
+WORKER = ["-P", str(Path(__file__).with_name("jax_worker.py"))]
+"""Without its folder on the path, where this file would be taken for JAX."""
+
+
+class Remote:
+    """One method on one problem, in a process of its own."""
+
+    def __init__(self, python: Path, method: str, problem: Problem) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        command = [str(python), *WORKER, jacfunc.memory.__file__]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            self._ask(do="prepare", method=method, **_told(problem), arrays=self._save(problem))
+        except BaseException:
+            self.close()
+            raise
+
+    def _save(self, problem: Problem) -> str:
+        arrays = {f"{number:03}": array.detach().numpy() for number, array in enumerate(problem.parameters)}
+        file = Path(self.folder.name) / "problem.npz"
+        np.savez(file, x=problem.x.numpy(), **arrays)
+        return str(file)
+
+    def _ask(self, **question: Any) -> Any:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the worker ended with status {self.process.wait()}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise ImportError(answer["error"]) if answer["absent"] else RuntimeError(answer["error"])
+        return answer["answer"]
+
+    def result(self) -> torch.Tensor:
+        file = str(Path(self.folder.name) / "result.npy")
+        self._ask(do="result", file=file)
+        return torch.from_numpy(np.load(file))
+
+    def times(self, calls: int) -> list[float]:
+        return list(self._ask(do="times", calls=calls))
+
+    def growth(self) -> int | None:
+        return self._ask(do="growth")
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+        self.folder.cleanup()
+
+
+def _told(problem: Problem) -> dict[str, str]:
+    return {"kind": problem.workload.kind, "part": problem.workload.part}
+
+
+def _starting(python: Path | None, method: str) -> Callable[[Problem], Running]:
+    def start(problem: Problem) -> Running:
+        if python is None:
+            raise ImportError("no second environment was given, see --peers")
+        return Remote(python, method, problem)
+
+    return start
+
+
+def contenders(python: Path | None) -> list[Contender]:
+    """All of them, whether or not there is an environment to run them in: who is absent is reported."""
+    kinds = {"first": (DIAGONAL, JACOBIAN), "laplacian": (LAPLACIAN,)}
+    return [
+        Contender(
+            name, method.family, kinds[method.order], _starting(python, name), compiled=True, common=method.common
+        )
+        for name, method in METHODS.items()
+    ]
+
+
+def versions(python: Path | None) -> dict[str, str]:
+    """Of what is installed there."""
+    if python is None:
+        return {}
+    told = subprocess.run([str(python), *WORKER, "--versions"], capture_output=True, text=True, check=True).stdout
+    return dict(json.loads(told))

@@ -1,0 +1,200 @@
+"""The process that runs JAX and folx, asked in lines of JSON.  It runs in an environment without torch or jacfunc.
+
+Started as ``python jax_worker.py FILE`` where FILE is ``jacfunc/memory.py``, which needs nothing but Python.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+Function = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """``make`` turns the function of one sample into its derivative; ``common``: in sweeps too."""
+
+    family: str
+    order: str
+    make: Callable[[Function], Function]
+    common: bool = False
+
+
+def _jacfwd(f: Function) -> Function:
+    import jax
+
+    return jax.jacfwd(f)
+
+
+def _jacrev(f: Function) -> Function:
+    import jax
+
+    return jax.jacrev(f)
+
+
+def _hessian(f: Function) -> Function:
+    import jax
+    import jax.numpy as jnp
+
+    return lambda x: jnp.trace(jax.hessian(f)(x), axis1=-2, axis2=-1)
+
+
+def _nested_jvp(f: Function) -> Function:
+    import jax
+    import jax.numpy as jnp
+
+    def laplacian(x: Any) -> Any:
+        def second(row: Any) -> Any:
+            return jax.jvp(lambda x: jax.jvp(f, (x,), (row,))[1], (x,), (row,))[1]
+
+        return jax.vmap(second)(jnp.eye(x.size)).sum(0)
+
+    return laplacian
+
+
+def _jvp_of_grad(f: Function) -> Function:
+    import jax
+    import jax.numpy as jnp
+
+    gradient = jax.grad(lambda x: f(x).sum())
+
+    def laplacian(x: Any) -> Any:
+        def second(row: Any) -> Any:
+            return jnp.vdot(jax.jvp(gradient, (x,), (row,))[1], row)
+
+        return jax.vmap(second)(jnp.eye(x.size)).sum(0, keepdims=True)
+
+    return laplacian
+
+
+def _folx(f: Function) -> Function:
+    import folx
+
+    forward = folx.forward_laplacian(f)
+    return lambda x: forward(x).laplacian
+
+
+METHODS = {
+    "JAX jit(vmap(jacfwd))": Method("JAX", "first", _jacfwd),
+    "JAX jit(vmap(jacrev))": Method("JAX", "first", _jacrev),
+    "JAX jit nested jvp": Method("JAX", "laplacian", _nested_jvp, common=True),
+    "JAX jit jvp of grad": Method("JAX", "laplacian", _jvp_of_grad),
+    "JAX jit(vmap(hessian))": Method("JAX", "laplacian", _hessian),
+    "folx jit": Method("folx", "laplacian", _folx, common=True),
+}
+
+
+# -------------------------------------------------------------------- one problem
+
+
+class Problem:
+    """The same network on the same numbers as in the process that asks."""
+
+    def __init__(self, method: str, kind: str, part: str, arrays: str) -> None:
+        import jax
+        import jax.numpy as jnp
+        import numpy as np
+
+        loaded = np.load(arrays)
+        self.x = jnp.asarray(loaded["x"])
+        self.parameters = [jnp.asarray(loaded[name]) for name in sorted(set(loaded.files) - {"x"})]
+        make = METHODS[method].make
+
+        def derivative(parameters: list[Any], x: Any) -> Any:
+            found = jax.vmap(make(lambda sample: network(parameters, sample)))(x)
+            if kind != "diagonal":
+                return found
+            return found[..., 0] if found.shape[-1] == 1 else jnp.diagonal(found, axis1=1, axis2=2)
+
+        def loss(parameters: list[Any], x: Any) -> Any:
+            return (derivative(parameters, x) ** 2).mean()
+
+        self.jitted = jax.jit(jax.grad(loss) if part == "gradient" else derivative)
+
+    def call(self) -> Any:
+        import jax
+
+        return jax.block_until_ready(self.jitted(self.parameters, self.x))
+
+    def result(self, file: str) -> None:
+        import numpy as np
+
+        found = self.call()
+        parts = [np.ravel(part) for part in found] if isinstance(found, list) else [found]
+        np.save(file, np.concatenate(parts))
+
+    def times(self, calls: int) -> list[float]:
+        found = []
+        for _ in range(calls):
+            start = time.perf_counter()
+            self.call()
+            found.append(time.perf_counter() - start)
+        return found
+
+    def growth(self, memory: Any) -> int | None:
+        self.call()
+        return memory.growth(self.call)
+
+
+def network(parameters: list[Any], x: Any) -> Any:
+    import jax.numpy as jnp
+
+    weights, biases = parameters[::2], parameters[1::2]
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        x = jnp.tanh(weight @ x + bias)
+    return weights[-1] @ x + biases[-1]
+
+
+# -------------------------------------------------------------------- questions and answers
+
+
+def _serve(memory: Any) -> None:
+    problem: Any = None
+    for line in sys.stdin:
+        question = json.loads(line)
+        answer: Any = None
+        try:
+            match question.pop("do"):
+                case "prepare":
+                    problem = Problem(**question)
+                case "result":
+                    problem.result(**question)
+                case "times":
+                    answer = problem.times(**question)
+                case "growth":
+                    answer = problem.growth(memory)
+            told = {"answer": answer}
+        except Exception as error:
+            told = {"error": f"{type(error).__name__}: {error}", "absent": isinstance(error, ImportError)}
+        print(json.dumps(told), flush=True)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("jax", "jaxlib", "folx"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _loaded(file: str) -> Any:
+    spec = importlib.util.spec_from_file_location("memory", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--versions":
+        print(json.dumps(_versions()))
+    else:
+        _serve(_loaded(sys.argv[1]))

@@ -1,0 +1,102 @@
+"""``torch.func`` in all its ways: samples under ``vmap``, or the sum trick with the rows under ``vmap``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+
+from ..contender import Derivative
+from ..workloads import DIAGONAL, JACOBIAN, LAPLACIAN, Problem, entries
+from .local import peer
+
+FAMILY = "torch.func"
+
+
+def _per_sample(transform: Callable[..., Callable[..., Any]]) -> Callable[[Problem], Derivative]:
+    def make(problem: Problem) -> Derivative:
+        jacobian, kind = vmap(transform(problem.net)), problem.workload.kind
+        return lambda x: entries(kind, jacobian(x))
+
+    return make
+
+
+def _pushed(problem: Problem) -> Derivative:
+    def derivative(x: torch.Tensor) -> torch.Tensor:
+        rows = vmap(lambda row: jvp(problem.net, (x,), (row.expand_as(x),))[1])(_identity(x))
+        return entries(problem.workload.kind, rows.movedim(0, -1))
+
+    return derivative
+
+
+def _pulled(problem: Problem) -> Derivative:
+    def derivative(x: torch.Tensor) -> torch.Tensor:
+        y, pull = vjp(problem.net, x)
+        rows = vmap(lambda row: pull(row.expand_as(y))[0])(_identity(y))
+        return entries(problem.workload.kind, rows.movedim(0, 1))
+
+    return derivative
+
+
+def _hessian(problem: Problem) -> Derivative:
+    per_sample = vmap(hessian(problem.net))
+    return lambda x: per_sample(x).diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def _nested_jvp(problem: Problem) -> Derivative:
+    def derivative(x: torch.Tensor) -> torch.Tensor:
+        def second(row: torch.Tensor) -> torch.Tensor:
+            tangent = row.expand_as(x)
+            return jvp(lambda x: jvp(problem.net, (x,), (tangent,))[1], (x,), (tangent,))[1]
+
+        return vmap(second)(_identity(x)).sum(0)
+
+    return derivative
+
+
+def _jvp_of_grad(problem: Problem) -> Derivative:
+    gradient = grad(lambda x: problem.net(x).sum())
+
+    def derivative(x: torch.Tensor) -> torch.Tensor:
+        def second(row: torch.Tensor) -> torch.Tensor:
+            tangent = row.expand_as(x)
+            return (jvp(gradient, (x,), (tangent,))[1] * tangent).sum(-1, keepdim=True)
+
+        return vmap(second)(_identity(x)).sum(0)
+
+    return derivative
+
+
+def _vjp_of_grad(problem: Problem) -> Derivative:
+    gradient = grad(lambda x: problem.net(x).sum())
+
+    def derivative(x: torch.Tensor) -> torch.Tensor:
+        y, pull = vjp(gradient, x)
+
+        def second(row: torch.Tensor) -> torch.Tensor:
+            cotangent = row.expand_as(y)
+            return (pull(cotangent)[0] * cotangent).sum(-1, keepdim=True)
+
+        return vmap(second)(_identity(y)).sum(0)
+
+    return derivative
+
+
+def _identity(like: torch.Tensor) -> torch.Tensor:
+    """A row for each element of a sample."""
+    return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
+
+
+FIRST = (DIAGONAL, JACOBIAN)
+CONTENDERS = [
+    *peer("vmap(jacfwd)", FAMILY, FIRST, _per_sample(jacfwd), common="eager"),
+    *peer("vmap(jacrev)", FAMILY, FIRST, _per_sample(jacrev), common="eager"),
+    *peer("batched jvp", FAMILY, FIRST, _pushed),
+    *peer("batched vjp", FAMILY, FIRST, _pulled),
+    *peer("vmap(hessian)", FAMILY, (LAPLACIAN,), _hessian),
+    *peer("nested jvp", FAMILY, (LAPLACIAN,), _nested_jvp),
+    *peer("jvp of grad", FAMILY, (LAPLACIAN,), _jvp_of_grad, common="eager"),
+    *peer("vjp of grad", FAMILY, (LAPLACIAN,), _vjp_of_grad),
+]

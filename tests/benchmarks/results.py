@@ -1,0 +1,105 @@
+"""What was measured, as numbers that go to JSON and back.  Who measures is ``harness.py``, who judges ``bars.py``."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .workloads import Workload
+
+
+@dataclass
+class Entry:
+    """One contender on one workload.
+
+    Attributes:
+        rounds: the median seconds of each round; rounds of different contenders with the same number ran in turn.
+        difference: the largest difference from our result, relative to the largest entry of ours.
+        agrees: whether that is rounding.
+        peak: the bytes by which one call grows its process at most.
+        note: why something is missing.
+    """
+
+    name: str
+    family: str
+    compiled: bool
+    rounds: list[float] = field(default_factory=list)
+    difference: float | None = None
+    agrees: bool | None = None
+    peak: int | None = None
+    note: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}, compiled" if self.compiled and "jit" not in self.name else self.name
+
+    @property
+    def seconds(self) -> float:
+        return statistics.median(self.rounds)
+
+    @property
+    def counts(self) -> bool:
+        """Whether it may stand for the best: it ran and its numbers are right."""
+        return bool(self.rounds) and self.agrees is not False
+
+
+@dataclass
+class Found:
+    """All contenders on one workload."""
+
+    workload: Workload
+    entries: list[Entry]
+
+    def best(self, names: Collection[str], compiled: Collection[bool] = (False, True)) -> Entry | None:
+        """The fastest of the contenders, or of the families, that are named."""
+        found = [
+            entry
+            for entry in self.entries
+            if (entry.name in names or entry.family in names) and entry.compiled in compiled and entry.counts
+        ]
+        return min(found, key=lambda entry: entry.seconds, default=None)
+
+
+@dataclass
+class Run:
+    """Everything that one command found, and on what."""
+
+    machine: str
+    versions: dict[str, str]
+    found: list[Found]
+    cuda: list[dict[str, Any]] = field(default_factory=list)
+
+    def of(self, workload: str) -> Found | None:
+        return next((found for found in self.found if found.workload.name == workload), None)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Run:
+        told = json.loads(text)
+        found = [
+            Found(_workload(part["workload"]), [Entry(**entry) for entry in part["entries"]]) for part in told["found"]
+        ]
+        return cls(told["machine"], told["versions"], found, told["cuda"])
+
+
+def _workload(told: dict[str, Any]) -> Workload:
+    return Workload(**{**told, "sizes": tuple(told["sizes"])})
+
+
+def ratios(above: Entry, below: Entry) -> list[float]:
+    """Of neighbouring rounds; one that is too slow to run in all of them is compared in those it ran in."""
+    return [first / second for first, second in zip(above.rounds, below.rounds, strict=False)]
+
+
+def spread(numbers: Iterable[float]) -> tuple[float, float, float]:
+    """The lower quartile, the median, the upper quartile."""
+    numbers = list(numbers)
+    if len(numbers) == 1:
+        return numbers[0], numbers[0], numbers[0]
+    low, middle, high = statistics.quantiles(numbers, n=4, method="inclusive")
+    return low, middle, high

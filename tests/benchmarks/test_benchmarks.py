@@ -1,0 +1,206 @@
+"""Tiny workloads through the harness, the bars and the page, without the peers that have to be installed."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from .__main__ import main
+from .bars import BARS, COMPILED, EAGER, Bar, told, verdicts
+from .contender import Contender, Local, Running
+from .cuda import floor, on_device
+from .harness import Late, Settings, _limit, measured
+from .ours import CONTENDERS, FORWARD, OURS, PLAIN
+from .page import page, text
+from .peaks import peak
+from .peers import contenders
+from .plots import drawn, exponent
+from .results import Entry, Found, Run, ratios, spread
+from .workloads import DIAGONAL, GRADIENT, JACOBIAN, LAPLACIAN, WORKLOADS, Problem, Workload, sweeps
+
+BRIEF = Settings(rounds=2, seconds=0.001, memory=False)
+TINY = [
+    Workload("tiny-diagonal", DIAGONAL, (3, 4, 3), 5),
+    Workload("tiny-column", DIAGONAL, (1, 4, 3), 5),
+    Workload("tiny-jacobian", JACOBIAN, (2, 4, 3), 5),
+    Workload("tiny-laplacian", LAPLACIAN, (3, 4, 4, 1), 5),
+    Workload("tiny-gradient", LAPLACIAN, (3, 4, 4, 1), 5, part=GRADIENT),
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("deepxde", "omnibias"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+def eager(workload: Workload, everyone: list[Contender] | None = None) -> Found:
+    chosen = [one for one in everyone or contenders() if workload.kind in one.kinds]
+    return measured(
+        workload, [one for one in chosen if not one.compiled or one.family == "JAX"], BRIEF, lambda text: None
+    )
+
+
+# -------------------------------------------------------------------- the harness
+
+
+@pytest.mark.parametrize("workload", TINY, ids=lambda workload: workload.name)
+def test_peers_agree_and_the_absent_are_named(workload: Workload) -> None:
+    found = eager(workload)
+    ran = {entry.name for entry in found.entries if entry.rounds}
+    absent = {entry.name for entry in found.entries if entry.note.startswith("absent: ")}
+    assert {OURS, PLAIN} < ran
+    assert all(entry.agrees for entry in found.entries if entry.rounds and entry.name != PLAIN)
+    assert {"DeepXDE reverse", "omnibias-torch"} < absent
+    assert {entry.name for entry in found.entries} == ran | absent
+    assert all(len(entry.rounds) == BRIEF.rounds for entry in found.entries if entry.name in ran)
+
+
+def _starting(result: torch.Tensor) -> Contender:
+    return Contender("odd", "odd", (LAPLACIAN,), lambda problem: Local(problem, lambda x: result))
+
+
+def _raising(problem: Problem) -> Running:
+    raise ValueError("no such luck\nsecond line")
+
+
+@pytest.mark.parametrize(
+    ("contender", "note"),
+    [
+        (_starting(torch.ones(5, 1)), "disagrees with ours"),
+        (_starting(torch.ones(5)), "its result has shape (5,)"),
+        (Contender("odd", "odd", (LAPLACIAN,), _raising), "failed: ValueError: no such luck"),
+        (replace(_starting(torch.ones(5, 1)), heavy=lambda problem: "too much"), "too much"),
+    ],
+)
+def test_who_is_wrong_or_fails_does_not_count(contender: Contender, note: str) -> None:
+    found = eager(TINY[3], [*CONTENDERS, contender])
+    assert found.entries[-1].note == note
+    assert found.best(["odd"]) is None
+
+
+def test_our_own_failure_is_no_finding() -> None:
+    with pytest.raises(ValueError, match="no such luck"):
+        eager(TINY[3], [Contender(OURS, OURS, (LAPLACIAN,), _raising)])
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no alarm on this system")
+def test_patience_ends() -> None:
+    with pytest.raises(Late), _limit(1):
+        time.sleep(10)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are forgotten on Linux only")
+def test_peak_of_a_call() -> None:
+    found = peak(FORWARD, Workload("large", DIAGONAL, (64, 2048, 64), 4096), None, 120)
+    assert found is not None
+    assert found > 4096 * 2048 * 4
+
+
+# -------------------------------------------------------------------- the bars
+
+
+def _judged(bar: Bar, factor: float) -> tuple[bool | None, str]:
+    """The verdict if all others take 20 ms and ours ``factor`` times what they take in bytes, a part of that in time."""
+    found = []
+    for workload in WORKLOADS:
+        rounds = [2e-2 * factor] * 3
+        ours = [
+            Entry(OURS, OURS, kind, rounds, peak=int(1e6 * factor * workload.sizes[0])) for kind in (EAGER, COMPILED)
+        ]
+        others = [one for one in contenders() if workload.kind in one.kinds and one.family != OURS]
+        peers = [Entry(one.name, one.family, one.compiled, [2e-2] * 3, agrees=True) for one in others]
+        found.append(Found(workload, ours + peers))
+    (verdict,) = [one for one in verdicts(Run("", {}, found)) if (one.workload, one.bar) == (bar.workload, bar.text)]
+    return verdict.holds, told(verdict)
+
+
+@pytest.mark.parametrize("bar", BARS, ids=lambda bar: f"{bar.workload}: {bar.text}")
+def test_bars_can_hold_and_fail(bar: Bar) -> None:
+    linear = "that of half" in bar.text
+    assert _judged(bar, 1e-3) == (True, "holds")
+    if not linear:  # which is twice whatever the size here
+        assert _judged(bar, 1e3) == (False, "fails")
+
+
+def test_memory_like_the_square_fails() -> None:
+    sizes = {1000: 10, 2000: 40}
+    found = [
+        Found(workload, [Entry(OURS, OURS, EAGER, [1.0], peak=sizes[workload.sizes[0]])])
+        for workload in WORKLOADS
+        if workload.name in ("diagonal-1000", "diagonal-2000")
+    ]
+    assert [verdict.holds for verdict in verdicts(Run("", {}, found)) if "that of half" in verdict.bar] == [False]
+
+
+def test_a_bar_is_open_without_a_peer_and_fails_all_the_same() -> None:
+    bar = next(bar for bar in BARS if bar.workload == "laplacian-10" and "best peer" in bar.text)
+    workload = next(workload for workload in WORKLOADS if workload.name == "laplacian-10")
+    for seconds, said in ((1.0, "open: folx did not run"), (9.0, "fails")):
+        entries = [Entry(OURS, OURS, COMPILED, [seconds]), Entry("folx jit", "folx", True, note="absent")]
+        entries.append(Entry("nested jvp", "torch.func", False, [2.0], agrees=True))
+        (verdict,) = [one for one in verdicts(Run("", {}, [Found(workload, entries)])) if one.bar == bar.text]
+        assert told(verdict) == said
+
+
+def test_numbers() -> None:
+    assert spread([1.0, 2.0, 3.0]) == (1.5, 2.0, 2.5)
+    assert ratios(Entry("a", "a", False, [2.0]), Entry("b", "b", False, [1.0, 4.0])) == [2.0]
+    assert exponent([(1, 1.0), (2, 4.0), (4, 16.0)]) == pytest.approx(2)
+    assert exponent([(1, 1.0)]) is None
+
+
+# -------------------------------------------------------------------- the page
+
+
+def test_page_and_figures(tmp_path: Path) -> None:
+    points = [
+        replace(workload, samples=3) for workload in sweeps() if re.fullmatch(r"sweep-depth-[24].*", workload.name)
+    ]
+    few = [*CONTENDERS, FORWARD]
+    run = Run("a machine", {"torch": "0"}, [eager(TINY[0]), *(eager(point, few) for point in points)])
+    run = Run.from_json(run.to_json())
+    figures = drawn(run, tmp_path / "benchmarks")
+    written = page(run, figures, tmp_path)
+    assert [figure.stem for figure in figures] == ["workloads", "growth-value", "growth-gradient"]
+    assert all(figure.stat().st_size > 1000 and f"(benchmarks/{figure.name})" in written for figure in figures)
+    assert TINY[0].title in written
+    assert "- DeepXDE reverse: absent: ModuleNotFoundError" in written
+    assert "vmap(jacfwd)" in text(run)
+
+
+def test_command_reads_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entries = [Entry(OURS, OURS, EAGER, [3e-4, 3e-4]), Entry(PLAIN, PLAIN, EAGER, [1e-5, 1e-5])]
+    workload = next(workload for workload in WORKLOADS if workload.name == "call")
+    file = tmp_path / "run.json"
+    file.write_text(Run("a machine", {}, [Found(workload, entries)]).to_json(), encoding="utf-8")
+    main(["--read", str(file), "--page"], tmp_path)
+    assert "fails  call: at most 100 us over the plain forward: 290" in capsys.readouterr().out
+    assert "**fails**" in (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
+
+
+def test_an_unknown_workload_is_refused() -> None:
+    with pytest.raises(SystemExit, match="no workload is called nothing"):
+        main(["--workload", "nothing"])
+
+
+# -------------------------------------------------------------------- CUDA
+
+
+def test_floor() -> None:
+    plain, bytes_moved = floor(TINY[2], 4, plain=True)
+    assert plain == 2 * 5 * (2 * 4 + 4 * 3)
+    assert bytes_moved == 4 * (20 + 5 * 2 + 5 * 3)
+    assert floor(TINY[2], 4)[0] == 3 * plain
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_device() -> None:
+    assert len(on_device(TINY[:1], lambda text: None)) == 9
