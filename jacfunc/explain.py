@@ -65,6 +65,8 @@ class Explanation:
             ("independence", plan.independence),
         ]
         items[4:4] = [(f"not {attempt}", reason) for attempt, reason in plan.refused]
+        if plan.notes:
+            items.append(("without a rule", f"{', '.join(plan.notes)}: each goes by a forward route of its own"))
         items += [("corrected", str(entry)) for entry in self.corrected]
         return items
 

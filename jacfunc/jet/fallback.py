@@ -27,6 +27,7 @@ Tensors = tuple[Tensor, ...]
 def pushed(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """The result of an operation, each floating-point tensor of it as a jet."""
     refuse_writing(function, kwargs)
+    jets_in(args, kwargs)[0].propagation.slow[name_of(function)] = None
     jets = list({id(jet): jet for jet in jets_in(args, kwargs)}.values())
     operation = _Operation(function, args, kwargs, jets, Draw.capture([jet.value for jet in jets]))
     if any(jet.dtype.is_complex for jet in jets):

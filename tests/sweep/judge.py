@@ -19,7 +19,7 @@ from .truth import Quantity, Truth, jacobian_of, truth
 Tensor = torch.Tensor
 
 TRANSFORMS = {"batch_jac": batch_jac, "diag_jac": diag_jac, "laplacian": laplacian}
-METHODS = ("auto", "forward", "reverse")
+METHODS = ("auto", "taylor", "forward", "reverse")
 TRIES = ((0.25, 0.02), (0.15, 0.004), (0.05, 0.02), (0.02, 0.01), (0.005, 0.02), (0.001, 0.05), (0.0002, 0.05))
 FOLDED = ((0.1, 0.02), (0.02, 0.01), (0.002, 0.05))
 """Size of the directions and largest step of the differences; the next is tried where a kink or an edge is met, at last
