@@ -69,13 +69,13 @@ def elementwise(
 ) -> Callable[..., Any]:
     """The rule of an elementwise function of one tensor; ``kernel(rows, y)`` does the first order at once."""
 
-    def rule(x: Jet) -> Jet:
-        value = x.value
+    def rule(input: Jet) -> Jet:
+        value = input.value
         y = function(value)
-        if kernel is not None and x.frame.layout.order == 1 and not y.is_complex():  # whose kernels conjugate
-            rows = x.coefficients[0]
-            return Jet(y, (None if rows is None else kernel(rows, y),), x.frame)
-        return Jet(y, composed(x, derivatives(value, y, x.frame.layout.order)), x.frame)
+        if kernel is not None and input.frame.layout.order == 1 and not y.is_complex():  # whose kernels conjugate
+            rows = input.coefficients[0]
+            return Jet(y, (None if rows is None else kernel(rows, y),), input.frame)
+        return Jet(y, composed(input, derivatives(value, y, input.frame.layout.order)), input.frame)
 
     return rule
 

@@ -17,9 +17,10 @@ import torch
 from .. import caches
 from ..levels import compiling
 from ..operations import TABLE
-from .fallback import pushed
+from .fallback import WRITING, name_of, pushed
 from .frame import CannotFollowError, Frame
 from .jet import Jet
+from .registry import writing
 from .values import jets_in, plain, replaced
 
 Function = Callable[..., Any]
@@ -31,19 +32,24 @@ def apply(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     if not jets:  # handed over for another reason, such as a mode
         return function(*args, **kwargs)
     frame = jets[0].frame
+    moved = False
     for jet in jets:
         if jet.frame is not frame:
-            args, kwargs, frame = _reconciled(jets, args, kwargs)
+            frame, moved = _common_frame(jets), True
             break
     propagation = frame.propagation
     if not propagation.alive:  # kept from an evaluation that has ended
         return function(*plain(args), **plain(kwargs))
     if not propagation.inside and not torch.is_grad_enabled():
         return _constant(function, args, kwargs)
+    if "out" in kwargs:
+        kwargs = _without_out(function, kwargs)
     found = caches.RULES.get(function)
-    if frame.factor is not None and (found is None or not found[1] or _adds_axes((*args, *kwargs.values()), jets[0])):
-        args, kwargs = _lifted_all(args, kwargs, root(frame))
     rule = _alone(function) if found is None else found[0]
+    if frame.factor is not None and (found is None or not found[1] or _adds_axes((*args, *kwargs.values()), jets[0])):
+        frame, moved = root(frame), True
+    if moved:
+        rule = _moving(rule, frame)
     if not propagation.quiet or propagation.inside:
         return rule(*args, **kwargs)
     propagation.inside = True
@@ -53,6 +59,12 @@ def apply(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     finally:
         torch._C._set_grad_enabled(True)
         propagation.inside = False
+
+
+def _without_out(function: Function, kwargs: dict[str, Any]) -> dict[str, Any]:
+    if kwargs["out"] is not None:
+        raise CannotFollowError(f"{name_of(function)} with out=")
+    return {name: value for name, value in kwargs.items() if name != "out"}
 
 
 def _adds_axes(arguments: tuple[Any, ...], jet: Jet) -> bool:
@@ -77,7 +89,7 @@ def _replacement(function: Function, instead: Function) -> Function:
         finally:
             replacing.discard(function)
 
-    return replaced_by
+    return writing(replaced_by) if name_of(function).endswith("_") else replaced_by
 
 
 def enter_others() -> None:
@@ -88,7 +100,7 @@ def enter_others() -> None:
         for function in list(vars(place).values()):
             composite = _composite(function)
             if composite is not None:
-                caches.RULES.setdefault(function, (composite, False))
+                caches.RULES.setdefault(function, (composite, True))
 
 
 def _composite(function: Any) -> Function | None:
@@ -102,6 +114,7 @@ def _composite(function: Any) -> Function | None:
     inner = {**function.__globals__, **never}
     copied = FunctionType(code, inner, function.__name__, function.__defaults__, function.__closure__)
     copied.__kwdefaults__ = function.__kwdefaults__
+    copied.body = True  # type: ignore[attr-defined]
     return copied
 
 
@@ -112,18 +125,42 @@ def _never(*tensors: Any) -> bool:
 # -------------------------------------------------------------------- jets of different frames
 
 
-def _reconciled(jets: list[Jet], args: Any, kwargs: Any) -> tuple[Any, Any, Frame]:
-    """The arguments with all jets in one frame; those of an evaluation that has ended are constants."""
+def _common_frame(jets: list[Jet]) -> Frame:
+    """The nearest frame that those of all jets descend from."""
     living = [jet for jet in jets if jet.propagation.alive] or jets
     propagation = living[0].propagation
     if any(jet.propagation is not propagation for jet in living):
         raise CannotFollowError("jets of two evaluations in one operation")
-    frame = _common([jet.frame for jet in living])
+    chains = [_ancestors(jet.frame) for jet in living]
+    return next(frame for frame in chains[0] if all(frame in chain for chain in chains))
 
-    def one(jet: Jet) -> Any:
-        return lifted(jet, frame) if jet.propagation is propagation else jet.value.detach()
 
-    return replaced(args, one), replaced(kwargs, one), frame
+def _moving(rule: Function, frame: Frame) -> Function:
+    """The rule, for its jets in a frame that their own descend from; those of another evaluation are constants."""
+    if getattr(rule, "body", False):  # whose operations do that for themselves
+        return rule
+
+    def on_moved(*args: Any, **kwargs: Any) -> Any:
+        if getattr(rule, "writes", False) and type(args[0]) is Jet and args[0].propagation is frame.propagation:
+            args[0].move(lifted(args[0], frame))
+        copies: list[tuple[Jet, Jet]] = []
+
+        def one(jet: Jet) -> Any:
+            if jet.frame is frame:
+                return jet
+            if jet.propagation is not frame.propagation:
+                return jet.value.detach()
+            copy = lifted(jet, frame)
+            copy.views = jet.views + 1  # so that no view of it may change in place
+            copies.append((jet, copy))
+            return copy
+
+        result = rule(*replaced(args, one), **replaced(kwargs, one))
+        for jet, copy in copies:
+            jet.views = copy.views - 1
+        return result
+
+    return on_moved
 
 
 def _ancestors(frame: Frame) -> list[Frame]:
@@ -138,11 +175,6 @@ def root(frame: Frame) -> Frame:
     return next(f for f in _ancestors(frame) if f.factor is None)
 
 
-def _common(frames: list[Frame]) -> Frame:
-    chains = [_ancestors(frame) for frame in frames]
-    return next(frame for frame in chains[0] if all(frame in chain for chain in chains))
-
-
 def lifted(jet: Jet, frame: Frame) -> Jet:
     """The same jet in a frame that its own descends from."""
     while jet.frame is not frame:
@@ -153,17 +185,13 @@ def lifted(jet: Jet, frame: Frame) -> Jet:
     return jet
 
 
-def _lifted_all(args: Any, kwargs: Any, frame: Frame) -> tuple[Any, Any]:
-    return replaced(args, lambda jet: lifted(jet, frame)), replaced(kwargs, lambda jet: lifted(jet, frame))
-
-
 # -------------------------------------------------------------------- under no_grad
 
 
 def _constant(function: Function, args: Any, kwargs: Any) -> Any:
     """What happens under an inner ``no_grad`` is constant."""
     name = getattr(function, "__name__", "")
-    if (name.endswith("_") and not name.endswith("__")) or name == "__setitem__" or "out" in kwargs:
+    if (name.endswith("_") and not name.endswith("__")) or name in WRITING or kwargs.get("out") is not None:
         raise CannotFollowError(f"{name} in place under no_grad")
     if not compiling() and _in_autograd_function():
         raise CannotFollowError("an autograd.Function")

@@ -30,6 +30,8 @@ def diagonal_of(output: Any) -> Tensor | None:
     if type(output) is not Jet or output.pending is None:
         return None
     source, weight, _ = output.pending
+    if type(weight) is Jet:
+        return None
     frame = source.frame
     rows = source.coefficients[0]
     if rows is None or rows.dim() != 3 or (frame.factor is not None and frame.parent is not root(frame)):

@@ -57,10 +57,21 @@ def name_of(function: Any) -> str:
     return name
 
 
+WRITING = frozenset(
+    [
+        "__setitem__",
+        "__set__",
+        *(f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "div", "mod", "pow", "matmul")),
+        *(f"__i{name}__" for name in ("and", "or", "xor", "lshift", "rshift")),
+    ]
+)
+"""Methods that change their tensor, beside those whose names end in an underscore."""
+
+
 def refuse_writing(function: Any, kwargs: dict[str, Any]) -> None:
     """Refuse what would write a jet into a plain tensor, or change one in place without a rule."""
     name = name_of(function)
-    if (name.endswith("_") and not name.endswith("__")) or name in ("__setitem__", "__set__") or "out" in kwargs:
+    if (name.endswith("_") and not name.endswith("__")) or name in WRITING or kwargs.get("out") is not None:
         raise CannotFollowError(f"{name} writes a differentiated tensor into another one")
 
 

@@ -19,28 +19,36 @@ Tensor = torch.Tensor
 Coefficients = tuple[Tensor | None, ...]
 
 
+class LengthError(CannotFollowError, TypeError):
+    """A number has no length; ``torch.tensor`` asks for it as well, and has no other way to be told."""
+
+
 class Jet:
     """``value`` of any shape ``S``, and ``coefficients[k - 1]`` of shape ``(rows, *S)`` for each order k.
 
     A coefficient is None where it is zero, and may have axes of size 1 where it is the same along an axis of the value.
-    ``shared`` is set once another jet may be a view of the same numbers, so that neither may change in place.
-    ``pending`` is a linear layer, ``(jet, weight, bias)``, that is only multiplied out when something needs it.
+    ``views`` counts the jets that may be views of the same numbers, itself included; then none may change in place, but
+    for ``x[i] += y``: a view by an index (``origin``) that nothing else has been taken of since.
+    ``pending`` is a linear layer, ``(jet, weight, bias)``, only multiplied out when something needs it; or, with
+    a jet for the weight, a view that changed in place and has to be written back before anything else.
     """
 
-    __slots__ = ("_coefficients", "_frame", "_value", "pending", "shared")
+    __slots__ = ("_coefficients", "_frame", "_value", "origin", "pending", "views")
 
     def __init__(self, value: Tensor | None, coefficients: Coefficients, frame: Frame) -> None:
         self._value = value
         self._coefficients = coefficients
         self._frame = frame
-        self.pending: tuple[Jet, Tensor, Tensor | None] | None = None
-        self.shared = False
+        self.pending: tuple[Jet, Any, Any] | None = None
+        self.views = 0
+        self.origin: tuple[Jet, Any] | None = None
 
     @classmethod
     def linear(cls, source: Jet, weight: Tensor, bias: Tensor | None) -> Jet:
         """``source @ weight.T + bias``, when it is needed."""
+        value = source.value  # once and for all: the source itself may change in place
         jet = cls(None, (), source._frame)
-        jet.pending = (source, weight, bias)
+        jet.pending = (cls(value, source._coefficients, source._frame), weight, bias)
         return jet
 
     @property
@@ -60,7 +68,7 @@ class Jet:
     @property
     def frame(self) -> Frame:
         """What the rows are relative to; for a pending layer it is only known once that is multiplied out."""
-        if self.pending is not None:
+        if self.pending is not None and type(self.pending[1]) is not Jet:
             self._multiply_out()
         return self._frame
 
@@ -72,6 +80,8 @@ class Jet:
     def _multiply_out(self) -> None:
         assert self.pending is not None
         source, weight, bias = self.pending
+        if type(weight) is Jet:
+            raise CannotFollowError("an operation in place on a view")
         self.pending = None
         self._value = F.linear(source.value, weight, bias)
         self._frame = source.frame
@@ -89,13 +99,47 @@ class Jet:
             return rows
         return rows.expand(rows.shape[0], *self.value.shape)
 
+    def move(self, other: Jet) -> None:
+        """Be the same numbers in another frame."""
+        self._value, self._coefficients, self._frame = other.value, other.coefficients, other.frame
+
     def become(self, other: Jet) -> Jet:
         """Be another jet from now on: what an operation in place does."""
-        if self.shared:
+        if self.views and not self._written_back():
             raise CannotFollowError("an operation in place on a view, or on what a view was taken of")
-        self._value, self._coefficients, self._frame = other.value, other.coefficients, other.frame
+        self.move(other)
         self.pending = None
         return self
+
+    def seen_by(self, view: Jet, index: Any = None) -> Jet:
+        """Remember that another jet may be a view of this one, by an index of numbers and slices."""
+        self.views += 1
+        view.views = 1
+        if index is not None and self.views == 1:
+            view.origin = (self, index)
+        return view
+
+    def _written_back(self) -> bool:
+        """Whether this is a fresh view, which may change as long as it is written back to where it is from."""
+        if self.origin is None or self.views > 1:
+            return False
+        source, index = self.origin
+        if source.views > 1 or source.pending is not None:
+            return False
+        source.pending = (Jet(source._value, source._coefficients, source._frame), self, index)
+        return True
+
+    def takes_back(self, view: Any, index: Any) -> bool:
+        """Before an item is assigned: whether it is the view that changed in place, as in ``x[i] += y``."""
+        if self.pending is None or self.pending[1] is not view or self.pending[2] != index:
+            return False
+        before, self.pending, self.views = self.pending[0], None, 0
+        self._value, self._coefficients, self._frame = before._value, before._coefficients, before._frame
+        return True
+
+    def end(self) -> None:
+        """Be of no further use: in torch this would still be a view of what it was written to."""
+        self.pending = (self, self, None)
 
     # ---------------------------------------------------------------- what does not need the numbers
 
@@ -104,22 +148,28 @@ class Jet:
         """As of the tensor."""
         if self.pending is not None:
             source, weight, _ = self.pending
+            if type(weight) is Jet:
+                return source._value.shape  # type: ignore[union-attr]
             return torch.Size((*source.shape[:-1], weight.shape[0]))
         return self.value.shape
 
     @property
     def dtype(self) -> torch.dtype:
         """As of the tensor."""
-        return self._representative.dtype
+        result: torch.dtype = self._representative.dtype
+        return result
 
     @property
     def device(self) -> torch.device:
         """As of the tensor."""
-        return self._representative.device
+        result: torch.device = self._representative.device
+        return result
 
     @property
-    def _representative(self) -> Tensor:
-        return self.value if self.pending is None else self.pending[1]
+    def _representative(self) -> Any:
+        if self.pending is None:
+            return self._value
+        return self.pending[0]._value if type(self.pending[1]) is Jet else self.pending[1]
 
     @property
     def ndim(self) -> int:
@@ -142,7 +192,7 @@ class Jet:
 
     def __len__(self) -> int:
         if not self.shape:
-            raise TypeError("len() of a 0-d tensor")
+            raise LengthError("len() of a 0-d tensor")
         return self.shape[0]
 
     def __iter__(self) -> Iterator[Any]:
@@ -182,6 +232,9 @@ class Jet:
         raise CannotFollowError("a conversion to numpy")
 
     numpy = __array__
+
+    def __deepcopy__(self, memory: Any) -> Any:
+        raise CannotFollowError("a copy of a tensor by copy or pickle")
 
     def __reduce_ex__(self, _: Any) -> Any:
         raise CannotFollowError("a copy of a tensor by copy or pickle")

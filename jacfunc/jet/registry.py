@@ -32,7 +32,7 @@ def add(rule: Rule, *functions: Any, keeps_frame: bool = False) -> None:
     for function in functions:
         caches.RULES[function] = (rule, keeps_frame)
         for in_place in _in_place_forms(function):
-            caches.RULES[in_place] = (_in_place(rule), keeps_frame)
+            caches.RULES[in_place] = (in_place_of(rule), keeps_frame)
 
 
 def named(rule: Rule, *names: str, keeps_frame: bool = False) -> None:
@@ -50,7 +50,9 @@ def _in_place_forms(function: Any) -> list[Any]:
     return [function for function in found if callable(function)]
 
 
-def _in_place(rule: Rule) -> Rule:
+def in_place_of(rule: Rule) -> Rule:
+    """The rule of an operation in place: a jet becomes the result."""
+
     def act(self: Any, *args: Any, **kwargs: Any) -> Any:
         if type(self) is not Jet:
             raise CannotFollowError("a differentiated tensor is written into another one")
@@ -59,7 +61,13 @@ def _in_place(rule: Rule) -> Rule:
             raise CannotFollowError("an operation in place that would change the shape or dtype")
         return self.become(result)
 
-    return act
+    return writing(act)
+
+
+def writing(rule: Rule) -> Rule:
+    """Mark a rule that changes its first argument, which then has to be that jet itself in any frame."""
+    rule.writes = True  # type: ignore[attr-defined]
+    return rule
 
 
 def register_rule(function: Callable[..., Any], rule: Rule | None = None) -> Any:

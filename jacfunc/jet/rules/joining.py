@@ -118,8 +118,7 @@ def windows(input: Jet, dimension: int, size: int, step: int) -> Jet:
     """``Tensor.unfold``: windows along an axis, behind all axes."""
     at = from_end(dimension, input.dim())
     result = linear(input, lambda x: x.unfold(at, size, step), lambda rows: rows.unfold(at, size, step))
-    input.shared = result.shared = True
-    return result
+    return input.seen_by(result)
 
 
 MAPPED = ("fliplr", "flipud", "tile", "sum_to_size", "narrow_copy")

@@ -12,7 +12,7 @@ from ...levels import compiling
 from ..build import Operand, aligned, bilinear, linear
 from ..frame import CannotFollowError
 from ..jet import Jet
-from ..registry import add, named
+from ..registry import add, in_place_of, named
 
 Tensor = torch.Tensor
 
@@ -286,6 +286,14 @@ def install() -> None:
     add(reverse_difference, method.__rsub__, torch.rsub, keeps_frame=True)
     named(product_of, "mul", "multiply", keeps_frame=True)
     add(product_of, method.__mul__, method.__rmul__, keeps_frame=True)
+    for rule, written in (
+        (sum_of, method.__iadd__),
+        (difference, method.__isub__),
+        (product_of, method.__imul__),
+        (quotient, method.__itruediv__),
+        (quotient, method.__idiv__),  # type: ignore[attr-defined]
+    ):
+        add(in_place_of(rule), written, keeps_frame=True)
     named(quotient, "div", "divide", "true_divide", keeps_frame=True)
     add(quotient, method.__truediv__, method.__div__, keeps_frame=True)
     add(lambda x, other: quotient(other, x), method.__rtruediv__, method.__rdiv__, keeps_frame=True)

@@ -11,7 +11,7 @@ import torch
 from ..build import constant_rows, linear
 from ..frame import CannotFollowError
 from ..jet import Jet
-from ..registry import add, forms, named
+from ..registry import add, forms, named, writing
 from ..values import plain
 
 Tensor = torch.Tensor
@@ -19,8 +19,7 @@ Tensor = torch.Tensor
 
 def _view(x: Jet, result: Jet) -> Jet:
     """A jet whose numbers may be those of another."""
-    x.shared = result.shared = True
-    return result
+    return x.seen_by(result)
 
 
 def from_end(dim: int, ndim: int) -> int:
@@ -157,7 +156,7 @@ def getitem(input: Any, index: Any) -> Any:
         raise CannotFollowError("an index with tensors on both sides of a slice")
     basic = all(item is None or item is Ellipsis or isinstance(item, int | slice) for item in items)
     result = linear(input, lambda x: x[index], lambda rows: rows[(slice(None), *items)])
-    return _view(input, result) if basic else result
+    return input.seen_by(result, index) if basic else result
 
 
 def _separated(items: tuple[Any, ...]) -> bool:
@@ -174,26 +173,49 @@ def setitem(input: Any, index: Any, item: Any) -> None:
         raise CannotFollowError("a differentiated tensor is written into another one")
     index = plain(index)
     items = index if isinstance(index, tuple) else (index,)
+    if _separated(items):
+        raise CannotFollowError("an index with tensors on both sides of a slice")
+    taken_back = input.takes_back(item, index)
     value = input.value.clone()
     value[index] = plain(item)
-    orders = range(1, input.frame.layout.order + 1)
-    others = [item.full(order) if type(item) is Jet else None for order in orders]
-    written = [_written(input.full(order), other, value, items) for order, other in zip(orders, others, strict=True)]
+    written: list[Tensor | None] = []
+    for order in range(1, input.frame.layout.order + 1):
+        rows, other = input.full(order), item.full(order) if type(item) is Jet else None
+        written.append(_written(rows, other, (slice(None), *items), value))
     input.become(Jet(value, tuple(written), input.frame))
+    if taken_back:
+        item.end()
 
 
-def _written(rows: Tensor | None, other: Tensor | None, value: Tensor, items: tuple[Any, ...]) -> Tensor | None:
-    """Rows of a value after other rows, or zero, were written at an index of the value."""
+def _written(rows: Tensor | None, other: Tensor | None, at: tuple[Any, ...], value: Tensor) -> Tensor | None:
+    """Rows of a tensor after those of an item were written to a place; None for zero."""
     if other is None:
         if rows is None:
             return None
-        rows = rows.clone()
-        rows[(slice(None), *items)] = 0
-        return rows
-    rows = value.new_zeros((len(other), *value.shape)) if rows is None else rows.clone()
-    missing = max(rows[(slice(None), *items)].dim() - other.dim(), 0)
-    rows[(slice(None), *items)] = other.reshape(len(other), *(1,) * missing, *other.shape[1:]).to(rows.dtype)
-    return rows
+        result = rows.clone()
+        result[at] = 0
+        return result
+    result = value.new_zeros((len(other), *value.shape)) if rows is None else rows.clone()
+    axes = result[at].dim() - 1
+    missing, leading = max(axes - (other.dim() - 1), 0), max(other.dim() - 1 - axes, 0)
+    result[at] = other.reshape(len(other), *(1,) * missing, *other.shape[1 + leading :]).to(result.dtype)
+    return result
+
+
+def copy_(input: Any, src: Any, non_blocking: bool = False) -> Any:
+    """All elements written."""
+    setitem(input, Ellipsis, src)
+    return input
+
+
+def fill_(input: Any, value: Any) -> Any:
+    """One number everywhere."""
+    return copy_(input, value)
+
+
+def zero_(input: Any) -> Any:
+    """Zeros everywhere."""
+    return copy_(input, 0)
 
 
 def unbind(input: Jet, dim: int = 0) -> tuple[Jet, ...]:
@@ -298,8 +320,15 @@ def cast(function: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
+def contiguous(input: Jet, **options: Any) -> Jet:
+    """The same tensor where it is contiguous."""
+    if input.pending is not None or input.value.is_contiguous(**options):
+        return input
+    return copied(input)
+
+
 def copied(input: Jet, **_: Any) -> Jet:
-    """``clone`` and ``contiguous``: nothing in place reaches the numbers of a jet, so there is nothing to copy."""
+    """``clone``: nothing in place reaches the numbers of a jet, so there is nothing to copy."""
     result = Jet(None, (), input._frame)
     result._value, result._coefficients, result.pending = input._value, input._coefficients, input.pending
     return result
@@ -494,7 +523,10 @@ def install() -> None:
         for function in forms(name):
             add(_by_dims(function, dims, viewing), function)
     add(getitem, method.__getitem__)
-    add(setitem, method.__setitem__)
+    add(writing(setitem), method.__setitem__)
+    add(writing(copy_), method.copy_)
+    add(writing(fill_), method.fill_, torch.fill_)
+    add(writing(zero_), method.zero_, torch.zero_)
     named(unbind, "unbind")
     named(select, "select")
     named(narrow, "narrow")
@@ -510,7 +542,7 @@ def install() -> None:
         for function in forms(name):
             add(cast(function), function)
     named(copied, "clone", keeps_frame=True)
-    named(copied, "contiguous", keeps_frame=True)
+    named(contiguous, "contiguous", keeps_frame=True)
     named(same, "requires_grad_", "positive", "cpu", keeps_frame=True)
     for name in CONSTANT:
         for function in forms(name):
