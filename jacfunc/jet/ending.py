@@ -37,7 +37,8 @@ def diagonal_of(output: Any) -> Tensor | None:
     if rows is None or rows.dim() != 3 or (frame.factor is not None and frame.parent is not root(frame)):
         return None
     if source.propagation.is_identity(rows) and frame.factor is None:
-        return weight.diagonal().unsqueeze(1).expand(weight.shape[0], output.shape[0])
+        columns: Tensor = weight.diagonal().unsqueeze(1)
+        return columns.expand(weight.shape[0], output.shape[0])
     samples = output.shape[0]
     if frame.factor is None:
         # A matrix product with one column for each row, which is faster than a product and a sum.

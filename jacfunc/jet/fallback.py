@@ -23,6 +23,8 @@ from .values import jets_in, replaced
 Tensor = torch.Tensor
 Tensors = tuple[Tensor, ...]
 
+SCRIPTED = (torch.jit.ScriptFunction, torch._C.ScriptMethod)
+
 
 def pushed(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """The result of an operation, each floating-point tensor of it as a jet."""
@@ -40,6 +42,8 @@ def pushed(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     if frame.layout.order > 2:
         raise CannotFollowError(f"{name_of(function)} has no rule, so it is not carried to order {frame.layout.order}")
     push = pushforward(pull, outputs)
+    if frame.layout.order == 2 and isinstance(function, SCRIPTED):
+        raise CannotFollowError("scripted code, of which torch forgets second derivatives when they are pushed forward")
     firsts = _through(function, push, [jet.full(1) for jet in jets], jets)
     columns = [firsts]
     if frame.layout.order == 2:

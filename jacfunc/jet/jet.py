@@ -7,9 +7,11 @@ is in ``layout.py`` and ``frame.py``; what an operation does with them is in ``r
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -17,6 +19,15 @@ from .frame import CannotFollowError, Frame, Propagation
 
 Tensor = torch.Tensor
 Coefficients = tuple[Tensor | None, ...]
+
+
+_OPERATORS = {
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+    "power": operator.pow,
+}
 
 
 class LengthError(CannotFollowError, TypeError):
@@ -232,6 +243,14 @@ class Jet:
         raise CannotFollowError("a conversion to numpy")
 
     numpy = __array__
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        """A number of numpy on the left of an operator; whatever else numpy would do cannot be followed."""
+        operation = _OPERATORS.get(ufunc.__name__)
+        plain = all(type(item) is Jet or isinstance(item, np.generic) for item in inputs)
+        if operation is None or method != "__call__" or kwargs or not plain:
+            raise CannotFollowError(f"{ufunc.__name__} of numpy")
+        return operation(*(item if type(item) is Jet else item.item() for item in inputs))
 
     def __deepcopy__(self, memory: Any) -> Any:
         raise CannotFollowError("a copy of a tensor by copy or pickle")

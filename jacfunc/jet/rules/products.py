@@ -291,7 +291,7 @@ def install() -> None:
         (difference, method.__isub__),
         (product_of, method.__imul__),
         (quotient, method.__itruediv__),
-        (quotient, method.__idiv__),  # type: ignore[attr-defined]
+        (quotient, method.__idiv__),
     ):
         add(in_place_of(rule), written, keeps_frame=True)
     named(quotient, "div", "divide", "true_divide", keeps_frame=True)
