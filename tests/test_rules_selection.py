@@ -249,3 +249,11 @@ def test_no_rule_of_these_falls_back(case, monkeypatch):
 def test_writing_into_a_plain_tensor_is_refused():
     with pytest.raises(CannotFollowError):
         propagated(lambda x: torch.zeros(3, 4).double().scatter_(1, INDEX, x), B)
+
+
+def test_slopes_have_the_precision_of_the_input():
+    x = torch.tensor([[-1.0], [2.0]], dtype=torch.float64)
+    for function in (lambda x: F.leaky_relu(x, 0.3), lambda x: F.rrelu(x, 0.2, 0.4), lambda x: F.elu(x, 0.3)):
+        _, (rows,) = propagated(function, x)
+        (expected,) = torch.autograd.functional.jvp(function, x, torch.ones_like(x))[1:]
+        assert (rows[0] - expected).abs().max() < 1e-15

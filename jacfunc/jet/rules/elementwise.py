@@ -224,8 +224,10 @@ def _relu6(x: Tensor) -> Tensor:
 
 def leaky_relu(input: Jet, negative_slope: float = 0.01) -> Jet:
     """A slope on either side."""
-    slope = torch.where(input.value > 0, 1.0, negative_slope).to(input.dtype)
-    return Jet(F.leaky_relu(input.value, negative_slope), composed(input, [slope]), input.frame)
+    x = input.value
+    # Of two numbers torch.where would make a tensor of the default dtype.
+    slope = torch.where(x > 0, x.new_ones(()), negative_slope)
+    return Jet(F.leaky_relu(x, negative_slope), composed(input, [slope]), input.frame)
 
 
 def threshold(input: Jet, threshold: float, value: float) -> Jet:
