@@ -22,7 +22,7 @@ LAYOUTS: dict[str, Callable[[int], Layout]] = {
 
 def propagated(f: Function, x: Tensor, kind: str = "first") -> tuple[Tensor, list[Tensor | None]]:
     """The value of ``f`` at ``x`` of shape ``(N, *I)``, and its coefficients of each order in full shape."""
-    return by_layout(f, x, LAYOUTS[kind](x[0].numel()))
+    return by_layout(f, x, LAYOUTS[kind](x.shape[1:].numel()))
 
 
 def by_layout(f: Function, x: Tensor, layout: Layout, quiet: bool = False) -> tuple[Tensor, list[Tensor | None]]:
@@ -36,7 +36,7 @@ def seeded(x: Tensor, layout: Layout) -> tuple[Any, Propagation]:
     """``x`` as a jet, one-hot rows and none beyond, in a propagation of its own."""
     propagation = Propagation(tuple(x.shape[:1]), narrowing=False)
     frame = Frame(propagation, layout)
-    size = x[0].numel()
+    size = x.shape[1:].numel()
     rows = (
         propagation.identity(size, x) if x.dim() == 2 else torch.eye(size, dtype=x.dtype).reshape(size, 1, *x.shape[1:])
     )

@@ -42,8 +42,8 @@ def apply(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         return function(*plain(args), **plain(kwargs))
     if not propagation.inside and not torch.is_grad_enabled():
         return _constant(function, args, kwargs)
-    if "out" in kwargs:
-        kwargs = _without_out(function, kwargs)
+    if kwargs:
+        kwargs = _spelled(function, kwargs)
     found = caches.RULES.get(function)
     rule = _alone(function) if found is None else found[0]
     if frame.factor is not None and (found is None or not found[1] or _adds_axes((*args, *kwargs.values()), jets[0])):
@@ -61,10 +61,15 @@ def apply(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         propagation.inside = False
 
 
-def _without_out(function: Function, kwargs: dict[str, Any]) -> dict[str, Any]:
-    if kwargs["out"] is not None:
+SPELLINGS = {"axis": "dim", "keepdims": "keepdim"}
+"""Numpy's names of arguments, which torch takes as well."""
+
+
+def _spelled(function: Function, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments by torch's names, and without ``out=None``."""
+    if kwargs.get("out") is not None:
         raise CannotFollowError(f"{name_of(function)} with out=")
-    return {name: value for name, value in kwargs.items() if name != "out"}
+    return {SPELLINGS.get(name, name): value for name, value in kwargs.items() if name != "out"}
 
 
 def _adds_axes(arguments: tuple[Any, ...], jet: Jet) -> bool:
@@ -143,22 +148,15 @@ def _moving(rule: Function, frame: Frame) -> Function:
     def on_moved(*args: Any, **kwargs: Any) -> Any:
         if getattr(rule, "writes", False) and type(args[0]) is Jet and args[0].propagation is frame.propagation:
             args[0].move(lifted(args[0], frame))
-        copies: list[tuple[Jet, Jet]] = []
 
         def one(jet: Jet) -> Any:
             if jet.frame is frame:
                 return jet
             if jet.propagation is not frame.propagation:
                 return jet.value.detach()
-            copy = lifted(jet, frame)
-            copy.views = jet.views + 1  # so that no view of it may change in place
-            copies.append((jet, copy))
-            return copy
+            return jet.seen_by(lifted(jet, frame))  # what is a view of the copy is one of the jet
 
-        result = rule(*replaced(args, one), **replaced(kwargs, one))
-        for jet, copy in copies:
-            jet.views = copy.views - 1
-        return result
+        return rule(*replaced(args, one), **replaced(kwargs, one))
 
     return on_moved
 

@@ -8,13 +8,15 @@ is in ``layout.py`` and ``frame.py``; what an operation does with them is in ``r
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ..levels import compiling
 from .frame import CannotFollowError, Frame, Propagation
 
 Tensor = torch.Tensor
@@ -38,20 +40,20 @@ class Jet:
     """``value`` of any shape ``S``, and ``coefficients[k - 1]`` of shape ``(rows, *S)`` for each order k.
 
     A coefficient is None where it is zero, and may have axes of size 1 where it is the same along an axis of the value.
-    ``views`` counts the jets that may be views of the same numbers, itself included; then none may change in place, but
-    for ``x[i] += y``: a view by an index (``origin``) that nothing else has been taken of since.
+    ``kin`` are the jets that may be views of the same numbers, itself included, weakly: while another lives, none may
+    change in place, but for ``x[i] += y``, where one is a view by an index of the other (``origin``).
     ``pending`` is a linear layer, ``(jet, weight, bias)``, only multiplied out when something needs it; or, with
     a jet for the weight, a view that changed in place and has to be written back before anything else.
     """
 
-    __slots__ = ("_coefficients", "_frame", "_value", "origin", "pending", "views")
+    __slots__ = ("__weakref__", "_coefficients", "_frame", "_value", "kin", "origin", "pending")
 
     def __init__(self, value: Tensor | None, coefficients: Coefficients, frame: Frame) -> None:
         self._value = value
         self._coefficients = coefficients
         self._frame = frame
         self.pending: tuple[Jet, Any, Any] | None = None
-        self.views = 0
+        self.kin: list[Any] | None = None
         self.origin: tuple[Jet, Any] | None = None
 
     @classmethod
@@ -116,7 +118,7 @@ class Jet:
 
     def become(self, other: Jet) -> Jet:
         """Be another jet from now on: what an operation in place does."""
-        if self.views and not self._written_back():
+        if self.kin is not None and not self._alone_or_lent():
             raise CannotFollowError("an operation in place on a view, or on what a view was taken of")
         self.move(other)
         self.pending = None
@@ -124,28 +126,35 @@ class Jet:
 
     def seen_by(self, view: Jet, index: Any = None) -> Jet:
         """Remember that another jet may be a view of this one, by an index of numbers and slices."""
-        self.views += 1
-        view.views = 1
-        if index is not None and self.views == 1:
+        kept = _strongly if compiling() else weakref.ref
+        if self.kin is None:
+            self.kin = [kept(self)]
+        self.kin.append(kept(view))
+        view.kin = self.kin
+        if index is not None:
             view.origin = (self, index)
         return view
 
-    def _written_back(self) -> bool:
-        """Whether this is a fresh view, which may change as long as it is written back to where it is from."""
-        if self.origin is None or self.views > 1:
+    def _alone_or_lent(self) -> bool:
+        """Whether no other view lives, or only what this is a view of, which then waits to have it written back."""
+        assert self.kin is not None
+        self.kin[:] = [kept for kept in self.kin if kept() is not None]
+        others = [jet for jet in (kept() for kept in self.kin) if jet is not self]
+        if not others:
+            return True
+        if self.origin is None or len(others) > 1 or others[0] is not self.origin[0]:
             return False
         source, index = self.origin
-        if source.views > 1 or source.pending is not None:
-            return False
-        source.pending = (Jet(source._value, source._coefficients, source._frame), self, index)
-        return True
+        if source.pending is None:
+            source.pending = (Jet(source._value, source._coefficients, source._frame), self, index)
+        return source.pending is not None and source.pending[1] is self
 
     def takes_back(self, view: Any, index: Any) -> bool:
         """Before an item is assigned: whether it is the view that changed in place, as in ``x[i] += y``."""
         if self.pending is None or self.pending[1] is not view or self.pending[2] != index:
             return False
-        before, self.pending, self.views = self.pending[0], None, 0
-        self._value, self._coefficients, self._frame = before._value, before._coefficients, before._frame
+        before, self.pending, self.kin = self.pending[0], None, None
+        self.move(before)
         return True
 
     def end(self) -> None:
@@ -257,6 +266,11 @@ class Jet:
 
     def __reduce_ex__(self, _: Any) -> Any:
         raise CannotFollowError("a copy of a tensor by copy or pickle")
+
+
+def _strongly(jet: Jet) -> Callable[[], Jet]:
+    """For ``torch.compile``, which does not see what dies."""
+    return lambda: jet
 
 
 def multiplied(source: Jet, weight: Tensor) -> Coefficients:

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ...levels import tracing
 from ..build import Derivatives, composed, elementwise
+from ..fallback import pushed
 from ..frame import CannotFollowError
 from ..jet import Jet
-from ..registry import add, forms, named
+from ..registry import add, forms, in_place_of, named
 
 Tensor = torch.Tensor
 List = list[Tensor | float | None]
@@ -276,30 +278,48 @@ def gelu(input: Jet, approximate: str = "none") -> Any:
 
 
 def pow_(input: Any, exponent: Any) -> Any:
-    """A constant power; ``exp(y log x)`` where the exponent varies."""
-    if type(exponent) is Jet or type(input) is not Jet:
-        base = input if isinstance(input, torch.Tensor | Jet) else torch.as_tensor(input, dtype=exponent.dtype)
-        if not isinstance(exponent, Jet) or not isinstance(base, torch.Tensor):
-            return _general_power(base, exponent)
-        safe = torch.where(base > 0, base, 1.0)
-        value = torch.pow(base, exponent.value)
-        result: Any = torch.mul(exponent, safe.log())  # type: ignore[arg-type]
-        result = torch.where(base > 0, result.exp(), 0.0)
-        return Jet(value, result.coefficients, exponent.frame)
-    if isinstance(exponent, torch.Tensor):
-        if exponent.dim() or exponent.requires_grad:
-            return _general_power(input, exponent)
+    """A power, of which either part may vary."""
+    if type(exponent) is Jet:
+        return _both_vary(input, exponent) if type(input) is Jet else _exponential(input, exponent)
+    if isinstance(exponent, Tensor) and not exponent.dim() and not exponent.requires_grad and not tracing():
         exponent = exponent.item()
+    if isinstance(exponent, Tensor):
+        return _tensor_power(input, exponent)
     value = torch.pow(input.value, exponent)
     if value.dtype != input.dtype:
         raise CannotFollowError("a power that changes the dtype")
     return Jet(value, composed(input, _power(exponent)(input.value, value, input.frame.layout.order)), input.frame)
 
 
-def _general_power(base: Any, exponent: Any) -> Any:
-    from ..fallback import pushed
+def _both_vary(input: Jet, exponent: Jet) -> Any:
+    """``exp(y log x)``; to the second order by torch, which is exact where x is zero as well."""
+    if input.frame.layout.order <= 2:
+        return pushed(torch.pow, (input, exponent), {})
+    product: Any = torch.mul(exponent, torch.log(input))  # type: ignore[arg-type]
+    return Jet(torch.pow(input.value, exponent.value), product.exp().coefficients, input.frame)
 
-    return pushed(torch.pow, (base, exponent), {})
+
+def _exponential(base: Any, exponent: Jet) -> Jet:
+    """``exp(y log b)``, constant where b is zero."""
+    base = base if isinstance(base, Tensor) else torch.as_tensor(base, dtype=exponent.dtype, device=exponent.device)
+    value = torch.pow(base, exponent.value)
+    product: Any = torch.mul(exponent, torch.where(base == 0, 1.0, base).log().to(value.dtype))  # type: ignore[arg-type]
+    result = torch.where(base == 0, 0.0, product.exp())
+    return Jet(value, result.coefficients, exponent.frame)  # type: ignore[attr-defined]
+
+
+def _tensor_power(input: Any, exponent: Tensor) -> Jet:
+    """A constant power for each element: what falls to zero stays zero at a zero."""
+    value = torch.pow(input.value, exponent)
+    wide: Any = input if input.shape == value.shape else torch.broadcast_to(input, value.shape)
+    x = wide.value
+    factor, found = torch.ones_like(exponent, dtype=value.dtype), []
+    for k in range(1, input.frame.layout.order + 1):
+        factor = factor * (exponent - (k - 1))
+        ended = (factor == 0) & (x == 0)
+        found.append(torch.where(ended, 0.0, factor * torch.where(ended, 1.0, x) ** (exponent - k)))
+    rows = composed(wide, found)
+    return Jet(value, tuple(c if c is None else c.to(value.dtype) for c in rows), input.frame)
 
 
 def _by_torch(function: Callable[..., Tensor]) -> Derivatives:
@@ -404,6 +424,7 @@ def install() -> None:
     add(elementwise(F.relu6, _piecewise(_relu6)), torch._C._nn.relu6, keeps_frame=True)
     add(pow_, torch.pow, torch.Tensor.pow, torch.Tensor.__pow__, torch.float_power, torch.Tensor.float_power)
     add(lambda x, base: pow_(base, x), torch.Tensor.__rpow__)
+    add(in_place_of(pow_), torch.Tensor.__ipow__)
     for name in BY_TORCH:
         for function in forms(name):
             add(elementwise(function, _by_torch(function)), function, keeps_frame=True)

@@ -138,19 +138,17 @@ def negative(input: Jet) -> Jet:
 
 def linear_layer(input: Operand, weight: Operand, bias: Operand = None) -> Jet:
     """``x W^T + b``, multiplied out when something needs it."""
+    if type(input) is not Jet and type(weight) is not Jet:
+        return sum_of(F.linear(input, weight), bias)
     if type(input) is not Jet or type(weight) is Jet or type(bias) is Jet:
         result = matrix_product(input, weight.t() if weight.dim() == 2 else weight)
         return result if bias is None else sum_of(result, bias)
     simple = weight.dim() == 2 and input.dim() and weight.dtype == input.dtype and not _autocasting()
     if simple:
         return Jet.linear(input, weight, bias)
-    return _cast(
-        *_parts(linear(input, lambda x: F.linear(x, weight, bias), lambda rows: F.linear(rows, weight))), input.frame
-    )
-
-
-def _parts(jet: Jet) -> tuple[Tensor, Any]:
-    return jet.value, jet.coefficients
+    product = F.linear if weight.dim() == 2 else torch.matmul
+    result = linear(input, lambda x: F.linear(x, weight, bias), lambda rows: product(rows, weight))
+    return _cast(result.value, result.coefficients, input.frame)
 
 
 def _autocasting() -> bool:

@@ -111,6 +111,17 @@ def _by_dims(function: Callable[..., Tensor], dims: tuple[str, ...], viewing: bo
     return rule
 
 
+def flip(input: Jet, *dims: Any, **named_dims: Any) -> Jet:
+    """Axes turned round."""
+    ndim = input.dim()
+    order = _flat_sizes(dims or tuple(named_dims.values()))
+    order = tuple(order) if isinstance(order, list | tuple) else (order,)
+    if not ndim:
+        return input
+    at = tuple(from_end(d, ndim) for d in order)
+    return linear(input, lambda x: x.flip(order), lambda rows: rows.flip(at))
+
+
 def squeeze(input: Jet, dim: Any = None) -> Jet:
     """Axes of size 1 left out."""
     value = input.value.squeeze() if dim is None else input.value.squeeze(dim)
@@ -507,6 +518,7 @@ def install() -> None:
     named(squeeze, "squeeze")
     named(unsqueeze, "unsqueeze")
     named(permute, "permute")
+    named(flip, "flip")
     named(transposed, "t")
     add(transposed, method.mT.__get__)  # type: ignore[attr-defined]
     add(reversed_axes, method.T.__get__)  # type: ignore[attr-defined]
@@ -517,7 +529,6 @@ def install() -> None:
         ("movedim", ("source", "destination"), True),
         ("moveaxis", ("source", "destination"), True),
         ("cumsum", ("dim",), False),
-        ("flip", ("dims",), False),
         ("index_select", ("dim",), False),
     ):
         for function in forms(name):
