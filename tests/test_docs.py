@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 
+from jacfunc import caches
+
 ROOT = Path(__file__).parents[1]
 PAGES = [page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if page.exists()]
 BLOCK = re.compile(r"^(?P<start> *`{3,}) *python\b[^\n]*\n(?P<code>.*?)^(?P=start) *$", re.MULTILINE | re.DOTALL)
@@ -47,12 +49,14 @@ def test_pages_are_found() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_page_runs(page: Path) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    dtype = torch.get_default_dtype()
+    dtype, rules = torch.get_default_dtype(), dict(caches.RULES)
     try:
         for line, code in blocks(page):
             run_block(page, line, code, namespace)
     finally:
         torch.set_default_dtype(dtype)
+        caches.RULES.clear()
+        caches.RULES.update(rules)
 
 
 def test_the_layout_names_every_file() -> None:
