@@ -6,8 +6,7 @@ another route; that what it went through was right is verified once against reve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -76,19 +75,28 @@ def follow(
     task: Task, rows_layout: layout.Layout, rows: Callable[[Propagation], list[torch.Tensor | None]]
 ) -> tuple[Outputs, tuple[torch.Tensor, ...], tuple[str, ...]]:
     """Run ``f`` on jets of the leaves with these first-order rows: outputs, aux, and what is to be told of it."""
-    quiet = not torch.is_grad_enabled()
-    propagation = Propagation(task.inputs.batch, quiet=quiet, narrowing=task.vectorised)
+    quiet, traced = not torch.is_grad_enabled(), tracing()
+    propagation = Propagation(task.inputs.batch, quiet=quiet, narrowing=task.vectorised, traced=traced)
     frame = Frame(propagation, rows_layout)
     rest = (None,) * (rows_layout.order - 1)
     jets = [Jet(leaf, (row, *rest), frame) for leaf, row in zip(task.leaves, rows(propagation), strict=True)]
-    with _recorded(quiet), _recomputed(propagation):
-        outputs, aux = task.evaluate(*jets, followed=True, others_copied=task.verified)
+    run = _quietly if quiet else (_directly if traced else _recomputed)
+    outputs, aux = run(task, jets, propagation)
     propagation.alive = False
     return outputs, aux, tuple(propagation.slow)
 
 
-@contextmanager
-def _recomputed(propagation: Propagation) -> Iterator[None]:
+def _directly(task: Task, jets: list[Jet], propagation: Propagation) -> tuple[Outputs, tuple[torch.Tensor, ...]]:
+    return task.evaluate(*jets, followed=True, others_copied=task.verified)
+
+
+def _quietly(task: Task, jets: list[Jet], propagation: Propagation) -> tuple[Outputs, tuple[torch.Tensor, ...]]:
+    """Gradients on while ``f`` runs, so that an inner ``no_grad`` can be told; rules record nothing."""
+    with torch.enable_grad():
+        return _directly(task, jets, propagation)
+
+
+def _recomputed(task: Task, jets: list[Jet], propagation: Propagation) -> tuple[Outputs, tuple[torch.Tensor, ...]]:
     """What is checkpointed while ``f`` runs finds its jets alive when it runs again in the backward."""
 
     def revived(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,24 +109,11 @@ def _recomputed(propagation: Propagation) -> Iterator[None]:
 
         return again
 
-    if tracing():
-        yield
-        return
     begin(revived)
     try:
-        yield
+        return _directly(task, jets, propagation)
     finally:
         end()
-
-
-@contextmanager
-def _recorded(quiet: bool) -> Iterator[None]:
-    """Gradients on while ``f`` runs, so that an inner ``no_grad`` can be told; rules record nothing if ``quiet``."""
-    if not quiet:
-        yield
-        return
-    with torch.enable_grad():
-        yield
 
 
 def _one_hot(task: Task, start: int, stop: int) -> Callable[[Propagation], list[torch.Tensor | None]]:

@@ -386,8 +386,22 @@ BY_TORCH = [
 """Elementwise, without a list of their own; what the table of corrected operations has goes by it instead."""
 
 
+def _activation(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """The rule of a function of ``nn.functional``, which may be asked to work in place."""
+
+    def activate(input: Any, *args: Any, inplace: bool = False, **kwargs: Any) -> Any:
+        result = rule(input, *args, **kwargs)
+        return input.become(result) if inplace else result
+
+    return activate
+
+
 def install() -> None:
     """Enter the rules of this file."""
+    for name in ("tanh", "sigmoid", "relu", "silu", "relu6"):
+        add(_activation(elementwise(*LISTS[name])), getattr(F, name), keeps_frame=True)
+    for name, rule in (("leaky_relu", leaky_relu), ("elu", elu), ("hardtanh", hardtanh)):
+        add(_activation(rule), getattr(F, name), keeps_frame=True)
     for name, parts in LISTS.items():
         named(elementwise(*parts), name, keeps_frame=True)
     for name in ("__abs__",):
