@@ -53,40 +53,37 @@ def measured(workload: Workload, contenders: Sequence[Contender], settings: Sett
     """Every contender that fits the workload; ``step`` is told what comes next."""
     torch.compiler.reset()  # or its limit on recompilations would be spent by the workloads before
     problem = Problem.make(workload)
-    found = Found(workload, [])
+    entries = [Entry(one.name, one.family, one.compiled, note=one.heavy(problem)) for one in contenders]
+    if settings.memory:  # first, so that what a process of its own does not survive is not run in this one
+        for entry, contender in zip(entries, contenders, strict=True):
+            step(f"{workload.name}: memory of {entry.label}")
+            if not entry.note:
+                entry.peak, entry.note = peak(contender, workload, settings.second, settings.patience)
     running: dict[int, Running] = {}
     ours: torch.Tensor | None = None
     try:
-        for contender in contenders:
-            step(f"{workload.name}: {contender.name}{', compiled' * contender.compiled}")
-            entry = Entry(contender.name, contender.family, contender.compiled)
-            found.entries.append(entry)
+        for number, (entry, contender) in enumerate(zip(entries, contenders, strict=True)):
+            step(f"{workload.name}: {entry.label}")
+            if entry.note:
+                continue
             ready = _ready(contender, problem, entry, settings)
             if ready is None:
                 continue
-            running[len(found.entries) - 1], result = ready
+            running[number], result = ready
             if contender is not FORWARD:
                 ours = result if ours is None else ours
                 _compare(entry, result, ours, workload)
-        _time(found.entries, running, settings, lambda text: step(f"{workload.name}: {text}"))
+        _time(entries, running, settings, lambda text: step(f"{workload.name}: {text}"))
     finally:
         for ready_one in running.values():
             ready_one.close()
-    if settings.memory:
-        for entry, contender in zip(found.entries, contenders, strict=True):
-            if entry.counts:
-                step(f"{workload.name}: memory of {entry.label}")
-                entry.peak = peak(contender, workload, settings.second, settings.patience)
-    return found
+    return Found(workload, entries)
 
 
 def _ready(
     contender: Contender, problem: Problem, entry: Entry, settings: Settings
 ) -> tuple[Running, torch.Tensor] | None:
     """The contender after its first call, which imports and compiles, and what that gave; or a note why not."""
-    entry.note = contender.heavy(problem)
-    if entry.note:
-        return None
     running: Running | None = None
     try:
         with _limit(settings.patience), warnings.catch_warnings():

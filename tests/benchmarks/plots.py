@@ -67,7 +67,7 @@ def _workloads(run: Run) -> Figure:
     axes.grid(axis="x", color="#eeeeee")
     for family in families:
         axes.plot([], [], "o", color=COLOURS[family], label=family)
-    axes.figure.legend(loc="outside upper center", ncols=len(families), frameon=False, fontsize=9)
+    figure.legend(loc="outside upper center", ncols=len(families), frameon=False, fontsize=9)
     return figure
 
 

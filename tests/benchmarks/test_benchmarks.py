@@ -99,9 +99,10 @@ def test_patience_ends() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are forgotten on Linux only")
 def test_peak_of_a_call() -> None:
-    found = peak(FORWARD, Workload("large", DIAGONAL, (64, 2048, 64), 4096), None, 120)
+    found, died = peak(FORWARD, Workload("large", DIAGONAL, (64, 2048, 64), 4096), None, 120)
     assert found is not None
     assert found > 4096 * 2048 * 4
+    assert not died
 
 
 # -------------------------------------------------------------------- the bars
