@@ -106,7 +106,7 @@ def _machine() -> str:
     with suppress(ValueError, OSError, AttributeError):  # not on Windows
         memory = f" and {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB of memory"
     device = " and a CUDA device" if torch.cuda.is_available() else ""
-    return f"a {platform.machine()} machine with {os.cpu_count()} cores{memory}{device} ({torch.get_num_threads()} threads)"
+    return f"a machine with {os.cpu_count()} cores{memory}{device} ({torch.get_num_threads()} threads)"
 
 
 def _versions(second: Path | None) -> dict[str, str]:

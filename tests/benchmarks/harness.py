@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import statistics
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import torch
 from .contender import Contender, Running
 from .ours import FORWARD, OURS
 from .peaks import peak
-from .results import Entry, Found
+from .results import Entry, Found, spread
 from .workloads import GRADIENT, LAPLACIAN, Problem, Workload
 
 TOLERANCES = {LAPLACIAN: 1e-3}
@@ -120,14 +119,18 @@ def _compare(entry: Entry, result: torch.Tensor, ours: torch.Tensor, workload: W
 
 
 def _time(entries: list[Entry], running: dict[int, Running], settings: Settings, step: Step) -> None:
-    """Rounds in which all run, each time in the other direction, so that a trend of the machine hits them alike."""
+    """Rounds in which all run, each time in the other direction, so that a trend of the machine hits them alike.
+
+    Of a round's calls the lower quartile counts: what else runs on the machine makes calls slower, never faster, and hits
+    those that wait for all threads the most.
+    """
     once = {number: ready.times(1)[0] for number, ready in running.items()}
     for turn in range(settings.rounds):
         step(f"round {turn + 1}")
         for number in sorted(running, reverse=bool(turn % 2)):
             if turn == 0 or once[number] < settings.slow:
                 calls = min(1000, max(3, round(settings.seconds / once[number]))) if once[number] < settings.slow else 1
-                entries[number].rounds.append(statistics.median(running[number].times(calls)))
+                entries[number].rounds.append(spread(running[number].times(calls))[0])
 
 
 # -------------------------------------------------------------------- no patience

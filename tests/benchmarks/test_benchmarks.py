@@ -16,12 +16,13 @@ from .__main__ import main
 from .bars import BARS, COMPILED, EAGER, Bar, told, verdicts
 from .contender import Contender, Local, Running
 from .cuda import floor, on_device
+from .growth import exponent
 from .harness import Late, Settings, _limit, measured
 from .ours import CONTENDERS, FORWARD, OURS, PLAIN
 from .page import page, text
 from .peaks import peak
 from .peers import contenders
-from .plots import drawn, exponent
+from .plots import drawn
 from .results import Entry, Found, Run, ratios, spread
 from .workloads import DIAGONAL, GRADIENT, JACOBIAN, LAPLACIAN, WORKLOADS, Problem, Workload, sweeps
 

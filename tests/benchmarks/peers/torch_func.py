@@ -87,7 +87,7 @@ def _vjp_of_grad(problem: Problem) -> Derivative:
 def _everywhere(row: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """The same row for every sample."""
     rows = row.expand_as(like)
-    # The C++ that inductor writes for nested forward mode reads past the end of expanded tangents and crashes.
+    # With expanded tangents the C++ that inductor writes for nested forward mode crashes (torch 2.13).
     return rows.contiguous() if torch.compiler.is_compiling() else rows
 
 
