@@ -41,13 +41,15 @@ def first_order(task: Task) -> Evaluation:
 def second_order(task: Task) -> Evaluation:
     """Fill the entries by columns of second derivatives, or by their sum where only that is wanted."""
     if not all(isinstance(entry, Laplacian) for entry in task.entries.values()):
-        return _swept(task, lambda segments: layout.diagonal(sum(segments)), _taker(task, task.take_columns))
-    return _swept(task, layout.summed, _taker(task, task.take_sums))
+        return _swept(task, lambda segments: layout.diagonal(sum(segments)), _taker(task, False))
+    return _swept(task, layout.summed, _taker(task, True))
 
 
-def _taker(task: Task, take: Callable[[int, int, Any], None]) -> Callable[[int, int, Outputs], None]:
+def _taker(task: Task, summed: bool) -> Callable[[int, int, Outputs], None]:
+    take = task.take_sums if summed else task.take_columns
+
     def taken(start: int, stop: int, outputs: Outputs) -> None:
-        count = len(list(task.inputs.segments(start, stop))) if take == task.take_sums else stop - start
+        count = len(list(task.inputs.segments(start, stop))) if summed else stop - start
         # Coefficients are normalised: the second derivative is twice the row.
         take(start, stop, tuple(2 * rows_of(output, 2, count, task.leaves[0]) for output in outputs))
 
