@@ -66,6 +66,7 @@ class Diagonal:
     """``dy[b] / dx[b]``, where the smaller of ``I`` and ``O`` is broadcast: ``(*batch, *larger)``."""
 
     pair: Pair
+    whole: torch.Tensor | None = None
     taken: list[torch.Tensor] = field(default_factory=list)
     order: list[torch.Tensor] = field(default_factory=list)
 
@@ -78,6 +79,9 @@ class Diagonal:
     def _take(self, block: torch.Tensor, start: int, own: Shape, other: Shape) -> None:
         """Of ``(r, *batch, *other)`` keep, for each of the r coordinates of ``own``, those that lie opposite."""
         count, batch = len(block), self.pair.batch
+        if count == 1 and math.prod(own) == 1:
+            self.whole = block
+            return
         block = block.reshape(count, *batch, math.prod(other))
         if math.prod(own) == 1:
             self.taken.append(block.movedim(-1, 0).squeeze(1))
@@ -92,6 +96,8 @@ class Diagonal:
 
     def result(self) -> torch.Tensor:
         larger = larger_shape(self.pair.output, self.pair.input)
+        if self.whole is not None:
+            return self.whole.reshape((*self.pair.batch, *larger))
         if not self.taken:
             return self.pair.empty(*larger)
         diagonal = joined(self.taken)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from .errors import ArgumentError, ArgumentTypeError, ParametersError
+from .jet.traced import traceable
 from .slots import Inventory, Slot, call_with, held, locked
 
 Tensors = dict[str, torch.Tensor]
@@ -36,6 +37,7 @@ class FunctionalModule:
             self._look()
 
     def _look(self) -> None:
+        self.jets_traceable = self.method == "forward" and traceable(self.module)
         self._inventory = Inventory.of(self.module)
         self._parameters = _first(self._inventory.parameters)
         self._buffers = _first(self._inventory.buffers)

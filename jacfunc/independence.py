@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -66,7 +66,8 @@ def check(request: Request, outputs: Tensors, draw: Draw) -> str:
         moved = _moved_in_a_third((outputs, *(probe.outputs for probe in probes)), thirds, len(request.batch))
         if moved:
             again = evaluated(request, request.leaves, draw)
-            doubt = _doubt(outputs, again, probes, len(request.batch))
+            others = [*(probe.end for probe in probes), *_ends_elsewhere(request, draw, again.end)]
+            doubt = _doubt(outputs, again, others, len(request.batch))
             if doubt is None:
                 raise CoupledSamplesError(_message(request, *moved))
             _warn(doubt)
@@ -78,12 +79,24 @@ def check(request: Request, outputs: Tensors, draw: Draw) -> str:
     return finding
 
 
-def _doubt(outputs: Tensors, again: Evaluated, probes: Sequence[Evaluated], batch_dims: int) -> str | None:
+def _ends_elsewhere(request: Request, draw: Draw, end: Draw) -> Iterator[Draw]:
+    """Where the generators stand after values of one sign: the probes may draw equally many numbers by chance."""
+    if end.same_as(draw):  # nothing is drawn
+        return
+    for sign in (1, -1):
+        leaves = [sign * (leaf.detach().abs() + 1) for leaf in request.leaves]
+        try:
+            yield evaluated(request, leaves, draw).end
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, AssertionError):
+            continue  # values that the function refuses say nothing
+
+
+def _doubt(outputs: Tensors, again: Evaluated, ends: Sequence[Draw], batch_dims: int) -> str | None:
     """Why an output that moved proves nothing: the function is not the same at two evaluations."""
     everything = torch.ones(math.prod(outputs[0].shape[:batch_dims]), dtype=torch.bool)
     if _first_moved(outputs, again.outputs, everything, batch_dims) is not None:
         return "gives other values when it is evaluated again under the same random state"
-    if not all(again.end.same_as(probe.end) for probe in probes):
+    if not all(map(again.end.same_as, ends)):
         return "draws more random numbers for some values than for others (rrelu, Gamma)"
     return None
 

@@ -138,8 +138,6 @@ def make_plan(request: Request, wanted: Wanted, outputs: Outputs, random: bool) 
         taylor, forward, reverse = costs["taylor"], costs["forward"], costs["reverse"]
         reason = f"taylor would cost {taylor:g} plain forwards, forward {forward:g}, reverse {reverse:g}"
     cheapest = sorted(routes, key=costs.__getitem__)
-    if request.traced:  # which cannot fall back: many operations on jets cannot be traced yet
-        cheapest.remove("taylor")
     # Dual after autograd: it is the only one of the two that works inside another transform, and the worse outside.
     pullbacks, last_resorts = {
         "forward": (["forward"], ["dual"]),
@@ -271,6 +269,8 @@ def _run_traced(request: Request, wanted: Wanted) -> Outcome:
     with torch.no_grad():
         request.evaluate(*(leaf.detach() for leaf in request.leaves))
     plan = replace(_planned(request, wanted, False), independence=independence.TRACED)
+    if request.options.method == "auto" and not getattr(request.function, "jets_traceable", False):
+        plan = replace(plan, attempts=tuple(attempt for attempt in plan.attempts if attempt.route != "taylor"))
     return _attempt(plan, request, None, None)
 
 

@@ -154,6 +154,11 @@ class Request:
         shape = tuple(tensor.shape[self.options.batch_dims :])
         return fixed(shape) if self.traced else shape
 
+    @property
+    def inference(self) -> bool:
+        """Whether a tensor to differentiate by was made in inference mode."""
+        return any(tensor.is_inference() for tensor in self.leaves)
+
     def input_paths(self) -> list[str]:
         """The name of every differentiated leaf."""
         return [path for argument in self.arguments for path in argument.structure.paths(f"args[{argument.position}]")]
@@ -298,14 +303,9 @@ def requested(
     function: Callable[..., Any], options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Iterator[Request]:
     """A checked request, in a mode in which derivatives can be taken."""
-    if not torch.is_inference_mode_enabled():
-        request = Request(function, options, args, kwargs)
-        if not any(tensor.is_inference() for tensor in request.leaves):
-            yield request
-            return
     with recording() as left_inference:
         request = Request(function, options, args, kwargs)
-        if left_inference or any(tensor.is_inference() for tensor in request.leaves):
+        if left_inference or request.inference:
             request = Request(function, options, trees.copied(args), trees.copied(kwargs))
         yield request
 

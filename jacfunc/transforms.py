@@ -35,6 +35,10 @@ class Transform:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if tracing():  # which cannot trace a question about inference mode
             return self._result(Request(self.transformed, self.options, args, kwargs, traced=True))
+        if not torch.is_inference_mode_enabled():
+            request = Request(self.transformed, self.options, args, kwargs)
+            if not request.inference:
+                return self._result(request)
         with requested(self.transformed, self.options, args, kwargs) as request:
             return self._result(request)
 

@@ -20,6 +20,7 @@ from jacfunc import (
     laplacian,
     make_functional,
 )
+from jacfunc.jet.traced import LAYERS as LAYER_TYPES
 
 OLD = torch.__version__ < (2, 12)
 
@@ -241,3 +242,22 @@ def test_unsupported_is_no_silent_number_when_chunks_would_draw_anew():
     derivative = hess_diag(lambda x: nn.functional.dropout(x.sin(), 0.5), chunk_size=1, method="forward")
     with pytest.raises((UnsupportedOperationError, torch._dynamo.exc.Unsupported), match="chunk_size"):
         torch.compile(derivative, fullgraph=True, backend="eager")(torch.ones(4, 3))
+
+
+LAYERS = sorted(LAYER_TYPES - {nn.Sequential, nn.Linear, nn.Flatten, nn.Unflatten}, key=lambda layer: layer.__name__)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("transform", [batch_jac, laplacian])
+def test_layers_that_jets_are_traced_through(layer, transform):
+    f, params = make_functional(nn.Sequential(nn.Linear(3, 6), layer(), nn.Linear(6, 2)).double())
+    assert f.jets_traceable
+    x = torch.randn(4, 3, dtype=torch.float64)
+    compiled = torch.compile(lambda params, x: transform(f)(params, x), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(params, x), transform(f, method="reverse")(params, x))
+
+
+def test_other_functions_are_compiled_on_other_routes():
+    x = torch.randn(4, 3, dtype=torch.float64)
+    f = lambda x: nn.functional.tanh(x)  # which Dynamo takes no jet through
+    torch.testing.assert_close(torch.compile(diag_jac(f), fullgraph=True, backend="eager")(x), 1 - x.tanh() ** 2)

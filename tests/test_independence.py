@@ -242,6 +242,13 @@ def test_functions_that_draw_more_numbers_for_some_values_warn(f):
     assert bool((derivative != 0).all())
 
 
+@pytest.mark.filterwarnings("ignore:f draws more random numbers")
+def test_equally_many_numbers_by_chance_are_no_coupling():
+    for seed in range(60):
+        torch.manual_seed(seed)
+        diag_jac(nn.RReLU())(batch())  # another function for every seed
+
+
 def test_without_a_finite_output_nothing_is_decided_or_remembered():
     f = lambda x: x / x.sum(0, keepdim=True)
     blind = torch.full((4, 3), torch.nan, dtype=torch.float64)

@@ -109,6 +109,8 @@ CASES = [
 @pytest.mark.parametrize("layout", ["first", "diagonal", "summed"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_against_reverse_mode(case: Case, layout: str) -> None:
+    if torch.__version__ < (2, 12) and case.name.startswith("grid_sample"):
+        pytest.skip("the truth is missing: torch 2.11 has no derivative of aten::grid_sampler_2d_backward, nor of 3d")
     check(case, layout)
 
 

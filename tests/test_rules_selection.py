@@ -194,6 +194,8 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_rows_are_those_of_nested_reverse_mode(case):
+    if torch.__version__ < (2, 12) and str(case).startswith("aminmax"):
+        pytest.skip("the truth is missing: torch 2.11 has no derivative of aten::aminmax")
     check(case.f, case.input(), case.order, case.reference)
 
 

@@ -258,13 +258,27 @@ KEPT = frozenset(
 )
 
 
+OPERATORS: dict[str, Function] = {
+    "__pow__": torch.pow,
+    "__matmul__": torch.matmul,
+    "__rsub__": torch.rsub,
+    "__truediv__": torch.div,
+}
+"""Operators by a function that ``torch.compile`` knows; the methods of a tensor are wrapped."""
+
+
+def _divided(self: Jet, other: Any) -> Any:
+    return apply(torch.mul, (apply(torch.reciprocal, (self,), {}), other), {})
+
+
 def install() -> None:
     """Give :class:`Jet` what a tensor has, through :func:`apply`."""
     Jet.__torch_function__ = classmethod(_torch_function)  # type: ignore[attr-defined]
+    Jet.__rtruediv__ = Jet.__rdiv__ = _divided  # type: ignore[attr-defined]
     for name in dir(torch.Tensor):
         if name in KEPT or name in vars(Jet):
             continue
-        member = getattr(torch.Tensor, name)
+        member = OPERATORS.get(name) or getattr(torch.Tensor, name)
         if callable(member):
             setattr(Jet, name, _method(member))
         elif hasattr(member, "__get__"):

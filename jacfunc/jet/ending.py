@@ -41,7 +41,6 @@ def diagonal_of(output: Any) -> Tensor | None:
         return columns.expand(weight.shape[0], output.shape[0])
     samples = output.shape[0]
     if frame.factor is None:
-        # A matrix product with one column for each row, which is faster than a product and a sum.
-        return torch.matmul(rows, weight.unsqueeze(-1)).squeeze(-1).expand(weight.shape[0], samples)
+        return (rows * weight.unsqueeze(1)).sum(-1).expand(weight.shape[0], samples)
     products = torch.matmul(rows, weight.t())  # (k, N, d)
     return (frame.factor * products.permute(2, 1, 0)).sum(-1)

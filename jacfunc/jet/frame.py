@@ -16,7 +16,6 @@ import torch
 
 from .. import caches
 from ..errors import UnsupportedOperationError
-from ..levels import tracing
 from .layout import Layout, Product, first_order, summed
 
 Tensor = torch.Tensor
@@ -44,6 +43,7 @@ class Propagation:
     quiet: bool = False
     narrowing: bool = True
     narrowed: bool = False
+    traced: bool = False
     inside: bool = False
     alive: bool = True
     identities: dict[int, Tensor] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Propagation:
         """``(size, 1, size)``: one-hot rows, the same for every sample."""
         rows = self.identities.get(size)
         if rows is None:
-            rows = self.identities[size] = _identity(size, like.dtype, like.device)
+            rows = self.identities[size] = _identity(size, like.dtype, like.device, self.traced)
         return rows
 
     def is_identity(self, rows: Tensor) -> bool:
@@ -62,8 +62,8 @@ class Propagation:
         return self.identities.get(rows.shape[0]) is rows
 
 
-def _identity(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    if tracing():  # what a trace makes must not be met outside of it
+def _identity(size: int, dtype: torch.dtype, device: torch.device, traced: bool) -> Tensor:
+    if traced:  # what a trace makes must not be met outside of it
         return torch.eye(size, dtype=dtype, device=device)[:, None, :]
     key = (size, dtype, device)
     rows = caches.IDENTITIES.get(key)

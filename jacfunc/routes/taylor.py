@@ -6,8 +6,7 @@ another route; that what it went through was right is verified once against reve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,13 +41,15 @@ def first_order(task: Task) -> Evaluation:
 def second_order(task: Task) -> Evaluation:
     """Fill the entries by columns of second derivatives, or by their sum where only that is wanted."""
     if not all(isinstance(entry, Laplacian) for entry in task.entries.values()):
-        return _swept(task, lambda segments: layout.diagonal(sum(segments)), _taker(task, task.take_columns))
-    return _swept(task, layout.summed, _taker(task, task.take_sums))
+        return _swept(task, lambda segments: layout.diagonal(sum(segments)), _taker(task, False))
+    return _swept(task, layout.summed, _taker(task, True))
 
 
-def _taker(task: Task, take: Callable[[int, int, Any], None]) -> Callable[[int, int, Outputs], None]:
+def _taker(task: Task, summed: bool) -> Callable[[int, int, Outputs], None]:
+    take = task.take_sums if summed else task.take_columns
+
     def taken(start: int, stop: int, outputs: Outputs) -> None:
-        count = len(list(task.inputs.segments(start, stop))) if take == task.take_sums else stop - start
+        count = len(list(task.inputs.segments(start, stop))) if summed else stop - start
         # Coefficients are normalised: the second derivative is twice the row.
         take(start, stop, tuple(2 * rows_of(output, 2, count, task.leaves[0]) for output in outputs))
 
@@ -76,19 +77,28 @@ def follow(
     task: Task, rows_layout: layout.Layout, rows: Callable[[Propagation], list[torch.Tensor | None]]
 ) -> tuple[Outputs, tuple[torch.Tensor, ...], tuple[str, ...]]:
     """Run ``f`` on jets of the leaves with these first-order rows: outputs, aux, and what is to be told of it."""
-    quiet = not torch.is_grad_enabled()
-    propagation = Propagation(task.inputs.batch, quiet=quiet, narrowing=task.vectorised)
+    quiet, traced = not torch.is_grad_enabled(), tracing()
+    propagation = Propagation(task.inputs.batch, quiet=quiet, narrowing=task.vectorised, traced=traced)
     frame = Frame(propagation, rows_layout)
     rest = (None,) * (rows_layout.order - 1)
     jets = [Jet(leaf, (row, *rest), frame) for leaf, row in zip(task.leaves, rows(propagation), strict=True)]
-    with _recorded(quiet), _recomputed(propagation):
-        outputs, aux = task.evaluate(*jets, followed=True, others_copied=task.verified)
+    run = _quietly if quiet else (_directly if traced else _recomputed)
+    outputs, aux = run(task, jets, propagation)
     propagation.alive = False
     return outputs, aux, tuple(propagation.slow)
 
 
-@contextmanager
-def _recomputed(propagation: Propagation) -> Iterator[None]:
+def _directly(task: Task, jets: list[Jet], propagation: Propagation) -> tuple[Outputs, tuple[torch.Tensor, ...]]:
+    return task.evaluate(*jets, followed=True, others_copied=task.verified)
+
+
+def _quietly(task: Task, jets: list[Jet], propagation: Propagation) -> tuple[Outputs, tuple[torch.Tensor, ...]]:
+    """Gradients on while ``f`` runs, so that an inner ``no_grad`` can be told; rules record nothing."""
+    with torch.enable_grad():
+        return _directly(task, jets, propagation)
+
+
+def _recomputed(task: Task, jets: list[Jet], propagation: Propagation) -> tuple[Outputs, tuple[torch.Tensor, ...]]:
     """What is checkpointed while ``f`` runs finds its jets alive when it runs again in the backward."""
 
     def revived(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,24 +111,11 @@ def _recomputed(propagation: Propagation) -> Iterator[None]:
 
         return again
 
-    if tracing():
-        yield
-        return
     begin(revived)
     try:
-        yield
+        return _directly(task, jets, propagation)
     finally:
         end()
-
-
-@contextmanager
-def _recorded(quiet: bool) -> Iterator[None]:
-    """Gradients on while ``f`` runs, so that an inner ``no_grad`` can be told; rules record nothing if ``quiet``."""
-    if not quiet:
-        yield
-        return
-    with torch.enable_grad():
-        yield
 
 
 def _one_hot(task: Task, start: int, stop: int) -> Callable[[Propagation], list[torch.Tensor | None]]:

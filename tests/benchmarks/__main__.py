@@ -30,11 +30,12 @@ QUICK = Settings(rounds=2, seconds=0.05, slow=0.5, patience=60, memory=False)
 
 
 def main(arguments: Sequence[str] | None = None, docs: Path = DOCS) -> None:
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.resume and not options.json:
+        parser.error("--resume needs --json FILE, where the earlier run is")
     run = Run.from_json(options.read.read_text(encoding="utf-8")) if options.read else _run(options)
     print(text(run))
-    if options.json:
-        options.json.write_text(run.to_json(), encoding="utf-8")
     if options.page:
         figures = drawn(run, docs / "benchmarks")
         (docs / "benchmarks.md").write_text(page(run, figures, docs), encoding="utf-8")
@@ -48,10 +49,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rounds", type=int, help=f"how often all run in turn ({Settings.rounds})")
     parser.add_argument("--quick", action="store_true", help="short rounds, no sweeps, no memory, only ours compiled")
-    parser.add_argument("--no-memory", action="store_true", help="leave out the peaks of memory")
+    parser.add_argument(
+        "--no-memory", action="store_true", help="no peaks of memory, and no safety from peers that crash"
+    )
     parser.add_argument("--peers", type=Path, metavar="PYTHON", help="of the environment that has JAX and folx")
     parser.add_argument("--page", action="store_true", help="write docs/benchmarks.md and its figures")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where every number is written")
+    parser.add_argument("--resume", action="store_true", help="keep the workloads that the JSON file already has")
     parser.add_argument("--read", type=Path, metavar="FILE", help="measure nothing, take the numbers of an earlier run")
     return parser
 
@@ -63,12 +67,22 @@ def _run(options: argparse.Namespace) -> Run:
     workloads = _chosen(options.workload, options.quick)
     everyone = contenders(options.peers)
     run = Run(_machine(), _versions(options.peers), [])
+    if options.resume and options.json.exists():
+        run.found = Run.from_json(options.json.read_text(encoding="utf-8")).found
+        workloads = [workload for workload in workloads if run.of(workload.name) is None]
     with tqdm(workloads, unit="workload", smoothing=0) as bar:
         for workload in bar:
             taking_part = [one for one in everyone if _takes_part(one, workload, options.quick)]
             run.found.append(measured(workload, taking_part, settings, bar.set_postfix_str))
+            _save(run, options.json)  # after each, because a crash of one peer ends the process
         run.cuda = on_device([workload for workload in workloads if not workload.sweep], bar.set_postfix_str)
+    _save(run, options.json)
     return run
+
+
+def _save(run: Run, file: Path | None) -> None:
+    if file:
+        file.write_text(run.to_json(), encoding="utf-8")
 
 
 def _chosen(patterns: list[str], quick: bool) -> list[Workload]:
@@ -92,7 +106,7 @@ def _machine() -> str:
     with suppress(ValueError, OSError, AttributeError):  # not on Windows
         memory = f" and {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB of memory"
     device = " and a CUDA device" if torch.cuda.is_available() else ""
-    return f"a {platform.machine()} machine with {os.cpu_count()} cores{memory}{device} ({torch.get_num_threads()} threads)"
+    return f"a machine with {os.cpu_count()} cores{memory}{device} ({torch.get_num_threads()} threads)"
 
 
 def _versions(second: Path | None) -> dict[str, str]:

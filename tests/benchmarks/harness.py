@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import statistics
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import torch
 from .contender import Contender, Running
 from .ours import FORWARD, OURS
 from .peaks import peak
-from .results import Entry, Found
+from .results import Entry, Found, spread
 from .workloads import GRADIENT, LAPLACIAN, Problem, Workload
 
 TOLERANCES = {LAPLACIAN: 1e-3}
@@ -53,40 +52,37 @@ def measured(workload: Workload, contenders: Sequence[Contender], settings: Sett
     """Every contender that fits the workload; ``step`` is told what comes next."""
     torch.compiler.reset()  # or its limit on recompilations would be spent by the workloads before
     problem = Problem.make(workload)
-    found = Found(workload, [])
+    entries = [Entry(one.name, one.family, one.compiled, note=one.heavy(problem)) for one in contenders]
+    if settings.memory:  # first, so that what a process of its own does not survive is not run in this one
+        for entry, contender in zip(entries, contenders, strict=True):
+            step(f"{workload.name}: memory of {entry.label}")
+            if not entry.note:
+                entry.peak, entry.note = peak(contender, workload, settings.second, settings.patience)
     running: dict[int, Running] = {}
     ours: torch.Tensor | None = None
     try:
-        for contender in contenders:
-            step(f"{workload.name}: {contender.name}{', compiled' * contender.compiled}")
-            entry = Entry(contender.name, contender.family, contender.compiled)
-            found.entries.append(entry)
+        for number, (entry, contender) in enumerate(zip(entries, contenders, strict=True)):
+            step(f"{workload.name}: {entry.label}")
+            if entry.note:
+                continue
             ready = _ready(contender, problem, entry, settings)
             if ready is None:
                 continue
-            running[len(found.entries) - 1], result = ready
+            running[number], result = ready
             if contender is not FORWARD:
                 ours = result if ours is None else ours
                 _compare(entry, result, ours, workload)
-        _time(found.entries, running, settings, lambda text: step(f"{workload.name}: {text}"))
+        _time(entries, running, settings, lambda text: step(f"{workload.name}: {text}"))
     finally:
         for ready_one in running.values():
             ready_one.close()
-    if settings.memory:
-        for entry, contender in zip(found.entries, contenders, strict=True):
-            if entry.counts:
-                step(f"{workload.name}: memory of {entry.label}")
-                entry.peak = peak(contender, workload, settings.second, settings.patience)
-    return found
+    return Found(workload, entries)
 
 
 def _ready(
     contender: Contender, problem: Problem, entry: Entry, settings: Settings
 ) -> tuple[Running, torch.Tensor] | None:
     """The contender after its first call, which imports and compiles, and what that gave; or a note why not."""
-    entry.note = contender.heavy(problem)
-    if entry.note:
-        return None
     running: Running | None = None
     try:
         with _limit(settings.patience), warnings.catch_warnings():
@@ -123,14 +119,18 @@ def _compare(entry: Entry, result: torch.Tensor, ours: torch.Tensor, workload: W
 
 
 def _time(entries: list[Entry], running: dict[int, Running], settings: Settings, step: Step) -> None:
-    """Rounds in which all run, each time in the other direction, so that a trend of the machine hits them alike."""
+    """Rounds in which all run, each time in the other direction, so that a trend of the machine hits them alike.
+
+    Of a round's calls the lower quartile counts: what else runs on the machine makes calls slower, never faster, and hits
+    those that wait for all threads the most.
+    """
     once = {number: ready.times(1)[0] for number, ready in running.items()}
     for turn in range(settings.rounds):
         step(f"round {turn + 1}")
         for number in sorted(running, reverse=bool(turn % 2)):
             if turn == 0 or once[number] < settings.slow:
                 calls = min(1000, max(3, round(settings.seconds / once[number]))) if once[number] < settings.slow else 1
-                entries[number].rounds.append(statistics.median(running[number].times(calls)))
+                entries[number].rounds.append(spread(running[number].times(calls))[0])
 
 
 # -------------------------------------------------------------------- no patience

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .bars import Verdict, told, verdicts
+from .growth import AXES, Curve, exponent, known, quantity, sweep
 from .ours import OURS, PLAIN
-from .plots import AXES, exponent, quantity, sweep
 from .results import Entry, Found, Run, ratios, spread
 from .workloads import GRADIENT, VALUE
 
@@ -40,8 +40,8 @@ One run on {run.machine}. Versions: {versions}. [How to run it](CONTRIBUTING.md#
 **What is timed.** float32 tanh networks with random weights, the same numbers for all. *Value*: the derivative, with
 parameters frozen. *Parameter gradient*: the gradient of the mean of its squares by all parameters, the derivative included.
 Everything is made ready first, compiled where it is, and called twice. Then all contenders of a workload run in turn, in
-rounds, every other round in reverse; a time is the median of the rounds, each the median of its calls. A ratio is taken
-within each round; its median and quartiles are shown.
+rounds, every other round in reverse; a time is the median of the rounds, each the lower quartile of its calls. A ratio is
+taken within each round; its median and quartiles are shown.
 
 **Who competes.** `torch.func` in all its ways, `torch.autograd` nested by hand, DeepXDE's PyTorch backend and omnibias-torch
 in the same process, eager and by `torch.compile`; JAX and folx under `jit` in a process of their own that the same
@@ -96,17 +96,18 @@ def _growth(run: Run, pictures: dict[str, str]) -> Iterator[str]:
         yield "Around N=2000, d=10, four hidden layers of 64, one size at a time.\n"
         yield pictures.get(f"growth-{part}", "")
         yield "The power of each size by which time and memory grow over the upper half of the sweep; 1 is in proportion.\n"
-        heads = [AXES[axis] for axis in curves]
-        yield f"| | {' | '.join(f'{head}: time | memory' for head in heads)} |"
-        yield f"|---|{'---|' * 2 * len(heads)}"
+        names = known(curves)
+        heads = [f"{AXES[axis]}: {name}" for axis in curves for name in names]
+        yield f"| | {' | '.join(heads)} |"
+        yield f"|---|{'---|' * len(heads)}"
         labels = {label: None for named in curves.values() for label in named}
         for label in labels:
-            cells = [_power(named.get(label, []), name) for named in curves.values() for name in ("time", "memory")]
+            cells = [_power(named.get(label, []), name) for named in curves.values() for name in names]
             yield f"| {label} | {' | '.join(cells)} |"
         yield ""
 
 
-def _power(curve: list[tuple[int, Entry]], name: str) -> str:
+def _power(curve: Curve, name: str) -> str:
     power = exponent(quantity(curve, name))
     return "-" if power is None else f"{power:.2f}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -12,8 +13,8 @@ from .contender import Contender
 from .workloads import Problem, Workload
 
 
-def peak(contender: Contender, workload: Workload, second: Path | None, patience: int) -> int | None:
-    """The bytes by which a call after the first grows its process at most; None where that is not known."""
+def peak(contender: Contender, workload: Workload, second: Path | None, patience: int) -> tuple[int | None, str]:
+    """The bytes by which a call after the first grows its process at most, where known; and why there is none."""
     context = processes()
     receiver, sender = context.Pipe(duplex=False)
     # By what it is called, because its functions cannot be pickled.
@@ -22,12 +23,18 @@ def peak(contender: Contender, workload: Workload, second: Path | None, patience
     process.start()
     sender.close()
     measured: int | None = None
-    with suppress(EOFError):  # it ended without a word
+    died = ""
+    try:
         if receiver.poll(patience):
             measured = receiver.recv()
+        else:
+            died = f"not ready after {patience} s"
+    except EOFError:
+        process.join()
+        died = f"its process ended with status {process.exitcode}"
     process.kill()
     process.join()
-    return measured
+    return measured, died
 
 
 def _send(sender: Connection, name: str, compiled: bool, workload: Workload, second: Path | None) -> None:
@@ -37,8 +44,12 @@ def _send(sender: Connection, name: str, compiled: bool, workload: Workload, sec
     contender = next(
         one for one in found if (one.name, one.compiled) == (name, compiled) and workload.kind in one.kinds
     )
-    running = contender.start(Problem.make(workload))
-    try:
-        sender.send(running.growth())
-    finally:
-        running.close()
+    warnings.simplefilter("ignore")
+    measured: int | None = None
+    with suppress(Exception):  # what it raises, it will raise again where that is told
+        running = contender.start(Problem.make(workload))
+        try:
+            measured = running.growth()
+        finally:
+            running.close()
+    sender.send(measured)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 
+from .growth import AXES, QUANTITIES, Curve, known, quantity, sweep
 from .ours import OURS, PLAIN
-from .results import Entry, Found, Run
+from .results import Found, Run
 from .workloads import GRADIENT, VALUE
 
 matplotlib.use("Agg")
@@ -29,8 +28,6 @@ COLOURS = {
     "JAX": "#ff7f0e",
     "folx": "#8c564b",
 }
-AXES = {"samples": "samples N", "input": "input dimension d", "width": "width", "depth": "hidden layers"}
-QUANTITIES = {"time": "ms", "memory": "peak memory, MiB"}
 
 
 def drawn(run: Run, folder: Path) -> list[Path]:
@@ -67,7 +64,7 @@ def _workloads(run: Run) -> Figure:
     axes.grid(axis="x", color="#eeeeee")
     for family in families:
         axes.plot([], [], "o", color=COLOURS[family], label=family)
-    axes.figure.legend(loc="outside upper center", ncols=len(families), frameon=False, fontsize=9)
+    figure.legend(loc="outside upper center", ncols=len(families), frameon=False, fontsize=9)
     return figure
 
 
@@ -83,39 +80,9 @@ def _marks(axes: Axes, height: float, found: Found, family: str) -> None:
 # -------------------------------------------------------------------- how the cost grows
 
 
-Curve = list[tuple[int, Entry]]
-
-
-def sweep(run: Run, part: str) -> dict[str, dict[str, Curve]]:
-    """For each axis and each contender its entries along the axis."""
-    found: dict[str, dict[str, Curve]] = defaultdict(lambda: defaultdict(list))
-    for measured in run.found:
-        if measured.workload.sweep and measured.workload.part == part:
-            for entry in measured.entries:
-                if entry.counts:
-                    found[measured.workload.sweep][entry.label].append((measured.workload.point, entry))
-    return found
-
-
-def quantity(curve: Curve, name: str) -> list[tuple[int, float]]:
-    """The points of a curve that have a time in ms, or a peak memory in MiB."""
-    if name == "time":
-        return sorted((point, 1e3 * entry.seconds) for point, entry in curve)
-    return sorted((point, entry.peak / 2**20) for point, entry in curve if entry.peak)
-
-
-def exponent(points: list[tuple[int, float]]) -> float | None:
-    """Of the power of the axis by which a curve grows over its upper half; 1 is in proportion."""
-    upper = points[len(points) // 2 - 1 :] if len(points) > 3 else points[-2:]
-    if len(upper) < 2:
-        return None
-    x, y = np.log(np.array(upper, dtype=float)).T
-    return float(np.polyfit(x, y, 1)[0])
-
-
 def _growth(run: Run, part: str) -> Figure:
     curves = sweep(run, part)
-    rows = [name for name in QUANTITIES if any(quantity(c, name) for axis in curves.values() for c in axis.values())]
+    rows = known(curves)
     figure, grid = pyplot.subplots(
         len(rows), len(curves), figsize=(3.6 * len(curves), 1 + 3.1 * len(rows)), layout="constrained", squeeze=False
     )

@@ -16,7 +16,7 @@ class Entry:
     """One contender on one workload.
 
     Attributes:
-        rounds: the median seconds of each round; rounds of different contenders with the same number ran in turn.
+        rounds: the seconds of a call in each round; rounds of different contenders with the same number ran in turn.
         difference: the largest difference from our result, relative to the largest entry of ours.
         agrees: whether that is rounding.
         peak: the bytes by which one call grows its process at most.

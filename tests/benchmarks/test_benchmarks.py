@@ -16,12 +16,13 @@ from .__main__ import main
 from .bars import BARS, COMPILED, EAGER, Bar, told, verdicts
 from .contender import Contender, Local, Running
 from .cuda import floor, on_device
+from .growth import exponent
 from .harness import Late, Settings, _limit, measured
 from .ours import CONTENDERS, FORWARD, OURS, PLAIN
 from .page import page, text
 from .peaks import peak
 from .peers import contenders
-from .plots import drawn, exponent
+from .plots import drawn
 from .results import Entry, Found, Run, ratios, spread
 from .workloads import DIAGONAL, GRADIENT, JACOBIAN, LAPLACIAN, WORKLOADS, Problem, Workload, sweeps
 
@@ -99,9 +100,10 @@ def test_patience_ends() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are forgotten on Linux only")
 def test_peak_of_a_call() -> None:
-    found = peak(FORWARD, Workload("large", DIAGONAL, (64, 2048, 64), 4096), None, 120)
+    found, died = peak(FORWARD, Workload("large", DIAGONAL, (64, 2048, 64), 4096), None, 120)
     assert found is not None
     assert found > 4096 * 2048 * 4
+    assert not died
 
 
 # -------------------------------------------------------------------- the bars

@@ -406,8 +406,22 @@ BY_TORCH = [
 """Elementwise, without a list of their own; what the table of corrected operations has goes by it instead."""
 
 
+def _activation(rule: Callable[..., Any], numbers: int) -> Callable[..., Any]:
+    """The rule of a function of ``nn.functional`` with so many numbers, then ``inplace`` (by position under Dynamo)."""
+
+    def activate(input: Any, *args: Any, inplace: bool = False, **kwargs: Any) -> Any:
+        result = rule(input, *args[:numbers], **kwargs)
+        return input.become(result) if inplace or any(args[numbers:]) else result
+
+    return activate
+
+
 def install() -> None:
     """Enter the rules of this file."""
+    for name in ("tanh", "sigmoid", "relu", "silu", "relu6"):
+        add(_activation(elementwise(*LISTS[name]), 0), getattr(F, name), keeps_frame=True)
+    for name, rule, numbers in (("leaky_relu", leaky_relu, 1), ("elu", elu, 1), ("hardtanh", hardtanh, 2)):
+        add(_activation(rule, numbers), getattr(F, name), keeps_frame=True)
     for name, parts in LISTS.items():
         named(elementwise(*parts), name, keeps_frame=True)
     for name in ("__abs__",):

@@ -270,10 +270,10 @@ def _joined(tensors: Any, join: Callable[[list[Tensor], int], Tensor], dim: int,
     result: list[Tensor | None] = []
     for order in range(1, frame.layout.order + 1):
         stacks = [tensor.full(order) if type(tensor) is Jet else None for tensor in tensors]
-        count = max((len(stack) for stack in stacks if stack is not None), default=0)
-        if not count:
+        if all([stack is None for stack in stacks]):  # noqa: C419  # Dynamo traces lists better
             result.append(None)
             continue
+        count = frame.layout.sizes[order - 1]
         rows = [
             value.new_zeros((count, *tensor.shape)) if stack is None else stack
             for stack, tensor in zip(stacks, tensors, strict=True)

@@ -25,7 +25,7 @@ def _per_sample(transform: Callable[..., Callable[..., Any]]) -> Callable[[Probl
 
 def _pushed(problem: Problem) -> Derivative:
     def derivative(x: torch.Tensor) -> torch.Tensor:
-        rows = vmap(lambda row: jvp(problem.net, (x,), (row.expand_as(x),))[1])(_identity(x))
+        rows = vmap(lambda row: jvp(problem.net, (x,), (_everywhere(row, x),))[1])(_identity(x))
         return entries(problem.workload.kind, rows.movedim(0, -1))
 
     return derivative
@@ -34,7 +34,7 @@ def _pushed(problem: Problem) -> Derivative:
 def _pulled(problem: Problem) -> Derivative:
     def derivative(x: torch.Tensor) -> torch.Tensor:
         y, pull = vjp(problem.net, x)
-        rows = vmap(lambda row: pull(row.expand_as(y))[0])(_identity(y))
+        rows = vmap(lambda row: pull(_everywhere(row, y))[0])(_identity(y))
         return entries(problem.workload.kind, rows.movedim(0, 1))
 
     return derivative
@@ -48,7 +48,7 @@ def _hessian(problem: Problem) -> Derivative:
 def _nested_jvp(problem: Problem) -> Derivative:
     def derivative(x: torch.Tensor) -> torch.Tensor:
         def second(row: torch.Tensor) -> torch.Tensor:
-            tangent = row.expand_as(x)
+            tangent = _everywhere(row, x)
             return jvp(lambda x: jvp(problem.net, (x,), (tangent,))[1], (x,), (tangent,))[1]
 
         return vmap(second)(_identity(x)).sum(0)
@@ -61,7 +61,7 @@ def _jvp_of_grad(problem: Problem) -> Derivative:
 
     def derivative(x: torch.Tensor) -> torch.Tensor:
         def second(row: torch.Tensor) -> torch.Tensor:
-            tangent = row.expand_as(x)
+            tangent = _everywhere(row, x)
             return (jvp(gradient, (x,), (tangent,))[1] * tangent).sum(-1, keepdim=True)
 
         return vmap(second)(_identity(x)).sum(0)
@@ -76,12 +76,19 @@ def _vjp_of_grad(problem: Problem) -> Derivative:
         y, pull = vjp(gradient, x)
 
         def second(row: torch.Tensor) -> torch.Tensor:
-            cotangent = row.expand_as(y)
+            cotangent = _everywhere(row, y)
             return (pull(cotangent)[0] * cotangent).sum(-1, keepdim=True)
 
         return vmap(second)(_identity(y)).sum(0)
 
     return derivative
+
+
+def _everywhere(row: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """The same row for every sample."""
+    rows = row.expand_as(like)
+    # With expanded tangents the C++ that inductor writes for nested forward mode crashes (torch 2.13).
+    return rows.contiguous() if torch.compiler.is_compiling() else rows
 
 
 def _identity(like: torch.Tensor) -> torch.Tensor:
