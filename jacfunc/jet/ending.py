@@ -30,17 +30,17 @@ def diagonal_of(output: Any) -> Tensor | None:
     if type(output) is not Jet or output.pending is None:
         return None
     source, weight, _ = output.pending
-    if type(weight) is Jet:
+    if type(weight) is Jet:  # a view that changed in place: whoever asks for the value is told
         return None
+    matrix: Tensor = weight
     frame = source.frame
     rows = source.coefficients[0]
     if rows is None or rows.dim() != 3 or (frame.factor is not None and frame.parent is not root(frame)):
         return None
     if source.propagation.is_identity(rows) and frame.factor is None:
-        columns: Tensor = weight.diagonal().unsqueeze(1)
-        return columns.expand(weight.shape[0], output.shape[0])
+        return matrix.diagonal().unsqueeze(1).expand(matrix.shape[0], output.shape[0])
     samples = output.shape[0]
     if frame.factor is None:
-        return (rows * weight.unsqueeze(1)).sum(-1).expand(weight.shape[0], samples)
-    products = torch.matmul(rows, weight.t())  # (k, N, d)
+        return (rows * matrix.unsqueeze(1)).sum(-1).expand(matrix.shape[0], samples)
+    products = torch.matmul(rows, matrix.t())  # (k, N, d)
     return (frame.factor * products.permute(2, 1, 0)).sum(-1)
