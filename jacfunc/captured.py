@@ -62,19 +62,7 @@ class Captured:
 
     def shape(self) -> tuple[Hashable, ...]:
         """Of every module in the function: which it is, its mode, and what was put around its forward."""
-        return tuple(
-            [
-                (
-                    id(m),
-                    type(m),
-                    m.training,
-                    len(m._forward_hooks),
-                    len(m._forward_pre_hooks),
-                    id(vars(m).get("forward")),
-                )
-                for m in self.tree()
-            ]
-        )
+        return tuple([_shape_of(module) for module in self.tree()])
 
     def generators(self) -> Iterator[Any]:
         """The function's own random generators, those that its modules hold among them."""

@@ -63,7 +63,10 @@ class Block:
 
 @dataclass
 class Diagonal:
-    """``dy[b] / dx[b]``, where the smaller of ``I`` and ``O`` is broadcast: ``(*batch, *larger)``."""
+    """``dy[b] / dx[b]``, where the smaller of ``I`` and ``O`` is broadcast: ``(*batch, *larger)``.
+
+    ``whole`` is all of it, where the only row is that of a single coordinate.
+    """
 
     pair: Pair
     whole: torch.Tensor | None = None
@@ -79,13 +82,11 @@ class Diagonal:
     def _take(self, block: torch.Tensor, start: int, own: Shape, other: Shape) -> None:
         """Of ``(r, *batch, *other)`` keep, for each of the r coordinates of ``own``, those that lie opposite."""
         count, batch = len(block), self.pair.batch
-        if count == 1 and math.prod(own) == 1:
+        if math.prod(own) == 1:
             self.whole = block
             return
         block = block.reshape(count, *batch, math.prod(other))
-        if math.prod(own) == 1:
-            self.taken.append(block.movedim(-1, 0).squeeze(1))
-        elif math.prod(other) == 1:
+        if math.prod(other) == 1:
             self.taken.append(block.squeeze(-1))
         elif own == other:
             self.taken.append(own_coordinates(block, batch, start))

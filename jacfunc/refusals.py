@@ -18,6 +18,12 @@ Problem = tuple[type[JacfuncError], str]
 """The class of an error, and what it says after the path of the leaf."""
 
 
+def refuse_jets(leaves: Sequence[Any]) -> None:
+    """Refuse jets, which another transform sends through the function that this one is in."""
+    if any(type(leaf) is Jet for leaf in leaves):
+        raise CannotFollowError("a transform inside a function that jets go through")
+
+
 def check_inputs(leaves: Sequence[Any], structure: trees.Structure, position: int, batch_dims: int) -> None:
     """Refuse an argument to differentiate by that is no tree of floating-point tensors with sample axes."""
     root = f"args[{position}]"
@@ -80,8 +86,7 @@ def _form_problem(leaf: torch.Tensor, hand: str, convert: str) -> Problem | None
 
 
 def _output_problem(leaf: Any, batch: Shape, modules: Modules) -> Problem | None:
-    if type(leaf) is Jet:
-        raise CannotFollowError("a transform inside a function that jets go through")
+    refuse_jets([leaf])
     if not isinstance(leaf, torch.Tensor):
         return ArgumentTypeError, (f"is {_a(leaf)}, not a tensor; return it as aux (has_aux=True), or {_way_out(leaf)}")
     if (problem := _form_problem(leaf, "return", "return it as aux (has_aux=True)")) is not None:

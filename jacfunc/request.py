@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -25,7 +24,7 @@ from .jet.values import plain
 from .levels import fixed, inside_transform, recording, tracing
 from .operations import corrected
 from .options import Options
-from .refusals import check_inputs, check_outputs
+from .refusals import check_inputs, check_outputs, refuse_jets
 from .rng import GENERATORS, Draw
 from .slots import call_guarded
 
@@ -97,8 +96,7 @@ class Request:
         leaves: list[torch.Tensor] = []
         for position in self._positions():
             found, structure = trees.flatten(self.args[position])
-            if any(type(leaf) is Jet for leaf in found):
-                raise CannotFollowError("a transform inside a function that jets go through")
+            refuse_jets(found)
             check_inputs(found, structure, position, self.options.batch_dims)
             self.arguments.append(Argument(position, structure, slice(len(leaves), len(leaves) + len(found))))
             leaves += found
@@ -182,8 +180,7 @@ class Request:
             batch = self.batch
             return (tuple(argument), tuple([tensor_signature(value, batch) for value in argument.values()]))
         tree, structure = trees.flatten(argument)
-        if any(type(leaf) is Jet for leaf in tree):
-            raise CannotFollowError("a transform inside a function that jets go through")
+        refuse_jets(tree)
         return (
             structure,
             *(tensor_signature(t, self.batch) if isinstance(t, torch.Tensor) else _plain(t) for t in tree),
@@ -236,7 +233,7 @@ class Request:
         for argument in self.arguments:
             args[argument.position] = argument.structure.build(jets[argument.span])
         # Operations without jets are differentiated by a surrounding transform only.
-        with corrected() if inside_transform() else nullcontext():
+        with corrected() if inside_transform() else contextlib.nullcontext():
             output = self._run(args, kwargs)
         if any(not copy.is_inference() and copy._version for copy in copies):
             raise CannotFollowError("an argument that is changed in place")

@@ -80,6 +80,23 @@ def elementwise(
     return rule
 
 
+def frame_of(*operands: Operand) -> Frame:
+    """The frame of the first jet among them."""
+    return next(operand.frame for operand in operands if type(operand) is Jet)
+
+
+def filled(jets: Sequence[Jet], order: int) -> list[Tensor] | None:
+    """The full rows of an order of several jets, zeros where one has none; None where all have none."""
+    stacks = [jet.full(order) for jet in jets]
+    if all(stack is None for stack in stacks):
+        return None
+    count = jets[0].frame.layout.sizes[order - 1]
+    return [
+        jet.value.new_zeros((count, *jet.shape)) if stack is None else stack
+        for stack, jet in zip(stacks, jets, strict=True)
+    ]
+
+
 def linear(x: Jet, on_value: Callable[[Tensor], Tensor], on_rows: Callable[[Tensor], Tensor]) -> Jet:
     """A linear map of one jet: the same for the value and for stacked rows, ``(rows, *S)``."""
     orders = range(1, x.frame.layout.order + 1)
@@ -111,7 +128,7 @@ def bilinear(
     ``product`` takes the values, ``left`` rows of x and the value of y, ``right`` the value of x and rows of y, and
     ``both`` rows of both, row by row.
     """
-    frame = (x if type(x) is Jet else y).frame
+    frame = frame_of(x, y)
     order = frame.layout.order
     xs = x.coefficients if type(x) is Jet else (None,) * order
     ys = y.coefficients if type(y) is Jet else (None,) * order

@@ -17,7 +17,7 @@ import torch
 from .. import caches
 from ..levels import compiling
 from ..operations import TABLE
-from .fallback import WRITING, name_of, pushed
+from .fallback import name_of, pushed, writes
 from .frame import CannotFollowError, Frame
 from .jet import Jet
 from .registry import writing
@@ -188,9 +188,8 @@ def lifted(jet: Jet, frame: Frame) -> Jet:
 
 def _constant(function: Function, args: Any, kwargs: Any) -> Any:
     """What happens under an inner ``no_grad`` is constant."""
-    name = getattr(function, "__name__", "")
-    if (name.endswith("_") and not name.endswith("__")) or name in WRITING or kwargs.get("out") is not None:
-        raise CannotFollowError(f"{name} in place under no_grad")
+    if writes(function, kwargs):
+        raise CannotFollowError(f"{name_of(function)} in place under no_grad")
     if not compiling() and _in_autograd_function():
         raise CannotFollowError("an autograd.Function")
     return function(*plain(args), **plain(kwargs))

@@ -16,8 +16,9 @@ from ..linear import pullback, pushforward
 from ..operations import corrected
 from ..rng import Draw
 from ..rows import flattened, through
+from .build import filled
 from .frame import CannotFollowError, Frame
-from .jet import Coefficients, Jet
+from .jet import Jet
 from .values import jets_in, replaced
 
 Tensor = torch.Tensor
@@ -44,7 +45,7 @@ def pushed(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     push = pushforward(pull, outputs)
     if frame.layout.order == 2 and isinstance(function, SCRIPTED):
         raise CannotFollowError("scripted code, of which torch forgets second derivatives when they are pushed forward")
-    firsts = _through(function, push, [jet.full(1) for jet in jets], jets)
+    firsts = _through(function, push, jets, 1)
     columns = [firsts]
     if frame.layout.order == 2:
         columns.append(_seconds(function, operation, push, jets, frame))
@@ -72,11 +73,16 @@ WRITING = frozenset(
 """Methods that change their tensor, beside those whose names end in an underscore."""
 
 
+def writes(function: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether an operation changes its first argument, or writes into ``out``."""
+    name = name_of(function)
+    return (name.endswith("_") and not name.endswith("__")) or name in WRITING or kwargs.get("out") is not None
+
+
 def refuse_writing(function: Any, kwargs: dict[str, Any]) -> None:
     """Refuse what would write a jet into a plain tensor, or change one in place without a rule."""
-    name = name_of(function)
-    if (name.endswith("_") and not name.endswith("__")) or name in WRITING or kwargs.get("out") is not None:
-        raise CannotFollowError(f"{name} writes a differentiated tensor into another one")
+    if writes(function, kwargs):
+        raise CannotFollowError(f"{name_of(function)} writes a differentiated tensor into another one")
 
 
 class _ConstantError(Exception):
@@ -122,18 +128,10 @@ def _differentiable(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.is_floating_point()
 
 
-def _through(
-    function: Any, linear: Callable[..., Tensors], stacks: list[Tensor | None], jets: list[Jet]
-) -> Tensors | None:
-    """A linear function of all jets, for each row; None for zero."""
-    count = max((len(stack) for stack in stacks if stack is not None), default=0)
-    if not count:
-        return None
-    rows = tuple(
-        stack.contiguous() if stack is not None else jet.value.new_zeros((count, *jet.shape))
-        for stack, jet in zip(stacks, jets, strict=True)
-    )
-    return _mapped(function, linear, rows)
+def _through(function: Any, linear: Callable[..., Tensors], jets: list[Jet], order: int) -> Tensors | None:
+    """A linear function of all jets, for each row of an order; None for zero."""
+    rows = filled(jets, order)
+    return None if rows is None else _mapped(function, linear, tuple(stack.contiguous() for stack in rows))
 
 
 def _mapped(function: Any, linear: Callable[..., Tensors], rows: Tensors) -> Tensors:
@@ -154,16 +152,11 @@ def _seconds(
     function: Any, operation: _Operation, push: Callable[..., Tensors], jets: list[Jet], frame: Frame
 ) -> Tensors | None:
     """``J x_2 + H[x_1, x_1] / 2``, the latter summed over the products of the layout."""
-    linear = _through(function, push, [jet.full(2) for jet in jets], jets)
+    linear = _through(function, push, jets, 2)
     table = frame.layout.table(1, 1)
-    if table is None or all(jet.coefficients[0] is None for jet in jets):
+    stacks = filled(jets, 1)
+    if table is None or stacks is None:
         return linear
-    rows = frame.layout.sizes[0]
-    firsts = [jet.full(1) for jet in jets]
-    stacks = [
-        jet.value.new_zeros((rows, *jet.shape)) if first is None else first
-        for first, jet in zip(firsts, jets, strict=True)
-    ]
     others = stacks if frame.metric is None else [torch.tensordot(frame.metric, stack, 1) for stack in stacks]
     left = tuple(stack[list(table.left)] for stack in stacks)
     right = tuple(stack[list(table.right)] for stack in others)
@@ -183,6 +176,3 @@ def _seconds(
     products = _mapped((function, 2), flat, (*left, *right))
     curved = tuple(table.gathered(product) / 2 for product in products)
     return curved if linear is None else tuple(a + b for a, b in zip(linear, curved, strict=True))
-
-
-__all__ = ["Coefficients", "name_of", "pushed", "refuse_writing"]

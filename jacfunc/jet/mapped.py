@@ -12,7 +12,7 @@ import optree
 import torch
 from torch.func import vmap
 
-from .build import bilinear, linear
+from .build import bilinear, filled, linear
 from .frame import CannotFollowError
 from .jet import Jet
 from .values import jets_in, plain, replaced
@@ -118,14 +118,9 @@ def _zeroed(tree: Any) -> Any:
 
 
 def _over_rows(function: Callable[..., Any], jets: Sequence[Jet], order: int) -> tuple[Tensor, ...] | None:
-    stacks = [jet.full(order) for jet in jets]
-    count = max((len(stack) for stack in stacks if stack is not None), default=0)
-    if not count:
+    rows = filled(jets, order)
+    if rows is None:
         return None
-    rows = [
-        jet.value.new_zeros((count, *jet.shape)) if stack is None else stack
-        for stack, jet in zip(stacks, jets, strict=True)
-    ]
     result: tuple[Tensor, ...] = vmap(function)(*rows)
     return result
 

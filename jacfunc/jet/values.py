@@ -11,16 +11,9 @@ from .jet import Jet
 def jets_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Jet]:
     """Every jet, in order."""
     found: list[Jet] = []
-    for item in args:
-        if type(item) is Jet:
-            found.append(item)
-        elif isinstance(item, list | tuple):
-            _collect(item, found)
-    for item in kwargs.values():
-        if type(item) is Jet:
-            found.append(item)
-        elif isinstance(item, list | tuple):
-            _collect(item, found)
+    _collect(args, found)
+    if kwargs:
+        _collect(kwargs.values(), found)
     return found
 
 

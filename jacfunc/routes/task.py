@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,23 +64,15 @@ class Task:
             evaluation = evaluation or Evaluation(tuple(t[0] for t in outputs), tuple(t[0] for t in aux))
         return evaluation or Evaluation(*self.evaluate(*self.leaves))
 
-    def evaluations(self, rows: Rows, chunk_size: int | None) -> Iterable[tuple[int, int]]:
-        """The chunks of rows for each of which f is evaluated anew, with the same random draw."""
-        if chunk_size is None:
-            self.redraw()
-            return [(0, rows.total)] if rows.total else []
+    def evaluations(self, rows: Rows, chunk_size: int | None) -> list[tuple[int, int]]:
+        """The chunks of rows for each of which f is evaluated anew."""
         chunks = list(rows.chunks(chunk_size))
         if len(chunks) > 1 and tracing():
             raise UnsupportedOperationError(
                 "chunk_size makes this derivative evaluate f several times, which torch.compile cannot do with one "
                 "random draw; compile it without chunk_size"
             )
-        return self._redrawing(chunks)
-
-    def _redrawing(self, chunks: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        for chunk in chunks:
-            self.redraw()
-            yield chunk
+        return chunks
 
     def redraw(self) -> None:
         """Let the next evaluation see the same random draw."""

@@ -76,7 +76,11 @@ def _swept(
 def follow(
     task: Task, rows_layout: layout.Layout, rows: Callable[[Propagation], list[torch.Tensor | None]]
 ) -> tuple[Outputs, tuple[torch.Tensor, ...], tuple[str, ...]]:
-    """Run ``f`` on jets of the leaves with these first-order rows: outputs, aux, and what is to be told of it."""
+    """Run ``f`` on jets of the leaves with these first-order rows: outputs, aux, and what is to be told of it.
+
+    Every call sees the same random draw.
+    """
+    task.redraw()
     quiet, traced = not torch.is_grad_enabled(), tracing()
     propagation = Propagation(task.inputs.batch, quiet=quiet, narrowing=task.vectorised, traced=traced)
     frame = Frame(propagation, rows_layout)

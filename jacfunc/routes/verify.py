@@ -58,7 +58,6 @@ def verify_followed(task: Task, follow: Callable[..., Any]) -> None:
     """
     tangents = _waves(task.leaves)
     rows_layout = layout.first_order(1) if task.order == 1 else layout.diagonal(1)
-    task.redraw()
     outputs, _, _ = follow(task, rows_layout, lambda _: [tangent[None] for tangent in tangents])
     cotangents = _waves([output.detach() for output in plain(outputs)])
     found = [
@@ -66,7 +65,6 @@ def verify_followed(task: Task, follow: Callable[..., Any]) -> None:
         for k in range(1, task.order + 1)
     ]
     try:
-        task.redraw()
         true = _reverse_projections(task, tangents, cotangents)
     except (RuntimeError, NotImplementedError):
         return

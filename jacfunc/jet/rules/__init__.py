@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import (
     algebra,
     attention,
+    constants,
     convolution,
     dropout,
     elementwise,
@@ -15,6 +16,7 @@ from . import (
     ordering,
     piecewise,
     pooling,
+    powers,
     products,
     recurrent,
     selection,
@@ -25,8 +27,10 @@ from . import (
 
 FAMILIES = (
     elementwise,
+    powers,
     products,
     structure,
+    constants,
     joining,
     selection,
     ordering,

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from ..build import Operand
-from ..frame import CannotFollowError, Frame
+from ..build import Operand, frame_of
+from ..frame import CannotFollowError
 from ..jet import Jet
 from ..registry import add, named
 from ..values import plain
@@ -179,7 +179,7 @@ def _side_by_side(solver: Solver, rows: Tensor) -> Tensor:
 
 def solved(a: Operand, b: Operand, value: Tensor, solver: Solver, rows_of: Callable[[Tensor], Tensor]) -> Jet:
     """``Z`` with ``A Z = B``, whose value is known; ``rows_of`` keeps what counts of the rows of the matrix."""
-    frame: Frame = next(operand.frame for operand in (a, b) if type(operand) is Jet)
+    frame = frame_of(a, b)
     order = frame.layout.order
     none: tuple[Tensor | None, ...] = (None,) * order
     a_rows = tuple(_kept(_matrices(c, a), rows_of) for c in a.coefficients) if type(a) is Jet else none

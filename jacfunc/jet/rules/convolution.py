@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..build import Operand, linear
+from ..build import Operand, frame_of, linear
 from ..fallback import pushed
 from ..jet import Coefficients, Jet
 from ..mapped import batched, in_batch, mapped_product, stacked, unexpanded
@@ -58,7 +58,7 @@ def _convolved(
     ``batch``: the axis of the input that rows are joined to; None where it has none, so that they are the batch.
     """
     input, weight, bias = operands
-    frame = next(operand.frame for operand in operands if type(operand) is Jet)
+    frame = frame_of(*operands)
     rows: Coefficients = (None,) * frame.layout.order
     if type(weight) is Jet:
         rows = mapped_product(input, weight, product).coefficients

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from ...levels import tracing
 from ..build import Derivatives, composed, elementwise
-from ..fallback import pushed
 from ..frame import CannotFollowError
 from ..jet import Jet
-from ..registry import add, forms, in_place_of, named
+from ..registry import add, forms, named
+from .powers import constant_power
 
 Tensor = torch.Tensor
 List = list[Tensor | float | None]
@@ -37,44 +36,41 @@ def _multiplied(left: Polynomial, right: Polynomial) -> Polynomial:
     return tuple(product)
 
 
-def _evaluated(polynomial: Polynomial, y: Tensor) -> Tensor:
-    result = torch.full_like(y, polynomial[-1])
-    for coefficient in reversed(polynomial[:-1]):
-        result = result * y + coefficient
-    return result
-
-
-def _tanh(x: Tensor, y: Tensor, order: int) -> List:
-    """``y' = 1 - y^2``, and all further ones are ``y'`` times a polynomial in y."""
-    slope = 1 - y * y
-    found: List = [slope]
-    if order > 1:
-        found.append(-2 * y * slope)
-    cofactor: Polynomial = (0.0, -2.0)
-    for _ in range(2, order):
-        following = _multiplied(_derived(cofactor), (1.0, 0.0, -1.0))
-        cofactor = _added(following, _multiplied(cofactor, (0.0, -2.0)))
-        found.append(slope * _evaluated(cofactor, y))
-    return found
-
-
-def _sigmoid(x: Tensor, y: Tensor, order: int) -> List:
-    """``y' = y (1 - y)``, and all further ones are ``y'`` times a polynomial in y."""
-    slope = y * (1 - y)
-    found: List = [slope]
-    cofactor: Polynomial = (1.0,)
-    for _ in range(1, order):
-        cofactor = _added(
-            _multiplied(_derived(cofactor) or (0.0,), (0.0, 1.0, -1.0)), _multiplied(cofactor, (1.0, -2.0))
-        )
-        found.append(slope * _evaluated(cofactor, y))
-    return found
-
-
 def _added(left: Polynomial, right: Polynomial) -> Polynomial:
     size = max(len(left), len(right))
     padded = [(*p, *(0.0,) * (size - len(p))) for p in (left, right)]
-    return tuple(a + b for a, b in zip(*padded, strict=True))
+    total = [a + b for a, b in zip(*padded, strict=True)]
+    while len(total) > 1 and total[-1] == 0:
+        total.pop()
+    return tuple(total)
+
+
+def _evaluated(polynomial: Polynomial, y: Tensor) -> Tensor:
+    if len(polynomial) == 1:
+        return torch.full_like(y, polynomial[0])
+    result = polynomial[-1] * y
+    for coefficient in reversed(polynomial[1:-1]):
+        result = (result + coefficient if coefficient else result) * y
+    return result + polynomial[0] if polynomial[0] else result
+
+
+def _by_slope(y: Tensor, slope: Tensor, polynomial: Polynomial, order: int) -> List:
+    """All derivatives where ``y'`` is a polynomial in y, given as ``slope`` too: they are ``y'`` times one in y."""
+    found: List = [slope]
+    cofactor: Polynomial = (1.0,)
+    for _ in range(1, order):
+        following = _multiplied(_derived(cofactor) or (0.0,), polynomial)
+        cofactor = _added(following, _multiplied(cofactor, _derived(polynomial)))
+        found.append(slope * _evaluated(cofactor, y))
+    return found
+
+
+def _tanh(x: Tensor, y: Tensor, order: int) -> List:
+    return _by_slope(y, 1 - y * y, (1.0, 0.0, -1.0), order)
+
+
+def _sigmoid(x: Tensor, y: Tensor, order: int) -> List:
+    return _by_slope(y, y * (1 - y), (0.0, 1.0, -1.0), order)
 
 
 # -------------------------------------------------------------------- by formula
@@ -118,26 +114,6 @@ def _log(scale: float = 1.0, shift: float = 0.0) -> Derivatives:
         found: List = [inverse * scale if scale != 1 else inverse]
         for k in range(1, order):
             found.append(found[-1] * inverse * -k)  # type: ignore[operator]
-        return found
-
-    return derivatives
-
-
-def _power(exponent: float) -> Derivatives:
-    """``x^p``; integer powers end in exact zeros, and nothing is divided by."""
-
-    def derivatives(x: Tensor, y: Tensor, order: int) -> List:
-        found: List = []
-        factor = 1.0
-        for k in range(1, order + 1):
-            factor *= exponent - k + 1
-            remaining = exponent - k
-            if factor == 0:
-                found.append(None)
-            elif remaining == 0:
-                found.append(torch.full_like(x, factor))
-            else:
-                found.append(factor * (x if remaining == 1 else x**remaining))
         return found
 
     return derivatives
@@ -277,51 +253,6 @@ def gelu(input: Jet, approximate: str = "none") -> Any:
     return Jet(F.gelu(input.value, approximate=approximate), result.coefficients, input.frame)
 
 
-def pow_(input: Any, exponent: Any) -> Any:
-    """A power, of which either part may vary."""
-    if type(exponent) is Jet:
-        return _both_vary(input, exponent) if type(input) is Jet else _exponential(input, exponent)
-    if isinstance(exponent, Tensor) and not exponent.dim() and not exponent.requires_grad and not tracing():
-        exponent = exponent.item()
-    if isinstance(exponent, Tensor):
-        return _tensor_power(input, exponent)
-    value = torch.pow(input.value, exponent)
-    if value.dtype != input.dtype:
-        raise CannotFollowError("a power that changes the dtype")
-    return Jet(value, composed(input, _power(exponent)(input.value, value, input.frame.layout.order)), input.frame)
-
-
-def _both_vary(input: Jet, exponent: Jet) -> Any:
-    """``exp(y log x)``; to the second order by torch, which is exact where x is zero as well."""
-    if input.frame.layout.order <= 2:
-        return pushed(torch.pow, (input, exponent), {})
-    product: Any = torch.mul(exponent, torch.log(input))  # type: ignore[arg-type]
-    return Jet(torch.pow(input.value, exponent.value), product.exp().coefficients, input.frame)
-
-
-def _exponential(base: Any, exponent: Jet) -> Jet:
-    """``exp(y log b)``, constant where b is zero."""
-    base = base if isinstance(base, Tensor) else torch.as_tensor(base, dtype=exponent.dtype, device=exponent.device)
-    value = torch.pow(base, exponent.value)
-    product: Any = torch.mul(exponent, torch.where(base == 0, 1.0, base).log().to(value.dtype))  # type: ignore[arg-type]
-    result = torch.where(base == 0, 0.0, product.exp())
-    return Jet(value, result.coefficients, exponent.frame)  # type: ignore[attr-defined]
-
-
-def _tensor_power(input: Any, exponent: Tensor) -> Jet:
-    """A constant power for each element: what falls to zero stays zero at a zero."""
-    value = torch.pow(input.value, exponent)
-    wide: Any = input if input.shape == value.shape else torch.broadcast_to(input, value.shape)
-    x = wide.value
-    factor, found = torch.ones_like(exponent, dtype=value.dtype), []
-    for k in range(1, input.frame.layout.order + 1):
-        factor = factor * (exponent - (k - 1))
-        ended = (factor == 0) & (x == 0)
-        found.append(torch.where(ended, 0.0, factor * torch.where(ended, 1.0, x) ** (exponent - k)))
-    rows = composed(wide, found)
-    return Jet(value, tuple(c if c is None else c.to(value.dtype) for c in rows), input.frame)
-
-
 def _by_torch(function: Callable[..., Tensor]) -> Derivatives:
     """Derivatives by torch's own reverse mode, one cotangent of ones for each order: the Jacobian is diagonal."""
 
@@ -362,7 +293,7 @@ LISTS: dict[str, tuple[Any, ...]] = {
     "reciprocal": (torch.reciprocal, _reciprocal),
     "sqrt": (torch.sqrt, _sqrt),
     "rsqrt": (torch.rsqrt, _rsqrt),
-    "square": (torch.square, _power(2)),
+    "square": (torch.square, constant_power(2)),
     "erf": (torch.erf, _erf),
     "erfc": (torch.erfc, _erfc),
     "silu": (F.silu, _silu),
@@ -424,9 +355,7 @@ def install() -> None:
         add(_activation(rule, numbers), getattr(F, name), keeps_frame=True)
     for name, parts in LISTS.items():
         named(elementwise(*parts), name, keeps_frame=True)
-    for name in ("__abs__",):
-        add(elementwise(torch.abs, _piecewise(torch.sign)), getattr(torch.Tensor, name), keeps_frame=True)
-    add(elementwise(torch.relu, _piecewise(lambda x: x > 0)), torch.Tensor.relu, torch.relu, keeps_frame=True)
+    add(elementwise(*LISTS["abs"]), torch.Tensor.__abs__, keeps_frame=True)
     add(elementwise(F.logsigmoid, _logsigmoid), F.logsigmoid, torch._C._nn.log_sigmoid, keeps_frame=True)
     add(leaky_relu, torch._C._nn.leaky_relu, keeps_frame=True)
     add(hardtanh, torch._C._nn.hardtanh, keeps_frame=True)
@@ -434,11 +363,6 @@ def install() -> None:
     add(elu, torch._C._nn.elu, keeps_frame=True)
     add(softplus, F.softplus, torch._C._nn.softplus, keeps_frame=True)
     add(gelu, F.gelu, torch._C._nn.gelu, keeps_frame=True)
-    add(elementwise(F.silu, _silu), torch._C._nn.silu, keeps_frame=True)
-    add(elementwise(F.relu6, _piecewise(_relu6)), torch._C._nn.relu6, keeps_frame=True)
-    add(pow_, torch.pow, torch.Tensor.pow, torch.Tensor.__pow__, torch.float_power, torch.Tensor.float_power)
-    add(lambda x, base: pow_(base, x), torch.Tensor.__rpow__)
-    add(in_place_of(pow_), torch.Tensor.__ipow__)
     for name in BY_TORCH:
         for function in forms(name):
             add(elementwise(function, _by_torch(function)), function, keeps_frame=True)

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from ...levels import compiling
-from ..build import Operand, aligned, bilinear, linear
+from ..build import Operand, aligned, bilinear, frame_of, linear
 from ..frame import CannotFollowError
 from ..jet import Jet
 from ..registry import add, in_place_of, named
@@ -19,10 +19,6 @@ Tensor = torch.Tensor
 
 def _value(operand: Operand) -> Any:
     return operand.value if type(operand) is Jet else operand
-
-
-def _frame_of(*operands: Operand) -> Any:
-    return next(operand.frame for operand in operands if type(operand) is Jet)
 
 
 # -------------------------------------------------------------------- sums
@@ -109,7 +105,7 @@ def quotient(input: Operand, other: Operand, *, rounding_mode: str | None = None
     if rounding_mode is not None:
         return torch.div(x, y, rounding_mode=rounding_mode)
     value = torch.div(x, y)
-    frame, dim = _frame_of(input, other), value.dim()
+    frame, dim = frame_of(input, other), value.dim()
     order = frame.layout.order
     if type(other) is not Jet:
         return _cast(value, [None if c is None else aligned(c, dim) / y for c in input.coefficients], frame)

@@ -9,19 +9,13 @@ import torch
 
 from ...levels import differentiated_again
 from ...operations.expansion import exactly_where_finite
-from ..build import Operand, aligned, linear
-from ..frame import Frame
+from ..build import Operand, aligned, frame_of, linear
 from ..jet import Jet
 from ..values import plain
 from .structure import from_end
 
 Tensor = torch.Tensor
 Rule = Callable[..., Any]
-
-
-def frame_of(*operands: Operand) -> Frame:
-    """The frame of the first jet among them."""
-    return next(operand.frame for operand in operands if type(operand) is Jet)
 
 
 def valued(native: Callable[..., Any], body: Rule) -> Rule:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from ..build import constant_rows, linear
+from ..build import frame_of, linear
 from ..frame import CannotFollowError
 from ..jet import Jet
 from ..registry import add, forms, named, writing
@@ -265,7 +264,7 @@ def narrow(input: Jet, dim: int, start: int, length: int) -> Jet:
 
 
 def _joined(tensors: Any, join: Callable[[list[Tensor], int], Tensor], dim: int, at: int) -> Jet:
-    frame = next(tensor.frame for tensor in tensors if type(tensor) is Jet)
+    frame = frame_of(*tensors)
     value = join([plain(tensor) for tensor in tensors], dim)
     result: list[Tensor | None] = []
     for order in range(1, frame.layout.order + 1):
@@ -350,161 +349,6 @@ def same(input: Jet, *_: Any, **__: Any) -> Jet:
     return input
 
 
-# -------------------------------------------------------------------- constants
-
-
-def constant(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The rule of an operation whose result does not vary, or is no number: that of the values."""
-
-    def rule(*args: Any, **kwargs: Any) -> Any:
-        return function(*plain(args), **plain(kwargs))
-
-    return rule
-
-
-def like(function: Callable[..., Tensor]) -> Callable[..., Any]:
-    """``zeros_like`` and its kin: a jet without rows, so that jets may be written into it."""
-
-    def rule(input: Any, *args: Any, **kwargs: Any) -> Any:
-        value = function(input.value, *plain(args), **plain(kwargs))
-        return constant_rows(input, value) if value.is_floating_point() else value
-
-    return rule
-
-
-CONSTANT = [
-    "eq",
-    "ne",
-    "lt",
-    "le",
-    "gt",
-    "ge",
-    "equal",
-    "greater",
-    "greater_equal",
-    "less",
-    "less_equal",
-    "not_equal",
-    "isclose",
-    "allclose",
-    "isnan",
-    "isinf",
-    "isfinite",
-    "isreal",
-    "isneginf",
-    "isposinf",
-    "round",
-    "floor",
-    "ceil",
-    "trunc",
-    "fix",
-    "sign",
-    "sgn",
-    "signbit",
-    "argmax",
-    "argmin",
-    "argsort",
-    "argwhere",
-    "bool",
-    "int",
-    "long",
-    "short",
-    "byte",
-    "char",
-    "all",
-    "any",
-    "nonzero",
-    "count_nonzero",
-    "is_floating_point",
-    "is_complex",
-    "is_nonzero",
-    "searchsorted",
-    "bucketize",
-    "logical_not",
-    "logical_and",
-    "logical_or",
-    "logical_xor",
-    "floor_divide",
-    "rand_like",
-    "randn_like",
-    "randint_like",
-    "bernoulli",
-    "multinomial",
-    "detach",
-    "is_contiguous",
-    "stride",
-    "storage_offset",
-    "element_size",
-    "get_device",
-    "type_as_",
-    "data_ptr",
-    "is_signed",
-    "is_inference",
-    "is_conj",
-    "is_neg",
-    "is_same_size",
-    "can_cast",
-    "result_type",
-    "histc",
-    "unique",
-    "unique_consecutive",
-    "heaviside",
-    "nextafter",
-    "has_names",
-    "ndimension",
-]
-CONSTANT_METHODS = [
-    "__eq__",
-    "__ne__",
-    "__lt__",
-    "__le__",
-    "__gt__",
-    "__ge__",
-    "__floordiv__",
-    "__rfloordiv__",
-    "__contains__",
-]
-CONSTANT_ATTRIBUTES = [
-    "data",
-    "requires_grad",
-    "is_leaf",
-    "grad",
-    "grad_fn",
-    "is_cuda",
-    "is_cpu",
-    "is_mps",
-    "is_meta",
-    "is_sparse",
-    "is_nested",
-    "is_quantized",
-    "layout",
-    "names",
-    "itemsize",
-    "nbytes",
-    "is_mkldnn",
-    "is_sparse_csr",
-    "is_xpu",
-    "_version",
-    "output_nr",
-    "retains_grad",
-]
-LIKE = ["zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty", "new_full"]
-REPEATED = [
-    "flip",
-    "roll",
-    "cumsum",
-    "index_select",
-    "diagonal",
-    "swapaxes",
-    "swapdims",
-    "transpose",
-    "movedim",
-    "moveaxis",
-    "unfold",
-    "tile",
-]
-
-
 def install() -> None:
     """Enter the rules of this file."""
     method = torch.Tensor
@@ -555,19 +399,3 @@ def install() -> None:
     named(copied, "clone", keeps_frame=True)
     named(contiguous, "contiguous", keeps_frame=True)
     named(same, "requires_grad_", "positive", "cpu", keeps_frame=True)
-    for name in CONSTANT:
-        for function in forms(name):
-            add(constant(function), function)
-    for name in CONSTANT_METHODS:
-        function = getattr(method, name)
-        add(constant(function), function)
-    for name in CONSTANT_ATTRIBUTES:
-        member: Any = getattr(method, name, None)
-        if hasattr(member, "__get__") and not callable(member):
-            add(constant(member.__get__), member.__get__)
-    for name in LIKE:
-        for function in forms(name):
-            add(like(function), function)
-
-
-__all__ = ["install", "math"]

@@ -1,0 +1,91 @@
+"""Powers: of a constant exponent, of one for each element, of a constant base, and where both vary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ...levels import tracing
+from ..build import Derivatives, composed
+from ..fallback import pushed
+from ..frame import CannotFollowError
+from ..jet import Jet
+from ..registry import add, in_place_of
+
+Tensor = torch.Tensor
+
+
+def constant_power(exponent: float) -> Derivatives:
+    """``x^p``; integer powers end in exact zeros, and nothing is divided by."""
+
+    def derivatives(x: Tensor, y: Tensor, order: int) -> list[Tensor | None]:
+        found: list[Tensor | None] = []
+        factor = 1.0
+        for k in range(1, order + 1):
+            factor *= exponent - k + 1
+            remaining = exponent - k
+            if factor == 0:
+                found.append(None)
+            elif remaining == 0:
+                found.append(torch.full_like(x, factor))
+            else:
+                found.append(factor * (x if remaining == 1 else x**remaining))
+        return found
+
+    return derivatives
+
+
+def pow_(input: Any, exponent: Any) -> Any:
+    """A power, of which either part may vary."""
+    if type(exponent) is Jet:
+        return _both_vary(input, exponent) if type(input) is Jet else _exponential(input, exponent)
+    if isinstance(exponent, Tensor) and not exponent.dim() and not exponent.requires_grad and not tracing():
+        exponent = exponent.item()
+    if isinstance(exponent, Tensor):
+        return _tensor_power(input, exponent)
+    value = torch.pow(input.value, exponent)
+    if value.dtype != input.dtype:
+        raise CannotFollowError("a power that changes the dtype")
+    return Jet(
+        value, composed(input, constant_power(exponent)(input.value, value, input.frame.layout.order)), input.frame
+    )
+
+
+def _both_vary(input: Jet, exponent: Jet) -> Any:
+    """``exp(y log x)``; to the second order by torch, which is exact where x is zero as well."""
+    if input.frame.layout.order <= 2:
+        return pushed(torch.pow, (input, exponent), {})
+    product: Any = torch.mul(exponent, torch.log(input))  # type: ignore[arg-type]
+    return Jet(torch.pow(input.value, exponent.value), product.exp().coefficients, input.frame)
+
+
+def _exponential(base: Any, exponent: Jet) -> Jet:
+    """``exp(y log b)``, constant where b is zero."""
+    base = base if isinstance(base, Tensor) else torch.as_tensor(base, dtype=exponent.dtype, device=exponent.device)
+    value = torch.pow(base, exponent.value)
+    logarithm = torch.where(base == 0, 1.0, base).log().to(value.dtype)
+    product: Any = torch.mul(exponent, logarithm)  # type: ignore[arg-type]
+    result = torch.where(base == 0, 0.0, product.exp())
+    return Jet(value, result.coefficients, exponent.frame)  # type: ignore[attr-defined]
+
+
+def _tensor_power(input: Any, exponent: Tensor) -> Jet:
+    """A constant power for each element: what falls to zero stays zero at a zero."""
+    value = torch.pow(input.value, exponent)
+    wide: Any = input if input.shape == value.shape else torch.broadcast_to(input, value.shape)
+    x = wide.value
+    factor, found = torch.ones_like(exponent, dtype=value.dtype), []
+    for k in range(1, input.frame.layout.order + 1):
+        factor = factor * (exponent - (k - 1))
+        ended = (factor == 0) & (x == 0)
+        found.append(torch.where(ended, 0.0, factor * torch.where(ended, 1.0, x) ** (exponent - k)))
+    rows = composed(wide, found)
+    return Jet(value, tuple(c if c is None else c.to(value.dtype) for c in rows), input.frame)
+
+
+def install() -> None:
+    """Enter the rules of this file."""
+    add(pow_, torch.pow, torch.Tensor.pow, torch.Tensor.__pow__, torch.float_power, torch.Tensor.float_power)
+    add(lambda x, base: pow_(base, x), torch.Tensor.__rpow__)
+    add(in_place_of(pow_), torch.Tensor.__ipow__)
