@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from .harness import Late, Settings, _limit, measured
 from .ours import CONTENDERS, FORWARD, OURS, PLAIN
 from .page import page, text
 from .peaks import peak
-from .peers import contenders
+from .peers import contenders, jax
 from .plots import drawn
 from .results import Entry, Found, Run, ratios, spread
 from .workloads import DIAGONAL, GRADIENT, JACOBIAN, LAPLACIAN, WORKLOADS, Problem, Workload, sweeps
@@ -104,6 +105,17 @@ def test_peak_of_a_call() -> None:
     assert found is not None
     assert found > 4096 * 2048 * 4
     assert not died
+
+
+def test_an_environment_without_jax_says_so() -> None:
+    """The worker's questions and answers, up to the import of JAX."""
+    if find_spec("jax"):
+        pytest.skip("this environment has JAX")
+    found = eager(TINY[3], [CONTENDERS[0], *jax.contenders(Path(sys.executable))])
+    assert {entry.note for entry in found.entries[1:]} == {
+        "absent: ImportError: ModuleNotFoundError: No module named 'jax'"
+    }
+    assert jax.versions(Path(sys.executable)) == {}
 
 
 # -------------------------------------------------------------------- the bars
