@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .workloads import Workload
@@ -55,6 +56,32 @@ class Found:
 
     def best(self, names: Collection[str], compiled: Collection[bool] = (False, True)) -> Entry | None:
         """The fastest of the contenders, or of the families, that are named."""
+        found = [
+            entry
+            for entry in self.entries
+            if (entry.name in names or entry.family in names) and entry.compiled in compiled and entry.counts
+        ]
+        return min(found, key=lambda entry: entry.seconds, default=None)
+
+
+@dataclass
+class Run:
+    """Everything that one command found, and on what."""
+
+    machine: str
+    versions: dict[str, str]
+    found: list[Found]
+    cuda: list[dict[str, Any]] = field(default_factory=list)
+
+    def of(self, workload: str) -> Found | None:
+        return next((found for found in self.found if found.workload.name == workload), None)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Run:
+        told = json.loads(text)
         found = []
         for part in told["found"]:
             entries = [Entry(**entry) for entry in part["entries"]]
