@@ -26,7 +26,7 @@ from .results import Run
 from .workloads import WORKLOADS, Workload, sweeps
 
 DOCS = Path(__file__).parents[2] / "docs"
-QUICK = Settings(rounds=2, seconds=0.05, slow=0.5, patience=60, memory=False)
+QUICK = Settings(rounds=2, seconds=0.05, slow=0.5, patience=60, wait=5, memory=False)
 
 
 def main(arguments: Sequence[str] | None = None, docs: Path = DOCS) -> None:

@@ -16,6 +16,7 @@ import torch
 from .contender import Contender, Running
 from .ours import FORWARD, OURS
 from .peaks import peak
+from .quiet import wait
 from .results import Entry, Found, spread
 from .workloads import GRADIENT, LAPLACIAN, Problem, Workload
 
@@ -33,6 +34,7 @@ class Settings:
         seconds: what one contender may take of a round, if it manages a call in that time.
         slow: seconds of a call from which on it runs in the first round only.
         patience: seconds after which a contender that is not ready is given up.
+        wait: seconds that a round waits at most for others to leave the machine alone.
         memory: whether to measure peaks.
         second: the Python of the environment that has JAX.
     """
@@ -41,6 +43,7 @@ class Settings:
     seconds: float = 0.25
     slow: float = 2.0
     patience: int = 180
+    wait: float = 60.0
     memory: bool = True
     second: Path | None = None
 
@@ -72,11 +75,11 @@ def measured(workload: Workload, contenders: Sequence[Contender], settings: Sett
             if contender is not FORWARD:
                 ours = result if ours is None else ours
                 _compare(entry, result, ours, workload)
-        _time(entries, running, settings, lambda text: step(f"{workload.name}: {text}"))
+        busy = _time(entries, running, settings, lambda text: step(f"{workload.name}: {text}"))
     finally:
         for ready_one in running.values():
             ready_one.close()
-    return Found(workload, entries)
+    return Found(workload, entries, busy)
 
 
 def _ready(
@@ -118,19 +121,22 @@ def _compare(entry: Entry, result: torch.Tensor, ours: torch.Tensor, workload: W
         entry.note = "disagrees with ours"
 
 
-def _time(entries: list[Entry], running: dict[int, Running], settings: Settings, step: Step) -> None:
+def _time(entries: list[Entry], running: dict[int, Running], settings: Settings, step: Step) -> float:
     """Rounds in which all run, each time in the other direction, so that a trend of the machine hits them alike.
 
     Of a round's calls the lower quartile counts: what else runs on the machine makes calls slower, never faster, and hits
-    those that wait for all threads the most.
+    those that wait for all threads the most.  Returns how busy others kept the machine before a round at most.
     """
+    busiest = 0.0
     once = {number: ready.times(1)[0] for number, ready in running.items()}
     for turn in range(settings.rounds):
         step(f"round {turn + 1}")
+        busiest = max(busiest, wait(settings.wait))
         for number in sorted(running, reverse=bool(turn % 2)):
             if turn == 0 or once[number] < settings.slow:
                 calls = min(1000, max(3, round(settings.seconds / once[number]))) if once[number] < settings.slow else 1
                 entries[number].rounds.append(spread(running[number].times(calls))[0])
+    return busiest
 
 
 # -------------------------------------------------------------------- no patience

@@ -8,6 +8,7 @@ from pathlib import Path
 from .bars import Verdict, told, verdicts
 from .growth import AXES, Curve, exponent, known, quantity, sweep
 from .ours import OURS, PLAIN
+from .quiet import QUIET
 from .results import Entry, Found, Run, ratios, spread
 from .workloads import GRADIENT, VALUE
 
@@ -31,11 +32,12 @@ def page(run: Run, figures: Sequence[Path], folder: Path) -> str:
 
 def _introduction(run: Run) -> Iterator[str]:
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
+    rounds = max(len(entry.rounds) for found in run.found for entry in found.entries)
     yield f"""# Benchmarks
 
 <!-- generated: cd tests && python -m benchmarks --page -->
 
-One run on {run.machine}. Versions: {versions}. [How to run it](CONTRIBUTING.md#benchmark).
+One run of {rounds} rounds on {run.machine}. Versions: {versions}. [How to run it](CONTRIBUTING.md#benchmark).
 
 **What is timed.** float32 tanh networks with random weights, the same numbers for all. *Value*: the derivative, with
 parameters frozen. *Parameter gradient*: the gradient of the mean of its squares by all parameters, the derivative included.
@@ -48,8 +50,18 @@ in the same process, eager and by `torch.compile`; JAX and folx under `jit` in a
 rounds call. Before anything is timed its result is compared with ours; who disagrees does not count. Who fails or is absent
 is in the tables, with the reason.
 
+{_disturbed(run)}
+
 **Memory** is what one call, not the first, adds to its process at its peak, in a process of its own.
 """
+
+
+def _disturbed(run: Run) -> str:
+    """Which workloads ran beside something else."""
+    found = [f"{found.workload.title} ({found.busy:.0%})" for found in run.found if found.busy > QUIET]
+    if not found:
+        return "Nothing else used the machine when a round began."
+    return f"**Disturbed**: others used the machine (so much of it) when a round of these began: {'; '.join(found)}."
 
 
 # -------------------------------------------------------------------- the bars
@@ -183,6 +195,7 @@ def text(run: Run) -> str:
         for label, time, plain, ours, memory, difference in rows(found):
             lines.append(f"  {label:<32}{time:<28}{plain:>8}  {ours:<24}{memory:>9} MiB  {difference}")
         lines += [f"  {entry.label}: {entry.note}" for entry in found.entries if entry.note]
+        lines += [f"  disturbed: others used {found.busy:.0%} of the machine"] * (found.busy > QUIET)
     lines.append("")
     for verdict in verdicts(run):
         against = f" against {verdict.against}" * bool(verdict.against)

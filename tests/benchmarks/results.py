@@ -48,10 +48,11 @@ class Entry:
 
 @dataclass
 class Found:
-    """All contenders on one workload."""
+    """All contenders on one workload; ``busy`` is the share of the machine that others used before a round at most."""
 
     workload: Workload
     entries: list[Entry]
+    busy: float = 0.0
 
     def best(self, names: Collection[str], compiled: Collection[bool] = (False, True)) -> Entry | None:
         """The fastest of the contenders, or of the families, that are named."""
@@ -81,9 +82,10 @@ class Run:
     @classmethod
     def from_json(cls, text: str) -> Run:
         told = json.loads(text)
-        found = [
-            Found(_workload(part["workload"]), [Entry(**entry) for entry in part["entries"]]) for part in told["found"]
-        ]
+        found = []
+        for part in told["found"]:
+            entries = [Entry(**entry) for entry in part["entries"]]
+            found.append(Found(_workload(part["workload"]), entries, part["busy"]))
         return cls(told["machine"], told["versions"], found, told["cuda"])
 
 

@@ -7,11 +7,14 @@ import signal
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from . import quiet
 from .__main__ import main
 from .bars import BARS, COMPILED, EAGER, Bar, told, verdicts
 from .contender import Contender, Local, Running
@@ -21,12 +24,12 @@ from .harness import Late, Settings, _limit, measured
 from .ours import CONTENDERS, FORWARD, OURS, PLAIN
 from .page import page, text
 from .peaks import peak
-from .peers import contenders
+from .peers import contenders, jax
 from .plots import drawn
 from .results import Entry, Found, Run, ratios, spread
 from .workloads import DIAGONAL, GRADIENT, JACOBIAN, LAPLACIAN, WORKLOADS, Problem, Workload, sweeps
 
-BRIEF = Settings(rounds=2, seconds=0.001, memory=False)
+BRIEF = Settings(rounds=2, seconds=0.001, wait=0, memory=False)
 TINY = [
     Workload("tiny-diagonal", DIAGONAL, (3, 4, 3), 5),
     Workload("tiny-column", DIAGONAL, (1, 4, 3), 5),
@@ -104,6 +107,34 @@ def test_peak_of_a_call() -> None:
     assert found is not None
     assert found > 4096 * 2048 * 4
     assert not died
+
+
+def test_an_environment_without_jax_says_so() -> None:
+    """The worker's questions and answers, up to the import of JAX."""
+    if find_spec("jax"):
+        pytest.skip("this environment has JAX")
+    found = eager(TINY[3], [CONTENDERS[0], *jax.contenders(Path(sys.executable))])
+    assert {entry.note for entry in found.entries[1:]} == {
+        "absent: ImportError: ModuleNotFoundError: No module named 'jax'"
+    }
+    assert jax.versions(Path(sys.executable)) == {}
+
+
+@pytest.mark.parametrize(("ticks", "share"), [([(0, 0), (50, 200)], 0.75), ([(5, 5), (5, 5)], 0), ([None, None], 0)])
+def test_how_busy(ticks: list[Any], share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quiet, "_ticks", iter(ticks).__next__)
+    assert quiet.busy(0) == share
+
+
+def test_a_busy_machine_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quiet, "busy", iter([0.9, 0.8, 0.02]).__next__)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    assert quiet.wait(60) == 0.02
+
+
+def test_what_was_disturbed_is_told() -> None:
+    found = Found(WORKLOADS[0], [Entry(OURS, OURS, EAGER, [1.0])], busy=0.4)
+    assert "disturbed: others used 40% of the machine" in text(Run("", {}, [found]))
 
 
 # -------------------------------------------------------------------- the bars

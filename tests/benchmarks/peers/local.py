@@ -10,7 +10,7 @@ import torch._dynamo
 from ..contender import Contender, Derivative, Local, Running
 from ..workloads import LAPLACIAN, Problem
 
-MOST_UNROLLED = 100
+MOST_UNROLLED = 32
 """A Python loop of more rounds is not compiled: its graph takes minutes to build and longer to compile."""
 
 
