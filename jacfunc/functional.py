@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .errors import ArgumentError, ArgumentTypeError, ParametersError
-from .jet.traced import traceable
+from .jet.unverified import of_plain_layers
 from .slots import Inventory, Slot, call_with, held, locked
 
 Tensors = dict[str, torch.Tensor]
@@ -37,7 +37,7 @@ class FunctionalModule:
             self._look()
 
     def _look(self) -> None:
-        self.jets_traceable = self.method == "forward" and traceable(self.module)
+        self.plain_layers = self.method == "forward" and of_plain_layers(self.module)
         self._inventory = Inventory.of(self.module)
         self._parameters = _first(self._inventory.parameters)
         self._buffers = _first(self._inventory.buffers)

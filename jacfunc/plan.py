@@ -177,7 +177,8 @@ def run(request: Request, wanted: Wanted, limit: int | None = None) -> Outcome:
         with locked():  # the generators belong to all threads: no other one may draw in between, or find them set back
             if plan is not None:
                 return _descend(plan, request, request.draw(), limit)
-            return _descend(*_find(request, wanted), limit, looked=True)
+            plan, draw = _find(request, wanted)
+            return _descend(_followable(plan, request), request, draw, limit, looked=True)
     except OutputsChangedError:
         caches.PLANS.forget(request.captured.key)
         return run(request, wanted, limit)
@@ -220,7 +221,7 @@ def _remembered(request: Request, wanted: Wanted) -> Plan | None:
     return plan if plan.independence == independent else replace(plan, independence=independent)
 
 
-def _find(request: Request, wanted: Wanted) -> tuple[Plan, Request, Draw]:
+def _find(request: Request, wanted: Wanted) -> tuple[Plan, Draw]:
     """A plan after a plain forward, whose random draw comes with it."""
     draw = request.draw()
     values, random = _look(request, draw)
@@ -228,7 +229,7 @@ def _find(request: Request, wanted: Wanted) -> tuple[Plan, Request, Draw]:
     if plan is None or plan.outputs != request.outputs:
         plan = _planned(request, wanted, random)
     independent = independence.standing(request) or independence.check(request, values, draw)
-    return replace(plan, independence=independent), request, draw
+    return replace(plan, independence=independent), draw
 
 
 def _look(request: Request, draw: Draw) -> tuple[tuple[torch.Tensor, ...], bool]:
@@ -256,7 +257,7 @@ def _planned(request: Request, wanted: Wanted, random: bool) -> Plan:
 
 
 def _plan_signature(request: Request, wanted: Wanted) -> tuple[object, ...]:
-    return (wanted.name, request.options.planned, request.signature, differentiated_again())
+    return (wanted.name, request.options.planned, request.signature, differentiated_again(), inside_vmap())
 
 
 def _remember(request: Request, plan: Plan) -> None:
@@ -269,9 +270,15 @@ def _run_traced(request: Request, wanted: Wanted) -> Outcome:
     with torch.no_grad():
         request.evaluate(*(leaf.detach() for leaf in request.leaves))
     plan = replace(_planned(request, wanted, False), independence=independence.TRACED)
-    if request.options.method == "auto" and not getattr(request.function, "jets_traceable", False):
-        plan = replace(plan, attempts=tuple(attempt for attempt in plan.attempts if attempt.route != "taylor"))
-    return _attempt(plan, request, None, None)
+    return _attempt(_followable(plan, request), request, None, None)
+
+
+def _followable(plan: Plan, request: Request) -> Plan:
+    """Without Taylor where it cannot be verified (under ``torch.compile`` and ``vmap``), but for plain layers."""
+    verified = plan.settled or not (request.traced or inside_vmap())
+    if verified or request.options.method != "auto" or getattr(request.function, "plain_layers", False):
+        return plan
+    return replace(plan, attempts=tuple(attempt for attempt in plan.attempts if attempt.route != "taylor"))
 
 
 def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None) -> Outcome:

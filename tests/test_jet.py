@@ -15,7 +15,7 @@ from rule_cases import Case, check
 from torch import nn
 from torch.nn import functional as F
 
-from jacfunc import caches, register_rule
+from jacfunc import caches, diag_jac, explain, register_rule
 from jacfunc.errors import ArgumentTypeError, RuleError
 from jacfunc.jet import CannotFollowError, Frame, Jet, Propagation, elementwise, linear
 from jacfunc.jet.dispatch import KEPT
@@ -354,6 +354,43 @@ def test_a_jet_that_outlives_its_call_is_a_constant() -> None:
     torch.testing.assert_close(rows, torch.eye(4, dtype=double)[:, None] * x.sin())
     assert torch.equal(kept["x"].cos().value, x.sin().cos())  # it belongs to a living one
     assert isinstance(jet + 1, torch.Tensor)  # and this one to none
+
+
+@pytest.mark.parametrize("changed", ["weight", "bias"])
+def test_a_weight_that_changes_after_its_linear_layer_is_told(changed: str) -> None:
+    """The layer is multiplied out later, when the weight would be another."""
+
+    def f(x, used=lambda y: y.sin()):
+        state = {"weight": torch.eye(4, dtype=double), "bias": torch.ones(4, dtype=double)}
+        y = F.linear(x, **state)
+        state[changed].mul_(3)
+        return used(y)
+
+    x = torch.rand(3, 4, dtype=double)
+    truths = {f: (x + 1).cos(), lambda x: f(x, torch.clone): torch.ones_like(x)}
+    for function, truth in truths.items():
+        torch.testing.assert_close(diag_jac(function)(x), truth)
+        with pytest.raises(CannotFollowError, match="changed in place"):
+            opened(function(seeded(x, first_order(4))[0]))
+
+
+def branching(x):
+    return x.sin() if isinstance(x, torch.Tensor) else x * 1.0
+
+
+def test_what_cannot_be_verified_under_vmap_is_not_followed() -> None:
+    x = torch.rand(2, 3, 4, dtype=double)
+    torch.testing.assert_close(torch.func.vmap(diag_jac(branching))(x), x.cos())
+    torch.testing.assert_close(diag_jac(branching)(x[0]), x[0].cos())
+    torch.testing.assert_close(torch.func.vmap(diag_jac(branching))(x), x.cos())
+
+
+def test_a_plan_made_under_vmap_is_verified_outside() -> None:
+    taylor = diag_jac(branching, method="taylor")
+    x = torch.rand(2, 3, 4, dtype=double)
+    torch.func.vmap(taylor)(x)
+    torch.testing.assert_close(taylor(x[0]), x[0].cos())
+    assert explain(taylor)(x[0]).plan.route != "taylor"
 
 
 def test_a_number_of_an_evaluation_that_ended_is_not_written_to() -> None:

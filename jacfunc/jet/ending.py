@@ -32,6 +32,7 @@ def diagonal_of(output: Any) -> Tensor | None:
     source, weight, _ = output.pending
     if type(weight) is Jet:  # a view that changed in place: whoever asks for the value is told
         return None
+    output.check_unchanged()
     matrix: Tensor = weight
     frame = source.frame
     rows = source.coefficients[0]

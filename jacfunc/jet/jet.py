@@ -42,11 +42,12 @@ class Jet:
     A coefficient is None where it is zero, and may have axes of size 1 where it is the same along an axis of the value.
     ``kin`` are the jets that may be views of the same numbers, itself included, weakly: while another lives, none may
     change in place, but for ``x[i] += y``, where one is a view by an index of the other (``origin``).
-    ``pending`` is a linear layer, ``(jet, weight, bias)``, only multiplied out when something needs it; or, with
-    a jet for the weight, a view that changed in place and has to be written back before anything else.
+    ``pending`` is a linear layer, ``(jet, weight, bias)``, only multiplied out when something needs it, by when neither
+    may have changed in place (``versions``); or, with a jet for the weight, a view that changed in place and has to be
+    written back before anything else.
     """
 
-    __slots__ = ("__weakref__", "_coefficients", "_frame", "_value", "kin", "origin", "pending")
+    __slots__ = ("__weakref__", "_coefficients", "_frame", "_value", "kin", "origin", "pending", "versions")
 
     def __init__(self, value: Tensor | None, coefficients: Coefficients, frame: Frame) -> None:
         self._value = value
@@ -55,6 +56,7 @@ class Jet:
         self.pending: tuple[Jet, Any, Any] | None = None
         self.kin: list[Any] | None = None
         self.origin: tuple[Jet, Any] | None = None
+        self.versions: tuple[int, int] | None = None
 
     @classmethod
     def linear(cls, source: Jet, weight: Tensor, bias: Tensor | None) -> Jet:
@@ -62,6 +64,7 @@ class Jet:
         value = source.value  # once and for all: the source itself may change in place
         jet = cls(None, (), source._frame)
         jet.pending = (cls(value, source._coefficients, source._frame), weight, bias)
+        jet.versions = _versions(weight, bias)
         return jet
 
     @property
@@ -90,11 +93,18 @@ class Jet:
         """The evaluation that it belongs to."""
         return self._frame.propagation
 
+    def check_unchanged(self) -> None:
+        """Raise where what is pending would be computed with other numbers than those of its time."""
+        assert self.pending is not None
+        if self.versions != _versions(*self.pending[1:]):
+            raise CannotFollowError("a weight that is changed in place after its linear layer")
+
     def _multiply_out(self) -> None:
         assert self.pending is not None
         source, weight, bias = self.pending
         if type(weight) is Jet:
             raise CannotFollowError("an operation in place on a view")
+        self.check_unchanged()
         self.pending = None
         self._value = F.linear(source.value, weight, bias)
         self._frame = source.frame
@@ -271,6 +281,17 @@ class Jet:
 def _strongly(jet: Jet) -> Callable[[], Jet]:
     """For ``torch.compile``, which does not see what dies."""
     return lambda: jet
+
+
+def _versions(weight: Tensor, bias: Tensor | None) -> tuple[int, int]:
+    """How often each has been changed in place, where torch counts that."""
+    if compiling():
+        return 0, 0
+    return _version(weight), 0 if bias is None else _version(bias)
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def multiplied(source: Jet, weight: Tensor) -> Coefficients:

@@ -341,6 +341,7 @@ def copied(input: Jet, **_: Any) -> Jet:
     """``clone``: nothing in place reaches the numbers of a jet, so there is nothing to copy."""
     result = Jet(None, (), input._frame)
     result._value, result._coefficients, result.pending = input._value, input._coefficients, input.pending
+    result.versions = input.versions
     return result
 
 
