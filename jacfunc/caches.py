@@ -87,6 +87,10 @@ INDEPENDENT = Memory()
 """Functions and signatures whose samples were found independent (``independence.py``)."""
 
 
+SAMPLE_BYTES = Memory()
+"""How large one sample is where a function is widest (``blocks.py``)."""
+
+
 class Around(threading.local):
     """What surrounds the evaluations of this thread, innermost last (``recomputing.py``)."""
 

@@ -11,16 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils._python_dispatch import TorchDispatchMode
-
+from .blocks import Blocks
 from .errors import ArgumentTypeError
-from .levels import inside_transform
 from .operations import Entry, Noting
 from .plan import Plan, run
-from .request import Request, requested
+from .request import requested
 from .rng import replaying
+from .sizes import forward_bytes
 from .transforms import Transform
-from .trees import tensors
 
 TRIAL_ROWS = 2
 
@@ -36,6 +34,7 @@ class Explanation:
     forward_bytes: int
     widest_bytes: int
     corrected: tuple[Entry, ...] = ()
+    blocks: Blocks | None = None
 
     @property
     def rows_in_flight(self) -> int:
@@ -64,6 +63,8 @@ class Explanation:
             ("memory", f"about {_bytes(self.memory)}"),
             ("independence", plan.independence),
         ]
+        if self.blocks is not None:
+            items.insert(5, ("samples", str(self.blocks)))
         items[4:4] = [(f"not {attempt}", reason) for attempt, reason in plan.refused]
         if plan.notes:
             items.append(("without a rule", f"{', '.join(plan.notes)}: each goes by a forward route of its own"))
@@ -119,45 +120,22 @@ def explain(transform: Transform) -> Callable[..., Explanation]:
         )
 
     def explained(*args: Any, **kwargs: Any) -> Explanation:
-        with requested(transform.transformed, transform.options, args, kwargs) as request:
+        options, blocks = transform.options, None
+        if options.sample_chunk_size is not None:
+            blocks = Blocks.of(transform.transformed, options, transform.wanted.order, args, kwargs)
+            blocks.settle_independence(args, kwargs)
+            args, options = blocks.samples(args, 0), options.whole
+        with requested(transform.transformed, options, args, kwargs) as request:
             with replaying(request.draw()):
                 plan = run(request, transform.wanted, TRIAL_ROWS).plan
             with Noting() as noting:
-                total, widest = _forward_bytes(request)
-            samples, corrected = math.prod(request.batch), tuple(noting.met.values())
-            return Explanation(transform, plan, samples, transform.options.chunk_size, total, widest, corrected)
+                sizes = forward_bytes(request)
+            batch, corrected = request.batch, tuple(noting.met.values())
+            samples = math.prod(batch if blocks is None else (blocks.count, *batch[1:]))
+            widest = max(sizes, default=0)
+            return Explanation(transform, plan, samples, options.chunk_size, sum(sizes), widest, corrected, blocks)
 
     return explained
-
-
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of every result inside it."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.total = 0
-        self.widest = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if not func.is_view:
-            for tensor in tensors(result):
-                size = tensor.numel() * tensor.element_size()
-                self.total += size
-                self.widest = max(self.widest, size)
-        return result
-
-
-def _forward_bytes(request: Request) -> tuple[int, int]:
-    """Bytes of all results of one forward, and of the largest."""
-    recorder = _Recorder()
-    draw = request.draw()
-    with recorder, replaying(draw):
-        request.first_values(draw)
-    if inside_transform():  # a dispatch mode does not see through wrapped tensors
-        size = sum(leaf.numel() * leaf.element_size() for leaf in request.leaves)
-        return size, size
-    return recorder.total, recorder.widest
 
 
 def _shapes(shapes: tuple[tuple[int, ...], ...]) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from .errors import ArgumentError, ArgumentTypeError, ParametersError
+from .jet import Jet
 from .jet.unverified import of_plain_layers
 from .slots import Inventory, Slot, call_with, held, locked
 
@@ -167,9 +168,9 @@ def _check(
             continue
         if name not in given:
             raise ParametersError(f"{argument} lacks the key {name!r}; pass every key that make_functional returned")
-        if not isinstance(tensor, torch.Tensor):
+        if not isinstance(tensor, torch.Tensor | Jet):  # a jet where the parameters depend on an input
             raise ParametersError(f"{argument}[{name!r}] is a {type(tensor).__name__}; a tensor was expected")
-        if tensor.is_floating_point() != own.is_floating_point():
+        if tensor.dtype.is_floating_point != own.dtype.is_floating_point:
             raise ParametersError(
                 f"{argument}[{name!r}] has dtype {tensor.dtype}, but the module's has {own.dtype}; convert it with .to"
             )

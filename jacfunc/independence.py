@@ -105,6 +105,12 @@ def _any_finite(outputs: Tensors) -> bool:
     return any(bool(output.isfinite().any()) for output in outputs) or not any(output.numel() for output in outputs)
 
 
+def settle(request: Request) -> None:
+    """Check what is not yet known."""
+    if standing(request) is None:
+        probe_now(request)
+
+
 def probe_now(request: Request) -> bool:
     """Check whatever was found before; True unless the samples are coupled."""
     draw = request.draw()

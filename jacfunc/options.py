@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal, TypedDict
 
 from .errors import ArgumentError, ArgumentTypeError
 
 Method = Literal["auto", "taylor", "forward", "reverse"]
 METHODS = ("auto", "taylor", "forward", "reverse")
+
+InDims = int | tuple[int | None, ...] | None
 
 
 class Keywords(TypedDict, total=False):
@@ -18,6 +20,8 @@ class Keywords(TypedDict, total=False):
     batch_dims: int
     method: Method
     chunk_size: int | None
+    sample_chunk_size: int | Literal["auto"] | None
+    in_dims: InDims
     has_aux: bool
     return_value: bool
     check: bool
@@ -32,6 +36,10 @@ class Options:
         batch_dims: how many leading axes are sample axes; 0 for one sample.
         method: ``"auto"`` picks the cheapest route that the operations inside ``f`` allow.
         chunk_size: at most so many rows in flight, which bounds memory; None for all at once.
+        sample_chunk_size: at most so many samples at a time, block by block, which bounds memory in the number of
+            samples; ``"auto"`` for as many as the caches of a CPU hold, None for all at once.
+        in_dims: which positional arguments carry samples, as in ``torch.vmap``: an entry each, 0 or None (shared), or
+            0 for all but the parameters of :func:`make_functional`.  Keyword arguments are shared.
         has_aux: ``f`` returns ``(output, aux)``; aux comes last in the result.
         return_value: also return the output of ``f``.
         check: find out, once, whether samples influence each other, and refuse if so.
@@ -41,6 +49,8 @@ class Options:
     batch_dims: int = 1
     method: Method = "auto"
     chunk_size: int | None = None
+    sample_chunk_size: int | Literal["auto"] | None = None
+    in_dims: InDims = None
     has_aux: bool = False
     return_value: bool = False
     check: bool = True
@@ -71,6 +81,11 @@ class Options:
         """What a plan depends on."""
         return (self.argnums, self.batch_dims, self.method, self.chunk_size, self.has_aux)
 
+    @property
+    def whole(self) -> Options:
+        """The same for all samples at once."""
+        return replace(self, sample_chunk_size=None, in_dims=None)
+
     def __post_init__(self) -> None:
         if not self.numbers or not all(_is_int(number) for number in self.numbers):
             raise ArgumentTypeError(f"argnums={self.argnums!r} is not an int or a non-empty tuple of ints")
@@ -82,9 +97,23 @@ class Options:
             raise ArgumentError(
                 f"chunk_size={self.chunk_size!r} is not a number of rows, 1 or more, or None for all at once"
             )
+        self._check_blocks()
         for name in ("has_aux", "return_value", "check"):
             if not isinstance(getattr(self, name), bool):
                 raise ArgumentTypeError(f"{name}={getattr(self, name)!r} is not a bool")
+
+    def _check_blocks(self) -> None:
+        size, dims = self.sample_chunk_size, self.in_dims
+        if size is not None and size != "auto" and (not _is_int(size) or size < 1):
+            raise ArgumentError(
+                f"sample_chunk_size={size!r} is not a number of samples, 1 or more, 'auto', or None for all at once"
+            )
+        entries = dims if isinstance(dims, tuple) else (dims,)
+        if not all(entry is None or (_is_int(entry) and entry == 0) for entry in entries):
+            raise ArgumentError(
+                f"in_dims={dims!r} is not 0 (samples in front), None (shared), or a tuple with one of these for each "
+                "positional argument; move the sample axis to the front"
+            )
 
 
 def _is_int(value: object) -> bool:

@@ -120,8 +120,8 @@ class Request:
                 )
             if position in seen:
                 raise ArgumentError(f"argnums={self.options.argnums} selects argument {position} twice; name each once")
-            if position < self._state_arguments():
-                if count <= self._state_arguments():
+            if position < self.state_arguments:
+                if count <= self.state_arguments:
                     raise ArgumentError(
                         f"argnums={number} selects the parameters (or buffers) of {self.function!r}: only "
                         f"{_counted(count)} came in; pass the parameters and then the input, by position"
@@ -133,7 +133,9 @@ class Request:
             seen.add(position)
             yield position
 
-    def _state_arguments(self) -> int:
+    @property
+    def state_arguments(self) -> int:
+        """How many leading arguments are parameters (and buffers), not data."""
         function: Any = self.function
         while hasattr(function, "transformed"):
             function = function.transformed
@@ -206,7 +208,7 @@ class Request:
         args = list(self.args)
         kwargs = self.kwargs
         if others_copied:
-            first = self._state_arguments()
+            first = self.state_arguments
             args[first:] = trees.copied(args[first:])
             kwargs = trees.copied(kwargs)
         for argument in self.arguments:
@@ -227,7 +229,7 @@ class Request:
         args, kwargs = list(self.args), self.kwargs
         copies: list[torch.Tensor] = []
         if others_copied:
-            first = self._state_arguments()
+            first = self.state_arguments
             args[first:], kwargs = trees.copied(args[first:]), trees.copied(kwargs)
             copies = trees.tensors((args[first:], kwargs))
         for argument in self.arguments:

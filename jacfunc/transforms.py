@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar, Unpack
 
 import torch
 
+from .blocks import Blocks, check_in_dims
 from .entries import Block, Diagonal, HessianDiagonal, Laplacian, have_diagonal
 from .errors import ShapeError
 from .independence import probe_now
@@ -33,7 +34,10 @@ class Transform:
     options: Options
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if tracing():  # which cannot trace a question about inference mode
+        traced = tracing()
+        if self.options.sample_chunk_size is not None:
+            return self._in_blocks(args, kwargs, traced)
+        if traced:  # which cannot trace a question about inference mode
             return self._result(Request(self.transformed, self.options, args, kwargs, traced=True))
         if not torch.is_inference_mode_enabled():
             request = Request(self.transformed, self.options, args, kwargs)
@@ -43,6 +47,8 @@ class Transform:
             return self._result(request)
 
     def _result(self, request: Request) -> Any:
+        if self.options.in_dims is not None:
+            check_in_dims(request, self.options)
         outcome = run(request, self.wanted)
         assert request.outputs is not None
         results: list[Any] = [self.wanted.assemble(request, outcome)]
@@ -51,6 +57,15 @@ class Transform:
         if self.options.has_aux:
             results.append(request.aux(outcome.evaluation.aux))
         return results[0] if len(results) == 1 else tuple(results)
+
+    def _in_blocks(self, args: tuple[Any, ...], kwargs: dict[str, Any], traced: bool) -> Any:
+        whole = replace(self, options=self.options.whole)
+        blocks = Blocks.of(self.transformed, self.options, self.wanted.order, args, kwargs, traced)
+        if len(blocks.starts()) == 1:
+            return whole(*args, **kwargs)
+        if not traced:
+            blocks.settle_independence(args, kwargs)
+        return blocks.joined([whole(*blocks.samples(args, start), **kwargs) for start in blocks.starts()])
 
     def _captured(self) -> tuple[object, ...]:
         return (self.wanted.name, self.options.argnums, self.options.batch_dims, self.transformed)
@@ -181,8 +196,9 @@ def diag_jac(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
     Args:
         f: a function or an ``nn.Module``: ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``, each sample on its
             own.  ``x`` and ``y`` may be trees (dicts, tuples, whatever ``optree`` knows).
-        **keywords: ``argnums=-1``, ``batch_dims=1``, ``method="auto"``, ``chunk_size=None``, ``has_aux=False``,
-            ``return_value=False``, ``check=True``, described at :class:`jacfunc.options.Options`.
+        **keywords: ``argnums=-1``, ``batch_dims=1``, ``method="auto"``, ``chunk_size=None``,
+            ``sample_chunk_size=None``, ``in_dims=None``, ``has_aux=False``, ``return_value=False``, ``check=True``,
+            described at :class:`jacfunc.options.Options`.
 
     Returns:
         A function of the same arguments as ``f``.  Its result has the larger of ``O`` and ``I``: ``(N, *larger)``, the

@@ -5,7 +5,7 @@ What the trees mean (arguments, outputs, results) is decided in ``request.py`` a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optree
@@ -61,8 +61,15 @@ def tensors(tree: Any) -> list[torch.Tensor]:
     return [leaf for leaf in optree.tree_leaves(tree, namespace=NAMESPACE) if isinstance(leaf, torch.Tensor)]
 
 
+def mapped(function: Callable[[torch.Tensor], torch.Tensor], tree: Any) -> Any:
+    """The same tree with the result of ``function`` in place of every tensor."""
+    if isinstance(tree, torch.Tensor):
+        return function(tree)
+    return optree.tree_map(
+        lambda leaf: function(leaf) if isinstance(leaf, torch.Tensor) else leaf, tree, namespace=NAMESPACE
+    )
+
+
 def copied(tree: Any) -> Any:
     """The same tree with every tensor cloned, so that nothing done to it reaches the caller."""
-    return optree.tree_map(
-        lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, tree, namespace=NAMESPACE
-    )
+    return mapped(torch.clone, tree)

@@ -15,7 +15,7 @@ from rule_cases import Case, check
 from torch import nn
 from torch.nn import functional as F
 
-from jacfunc import caches, diag_jac, explain, register_rule
+from jacfunc import batch_jac, caches, diag_jac, explain, laplacian, make_functional, register_rule
 from jacfunc.errors import ArgumentTypeError, RuleError
 from jacfunc.jet import CannotFollowError, Frame, Jet, Propagation, elementwise, linear
 from jacfunc.jet.dispatch import KEPT
@@ -372,6 +372,28 @@ def test_a_weight_that_changes_after_its_linear_layer_is_told(changed: str) -> N
         torch.testing.assert_close(diag_jac(function)(x), truth)
         with pytest.raises(CannotFollowError, match="changed in place"):
             opened(function(seeded(x, first_order(4))[0]))
+
+
+@pytest.mark.parametrize("module", [nn.Linear(3, 2), nn.GRU(3, 2, batch_first=True), nn.LayerNorm(3)])
+def test_parameters_of_a_module_may_depend_on_the_input(module: nn.Module) -> None:
+    """A hypernetwork: what ``make_functional`` takes for parameters are jets."""
+    f, params = make_functional(module.double())
+
+    def g(x):
+        y = f({name: value + x.sum().sin() for name, value in params.items()}, torch.ones(1, 4, 3, dtype=double))
+        return (y[0] if isinstance(y, tuple) else y).sum().reshape(1)
+
+    x = torch.rand(3, dtype=double)
+    truth = torch.autograd.functional.jacobian(g, x)
+    for method in ("auto", "taylor", "forward", "reverse"):
+        torch.testing.assert_close(batch_jac(g, batch_dims=0, method=method)(x), truth)
+    assert explain(batch_jac(g, batch_dims=0, method="taylor"))(x).plan.route == "taylor"
+
+
+def test_an_output_of_one_number_a_sample_is_followed() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    f = lambda x: net(x).squeeze(1)
+    assert explain(laplacian(f, method="taylor"))(torch.rand(5, 3, dtype=double)).plan.route == "taylor"
 
 
 def branching(x):

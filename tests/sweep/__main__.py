@@ -14,6 +14,7 @@ import torch
 from .cases import operations
 from .page import page
 from .pool import in_processes
+from .served import networks_served
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 
@@ -27,7 +28,13 @@ def main() -> None:
     options = parser.parse_args()
     if not options.page_only:
         names = [name for name in operations() if re.search(options.ops, name)]
-        found = {"torch": torch.__version__, "entries": _swept(names, options.processes)}
+        entries = _swept(names, options.processes)
+        called, without = networks_served()
+        found = {
+            "torch": torch.__version__,
+            "entries": entries,
+            "networks": {"called": sorted(called), "without": sorted(without)},
+        }
         options.json.write_text(json.dumps(found, indent=1))
     if not options.ops:
         PAGE.write_text(page(json.loads(options.json.read_text())))

@@ -15,6 +15,9 @@ from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.common_modules import module_db
 from torch.utils import _pytree as pytree
 
+from jacfunc.functional import FunctionalModule
+from jacfunc.jet import Jet
+
 Tensor = torch.Tensor
 
 # Random operations set the seed inside of each call there, which would leave the transforms nothing to replay.
@@ -360,7 +363,11 @@ def _module(label: str, entry: Any, given: Any, training: bool) -> Template:
     buffers = {key: buffer.detach() for key, buffer in module.named_buffers()}
     parameters = dict(module.named_parameters())
 
+    f = FunctionalModule(module, with_buffers=True)
+
     def call(first: Any, rest: Any, kwargs: Any, parameters: Any, buffers: Any) -> Any:
+        if any(isinstance(parameter, Jet) for parameter in parameters.values()):  # which torch's own does not take
+            return f(parameters, buffers, *first, *rest, **kwargs)[0]
         return torch.func.functional_call(module, {**parameters, **buffers}, (*first, *rest), kwargs)
 
     args = tuple(given.forward_input.args)

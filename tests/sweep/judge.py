@@ -14,6 +14,7 @@ from jacfunc import batch_jac, caches, diag_jac, laplacian
 from jacfunc.errors import JacfuncError
 
 from .cases import WIDTH, Case, Template, layout_of, make_case, seed_of, templates
+from .served import served
 from .truth import Quantity, Truth, jacobian_of, truth
 
 Tensor = torch.Tensor
@@ -58,7 +59,8 @@ def _judged_case(template: Template, layout: tuple[str, str] | None) -> dict[str
         for transform in TRANSFORMS
         for method in METHODS
     }
-    return {"unjudged": unjudged, "outcomes": outcomes, "coarse": _in_coarser_dtypes(case, known)}
+    coarse = _in_coarser_dtypes(case, known)
+    return {"unjudged": unjudged, "outcomes": outcomes, "served": served(case), "coarse": coarse}
 
 
 COARSER = {torch.float32: (1e-3, 0.05), torch.bfloat16: (0.2, None)}

@@ -9,6 +9,7 @@ from typing import Any
 
 from .cases import LARGEST, SAMPLES
 from .judge import COARSER, METHODS, TRANSFORMS, TRIES
+from .served import ALONE, OTHER, OWN
 from .truth import COARSE, FIRST, TOLERANCES
 
 Records = list[dict[str, Any]]
@@ -105,8 +106,8 @@ def _introduction(found: dict[str, Any]) -> Iterator[str]:
 <!-- generated: cd tests && python -m sweep -->
 
 Every operation of torch's own test database (`op_db`) and every module of `module_db`, through `batch_jac`, `diag_jac`
-and `laplacian` with `method="auto"`, `"forward"` and `"reverse"`; torch {found["torch"]}, float64, on the CPU. Written by
-`python -m sweep`, run from `tests/`.
+and `laplacian` with `method="auto"`, `"taylor"`, `"forward"` and `"reverse"`; torch {found["torch"]}, float64, on the CPU.
+Written by `python -m sweep`, run from `tests/`.
 
 **What is judged.** Up to {SAMPLES} samples of each entry, spread over its list, with at most {LARGEST} input elements.
 All real inputs that want a gradient, parameters of a module among them, move in three random directions with the three
@@ -147,9 +148,34 @@ def _counts(found: dict[str, Any]) -> Iterator[str]:
     yield f"""
 {_coarse(judged)}
 
+{_served(found, judged)}
+
 *right*: value and gradient as the truth. *refused*: a `JacfuncError`. *foreign*: any other exception, from the transform
 or from `.backward()` through its result. *wrong*: a number that is not the derivative.
 """
+
+
+def how_served(records: Records) -> str:
+    """How the Taylor route takes an entry: by the worst of its cases."""
+    found = {record["served"].partition(":")[0] for record in records if "served" in record}
+    return next((kind for kind in (OTHER, ALONE, OWN) if kind in found), OTHER)
+
+
+def _served(found: dict[str, Any], judged: dict[str, Records]) -> str:
+    """How many entries the Taylor route takes how, and the operations of networks."""
+    kinds = {name: how_served(records) for name, records in judged.items()}
+    rows = []
+    for kind in (OWN, ALONE, OTHER):
+        names = [f"`{name}`" for name, served in kinds.items() if served == kind]
+        told = "" if kind == OWN else ", ".join(names)
+        rows.append(f"| {kind} | {len(names)} | {told} |")
+    called, without = found["networks"]["called"], found["networks"]["without"]
+    return (
+        'The Laplacian with `method="taylor"` goes by\n\n| | entries | |\n|---|---|---|\n' + "\n".join(rows) + "\n\n"
+        f"The networks of `tests/networks.py` and the modules of torch.nn call {len(called)} operations with jets, of which "
+        f"{len(called) - len(without)} have rules ({1 - len(without) / max(len(called), 1):.0%}); without: "
+        f"{', '.join(f'`{name}`' for name in without) or 'none'}."
+    )
 
 
 def _coarse(judged: dict[str, Records]) -> str:

@@ -9,10 +9,13 @@ import pytest
 import torch
 from torch.autograd.function import once_differentiable
 
+from jacfunc import caches
+
 from .cases import FilteredError, Template, _template, layout_of, make_case, operations, templates
 from .judge import COARSER, TRANSFORMS, _judged_case, judged
 from .page import ROUTES, coarse_worst, filtered, page, worst
 from .pool import in_processes
+from .served import networks_served
 from .truth import truth
 
 CHOSEN = (
@@ -53,7 +56,20 @@ def test_no_operation_is_wrong_or_raises_a_foreign_error() -> None:
     assert not {name for name, outcomes in bad.items() if outcomes}
     assert not {name for name, records in found.items() if coarse_outcomes(records) & {"wrong", "foreign"}}
     assert not [name for name, records in found.items() if any("broken" in record for record in records)]
-    assert len(page({"torch": torch.__version__, "entries": found}).splitlines()) <= 400
+    everything = {"torch": torch.__version__, "entries": found, "networks": {"called": [], "without": []}}
+    assert len(page(everything).splitlines()) <= 400
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_operations_of_networks_have_rules() -> None:
+    called, without = networks_served()
+    assert len(called) > 100
+    assert without <= {"ctc_loss", "expand_as"}
+
+
+def test_what_has_no_rule_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(caches.RULES, torch.nn.functional.hardswish)
+    assert "hardswish" in networks_served()[1]
 
 
 # -------------------------------------------------------------------- the judge itself
@@ -154,16 +170,20 @@ def test_the_page_tells_every_outcome() -> None:
         {
             "torch": "2",
             "entries": {
-                "good": [{"unjudged": {}, "outcomes": outcomes}],
-                "bad": [{"unjudged": {"jacobian by p": "a kink"}, "outcomes": bad}],
+                "good": [{"unjudged": {}, "outcomes": outcomes, "served": "own rules"}],
+                "bad": [{"unjudged": {"jacobian by p": "a kink"}, "outcomes": bad, "served": "an operation alone: f"}],
                 "raising": [{"unjudged": {}, "outcomes": raising}],
                 "gone": [{"broken": "the process crashed"}],
                 "left": [{"filter": "too large"}],
             },
+            "networks": {"called": ["tanh", "sin", "ctc_loss"], "without": ["ctc_loss"]},
         }
     )
     assert "| `bad` | right | right | value wrong 5e-01, gradient right |" in text
     assert "| foreign: RuntimeError: no \\| derivative | batch_jac (reverse) | `raising` |" in text
     assert "1 entries: `good`." in text
+    assert "| own rules | 1 |" in text
+    assert "| an operation alone | 1 | `bad` |" in text
+    assert "of which 2 have rules (67%); without: `ctc_loss`." in text
     assert "| all: the process crashed | `gone` (1 of 1) |" in text
     assert "| too large | `left` |" in text
