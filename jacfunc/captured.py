@@ -62,7 +62,11 @@ class Captured:
 
     def shape(self) -> tuple[Hashable, ...]:
         """Of every module in the function: which it is, its mode, and what was put around its forward."""
-        return tuple([_shape_of(module) for module in self.tree()])
+        shapes = []
+        for m in self.tree():
+            hooks = len(m._forward_hooks), len(m._forward_pre_hooks)
+            shapes.append((id(m), type(m), m.training, hooks, id(m.__dict__.get("forward"))))
+        return tuple(shapes)
 
     def generators(self) -> Iterator[Any]:
         """The function's own random generators, those that its modules hold among them."""
@@ -76,23 +80,15 @@ class Captured:
 
     def tree(self) -> list[nn.Module]:
         """Every module in the function and below it, once."""
+        # Not module.modules(), which names every one of them and takes most of a small call's time.
         found: dict[int, nn.Module] = {}
-        for module in self.modules:
-            _descend(module, found)
+        left: list[nn.Module | None] = [*self.modules]
+        while left:
+            module = left.pop()
+            if module is not None and id(module) not in found:
+                found[id(module)] = module
+                left += module._modules.values()
         return list(found.values())
-
-
-def _shape_of(m: nn.Module) -> Hashable:
-    return (id(m), type(m), m.training, len(m._forward_hooks), len(m._forward_pre_hooks), id(vars(m).get("forward")))
-
-
-def _descend(module: nn.Module, found: dict[int, nn.Module]) -> None:
-    # Not module.modules(), which names every one of them and takes most of a small call's time.
-    if id(module) not in found:
-        found[id(module)] = module
-        for child in module._modules.values():
-            if child is not None:
-                _descend(child, found)
 
 
 class _Walk:

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """The sample shapes ``I`` and ``O`` of one input and one output leaf, and the batch in front of both."""
 
     batch: Shape

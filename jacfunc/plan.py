@@ -11,7 +11,7 @@ import re
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -46,11 +46,11 @@ class Wanted:
     paired: bool = False
     refuse: Callable[[Request, Outputs], None] | None = None
 
-    def pairs(self, outputs: int, inputs: int) -> list[tuple[int, int]]:
+    def pairs(self, outputs: int, inputs: int) -> tuple[tuple[int, int], ...]:
         """The pairs of output leaf and input leaf that are wanted."""
         if self.paired:
-            return [(leaf, leaf) for leaf in range(inputs)]
-        return [(output, leaf) for output in range(outputs) for leaf in range(inputs)]
+            return tuple([(leaf, leaf) for leaf in range(inputs)])
+        return tuple([(output, leaf) for output in range(outputs) for leaf in range(inputs)])
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ class Plan:
 
     wanted: Wanted
     outputs: Outputs
-    input_shapes: tuple[Shape, ...]
+    inputs: Rows
+    output_rows: Rows
+    pairs: tuple[tuple[int, int], ...]
     attempts: tuple[Attempt, ...]
     reason: str
     random: bool = False
@@ -88,9 +90,14 @@ class Plan:
         return self.attempts[0].route
 
     @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        """The sample shape of each differentiated leaf."""
+        return self.inputs.shapes
+
+    @property
     def rows(self) -> int:
         """How many rows it pushes or pulls through."""
-        inputs, outputs = _coordinates(self.input_shapes), _coordinates(self.outputs.shapes)
+        inputs, outputs = self.inputs.total, self.output_rows.total
         if self.route in ("taylor", "forward", "dual"):
             return inputs
         return outputs if self.wanted.order == 1 else outputs * inputs
@@ -151,14 +158,15 @@ def make_plan(request: Request, wanted: Wanted, outputs: Outputs, random: bool) 
     ]
     # Its rows are never under vmap.
     attempts = [attempt for attempt in attempts if attempt != Attempt("autograd", True)]
-    return Plan(wanted, outputs, request.input_shapes, tuple(attempts), reason, random)
+    inputs, output_rows = Rows(request.input_shapes), Rows(outputs.shapes)
+    pairs = wanted.pairs(len(outputs.shapes), len(request.input_shapes))
+    return Plan(wanted, outputs, inputs, output_rows, pairs, tuple(attempts), reason, random)
 
 
 # -------------------------------------------------------------------- finding and running
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """Entries filled, by pair of leaves, and the value they came with."""
 
     plan: Plan
@@ -285,15 +293,17 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
     attempt = plan.attempts[0]
     if attempt.route == "autograd" and inside_transform():
         raise UnsupportedOperationError("torch.autograd.grad cannot run inside another torch.func transform")
-    inputs = Rows(request.batch, request.input_shapes, limit)
-    outputs = Rows(request.batch, plan.outputs.shapes, limit)
+    inputs, outputs, leaves = plan.inputs, plan.output_rows, request.leaves
+    if limit is not None:
+        inputs, outputs = Rows(inputs.shapes, limit), Rows(outputs.shapes, limit)
     entries = {
-        (m, k): plan.wanted.entries(Pair(request.batch, outputs.shapes[m], inputs.shapes[k], request.leaves[k]))
-        for m, k in plan.wanted.pairs(len(outputs.shapes), len(inputs.shapes))
+        (m, k): plan.wanted.entries(Pair(request.batch, outputs.shapes[m], inputs.shapes[k], leaves[k]))
+        for m, k in plan.pairs
     }
     task = Task(
         request.evaluate,
-        request.leaves,
+        leaves,
+        request.batch,
         inputs,
         outputs,
         entries,
@@ -304,6 +314,7 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
         differentiated_again(),
         request.options.return_value,
         plan.wanted.order,
+        request.traced,
     )
     route = ROUTES[attempt.route]
     evaluation = route.first_order(task) if plan.wanted.order == 1 else route.second_order(task)

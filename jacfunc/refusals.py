@@ -29,7 +29,9 @@ def check_inputs(leaves: Sequence[Any], structure: trees.Structure, position: in
     root = f"args[{position}]"
     if not leaves:
         raise ArgumentTypeError(f"{root} holds no tensor; argnums must select a tree of floating-point tensors")
-    _refuse_first(leaves, structure, root, lambda leaf: _input_problem(leaf, batch_dims))
+    for leaf in leaves:
+        if _input_problem(leaf, batch_dims) is not None:
+            _refuse_first(leaves, structure, root, lambda leaf: _input_problem(leaf, batch_dims))
 
 
 def check_outputs(leaves: Sequence[Any], structure: trees.Structure, batch: Shape, modules: Modules) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -74,7 +73,8 @@ class Request:
     """One call of a transform, checked.
 
     ``batch`` is the shape of the sample axes, ``input_shapes`` is ``I`` of every differentiated leaf;
-    ``differentiates`` is set where f itself takes ``torch.autograd.grad`` by its input, and so needs a graph.
+    ``differentiates`` is set where f itself takes ``torch.autograd.grad`` by its input, and so needs a graph;
+    ``state_arguments`` are how many leading arguments are parameters (and buffers), not data.
     """
 
     function: Callable[..., Any]
@@ -91,8 +91,12 @@ class Request:
     aux_leaves: list[Any] = field(default_factory=list)
     expected: Outputs | None = None
     differentiates: bool = False
+    state_arguments: int = 0
+    _captured: Captured | None = None
+    _signature: tuple[Any, ...] | None = None
 
     def __post_init__(self) -> None:
+        self.state_arguments = _state_arguments(self.function)
         leaves: list[torch.Tensor] = []
         for position in self._positions():
             found, structure = trees.flatten(self.args[position])
@@ -133,14 +137,6 @@ class Request:
             seen.add(position)
             yield position
 
-    @property
-    def state_arguments(self) -> int:
-        """How many leading arguments are parameters (and buffers), not data."""
-        function: Any = self.function
-        while hasattr(function, "transformed"):
-            function = function.transformed
-        return function.state_arguments if isinstance(function, FunctionalModule) else 0
-
     def _check_batch(self) -> None:
         for index, leaf in enumerate(self.leaves):
             if tuple(leaf.shape[: self.options.batch_dims]) != self.batch:
@@ -163,17 +159,25 @@ class Request:
         """The name of every differentiated leaf."""
         return [path for argument in self.arguments for path in argument.structure.paths(f"args[{argument.position}]")]
 
-    @cached_property
+    @property
     def captured(self) -> Captured:
         """What the function is made of."""
-        return Captured.by(self.function, self.batch)
+        if self._captured is None:
+            self._captured = Captured.by(self.function, self.batch)
+        return self._captured
 
-    @cached_property
+    @property
     def signature(self) -> tuple[Any, ...]:
-        """What the arguments look like, without the number of samples."""
-        parts = tuple([self._argument_signature(argument) for argument in self.args])
-        named = self._argument_signature(self.kwargs) if self.kwargs else None
-        return (parts, named, self.captured.shape())
+        """What the arguments look like, without the number of samples.
+
+        The parameters of ``make_functional`` have the shapes of the module's own, which is part of what is captured.
+        """
+        if self._signature is None:
+            given = self.args if not self.state_arguments else self.args[self.state_arguments :]
+            parts = tuple([self._argument_signature(argument) for argument in given])
+            named = self._argument_signature(self.kwargs) if self.kwargs else None
+            self._signature = (parts, named, self.captured.shape())
+        return self._signature
 
     def _argument_signature(self, argument: Any) -> Hashable:
         if isinstance(argument, torch.Tensor):
@@ -242,12 +246,18 @@ class Request:
         aux: Tensors = ()
         if self.options.has_aux:
             output, aux = self._split_aux(output)
+        expected = self.expected or self.outputs
+        if type(output) is Jet and expected is not None and expected.structure is trees.LEAF:
+            if tuple(output.shape) != (*self.batch, *expected.shapes[0]):
+                raise OutputsChangedError
+            self.outputs = expected
+            return (output,), aux
         flat, structure = ([output], trees.LEAF) if type(output) is Jet else trees.flatten(output)
         if any(type(leaf) is not Jet and not isinstance(leaf, torch.Tensor) for leaf in flat):
             raise CannotFollowError("f returned something else for jets than for tensors")
         outputs = Outputs(structure, tuple([self._sample_shape(leaf) for leaf in flat]))
         batch = all(tuple(leaf.shape[: self.options.batch_dims]) == self.batch for leaf in flat)
-        if outputs != (self.expected or self.outputs) or not batch:
+        if outputs != expected or not batch:
             raise OutputsChangedError
         self.outputs = outputs
         return tuple(flat), aux
@@ -307,6 +317,12 @@ def requested(
         if left_inference or request.inference:
             request = Request(function, options, trees.copied(args), trees.copied(kwargs))
         yield request
+
+
+def _state_arguments(function: Any) -> int:
+    while hasattr(function, "transformed"):
+        function = function.transformed
+    return function.state_arguments if isinstance(function, FunctionalModule) else 0
 
 
 def _counted(count: int) -> str:

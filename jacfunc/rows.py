@@ -7,8 +7,8 @@ needs is its own business; what becomes of their results is in ``entries.py``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch.func import vmap
@@ -19,49 +19,53 @@ Shape = tuple[int, ...]
 Tensors = tuple[torch.Tensor, ...]
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """The part of a chunk that belongs to one leaf: ``where`` in the chunk, from coordinate ``start`` of ``leaf``."""
 
     leaf: int
     where: slice
     start: int
 
+    @property
+    def size(self) -> int:
+        """How many rows it is."""
+        size: int = self.where.stop - self.where.start
+        return size
 
-@dataclass(frozen=True)
+
 class Rows:
-    """All rows of leaves whose samples have these shapes; ``limit`` bounds them for a trial."""
+    """All rows of leaves whose samples have these shapes, each of ``sizes`` coordinates.
 
-    batch: Shape
-    shapes: tuple[Shape, ...]
-    limit: int | None = None
+    ``total`` is how many there are, at most ``limit`` for a trial; ``whole`` the segments of all of them at once.
+    """
 
-    @property
-    def sizes(self) -> list[int]:
-        """The number of coordinates of each leaf."""
-        return [math.prod(shape) for shape in self.shapes]
-
-    @property
-    def total(self) -> int:
-        """How many rows there are."""
+    def __init__(self, shapes: tuple[Shape, ...], limit: int | None = None) -> None:
+        self.shapes = shapes
+        self.sizes = [math.prod(shape) for shape in shapes]
         total = sum(self.sizes)
-        return total if self.limit is None else min(total, self.limit)
+        self.total = total if limit is None else min(total, limit)
+        self.whole = self._segments(0, self.total)
 
-    def chunks(self, size: int | None) -> Iterator[tuple[int, int]]:
+    def chunks(self, size: int | None) -> list[tuple[int, int]]:
         """Start and stop of every chunk of at most ``size`` rows."""
-        size = size or max(self.total, 1)
-        return ((start, min(start + size, self.total)) for start in range(0, self.total, size))
+        if size is None or size >= self.total:
+            return [(0, self.total)] if self.total else []
+        return [(start, min(start + size, self.total)) for start in range(0, self.total, size)]
 
-    def segments(self, start: int, stop: int) -> Iterator[Segment]:
+    def segments(self, start: int, stop: int) -> list[Segment]:
         """The leaves that rows ``start`` to ``stop`` belong to."""
-        offset = 0
+        return self.whole if stop - start == self.total else self._segments(start, stop)
+
+    def _segments(self, start: int, stop: int) -> list[Segment]:
+        segments, offset = [], 0
         for leaf, size in enumerate(self.sizes):
             first, last = max(start, offset), min(stop, offset + size)
             if first < last:
-                yield Segment(leaf, slice(first - start, last - start), first - offset)
+                segments.append(Segment(leaf, slice(first - start, last - start), first - offset))
             offset += size
+        return segments
 
-    def basis(self, start: int, stop: int, like: Sequence[torch.Tensor]) -> Tensors:
+    def basis(self, start: int, stop: int, like: Sequence[torch.Tensor], batch: Shape) -> Tensors:
         """Rows ``start`` to ``stop``, one-hot, ``(stop - start, *batch, *shape)`` for each leaf.
 
         Contiguous: ``torch.compile`` cannot take another batch size after expanded (stride 0) tangents.
@@ -71,12 +75,11 @@ class Rows:
         for leaf, (shape, size, tensor) in enumerate(zip(self.shapes, self.sizes, like, strict=True)):
             rows = tensor.new_zeros((stop - start, size))
             if segment := found.get(leaf):
-                count = segment.where.stop - segment.where.start
-                hot = torch.arange(segment.start, segment.start + count, device=tensor.device)
+                hot = torch.arange(segment.start, segment.start + segment.size, device=tensor.device)
                 # Not one_hot, which looks at the values and so cannot be traced by make_fx.
                 rows[segment.where] = (hot[:, None] == torch.arange(size, device=tensor.device)).to(tensor.dtype)
-            rows = rows.reshape(stop - start, *(1 for _ in self.batch), *shape)
-            basis.append(rows.expand(stop - start, *self.batch, *shape).contiguous())
+            rows = rows.reshape(stop - start, *(1 for _ in batch), *shape)
+            basis.append(rows.expand(stop - start, *batch, *shape).contiguous())
         return tuple(basis)
 
 

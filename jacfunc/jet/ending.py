@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .dispatch import lifted, root
-from .jet import Jet
+from .jet import Jet, multiplied
 
 Tensor = torch.Tensor
 
@@ -15,10 +15,30 @@ Tensor = torch.Tensor
 def rows_of(output: Any, order: int, count: int, like: Tensor) -> Tensor:
     """The rows of an order, ``(count, *S)``, relative to the input; zeros for what does not depend on it."""
     if type(output) is Jet:
-        rows = lifted(output, root(output.frame)).full(order)
+        rows = _pending_rows(output, order) if _is_pending(output) else lifted(output, root(output.frame)).full(order)
         if rows is not None:
             return rows
     return like.new_zeros((count, *output.shape))
+
+
+def _is_pending(output: Jet) -> bool:
+    """Whether it is a linear layer that is not multiplied out."""
+    return output.pending is not None and type(output.pending[1]) is not Jet
+
+
+def _pending_rows(output: Jet, order: int) -> Tensor | None:
+    """The rows of a pending layer, whose value and other orders nobody may want."""
+    assert output.pending is not None
+    output.check_unchanged()
+    source, weight, _ = output.pending
+    rows = multiplied(source, weight, source.coefficients[order - 1])
+    if rows is None:
+        return None
+    frame = source.frame
+    while frame.factor is not None:
+        assert frame.parent is not None
+        rows, frame = frame.contracted(rows), frame.parent
+    return rows if rows.shape[1:] == output.shape else rows.expand(rows.shape[0], *output.shape)
 
 
 def diagonal_of(output: Any) -> Tensor | None:
@@ -27,11 +47,10 @@ def diagonal_of(output: Any) -> Tensor | None:
     ``D[b, n] = sum_w rows[b, n, w] W[b, w]``, and where rows are relative to a narrow layer, with its factor ``B``,
     ``sum_kw B[b, n, k] rows[k, n, w] W[b, w]``.
     """
-    if type(output) is not Jet or output.pending is None:
+    if type(output) is not Jet or not _is_pending(output):
         return None
+    assert output.pending is not None
     source, weight, _ = output.pending
-    if type(weight) is Jet:  # a view that changed in place: whoever asks for the value is told
-        return None
     output.check_unchanged()
     matrix: Tensor = weight
     frame = source.frame

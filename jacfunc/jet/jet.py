@@ -62,16 +62,23 @@ class Jet:
     def linear(cls, source: Jet, weight: Tensor, bias: Tensor | None) -> Jet:
         """``source @ weight.T + bias``, when it is needed."""
         value = source.value  # once and for all: the source itself may change in place
-        jet = cls(None, (), source._frame)
-        jet.pending = (cls(value, source._coefficients, source._frame), weight, bias)
-        jet.versions = _versions(weight, bias)
+        frame = source.frame
+        jet = cls(None, (), frame)
+        jet.pending = (cls(value, source._coefficients, frame), weight, bias)
+        if not frame.propagation.traced:
+            jet.versions = _versions(weight, bias)
         return jet
 
     @property
     def value(self) -> Tensor:
         """What the tensor would be."""
         if self.pending is not None:
-            self._multiply_out()
+            if type(self.pending[1]) is Jet:
+                self._multiply_out()
+            if self._value is None:  # the rows may never be asked for
+                self.check_unchanged()
+                source, weight, bias = self.pending
+                self._value = F.linear(source.value, weight, bias)
         return self._value  # type: ignore[return-value]  # only pending jets have none
 
     @property
@@ -96,19 +103,21 @@ class Jet:
     def check_unchanged(self) -> None:
         """Raise where what is pending would be computed with other numbers than those of its time."""
         assert self.pending is not None
-        if self.versions != _versions(*self.pending[1:]):
+        if self.versions is not None and self.versions != _versions(*self.pending[1:]):
             raise CannotFollowError("a weight that is changed in place after its linear layer")
 
     def _multiply_out(self) -> None:
         assert self.pending is not None
-        source, weight, bias = self.pending
+        source, weight, _ = self.pending
         if type(weight) is Jet:
             raise CannotFollowError("an operation in place on a view")
-        self.check_unchanged()
+        if self._value is None:
+            self._value = self.value
+        else:
+            self.check_unchanged()
         self.pending = None
-        self._value = F.linear(source.value, weight, bias)
         self._frame = source.frame
-        self._coefficients = multiplied(source, weight)
+        self._coefficients = tuple([multiplied(source, weight, rows) for rows in source.coefficients])
         _narrow(self, source, weight)
 
     def like(self, value: Tensor, coefficients: Coefficients) -> Jet:
@@ -285,27 +294,20 @@ def _strongly(jet: Jet) -> Callable[[], Jet]:
 
 def _versions(weight: Tensor, bias: Tensor | None) -> tuple[int, int]:
     """How often each has been changed in place, where torch counts that."""
-    if compiling():
+    try:
+        return weight._version, 0 if bias is None else bias._version
+    except RuntimeError:  # made in inference mode
         return 0, 0
-    return _version(weight), 0 if bias is None else _version(bias)
 
 
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def multiplied(source: Jet, weight: Tensor) -> Coefficients:
-    """The rows of ``source @ weight.T``."""
-    result: list[Tensor | None] = []
-    for rows in source.coefficients:
-        if rows is None:
-            result.append(None)
-        elif source.propagation.is_identity(rows):
-            result.append(weight.t().unsqueeze(1))
-        else:
-            full = rows if rows.shape[-1] == weight.shape[1] else rows.expand(*rows.shape[:-1], weight.shape[1])
-            result.append(F.linear(full, weight))
-    return tuple(result)
+def multiplied(source: Jet, weight: Tensor, rows: Tensor | None) -> Tensor | None:
+    """Rows of ``source`` times ``weight.T``."""
+    if rows is None:
+        return None
+    if source.propagation.is_identity(rows):
+        return weight.t().unsqueeze(1)
+    full = rows if rows.shape[-1] == weight.shape[1] else rows.expand(*rows.shape[:-1], weight.shape[1])
+    return F.linear(full, weight)
 
 
 def _narrow(jet: Jet, source: Jet, weight: Tensor) -> None:

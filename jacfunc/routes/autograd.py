@@ -7,7 +7,6 @@ eagerly and under ``.backward()``; inside another transform it cannot work, and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ def first_order(task: Task) -> Evaluation:
         gradients = _gradients(outputs, leaves, cotangents, recorded)
         task.take_rows(index, index + 1, tuple(gradient[None] for gradient in gradients))
     no_gradient = task.verified and recorded and not _has_gradient(task, outputs, leaves)
-    return replace(_released(outputs, aux, recorded), undifferentiable=no_gradient)
+    return _released(outputs, aux, recorded)._replace(undifferentiable=no_gradient)
 
 
 def second_order(task: Task) -> Evaluation:
@@ -41,7 +40,7 @@ def second_order(task: Task) -> Evaluation:
     for index, cotangents in _single_rows(task, outputs):
         gradients = _gradients(outputs, leaves, cotangents, True)
         cells = tuple(
-            _diagonal(leaf, gradient, len(task.inputs.batch), recorded)
+            _diagonal(leaf, gradient, len(task.batch), recorded)
             for leaf, gradient in zip(leaves, gradients, strict=True)
         )
         task.take_cells(index, index + 1, cells)
@@ -99,7 +98,7 @@ def _evaluated(task: Task) -> tuple[Tensors, Tensors, Tensors]:
 
 def _single_rows(task: Task, outputs: Tensors) -> Iterator[tuple[int, Tensors]]:
     for start, stop in task.outputs.chunks(1):
-        yield start, tuple(row[0] for row in task.outputs.basis(start, stop, outputs))
+        yield start, tuple(row[0] for row in task.outputs.basis(start, stop, outputs, task.batch))
 
 
 def _gradients(outputs: Sequence[torch.Tensor], leaves: Tensors, cotangents: Tensors, recorded: bool) -> Tensors:
@@ -121,10 +120,10 @@ def _gradients(outputs: Sequence[torch.Tensor], leaves: Tensors, cotangents: Ten
 def _diagonal(leaf: torch.Tensor, gradient: torch.Tensor, batch_dims: int, recorded: bool) -> torch.Tensor:
     """``(1, numel(I), *batch)``: the derivative of each coordinate of the gradient by the same coordinate."""
     batch = tuple(leaf.shape[:batch_dims])
-    rows = Rows(batch, (tuple(leaf.shape[batch_dims:]),))
+    rows = Rows((tuple(leaf.shape[batch_dims:]),))
     coordinates = []
     for start, stop in rows.chunks(1):
-        (row,) = rows.basis(start, stop, (leaf,))
+        (row,) = rows.basis(start, stop, (leaf,), batch)
         (second,) = _gradients([gradient], (leaf,), (row[0],), recorded)
         coordinates.append(own_coordinates(second[None], batch, start))
     return joined(coordinates)[None] if coordinates else leaf.new_zeros((1, 0, *batch))

@@ -29,7 +29,7 @@ def first_order(task: Task) -> Evaluation:
     if task.verified:
         verify_transpose(task, pull, push, outputs)
     for start, stop in task.input_chunks():
-        tangents = task.through(push, task.inputs.basis(start, stop, task.leaves))
+        tangents = task.through(push, task.inputs.basis(start, stop, task.leaves, task.batch))
         task.take_columns(start, stop, tangents)
     return Evaluation(outputs, aux)
 

@@ -21,7 +21,7 @@ def first_order(task: Task) -> Evaluation:
     if task.verified and task.differentiated_again:
         _verify(task, pull, outputs)
     for start, stop in task.outputs.chunks(task.chunk_size):
-        task.take_rows(start, stop, task.through(pull, task.outputs.basis(start, stop, outputs)))
+        task.take_rows(start, stop, task.through(pull, task.outputs.basis(start, stop, outputs, task.batch)))
     return Evaluation(outputs, aux)
 
 
@@ -60,9 +60,9 @@ def _second_gradients(task: Task, cotangents: Tensors) -> tuple[Tensors, Tensors
 
     parts: list[list[torch.Tensor]] = [[] for _ in task.leaves]
     for start, stop in task.input_chunks():
-        hessian = task.through(pull, task.inputs.basis(start, stop, task.leaves))
+        hessian = task.through(pull, task.inputs.basis(start, stop, task.leaves, task.batch))
         for segment in task.inputs.segments(start, stop):
             block = hessian[segment.leaf][segment.where]
-            parts[segment.leaf].append(own_coordinates(block, task.inputs.batch, segment.start))
-    empty = [leaf.new_zeros((0, *task.inputs.batch)) for leaf in task.leaves]
+            parts[segment.leaf].append(own_coordinates(block, task.batch, segment.start))
+    empty = [leaf.new_zeros((0, *task.batch)) for leaf in task.leaves]
     return tuple(joined(part) if part else none for part, none in zip(parts, empty, strict=True)), outputs, aux

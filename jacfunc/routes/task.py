@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ..errors import UnsupportedOperationError
-from ..levels import tracing
 from ..rng import Draw
 from ..rows import Rows, flattened, through
 
 Tensors = tuple[torch.Tensor, ...]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Task:
-    """A function of leaves, the rows on both sides of it, and the entries to fill.
+    """A function of leaves, the shape of their sample axes, the rows on both sides of it, and the entries to fill.
 
     ``entries[m, k]`` belongs to output leaf m and input leaf k; a pair that nobody wants is absent.  ``verified`` asks
     for the checks that a route makes of itself when it is taken for the first time, ``differentiated_again`` says that
-    the result is part of a graph or of a surrounding transform, ``wants_value`` that the caller asks for the value too.
+    the result is part of a graph or of a surrounding transform, ``wants_value`` that the caller asks for the value too,
+    ``traced`` that values cannot be looked at.
     """
 
     evaluate: Callable[..., tuple[Tensors, Tensors]]
     leaves: Tensors
+    batch: tuple[int, ...]
     inputs: Rows
     outputs: Rows
     entries: dict[tuple[int, int], Any]
@@ -37,8 +38,9 @@ class Task:
     differentiated_again: bool = False
     wants_value: bool = True
     order: int = 1
+    traced: bool = False
 
-    def input_chunks(self) -> Iterator[tuple[int, int]]:
+    def input_chunks(self) -> list[tuple[int, int]]:
         """The chunks of the rows of the input."""
         return self.inputs.chunks(self.chunk_size)
 
@@ -58,7 +60,7 @@ class Task:
         evaluation = None
         flat, grouped = flattened(self._redrawn(along))
         for start, stop in self.evaluations(rows, chunk_size):
-            derivatives, outputs, aux = grouped(self.through(flat, rows.basis(start, stop, like)))
+            derivatives, outputs, aux = grouped(self.through(flat, rows.basis(start, stop, like, self.batch)))
             take(start, stop, derivatives)
             # The value does not depend on the row, so any row's will do.
             evaluation = evaluation or Evaluation(tuple(t[0] for t in outputs), tuple(t[0] for t in aux))
@@ -66,8 +68,8 @@ class Task:
 
     def evaluations(self, rows: Rows, chunk_size: int | None) -> list[tuple[int, int]]:
         """The chunks of rows for each of which f is evaluated anew."""
-        chunks = list(rows.chunks(chunk_size))
-        if len(chunks) > 1 and tracing():
+        chunks = rows.chunks(chunk_size)
+        if self.traced and len(chunks) > 1:
             raise UnsupportedOperationError(
                 "chunk_size makes this derivative evaluate f several times, which torch.compile cannot do with one "
                 "random draw; compile it without chunk_size"
@@ -123,8 +125,7 @@ class Task:
                     entry.cells(seconds[segment.where])
 
 
-@dataclass(frozen=True)
-class Evaluation:
+class Evaluation(NamedTuple):
     """The value that came with the derivatives: output leaves and aux tensors; whether these have no derivatives.
 
     ``notes`` is what ``explain`` shall tell of the evaluation.

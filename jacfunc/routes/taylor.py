@@ -14,9 +14,7 @@ import torch
 from ..entries import Diagonal, Laplacian
 from ..jet import Frame, Jet, Propagation, layout
 from ..jet.ending import diagonal_of, rows_of
-from ..levels import tracing
 from ..recomputing import begin, end
-from ..rows import Rows
 from .task import Evaluation, Task
 from .verify import verify_followed
 
@@ -49,7 +47,7 @@ def _taker(task: Task, summed: bool) -> Callable[[int, int, Outputs], None]:
     take = task.take_sums if summed else task.take_columns
 
     def taken(start: int, stop: int, outputs: Outputs) -> None:
-        count = len(list(task.inputs.segments(start, stop))) if summed else stop - start
+        count = len(task.inputs.segments(start, stop)) if summed else stop - start
         # Coefficients are normalised: the second derivative is twice the row.
         take(start, stop, tuple(2 * rows_of(output, 2, count, task.leaves[0]) for output in outputs))
 
@@ -63,7 +61,7 @@ def _swept(
         verify_followed(task, follow)
     evaluation = None
     for start, stop in task.evaluations(task.inputs, task.chunk_size):
-        sizes = tuple(segment.where.stop - segment.where.start for segment in task.inputs.segments(start, stop))
+        sizes = tuple([segment.size for segment in task.inputs.segments(start, stop)])
         rows = _one_hot(task, start, stop)
         outputs, aux, notes = follow(task, make_layout(sizes), rows)
         take(start, stop, outputs)
@@ -81,12 +79,12 @@ def follow(
     Every call sees the same random draw.
     """
     task.redraw()
-    quiet, traced = not torch.is_grad_enabled(), tracing()
-    propagation = Propagation(task.inputs.batch, quiet=quiet, narrowing=task.vectorised, traced=traced)
+    quiet = not torch.is_grad_enabled()
+    propagation = Propagation(task.batch, quiet=quiet, narrowing=task.vectorised, traced=task.traced)
     frame = Frame(propagation, rows_layout)
     rest = (None,) * (rows_layout.order - 1)
     jets = [Jet(leaf, (row, *rest), frame) for leaf, row in zip(task.leaves, rows(propagation), strict=True)]
-    run = _quietly if quiet else (_directly if traced else _recomputed)
+    run = _quietly if quiet else (_directly if task.traced else _recomputed)
     outputs, aux = run(task, jets, propagation)
     propagation.alive = False
     return outputs, aux, tuple(propagation.slow)
@@ -127,10 +125,9 @@ def _one_hot(task: Task, start: int, stop: int) -> Callable[[Propagation], list[
 
     def make(propagation: Propagation) -> list[torch.Tensor | None]:
         shapes = task.inputs.shapes
-        if len(shapes) == 1 and len(task.inputs.batch) == 1 and len(shapes[0]) == 1 and stop - start == shapes[0][0]:
+        if len(shapes) == 1 and len(task.batch) == 1 and len(shapes[0]) == 1 and stop - start == shapes[0][0]:
             return [propagation.identity(stop, task.leaves[0])]
-        narrow = Rows((1,) * len(task.inputs.batch), shapes, task.inputs.limit)
-        return list(narrow.basis(start, stop, task.leaves))
+        return list(task.inputs.basis(start, stop, task.leaves, (1,) * len(task.batch)))
 
     return make
 

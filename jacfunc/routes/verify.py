@@ -76,7 +76,7 @@ def verify_followed(task: Task, follow: Callable[..., Any]) -> None:
 
 def _projected(left: Tensors, right: Sequence[torch.Tensor], task: Task) -> tuple[torch.Tensor, torch.Tensor]:
     """For each sample the inner product, and the sum of the sizes of its terms."""
-    axes = len(task.inputs.batch)
+    axes = len(task.batch)
     terms = [(a.double() * b.double()).detach() for a, b in zip(left, right, strict=True)]
     joined = torch.cat([term.reshape(*term.shape[:axes], math.prod(term.shape[axes:])) for term in terms], dim=-1)
     return joined.sum(-1), joined.abs().sum(-1)
