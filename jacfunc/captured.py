@@ -61,12 +61,8 @@ class Captured:
         return captured
 
     def shape(self) -> tuple[Hashable, ...]:
-        """Of every module in the function: which it is, its mode, and what was put around its forward."""
-        shapes = []
-        for m in self.tree():
-            hooks = len(m._forward_hooks), len(m._forward_pre_hooks)
-            shapes.append((id(m), type(m), m.training, hooks, id(m.__dict__.get("forward"))))
-        return tuple(shapes)
+        """Of every module in the function what :func:`shape_of` says."""
+        return shape_of(self.tree())
 
     def generators(self) -> Iterator[Any]:
         """The function's own random generators, those that its modules hold among them."""
@@ -89,6 +85,15 @@ class Captured:
                 found[id(module)] = module
                 left += module._modules.values()
         return list(found.values())
+
+
+def shape_of(modules: list[nn.Module]) -> tuple[Hashable, ...]:
+    """Of each module which it is, its mode, and what was put around its forward."""
+    shapes = []
+    for m in modules:
+        hooks = len(m._forward_hooks), len(m._forward_pre_hooks)
+        shapes.append((id(m), type(m), m.training, hooks, id(m.__dict__.get("forward"))))
+    return tuple(shapes)
 
 
 class _Walk:

@@ -6,15 +6,16 @@ Checks what the caller passes; the swapping itself is in ``slots.py``, and nothi
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, Literal, overload
 
 import torch
 from torch import nn
 
+from .captured import shape_of
 from .errors import ArgumentError, ArgumentTypeError, ParametersError
 from .jet import Jet
-from .jet.unverified import of_plain_layers
+from .jet.layers import PlainLayers
 from .slots import Inventory, Slot, call_with, held, locked
 
 Tensors = dict[str, torch.Tensor]
@@ -38,8 +39,10 @@ class FunctionalModule:
             self._look()
 
     def _look(self) -> None:
-        self.plain_layers = self.method == "forward" and of_plain_layers(self.module)
         self._inventory = Inventory.of(self.module)
+        self._modules = list(self.module.modules())
+        plain = self.method == "forward" and not self.with_buffers
+        self._layers = PlainLayers.of(self.module, self._inventory.aliases) if plain else None
         self._parameters = _first(self._inventory.parameters)
         self._buffers = _first(self._inventory.buffers)
         # Through __call__ for forward, so that the module's hooks run.
@@ -48,6 +51,19 @@ class FunctionalModule:
     def _refresh(self) -> None:
         if self._inventory.stale():
             self._look()
+
+    @property
+    def of_plain_layers(self) -> bool:
+        """Whether the module is built of layers that are known to work on jets, and nothing else runs in its forward."""
+        return self._layers is not None and self._layers.unchanged()
+
+    def shape(self) -> tuple[Hashable, ...]:
+        """What a plan for it depends on, besides its arguments: its modules and their modes."""
+        with locked():
+            self._refresh()
+        if self._layers is not None and self._layers.unchanged():  # which have no mode
+            return (self._layers.token,)
+        return shape_of(self._modules)
 
     @property
     def state_arguments(self) -> int:
@@ -72,6 +88,9 @@ class FunctionalModule:
             if self._inventory.stale():
                 self._look()
             _check("params", params, self._parameters, self._inventory.aliases)
+            layers = self._layers
+            if layers is not None and len(args) == 1 and type(args[0]) is Jet and not kwargs and layers.runs_alone():
+                return layers.run(params, args[0])
             if self.with_buffers:
                 return self._with_buffers(params, args, kwargs)
             buffers = held(self._buffers.values()) if self._buffers else _NONE

@@ -45,12 +45,18 @@ def standing(request: Request) -> str | None:
     """What is known of the independence without any work; None when it has to be found out."""
     if not request.options.check:
         return UNCHECKED
-    if math.prod(request.batch) < 2:
+    if not several(request):
         return ONE_SAMPLE
     known: str | None = caches.INDEPENDENT.get(request.captured.key, _signature(request))
     if known is None and inside_vmap():
         return UNSEEN
     return known
+
+
+def several(request: Request) -> bool:
+    """Whether there are samples that could influence each other."""
+    batch = request.batch
+    return (batch[0] if len(batch) == 1 else math.prod(batch)) > 1
 
 
 def _signature(request: Request) -> object:
@@ -116,7 +122,7 @@ def probe_now(request: Request) -> bool:
     draw = request.draw()
     with replaying(draw):
         outputs = request.first_values(draw)
-    return math.prod(request.batch) < 2 or check(request, outputs, draw) == CHECKED
+    return not several(request) or check(request, outputs, draw) == CHECKED
 
 
 class Evaluated(NamedTuple):

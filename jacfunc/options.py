@@ -79,7 +79,7 @@ class Options:
     @property
     def planned(self) -> tuple[object, ...]:
         """What a plan depends on."""
-        return (self.argnums, self.batch_dims, self.method, self.chunk_size, self.has_aux)
+        return (self.argnums, self.batch_dims, self.method, self.chunk_size, self.has_aux, self.check)
 
     @property
     def whole(self) -> Options:

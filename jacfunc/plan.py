@@ -222,11 +222,10 @@ def _descend(plan: Plan, request: Request, draw: Draw | None, limit: int | None,
 def _remembered(request: Request, wanted: Wanted) -> Plan | None:
     """The plan for this function and signature, if there is one and the independence is settled as well."""
     plan: Plan | None = caches.PLANS.get(request.captured.key, _plan_signature(request, wanted))
-    independent = independence.standing(request)
-    if plan is None or independent is None:
+    if plan is None or plan.independence is independence.BLIND:
         return None
     request.expected = plan.outputs
-    return plan if plan.independence == independent else replace(plan, independence=independent)
+    return plan
 
 
 def _find(request: Request, wanted: Wanted) -> tuple[Plan, Draw]:
@@ -265,7 +264,8 @@ def _planned(request: Request, wanted: Wanted, random: bool) -> Plan:
 
 
 def _plan_signature(request: Request, wanted: Wanted) -> tuple[object, ...]:
-    return (wanted.name, request.options.planned, request.signature, differentiated_again(), inside_vmap())
+    options, samples = request.options, independence.several(request)
+    return (wanted.name, options.planned, samples, request.signature, differentiated_again(), inside_vmap())
 
 
 def _remember(request: Request, plan: Plan) -> None:
@@ -284,7 +284,7 @@ def _run_traced(request: Request, wanted: Wanted) -> Outcome:
 def _followable(plan: Plan, request: Request) -> Plan:
     """Without Taylor where it cannot be verified (under ``torch.compile`` and ``vmap``), but for plain layers."""
     verified = plan.settled or not (request.traced or inside_vmap())
-    if verified or request.options.method != "auto" or getattr(request.function, "plain_layers", False):
+    if verified or request.options.method != "auto" or getattr(request.function, "of_plain_layers", False):
         return plan
     return replace(plan, attempts=tuple(attempt for attempt in plan.attempts if attempt.route != "taylor"))
 

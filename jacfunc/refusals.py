@@ -20,8 +20,9 @@ Problem = tuple[type[JacfuncError], str]
 
 def refuse_jets(leaves: Sequence[Any]) -> None:
     """Refuse jets, which another transform sends through the function that this one is in."""
-    if any(type(leaf) is Jet for leaf in leaves):
-        raise CannotFollowError("a transform inside a function that jets go through")
+    for leaf in leaves:
+        if type(leaf) is Jet:
+            raise CannotFollowError("a transform inside a function that jets go through")
 
 
 def check_inputs(leaves: Sequence[Any], structure: trees.Structure, position: int, batch_dims: int) -> None:

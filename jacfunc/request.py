@@ -113,29 +113,32 @@ class Request:
 
     # ---------------------------------------------------------------- the arguments
 
-    def _positions(self) -> Iterator[int]:
-        count, seen = len(self.args), set()
+    def _positions(self) -> list[int]:
+        count, positions = len(self.args), []
         for number in self.options.numbers:
             position = number + count if number < 0 else number
-            if not 0 <= position < count:
-                raise ArgumentError(
-                    f"argnums={number} selects nothing among the {_counted(count)}; "
-                    "pass the tensor to differentiate by position, not by keyword"
-                )
-            if position in seen:
-                raise ArgumentError(f"argnums={self.options.argnums} selects argument {position} twice; name each once")
-            if position < self.state_arguments:
-                if count <= self.state_arguments:
-                    raise ArgumentError(
-                        f"argnums={number} selects the parameters (or buffers) of {self.function!r}: only "
-                        f"{_counted(count)} came in; pass the parameters and then the input, by position"
-                    )
-                raise ArgumentError(
-                    f"argnums={number} selects the parameters (or buffers) of {self.function!r}, which carry no "
-                    "samples; pass the input by position after them, or use torch.func.grad"
-                )
-            seen.add(position)
-            yield position
+            if not self.state_arguments <= position < count or position in positions:
+                self._refuse_position(number, position, count)
+            positions.append(position)
+        return positions
+
+    def _refuse_position(self, number: int, position: int, count: int) -> None:
+        if not 0 <= position < count:
+            raise ArgumentError(
+                f"argnums={number} selects nothing among the {_counted(count)}; "
+                "pass the tensor to differentiate by position, not by keyword"
+            )
+        if position >= self.state_arguments:
+            raise ArgumentError(f"argnums={self.options.argnums} selects argument {position} twice; name each once")
+        if count <= self.state_arguments:
+            raise ArgumentError(
+                f"argnums={number} selects the parameters (or buffers) of {self.function!r}: only "
+                f"{_counted(count)} came in; pass the parameters and then the input, by position"
+            )
+        raise ArgumentError(
+            f"argnums={number} selects the parameters (or buffers) of {self.function!r}, which carry no "
+            "samples; pass the input by position after them, or use torch.func.grad"
+        )
 
     def _check_batch(self) -> None:
         for index, leaf in enumerate(self.leaves):
@@ -176,7 +179,8 @@ class Request:
             given = self.args if not self.state_arguments else self.args[self.state_arguments :]
             parts = tuple([self._argument_signature(argument) for argument in given])
             named = self._argument_signature(self.kwargs) if self.kwargs else None
-            self._signature = (parts, named, self.captured.shape())
+            own = self.function if isinstance(self.function, FunctionalModule) else self.captured
+            self._signature = (parts, named, own.shape())
         return self._signature
 
     def _argument_signature(self, argument: Any) -> Hashable:

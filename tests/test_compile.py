@@ -20,7 +20,7 @@ from jacfunc import (
     laplacian,
     make_functional,
 )
-from jacfunc.jet.unverified import LAYERS as LAYER_TYPES
+from jacfunc.jet.layers import LAYERS as LAYER_TYPES
 
 OLD = torch.__version__ < (2, 12)
 
@@ -251,7 +251,7 @@ LAYERS = sorted(LAYER_TYPES - {nn.Sequential, nn.Linear, nn.Flatten, nn.Unflatte
 @pytest.mark.parametrize("transform", [batch_jac, laplacian])
 def test_layers_that_jets_are_traced_through(layer, transform):
     f, params = make_functional(nn.Sequential(nn.Linear(3, 6), layer(), nn.Linear(6, 2)).double())
-    assert f.plain_layers
+    assert f.of_plain_layers
     x = torch.randn(4, 3, dtype=torch.float64)
     compiled = torch.compile(lambda params, x: transform(f)(params, x), fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(params, x), transform(f, method="reverse")(params, x))

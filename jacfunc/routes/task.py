@@ -100,7 +100,8 @@ class Task:
             dtype = self.leaves[segment.leaf].dtype
             for leaf, tangent in enumerate(tangents):
                 if entry := self.entries.get((leaf, segment.leaf)):
-                    entry.columns(tangent[segment.where].to(dtype), segment.start)
+                    own = tangent if segment.size == stop - start else tangent[segment.where]
+                    entry.columns(own if own.dtype == dtype else own.to(dtype), segment.start)
 
     def take_sums(self, start: int, stop: int, sums: Tensors) -> None:
         """Hand sums of second derivatives to the entries, one for each input leaf with rows between start and stop."""

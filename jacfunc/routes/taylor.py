@@ -29,9 +29,8 @@ def first_order(task: Task) -> Evaluation:
 
     def take(start: int, stop: int, outputs: Outputs) -> None:
         if not _contract(task, stop - start, outputs):
-            task.take_columns(
-                start, stop, tuple(rows_of(output, 1, stop - start, task.leaves[0]) for output in outputs)
-            )
+            like = task.leaves[0]
+            task.take_columns(start, stop, tuple([rows_of(output, 1, stop - start, like) for output in outputs]))
 
     return _swept(task, lambda segments: layout.first_order(sum(segments)), take)
 
@@ -49,7 +48,7 @@ def _taker(task: Task, summed: bool) -> Callable[[int, int, Outputs], None]:
     def taken(start: int, stop: int, outputs: Outputs) -> None:
         count = len(task.inputs.segments(start, stop)) if summed else stop - start
         # Coefficients are normalised: the second derivative is twice the row.
-        take(start, stop, tuple(2 * rows_of(output, 2, count, task.leaves[0]) for output in outputs))
+        take(start, stop, tuple([2 * rows_of(output, 2, count, task.leaves[0]) for output in outputs]))
 
     return taken
 

@@ -1,0 +1,117 @@
+"""Modules that are built of plain layers: which they are, and running them on jets layer by layer.
+
+They are known to work where the Taylor route cannot be verified: under ``vmap``, where no value can be looked at, and
+under ``torch.compile``, where nothing can fall back and Dynamo takes no jet through some functions of torch, which no
+mode sees (``F.tanh``).  And nothing else runs in their forward, so a jet needs neither their call nor a dispatcher,
+which together take as long as a small layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .. import caches
+from ..levels import compiling
+from .dispatch import apply
+from .jet import Jet
+
+Params = Mapping[str, torch.Tensor]
+Step = Callable[[Params, Jet], Any]
+
+ACTIVATIONS: dict[type[nn.Module], tuple[Callable[..., Any], tuple[str, ...]]] = {
+    nn.Tanh: (torch.tanh, ()),
+    nn.Sigmoid: (torch.sigmoid, ()),
+    nn.SiLU: (F.silu, ()),
+    nn.ReLU: (torch.relu, ()),
+    nn.GELU: (F.gelu, ("approximate",)),
+    nn.Softplus: (F.softplus, ("beta", "threshold")),
+}
+"""Activations by their function, and the attributes that it takes."""
+
+LAYERS = frozenset(
+    [nn.Sequential, nn.Linear, nn.Identity, nn.Flatten, nn.Unflatten]
+    + [*ACTIVATIONS, nn.LeakyReLU, nn.ELU, nn.SELU, nn.LogSigmoid]
+)
+
+
+class PlainLayers:
+    """The layers of a module in the order in which they run; ``token`` is that of no others, before or after."""
+
+    def __init__(self, module: nn.Module, aliases: Mapping[str, str]) -> None:
+        self.modules = list(module.modules())
+        self.token = object()
+        self.steps = list(_steps(module, "", aliases))
+
+    @classmethod
+    def of(cls, module: nn.Module, aliases: Mapping[str, str]) -> PlainLayers | None:
+        """Those of a module whose every layer is in :data:`LAYERS`; ``aliases`` are the second names of tied ones."""
+        return cls(module, aliases) if all(type(child) in LAYERS for child in module.modules()) else None
+
+    def unchanged(self) -> bool:
+        """Whether still nothing else runs in their forward."""
+        for module in self.modules:
+            if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
+                return False
+        return True
+
+    def runs_alone(self) -> bool:
+        """Whether a call does nothing else either, such as handing its operations to a mode."""
+        return (compiling() or not torch._C._len_torch_function_stack()) and self.unchanged()
+
+    def run(self, params: Params, x: Jet) -> Any:
+        """The module's output for a jet."""
+        propagation = x.propagation
+        if not propagation.quiet or propagation.inside:
+            return self._run(params, x)
+        propagation.inside = True
+        torch._C._set_grad_enabled(False)
+        try:
+            return self._run(params, x)
+        finally:
+            torch._C._set_grad_enabled(True)
+            propagation.inside = False
+
+    def _run(self, params: Params, x: Any) -> Any:
+        for step in self.steps:
+            x = step(params, x)
+        return x
+
+
+def _steps(module: nn.Module, prefix: str, aliases: Mapping[str, str]) -> list[Step]:
+    if type(module) is nn.Sequential:
+        children = module._modules.items()
+        return [step for name, child in children for step in _steps(child, f"{prefix}{name}.", aliases)]
+    if type(module) is nn.Linear:
+        return [_linear(module, prefix, aliases)]
+    if type(module) in ACTIVATIONS:
+        return [_activation(module, *ACTIVATIONS[type(module)])]
+    return [lambda params, x: module(x)]
+
+
+def _linear(module: nn.Module, prefix: str, aliases: Mapping[str, str]) -> Step:
+    weight, bias = f"{prefix}weight", f"{prefix}bias"
+    weight, bias = aliases.get(weight, weight), aliases.get(bias, bias)
+
+    def step(params: Params, x: Jet) -> Any:
+        return _applied(F.linear, x, params[weight], params.get(bias))
+
+    return step
+
+
+def _activation(module: nn.Module, function: Callable[..., Any], attributes: tuple[str, ...]) -> Step:
+    if not attributes:
+        return lambda params, x: _applied(function, x)
+    return lambda params, x: _applied(function, x, *[getattr(module, name) for name in attributes])
+
+
+def _applied(function: Callable[..., Any], x: Any, *rest: Any) -> Any:
+    """The rule itself, where the first argument is the only jet and may stay in its frame."""
+    rule, keeps_frame = caches.RULES[function]
+    if keeps_frame and type(x) is Jet and not any(type(item) is Jet for item in rest):
+        return rule(x, *rest)
+    return apply(function, (x, *rest), {})
