@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from operator import is_
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from . import caches, recomputing
+from . import caches, recomputing, trees
 from .errors import ArgumentError, ParametersError
+from .jet import Jet
 from .levels import compiling
 
 Tensors = Mapping[str, torch.Tensor]
@@ -104,6 +107,11 @@ class Inventory:
             inventory = cls.of(module)
             caches.INVENTORIES.put(id(module), [module], None, inventory)
         return inventory
+
+    @property
+    def guarded(self) -> bool:
+        """Whether a forward may change anything of it."""
+        return bool(self.buffers or self.attributes or self.empty or self.written or self.tree.homes)
 
     def stale(self) -> bool:
         """Whether submodules, parameters or buffers were added, removed, replaced by others or untied since."""
@@ -258,6 +266,8 @@ class _Swap:
                 save((container, index, value))
                 if isinstance(value, list):
                     container[index] = value.copy()
+                elif not value.requires_grad:  # a counter, a cache: no graph is lost by a copy
+                    container[index] = value.clone()
         for container, index, _ in inventory.empty:
             save((container, index, None))
 
@@ -293,6 +303,8 @@ class _Swap:
             del container[key]
         if written and self.surrounded:
             self._restore_attributes({id(container) for container in written})
+        if self.surrounded:
+            self._drop_left_behind()
         self.active = False
 
     def _written(self, container: Any, index: Any, name: str) -> bool:
@@ -309,6 +321,17 @@ class _Swap:
                     del home[key]
                 home.update(before)
 
+    def _drop_left_behind(self) -> None:
+        """Put back what stood in an attribute that now holds a jet, or a tensor of a transform that has ended."""
+        for home, before in zip(self.inventory.tree.homes, self.attributes, strict=True):
+            if len(home) == len(before) and all(map(is_, home.values(), before.values())):
+                continue
+            for key in [key for key, value in home.items() if value is not before.get(key) and _of_transform(value)]:
+                if key in before:
+                    home[key] = before[key]
+                else:
+                    del home[key]
+
     def rebind(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function``, with the tensors of this call also when it is called after its end."""
 
@@ -321,6 +344,14 @@ class _Swap:
         return again
 
 
+def _of_transform(value: Any) -> bool:
+    """Whether anything in a tree is of use only while a transform runs."""
+    return any(
+        type(leaf) is Jet or (isinstance(leaf, torch.Tensor) and is_functorch_wrapped_tensor(leaf))
+        for leaf in trees.flatten(value)[0]
+    )
+
+
 def call_guarded(
     call: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], modules: Sequence[nn.Module]
 ) -> Any:
@@ -328,7 +359,13 @@ def call_guarded(
     with locked():  # without buffers too: another thread may be calling the same module with other parameters
         for module in modules:
             inventory = Inventory.remembered(module)
-            if inventory.buffers or inventory.attributes or inventory.empty or inventory.written:
+            if (
+                inventory.buffers
+                or inventory.attributes
+                or inventory.empty
+                or inventory.written
+                or inventory.tree.homes
+            ):
                 call = _Guarded(call, inventory)
         return call(*args, **kwargs)
 

@@ -256,3 +256,22 @@ def test_derivatives_that_cancel_to_rounding_are_no_reason_to_refuse():
         found = transform(f)(x.requires_grad_())
         assert found.abs().max() < 1e-12
         found.sum().backward()
+
+
+SINGULAR = {
+    "relu": lambda x: torch.relu(x).sqrt(),
+    "clamp": lambda x: x.clamp(min=0).sqrt(),
+    "where": lambda x: torch.where(x > 0, x, 0.0).log1p().sqrt(),
+    "masked_fill": lambda x: x.masked_fill(x < 0, 0.0) ** 0.5,
+}
+
+
+@pytest.mark.parametrize("name", SINGULAR)
+def test_an_infinite_derivative_of_what_is_constant_is_found_out(name):
+    """Rows multiply the zero by the infinity; reverse mode never does."""
+    x = torch.tensor([[-1.0, 4.0], [2.0, -3.0]], dtype=torch.float64)
+    truth = batch_jac(SINGULAR[name], method="reverse")(x)
+    assert truth.isfinite().all()
+    for method in ("auto", "taylor"):
+        torch.testing.assert_close(batch_jac(SINGULAR[name], method=method)(x), truth)
+        assert explain(batch_jac(SINGULAR[name], method=method))(x).plan.route == "reverse"

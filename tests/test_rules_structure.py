@@ -82,6 +82,7 @@ PRODUCTS = [
     Case("einsum_diagonal", lambda x: torch.einsum("nii->n", x.sin().reshape(2, 2, 2)) + torch.einsum("ni,ni->", [x, x.exp()])),
     Case("einsum_three", lambda x: torch.einsum("ni,mi,ki->nmk", x.sin(), x.cos(), x)),
     Case("powers", lambda x: x ** torch.arange(4) + (x + 2) ** plain + x[0] ** torch.tensor(3) + ((x[:, 0] + 2) ** plain[:, None]).T),
+    Case("power_of_a_constant_like_it", lambda x: x ** torch.full_like(x, 3.0) + torch.ones_like(x) ** x, 1, 1, -2, -1),
     Case("power_of_a_jet", lambda x: (x + 2) ** x.sin() + torch.pow(plain, x), low=0.1),
 ]  # fmt: skip
 ELEMENTWISE = [

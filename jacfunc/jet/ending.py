@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from .dispatch import lifted, root
+from .frame import Propagation
 from .jet import Jet, multiplied
 
 Tensor = torch.Tensor
@@ -15,10 +16,24 @@ Tensor = torch.Tensor
 def rows_of(output: Any, order: int, count: int, like: Tensor) -> Tensor:
     """The rows of an order, ``(count, *S)``, relative to the input; zeros for what does not depend on it."""
     if type(output) is Jet:
-        rows = _pending_rows(output, order) if _is_pending(output) else lifted(output, root(output.frame)).full(order)
+        pending = _is_pending(output)
+        rows = _pending_rows(output, order) if pending else lifted(output, root(output.frame)).coefficients[order - 1]
         if rows is not None:
-            return rows
+            return _owned(rows, output.shape, output.propagation)
     return like.new_zeros((count, *output.shape))
+
+
+def _owned(rows: Tensor, shape: tuple[int, ...], propagation: Propagation) -> Tensor:
+    """Rows in full, none of whose numbers are those of another, of a weight or of the one-hot rows of the input.
+
+    What is not of one's own is the same for all samples.
+    """
+    if rows.shape[1:] != shape:
+        return rows.expand(rows.shape[0], *shape).clone(memory_format=torch.contiguous_format)
+    single = not propagation.batch or 1 in propagation.batch
+    if propagation.traced or single or 0 in rows.stride():
+        return rows.clone(memory_format=torch.contiguous_format)
+    return rows
 
 
 def _is_pending(output: Jet) -> bool:
@@ -38,7 +53,7 @@ def _pending_rows(output: Jet, order: int) -> Tensor | None:
     while frame.factor is not None:
         assert frame.parent is not None
         rows, frame = frame.contracted(rows), frame.parent
-    return rows if rows.shape[1:] == output.shape else rows.expand(rows.shape[0], *output.shape)
+    return rows
 
 
 def diagonal_of(output: Any) -> Tensor | None:
@@ -58,9 +73,9 @@ def diagonal_of(output: Any) -> Tensor | None:
     if rows is None or rows.dim() != 3 or (frame.factor is not None and frame.parent is not root(frame)):
         return None
     if source.propagation.is_identity(rows) and frame.factor is None:
-        return matrix.diagonal().unsqueeze(1).expand(matrix.shape[0], output.shape[0])
-    samples = output.shape[0]
+        return matrix.diagonal().unsqueeze(1).expand(matrix.shape[0], output.shape[0]).clone()
     if frame.factor is None:
-        return (rows * matrix.unsqueeze(1)).sum(-1).expand(matrix.shape[0], samples)
+        found = (rows * matrix.unsqueeze(1)).sum(-1)
+        return found if found.shape[1] == output.shape[0] else found.expand(-1, output.shape[0]).clone()
     products = torch.matmul(rows, matrix.t())  # (k, N, d)
     return (frame.factor * products.permute(2, 1, 0)).sum(-1)

@@ -47,8 +47,10 @@ def verify_transpose(
     by_pull = _dot(pull(*cotangents), tangents)
     coarsest = max((*task.leaves, *outputs), key=lambda tensor: torch.finfo(tensor.dtype).eps).dtype
     close = (by_push[0] - by_pull[0]).abs() <= torch.finfo(coarsest).eps ** 0.5 * (by_push[1] + by_pull[1])
-    finite = by_push[1].isfinite() & by_pull[1].isfinite()
-    if not bool(close | ~finite) and calls_function(task):
+    pushed, pulled = bool(by_push[1].isfinite()), bool(by_pull[1].isfinite())
+    if pulled and not pushed:
+        raise CannotFollowError("derivatives that are finite by reverse mode are not along rows of the input")
+    if not bool(close) and pushed and pulled and calls_function(task):
         raise NoTransposeError("an autograd.Function has a backward that cannot be differentiated by its cotangent")
 
 
@@ -101,12 +103,17 @@ def _reverse_projections(task: Task, tangents: Tensors, cotangents: Tensors) -> 
 def _agree(
     one: tuple[torch.Tensor, torch.Tensor], other: tuple[torch.Tensor, torch.Tensor], task: Task, order: int
 ) -> bool:
-    """Equal but for rounding wherever both are finite; a derivative that is missing is off by its own size."""
+    """Equal but for rounding wherever both are finite, and ``one`` finite wherever ``other`` is.
+
+    A derivative that is missing is off by its own size.  What is not finite on one side only is a zero times an infinity
+    (``relu(x).sqrt()`` below zero) that reverse mode does not multiply.
+    """
     room = min(0.5, 4**order * max(torch.finfo(leaf.dtype).eps for leaf in task.leaves) ** 0.5)
     finite = one[1].isfinite() & other[1].isfinite()
     size = torch.where(finite, one[1] + other[1], 0.0)
     scale = size.amax() if size.numel() else size.sum()
-    return bool((torch.where(finite, (one[0] - other[0]).abs(), 0.0) <= room * scale).all())
+    close = torch.where(finite, (one[0] - other[0]).abs(), 0.0) <= room * scale
+    return bool((close & (finite | ~other[1].isfinite())).all())
 
 
 def calls_function(task: Task) -> bool:

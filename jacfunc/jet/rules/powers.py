@@ -38,6 +38,8 @@ def constant_power(exponent: float) -> Derivatives:
 
 def pow_(input: Any, exponent: Any) -> Any:
     """A power, of which either part may vary."""
+    exponent = _known(exponent, input)
+    input = _known(input, exponent)
     if type(exponent) is Jet:
         return _both_vary(input, exponent) if type(input) is Jet else _exponential(input, exponent)
     if isinstance(exponent, Tensor) and not exponent.dim() and not exponent.requires_grad and not tracing():
@@ -50,6 +52,12 @@ def pow_(input: Any, exponent: Any) -> Any:
     return Jet(
         value, composed(input, constant_power(exponent)(input.value, value, input.frame.layout.order)), input.frame
     )
+
+
+def _known(part: Any, other: Any) -> Any:
+    """The value of a jet without rows, such as ``full_like(x, 2)``, beside another jet."""
+    constant = type(part) is Jet and type(other) is Jet and all(rows is None for rows in part.coefficients)
+    return part.value if constant else part
 
 
 def _both_vary(input: Jet, exponent: Jet) -> Any:
