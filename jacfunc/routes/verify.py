@@ -105,8 +105,8 @@ def _agree(
 ) -> bool:
     """Equal but for rounding wherever both are finite, and ``one`` finite wherever ``other`` is.
 
-    A derivative that is missing is off by its own size.  What is not finite on one side only is a zero times an infinity
-    (``relu(x).sqrt()`` below zero) that reverse mode does not multiply.
+    A derivative that is missing is off by its own size.  One that is finite in reverse mode only is a zero times an
+    infinity (``relu(x).sqrt()`` below zero), which reverse mode does not multiply.
     """
     room = min(0.5, 4**order * max(torch.finfo(leaf.dtype).eps for leaf in task.leaves) ** 0.5)
     finite = one[1].isfinite() & other[1].isfinite()
