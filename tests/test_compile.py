@@ -43,7 +43,7 @@ SOME = [
     (laplacian, "forward", None),
     (laplacian, "reverse", None),
 ]
-ALL = list(product(TRANSFORMS, ["auto", "forward", "reverse"], [None, 2]))
+ALL = list(product(TRANSFORMS, ["auto", "taylor", "forward", "reverse"], [None, 2]))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ def nested(f, **options):
     return diag_jac(diag_jac(f, **options), **options)
 
 
-METHODS = ["auto", "forward", "reverse"]
+METHODS = ["auto", "taylor", "forward", "reverse"]
 TRANSFORMS = [diag_jac, batch_jac, hess_diag, laplacian, nested]
 each = pytest.mark.parametrize("transform", TRANSFORMS)
 by_every_method = pytest.mark.parametrize("method", METHODS)

@@ -71,7 +71,7 @@ def test_float32_agrees_with_float64(name, transform):
     torch.testing.assert_close(found, truth.float(), rtol=1e-3, atol=1e-4 * truth.abs().max().item())
 
 
-@pytest.mark.parametrize("method", ["auto", "forward", "reverse"])
+@pytest.mark.parametrize("method", ["auto", "taylor", "forward", "reverse"])
 @pytest.mark.parametrize("name", [name for name, network in NETWORKS.items() if network.backward])
 def test_backward_runs_and_reaches_the_parameters(name, method):
     network = NETWORKS[name]

@@ -237,7 +237,9 @@ def errors(name, number, method):
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-@pytest.mark.parametrize("method", ["auto", *(pytest.param(m, marks=pytest.mark.slow) for m in ("forward", "reverse"))])
+@pytest.mark.parametrize(
+    "method", ["auto", *(pytest.param(m, marks=pytest.mark.slow) for m in ("taylor", "forward", "reverse"))]
+)
 @pytest.mark.parametrize(("name", "number"), EXAMPLES)
 def test_derivatives_are_those_of_finite_differences(name, number, method):
     wrong = {label: error for label, error in errors(name, number, method) if not error < 1e-5}
@@ -252,7 +254,7 @@ def test_the_entry_is_still_needed(name, monkeypatch):
     wrong = [
         (number, method, label)
         for number in range(len(OPERATIONS[name]))
-        for method in ("forward", "reverse")
+        for method in ("taylor", "forward", "reverse")
         for label, error in errors(name, number, method)
         if not error < 1e-5
     ]

@@ -73,7 +73,10 @@ programs = st.builds(
     st.integers(2, 4),
 )
 options = st.fixed_dictionaries(
-    {"method": st.sampled_from(["auto", "forward", "reverse"]), "chunk_size": st.sampled_from([None, 1, 2, 5])}
+    {
+        "method": st.sampled_from(["auto", "taylor", "forward", "reverse"]),
+        "chunk_size": st.sampled_from([None, 1, 2, 5]),
+    }
 )
 thorough = settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 

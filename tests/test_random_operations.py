@@ -81,7 +81,7 @@ def compared(names: list[str], quantity: str, seed: int) -> None:
     # The same a little further away: where the differences do not settle there is a kink, or a cliff.
     near = along_parameters(lambda f, p, x: truth(f, p, x + 1e-3), f, params, directions, x, weights)
     assume(math.isfinite(slope) and scale < 1e3 and abs(slope) < 1e4 and abs(near - slope) < 0.05 * (1 + abs(slope)))
-    for method in ("auto", "forward", "reverse"):
+    for method in ("auto", "taylor", "forward", "reverse"):
         found = TRANSFORMS[quantity](f, method)(params, x)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * (1 + scale))
         loss = (weights * found).sum()

@@ -52,7 +52,7 @@ def closing_over(name):
     return lambda x: x.sin() * noise(generator, x.detach() if name == "python" else x)
 
 
-@pytest.mark.parametrize("method", ["forward", "reverse"])
+@pytest.mark.parametrize("method", ["taylor", "forward", "reverse"])
 @pytest.mark.parametrize("chunk_size", [None, 1])
 @pytest.mark.parametrize("name", ["torch", "numpy", "numpy's old"])
 @pytest.mark.parametrize("form", [Noisy, closing_over])

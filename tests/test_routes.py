@@ -108,7 +108,7 @@ def test_a_backward_without_a_transpose_has_no_forward_route_unless_it_has_a_dua
 
 
 @pytest.mark.parametrize("chunk_size", [None, 2])
-@pytest.mark.parametrize("method", ["auto", "forward", "reverse"])
+@pytest.mark.parametrize("method", ["auto", "taylor", "forward", "reverse"])
 def test_rows_go_one_by_one_where_vmap_cannot(method, chunk_size):
     x = batch()
     derivative = diag_jac(through(NoVmap), method=method, chunk_size=chunk_size)
@@ -236,7 +236,7 @@ def test_a_derivative_without_a_gradient_refuses_its_backward(function):
 
 
 @pytest.mark.parametrize("function", [OnlyOnce, Detaching, Dual])
-@pytest.mark.parametrize("method", ["auto", "forward", "reverse"])
+@pytest.mark.parametrize("method", ["auto", "taylor", "forward", "reverse"])
 def test_what_has_no_second_derivative_is_refused_and_no_zero(function, method):
     x = batch()
     for transform in (hess_diag, laplacian, lambda f, **k: diag_jac(diag_jac(f, **k), **k)):

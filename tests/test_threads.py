@@ -196,7 +196,7 @@ def test_derivatives_of_the_module_itself_during_another_threads_call(wrap, kind
         torch.testing.assert_close(result.detach(), expected)
 
 
-@pytest.mark.parametrize("method", ["auto", "forward", "reverse"])
+@pytest.mark.parametrize("method", ["auto", "taylor", "forward", "reverse"])
 @pytest.mark.parametrize("transform", [diag_jac, batch_jac, divergence, hess_diag, laplacian])
 def test_transforms_from_many_threads(transform, method):
     net, x = Slow(), torch.randn(4, 3)

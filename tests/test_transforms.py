@@ -14,7 +14,7 @@ from torch.func import functional_call, grad, jvp, stack_module_state, vjp, vmap
 from jacfunc import batch_jac, check_independent, diag_jac, divergence, explain, hess_diag, laplacian, make_functional
 
 TRANSFORMS = [diag_jac, batch_jac, divergence, hess_diag, laplacian]
-METHODS = ["auto", "forward", "reverse"]
+METHODS = ["auto", "taylor", "forward", "reverse"]
 
 
 @pytest.fixture
@@ -419,7 +419,7 @@ def test_non_finite_values_pass_through(method, x):
     torch.testing.assert_close(found, 3 * x**2, equal_nan=True)
 
 
-@pytest.mark.parametrize("method", ["auto", "forward", "reverse"])
+@pytest.mark.parametrize("method", ["auto", "taylor", "forward", "reverse"])
 def test_a_function_that_differentiates_by_its_input_itself(method):
     torch.manual_seed(0)
     energy = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)).double()

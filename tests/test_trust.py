@@ -159,7 +159,9 @@ def prepared(name: str):
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-@pytest.mark.parametrize("method", ["auto", *(pytest.param(m, marks=pytest.mark.slow) for m in ("forward", "reverse"))])
+@pytest.mark.parametrize(
+    "method", ["auto", *(pytest.param(m, marks=pytest.mark.slow) for m in ("taylor", "forward", "reverse"))]
+)
 @pytest.mark.parametrize("quantity", TRANSFORMS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_value_and_parameter_gradient_are_those_of_finite_differences(name, quantity, method):

@@ -10,7 +10,7 @@ from differences import stencil
 
 from jacfunc import JacfuncError, diag_jac
 
-METHODS = ("auto", "forward", "reverse")
+METHODS = ("auto", "taylor", "forward", "reverse")
 CURED = f"torch {torch.__version__} is right by itself now: this trap is gone"
 FOREIGN = (RuntimeError, NotImplementedError, ValueError, TypeError)
 
