@@ -37,6 +37,7 @@ PRODUCTS = [
     Case("inner_scalar", lambda x: torch.inner(x.sum(), x.exp())),
     Case("tensordot", lambda x: torch.tensordot(x.sin().reshape(2, 2, 2), x.cos().reshape(2, 2, 2), ([0, 1], [2, 0]))),
     Case("tensordot_number", lambda x: torch.tensordot(x.reshape(2, 2, 2).sin(), wide, 1)),
+    Case("tensordot_one_to_many", lambda x: torch.tensordot(x[:, :1].sin(), x.reshape(2, 2, 2).exp(), ([1], [2]))),
     Case("tensordot_zero", lambda x: torch.tensordot(x[0].sin(), x[1].sin(), 0)),
     Case("kron", lambda x: torch.kron(x.sin(), wide) + 0 * torch.kron(wide, x)),
     Case("kron_ranks", lambda x: torch.kron(x[0].sin(), x.cos())),

@@ -96,6 +96,9 @@ MODULES = {
     "attention-masked": lambda: _attention_of(
         _module(nn.MultiheadAttention, 4, 1, batch_first=True), attn_mask=~torch.ones(2, 2).tril().bool()
     ),
+    "attention-mask-of-jets": lambda: _attention_of(
+        _module(nn.MultiheadAttention, 4, 1, batch_first=True), attn_mask=lambda x: x[0] @ x[0].T
+    ),
     "attention-eval": lambda: _attention_of(_module(nn.MultiheadAttention, 4, 2, batch_first=True).eval()),
     "attention-padded": lambda: _attention_of(
         _module(nn.MultiheadAttention, 4, 2, batch_first=True), key_padding_mask=torch.tensor([[False, True]])
@@ -116,7 +119,8 @@ def _decoder(module):
 
 def _attention_of(module, need_weights=False, **options):
     def f(x):
-        attended, weights = module(x, x.sin(), x, need_weights=need_weights, **options)
+        given = {name: option(x) if callable(option) else option for name, option in options.items()}
+        attended, weights = module(x, x.sin(), x, need_weights=need_weights, **given)
         return torch.cat([attended.flatten(1), weights.flatten(1)], 1) if need_weights else attended
 
     f.parameters = module.parameters

@@ -43,6 +43,8 @@ SPECTRA = [
     *spectra("irfftn hfftn", lambda transform, x: transform(complexes(x), s=(4,))),
     Case("irfft2", lambda x: fft.irfft2(torch.complex(matrix(x), matrix(x.cos())), norm="ortho")),
     Case("fftn_all_axes", lambda x: fft.fftn(x.sin()).real),
+    Case("fft2_of_one_axis", lambda x: parts(fft.fft2(matrix(x), dim=1) + fft.fftn(matrix(x), 2, -1).sum(-1, True))),
+    Case("irfftn_of_one_axis", lambda x: fft.irfftn(complexes(x), dim=-1)),
     Case("fft_of_the_sample_axis", lambda x: fft.fft(x.sin(), dim=0, n=3).imag),
     Case("rfft_norm", lambda x: fft.rfft(x.sin(), 3, -1, "ortho").abs()),
     Case("fftshift", lambda x: fft.fftshift(x.sin(), 1) * fft.ifftshift(x.cos())),
@@ -52,6 +54,7 @@ SPECTRA = [
     Case("istft", lambda x: torch.istft(torch.complex(matrix(x, 3), matrix(x, 3)), 4, 2, window=window), 9),
 ]
 COMPLEX = [
+    Case("casts", lambda x: parts(x.sin().cdouble() * wave) + parts(x.cos().to(torch.complex128))),
     Case("complex", lambda x: parts(torch.complex(x.sin(), plain))),
     Case("complex_product", lambda x: (complexes(x) * wave * (1 + 2j)).real),
     Case("complex_quotient", lambda x: (complexes(x) / (complexes(x.exp()) + wave)).imag),

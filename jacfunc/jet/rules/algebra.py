@@ -60,6 +60,9 @@ def tensordot(a: Any, b: Any, dims: Any = 2, out: None = None) -> Any:
         dims = (list(range(a.dim() - dims, a.dim())), list(range(dims)))
     ones, twos = ([dims[0]], [dims[1]]) if isinstance(dims[0], int) else dims
     ones, twos = [d % a.dim() for d in ones], [d % b.dim() for d in twos]
+    for one, two in zip(ones, twos, strict=True):  # where one has a single element, it is that of all of the other's
+        if a.shape[one] != b.shape[two]:
+            a, b = (torch.sum(t, d, keepdim=True) for t, d in ((a, one), (b, two)))
     kept_a, kept_b = ([d for d in range(t.dim()) if d not in gone] for t, gone in ((a, ones), (b, twos)))
     shape = (*(a.shape[d] for d in kept_a), *(b.shape[d] for d in kept_b))
     size = torch.Size([a.shape[d] for d in ones]).numel()

@@ -91,6 +91,7 @@ CONSTANT = [
     "randint_like",
     "bernoulli",
     "multinomial",
+    "normal",
     "detach",
     "is_contiguous",
     "stride",
@@ -110,7 +111,6 @@ CONSTANT = [
     "unique",
     "unique_consecutive",
     "heaviside",
-    "nextafter",
     "has_names",
     "ndimension",
 ]

@@ -31,7 +31,12 @@ def gather(input: Jet, dim: int, index: Any, *, sparse_grad: bool = False) -> Je
 def take(input: Jet, index: Any) -> Jet:
     """From the flattened input."""
     index = plain(index)
-    return linear(input, lambda x: torch.take(x, index), lambda rows: rows.flatten(1)[:, index])
+    return linear(input, lambda x: torch.take(x, index), lambda rows: _flat(rows)[:, index])
+
+
+def _flat(rows: Tensor) -> Tensor:
+    """Rows of the flattened tensor, which may be of no axis."""
+    return rows.reshape(rows.shape[0], -1)
 
 
 def take_along_dim(input: Jet, indices: Any, dim: int | None = None) -> Jet:
@@ -39,7 +44,7 @@ def take_along_dim(input: Jet, indices: Any, dim: int | None = None) -> Jet:
     indices = plain(indices)
     value = torch.take_along_dim(input.value, indices, dim)
     if dim is None:
-        return linear(input, lambda _: value, lambda rows: rows.flatten(1)[:, indices.flatten()])
+        return linear(input, lambda _: value, lambda rows: _flat(rows)[:, indices.flatten()])
     at = from_end(dim, input.dim())
     return linear(input, lambda _: value, lambda rows: torch.take_along_dim(rows, indices.unsqueeze(0), at))
 
@@ -199,7 +204,7 @@ def roll(input: Jet, shifts: Any, dims: Any = None) -> Jet:
     """Around the ends of axes, or of the flattened input."""
     value = torch.roll(input.value, shifts, dims if dims is not None else ())
     if dims is None or dims in ((), []):
-        return linear(input, lambda _: value, lambda rows: rows.flatten(1).roll(shifts, 1).reshape(rows.shape))
+        return linear(input, lambda _: value, lambda rows: _flat(rows).roll(shifts, 1).reshape(rows.shape))
     given = tuple(dims) if isinstance(dims, list | tuple) else (dims,)
     at = tuple(from_end(dim, input.dim()) for dim in given)
     return linear(input, lambda _: value, lambda rows: rows.roll(shifts, at))

@@ -42,6 +42,7 @@ def along_several(function: Callable[..., Tensor], default: tuple[int, ...] | No
 
     def rule(input: Jet, s: Any = None, dim: Any = default, norm: str | None = None) -> Jet:
         ndim = input.dim()
+        s, dim = ((one,) if isinstance(one, int) else one for one in (s, dim))
         dims = range(-(ndim if s is None else len(s)), 0) if dim is None else dim
         at = tuple(from_end(d, ndim) for d in dims)
         return linear(input, lambda x: function(x, s, dim, norm), lambda rows: function(rows, s, at, norm))

@@ -44,9 +44,14 @@ def reshape(input: Jet, *shape: Any, **named_shape: Any) -> Jet:
     return _view(input, linear(input, lambda _: value, lambda rows: rows.reshape(rows.shape[0], *value.shape)))
 
 
-def reshape_as(input: Jet, other: Any) -> Jet:
-    """``reshape_as``, ``view_as``."""
-    return reshape(input, tuple(other.shape))
+def _as_other(rule: Callable[..., Jet], function: Callable[..., Tensor]) -> Callable[..., Any]:
+    """The rule of what takes a shape from another tensor, which may be the only jet."""
+
+    def rule_as(input: Any, other: Any) -> Any:
+        shape = tuple(other.shape)
+        return rule(input, shape) if type(input) is Jet else function(input, shape)
+
+    return rule_as
 
 
 def flatten(input: Jet, start_dim: int = 0, end_dim: int = -1) -> Jet:
@@ -356,11 +361,11 @@ def install() -> None:
     """Enter the rules of this file."""
     method = torch.Tensor
     named(reshape, "reshape", "view")
-    named(reshape_as, "reshape_as", "view_as")
+    named(_as_other(reshape, torch.reshape), "reshape_as", "view_as")
     named(flatten, "flatten", "ravel")
     named(unflatten, "unflatten")
     named(expand, "expand", "broadcast_to")
-    named(lambda x, other: expand(x, tuple(other.shape)), "expand_as")
+    named(_as_other(expand, torch.broadcast_to), "expand_as")
     named(repeat, "repeat")
     named(squeeze, "squeeze")
     named(unsqueeze, "unsqueeze")
@@ -396,7 +401,7 @@ def install() -> None:
     add(stack, torch.stack)
     named(_all_dims(torch.sum), "sum")
     named(_all_dims(torch.mean), "mean")
-    for name in ("to", "float", "double", "half", "bfloat16", "type", "type_as"):
+    for name in ("to", "float", "double", "half", "bfloat16", "chalf", "cfloat", "cdouble", "type", "type_as"):
         for function in forms(name):
             add(cast(function), function)
     named(copied, "clone", keeps_frame=True)
