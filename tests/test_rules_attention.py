@@ -96,9 +96,6 @@ MODULES = {
     "attention-masked": lambda: _attention_of(
         _module(nn.MultiheadAttention, 4, 1, batch_first=True), attn_mask=~torch.ones(2, 2).tril().bool()
     ),
-    "attention-mask-of-jets": lambda: _attention_of(
-        _module(nn.MultiheadAttention, 4, 1, batch_first=True), attn_mask=lambda x: x[0] @ x[0].T
-    ),
     "attention-eval": lambda: _attention_of(_module(nn.MultiheadAttention, 4, 2, batch_first=True).eval()),
     "attention-padded": lambda: _attention_of(
         _module(nn.MultiheadAttention, 4, 2, batch_first=True), key_padding_mask=torch.tensor([[False, True]])
@@ -119,8 +116,7 @@ def _decoder(module):
 
 def _attention_of(module, need_weights=False, **options):
     def f(x):
-        given = {name: option(x) if callable(option) else option for name, option in options.items()}
-        attended, weights = module(x, x.sin(), x, need_weights=need_weights, **given)
+        attended, weights = module(x, x.sin(), x, need_weights=need_weights, **options)
         return torch.cat([attended.flatten(1), weights.flatten(1)], 1) if need_weights else attended
 
     f.parameters = module.parameters
@@ -144,6 +140,17 @@ def test_modules(name, monkeypatch):
     f = MODULES[name]()
     x = _input(1, 2, 4)
     check(f, x, 2, reference=_plain_backend(f), exact=False)
+
+
+def test_a_mask_that_varies():
+    """Only of the function: the module itself asks whether it is a tensor."""
+    weight, bias = _input(6, 2), torch.zeros(2).double()
+
+    def f(x):
+        given = (2, 1, weight, None, None, None, False, 0.0, weight[:2], bias)
+        return F.multi_head_attention_forward(x, x, x, *given, attn_mask=x[:, 0] @ x[:, 0].T)[0]
+
+    check(f, _input(3, 1, 2), 2, reference=_plain_backend(f), exact=False)
 
 
 @pytest.mark.parametrize("name", ["attention", "encoder-gelu"])

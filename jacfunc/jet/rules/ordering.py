@@ -90,7 +90,7 @@ def quantile(function: Callable[..., Tensor], counted: Callable[..., Tensor]) ->
     ) -> Any:
         value = function(plain(input), plain(q), dim, keepdim, interpolation=interpolation)
         x = input.flatten() if dim is None or not input.dim() else input.movedim(dim, -1)
-        at = q if type(q) is Jet else torch.as_tensor(q, dtype=x.dtype, device=x.device)
+        at: Any = q if type(q) is Jet else torch.as_tensor(q, dtype=x.dtype, device=x.device)
         ordered = x.sort(-1).values
         places: Any = at.reshape(-1, *(1,) * (x.dim() - 1)) * (counted(plain(x)) - 1).to(x.dtype)
         places = places.clamp(min=0).movedim(0, -1)
