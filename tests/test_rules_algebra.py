@@ -26,6 +26,13 @@ def positive(x):
     return matrices(x) @ matrices(x).mT
 
 
+def complexes(x):
+    return torch.complex(matrices(x), x.cos().reshape(-1, 2, 2))
+
+
+LU = linalg.lu_factor(complexes(torch.ones(1, 4, dtype=torch.float64)))
+
+
 def factor(x):
     return torch.tril(matrices(x))
 
@@ -74,6 +81,25 @@ SOLVES = [
     Case("solve_right", lambda x: linalg.solve(square, x.exp().reshape(2, 2, 2))),
     Case("solve_from_the_other_side", lambda x: linalg.solve(matrices(x), x.exp().reshape(2, 2, 2), left=False)),
     Case("solve_broadcast", lambda x: linalg.solve(matrices(x)[0], x.exp().reshape(2, 2, 2))),
+    Case("complex_solve", lambda x: torch.view_as_real(linalg.solve(complexes(x), complexes(x.exp()).mH))),
+    Case("complex_inv", lambda x: torch.view_as_real(linalg.inv(complexes(x)))),
+    *(
+        Case(
+            f"complex_cholesky_solve_{upper}",
+            lambda x, t=triangle, u=triangle is torch.triu: torch.view_as_real(
+                torch.cholesky_solve(complexes(x), t(complexes(x.exp())), upper=u)
+            ),
+        )
+        for upper, triangle in ((False, torch.tril), (True, torch.triu))
+    ),
+    *(
+        Case(
+            f"complex_lu_solve_{n}",
+            lambda x, o=options: torch.view_as_real(linalg.lu_solve(*LU, complexes(x), **o).resolve_conj()),
+        )
+        for n, options in enumerate(({}, {"left": False}, {"adjoint": True}, {"left": False, "adjoint": True}))
+    ),
+    Case("cholesky_solve_by_name", lambda x: torch.cholesky_solve(positive(x), input2=factor(x))),
     Case("inv", lambda x: linalg.inv(matrices(x)) + torch.inverse(matrices(x)) + matrices(x).inverse()),
     *(
         Case(

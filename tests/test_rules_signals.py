@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from propagated import propagated
@@ -73,6 +75,20 @@ COMPLEX = [
     Case("real_vecdot", lambda x: torch.linalg.vecdot(x.sin(), plain)),
     Case("adjoint", lambda x: parts(complexes(matrix(x)).mH @ complexes(matrix(x)))),
     Case("H", lambda x: parts(complexes(x).H) + x.sin().H[..., None]),
+    *(
+        Case(f"complex_{name}", lambda x, name=name: parts(getattr(torch, name)(complexes(x) * 0.4 + 0.3j)))
+        for name in ("tan", "asin", "acos", "atan", "asinh", "acosh", "atanh", "reciprocal", "sqrt", "log1p", "sigmoid")
+    ),
+    *(
+        Case(f"complex_norm_{p}", lambda x, p=p: torch.linalg.vector_norm(complexes(x), p, dim=1))
+        for p in (1, 2, 2.5, 4, 6, math.inf)
+    ),
+    Case("complex_distance", lambda x: torch.dist(complexes(x), wave) + complexes(x).norm()),
+    Case("complex_norm_of_a_zero", lambda x: torch.linalg.vector_norm(complexes(x) * torch.tensor([0.0, 1, 1, 1]), dim=1)),
+    Case("complex_var", lambda x: complexes(x).var(1) + complexes(x.exp()).std(1) + torch.var_mean(complexes(x), 1)[0]),
+    Case("complex_einsum", lambda x: parts(torch.einsum("ni,mi->nm", complexes(x), complexes(x).conj()))),
+    Case("complex_prod", lambda x: parts(complexes(x).prod(1) + complexes(x).cumprod(1)[:, -1])),
+    Case("view_as_complex_of_shared_rows", lambda x: parts(torch.view_as_complex(x[:, :1] + plain[:2]) * complexes(x)[:, 0])),
     Case("view_as_complex", lambda x: torch.view_as_complex(matrix(x)).real),
 ]  # fmt: skip
 AXES = [

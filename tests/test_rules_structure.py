@@ -52,6 +52,8 @@ STRUCTURE = [
     Case("stack", lambda x: torch.stack([x.sin(), plain.expand(2, 4)], 1) + torch.stack([x, x], -2)),
     Case("sum", lambda x: x.sin().sum() + x.sum(0) + x.sum((0, 1), keepdim=True) + torch.sum(x, dim=[-1])[0]),
     Case("mean", lambda x: x.sin().mean() + x.mean(1, True) + x.mean(dim=(0,))),
+    Case("sizes_by_name", lambda x: x[:, :1].expand(size=(2, 4)) * x.sin() + x.repeat(repeats=(1, 1)).chunk(chunks=1)[0]),
+    Case("pieces_by_name", lambda x: x.sin().split(split_size=2, dim=1)[1] + x.tensor_split(sections=2, dim=1)[0] + x.tensor_split(indices=(2,), dim=1)[1]),
     Case("cast", lambda x: x.to(double) + x.type(double) + x.to(x)),
     Case("numel", lambda x: x.sin() / x.numel() * x.stride(0)),
 ]  # fmt: skip
@@ -76,6 +78,9 @@ PRODUCTS = [
     Case("matmul_stack_by_vector", lambda x: x.reshape(2, 2, 2).sin() @ x[0, :2] + x[1, :2] @ x.reshape(2, 2, 2)),
     Case("bmm", lambda x: torch.bmm(x.reshape(2, 2, 2).sin(), x.reshape(2, 2, 2).exp())),
     Case("addmm", lambda x: torch.addmm(bias, x.sin(), wide) + torch.addmv(x[:, 0], x, plain, beta=2, alpha=3)[:, None]),
+    Case("products_by_name", lambda x: torch.mm(x.sin(), mat2=wide) + x.T.sin().mv(vec=x[:, 0]).dot(tensor=plain) + torch.bmm(x[None], mat2=wide[None])[0]),
+    Case("addmm_by_name", lambda x: torch.addmm(bias, mat1=x.sin(), mat2=wide, beta=2) + torch.addmv(x[:, 0], mat=x, vec=plain)[:, None] + torch.baddbmm(bias, batch1=x[None], batch2=wide[None])[0]),
+    Case("addbmm", lambda x: torch.addbmm(bias, x.sin().reshape(2, 2, 2), wide[:2].expand(2, 2, 3), alpha=0.5)),
     Case("addcmul", lambda x: torch.addcmul(x, x.sin(), plain, value=2) + torch.addcdiv(plain, x, x + 3, value=0.5)),
     Case("lerp", lambda x: torch.lerp(x.sin(), x.exp(), 0.3) + torch.lerp(plain.expand(2, 4), x, x.cos())),
     Case("einsum", lambda x: torch.einsum("ni,ij->nj", x.sin(), wide) + torch.einsum("ni,nk,ij", x, x[:, :1], wide).T),

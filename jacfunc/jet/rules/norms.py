@@ -25,6 +25,11 @@ def rooted(square: Any, zero: Any = None) -> Any:
     return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())
 
 
+def squared(input: Any) -> Any:
+    """``|x|^2``, which is smooth at a complex zero too."""
+    return input.real.square() + input.imag.square() if input.dtype.is_complex else input.square()
+
+
 # -------------------------------------------------------------------- variances
 
 
@@ -38,7 +43,7 @@ def variance(
     lost = correction if correction is not None else (1 if unbiased is None else int(unbiased))
     centred = input - input.mean(dims, keepdim=True)
     count = math.prod([input.shape[d] for d in dims])
-    return centred.square().sum(dims, keepdim) / max(count - lost, 0)
+    return squared(centred).sum(dims, keepdim) / max(count - lost, 0)
 
 
 def deviation(*args: Any, **kwargs: Any) -> Any:
@@ -79,13 +84,13 @@ def vector_norm(
         return input.abs().sum(dims, keepdim)
     total = _summed_powers(wide(input), ord, dims, keepdim)
     result = rooted(total) if ord == 2 else _powered(total, 1 / ord)
-    return result.to(input.dtype)
+    return result if input.dtype.is_complex else result.to(input.dtype)
 
 
 def _summed_powers(input: Any, ord: float, dims: tuple[int, ...], keepdim: bool) -> Any:
     if ord == 2:
-        return input.square().sum(dims, keepdim)
-    powers = input**ord if ord > 0 and ord % 2 == 0 else _powered(input.abs(), ord)
+        return squared(input).sum(dims, keepdim)
+    powers = squared(input) ** (ord // 2) if ord > 0 and ord % 2 == 0 else _powered(input.abs(), ord)
     return powers.sum(dims, keepdim)
 
 

@@ -65,9 +65,9 @@ def unflatten(input: Jet, dim: int, sizes: Any) -> Jet:
     return reshape(input, tuple(shaped.shape))
 
 
-def expand(input: Jet, *sizes: Any) -> Jet:
+def expand(input: Jet, *sizes: Any, size: Any = (), implicit: bool = False) -> Jet:
     """Axes repeated without a copy."""
-    value = input.value.expand(_flat_sizes(sizes))
+    value = input.value.expand(_flat_sizes(sizes or tuple(size)))
 
     def on_rows(rows: Tensor) -> Tensor:
         missing = value.dim() - (rows.dim() - 1)
@@ -76,9 +76,9 @@ def expand(input: Jet, *sizes: Any) -> Jet:
     return _view(input, linear(input, lambda _: value, on_rows))
 
 
-def repeat(input: Jet, *sizes: Any) -> Jet:
+def repeat(input: Jet, *sizes: Any, repeats: Any = ()) -> Jet:
     """Copies along axes."""
-    counts = _flat_sizes(sizes)
+    counts = _flat_sizes(sizes or tuple(repeats))
     missing = len(counts) - input.dim()
 
     def on_rows(rows: Tensor) -> Tensor:
@@ -248,7 +248,8 @@ def select(input: Jet, dim: int, index: int) -> Jet:
 def _pieces(cut: Callable[..., Sequence[Tensor]]) -> Callable[..., tuple[Jet, ...]]:
     """The rule of ``split``, ``chunk`` and their kin: as many narrow views."""
 
-    def rule(input: Jet, sizes: Any, dim: int = 0) -> tuple[Jet, ...]:
+    def rule(input: Jet, sizes: Any = None, dim: int = 0, **named_sizes: Any) -> tuple[Jet, ...]:
+        sizes = next(iter(named_sizes.values()), sizes)
         at = from_end(dim, input.dim())
         lengths = [piece.shape[at] for piece in cut(input.value, sizes, at)]
         starts = [sum(lengths[:place]) for place in range(len(lengths))]
