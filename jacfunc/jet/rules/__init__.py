@@ -7,6 +7,7 @@ from . import (
     attention,
     constants,
     convolution,
+    decompositions,
     dropout,
     elementwise,
     indexing,
@@ -45,6 +46,7 @@ FAMILIES = (
     convolution,
     signals,
     algebra,
+    decompositions,
     recurrent,
 )
 
