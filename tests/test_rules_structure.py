@@ -16,6 +16,7 @@ from jacfunc.jet.layout import closed, first_order, pairs
 double = torch.float64
 plain = torch.linspace(0.4, 1.5, 4, dtype=double)
 wide = torch.randn(4, 3, dtype=double, generator=torch.Generator().manual_seed(2))
+evens = torch.tensor([0.0, 1, 0, 1], dtype=double)
 bias = torch.tensor([0.3, -0.2, 0.5], dtype=double)
 
 
@@ -50,6 +51,16 @@ STRUCTURE = [
     Case("cat_empty", lambda x: torch.cat([torch.zeros(0, dtype=double), x.sin()], 1)),
     Case("concat", lambda x: torch.concat([x, x.sin()], -1) + torch.concatenate([x.sin(), x], axis=1)),
     Case("stack", lambda x: torch.stack([x.sin(), plain.expand(2, 4)], 1) + torch.stack([x, x], -2)),
+    Case("copies", lambda x: torch.permute_copy(torch.unsqueeze_copy(x.sin(), 0), (0, 2, 1)) + torch.t_copy(x) + torch.transpose_copy(x, 0, 1) + torch.alias_copy(x).T),
+    Case("copies_of_parts", lambda x: torch.diagonal_copy(x.sin()) + torch.unbind_copy(x, 1)[0] + torch.split_with_sizes_copy(x, [2, 2], 1)[1].sum(1) + torch.select_copy(x, 1, 2)),
+    Case("copies_of_shapes", lambda x: torch.view_copy(x.sin(), (4, 2)) + torch.squeeze_copy(torch.expand_copy(x[:, :2, None], (2, 2, 2))).sum((0, 1)) + torch.unfold_copy(x, 1, 2, 2).flatten(0, 1)),
+    Case("copy_in_place", lambda x: torch.alias_copy(y := x.sin()).mul_(2) + y + torch.view_copy(y, (8,)).add_(1).view(2, 4)),
+    Case("slice_copy", lambda x: torch.slice_copy(x.sin(), 1, 0, 4, 2) + torch.slice_copy(x, 1, 2)),
+    Case("unsafe_pieces", lambda x: torch.unsafe_chunk(x.sin(), 2, 1)[0] + torch.unsafe_split(x, 2, 1)[1]),
+    Case("splits", lambda x: x.hsplit(2)[0].sin() + torch.vsplit(x, 2)[1][:, 2:] + torch.dsplit(x[None], (1, 3))[1][0] + x[0].hsplit(2)[1]),
+    Case("as_strided", lambda x: x.sin().as_strided((2, 3), (4, 1), 1) + torch.as_strided(x, (2, 3), (1, 2)) + torch.as_strided_copy(x, (2, 1), (0, 1))),
+    Case("nansum", lambda x: torch.nansum(torch.where(x > 0, x.sin(), torch.nan), 1) + torch.where(x > 0, torch.nan, x).nansum()),
+    Case("nanmean", lambda x: torch.nanmean(torch.where(x > 0, x.sin(), torch.nan), 0) + torch.nanmean(x)),
     Case("sum", lambda x: x.sin().sum() + x.sum(0) + x.sum((0, 1), keepdim=True) + torch.sum(x, dim=[-1])[0]),
     Case("mean", lambda x: x.sin().mean() + x.mean(1, True) + x.mean(dim=(0,))),
     Case("sizes_by_name", lambda x: x[:, :1].expand(size=(2, 4)) * x.sin() + x.repeat(repeats=(1, 1)).chunk(chunks=1)[0]),
@@ -88,6 +99,8 @@ PRODUCTS = [
     Case("einsum_diagonal", lambda x: torch.einsum("nii->n", x.sin().reshape(2, 2, 2)) + torch.einsum("ni,ni->", [x, x.exp()])),
     Case("einsum_three", lambda x: torch.einsum("ni,mi,ki->nmk", x.sin(), x.cos(), x)),
     Case("powers", lambda x: x ** torch.arange(4) + (x + 2) ** plain + x[0] ** torch.tensor(3) + ((x[:, 0] + 2) ** plain[:, None]).T),
+    Case("float_power", lambda x: torch.float_power(x + 2, x.sin()) + torch.float_power(plain, x) + x.float_power(2), low=0.1),
+    Case("power_of_a_jet_at_zero", lambda x: (x.exp() * evens) ** (3 + 0 * x), truth=lambda x: (x.exp() * evens) ** 3),
     Case("power_of_a_jet", lambda x: (x + 2) ** x.sin() + torch.pow(plain, x), low=0.1),
 ]  # fmt: skip
 ELEMENTWISE = [
@@ -111,6 +124,12 @@ ELEMENTWISE = [
     Case("logit", torch.logit, 1, 1, 0.3, 0.7),
     Case("logit_eps", lambda x: torch.logit(x, 0.2) + torch.special.logit(x, eps=0.3), 1, 1, 0.35, 0.6),
     Case("logit_outside", lambda x: torch.logit(x, 0.2) + x, 1, 1, 0.85, 0.95),
+    *(Case(f"polygamma_{n}", lambda x, n=n: torch.polygamma(n, x) + torch.special.polygamma(n, x) + x.polygamma(n), 1, 1, 1, 2) for n in (0, 1, 3)),
+    Case("mvlgamma", lambda x: torch.mvlgamma(x, 3) + torch.special.multigammaln(x, 2), 1, 1, 2, 3),
+    Case("ldexp", lambda x: torch.ldexp(x, torch.tensor([3])) + torch.ldexp(plain[:1], x) + torch.ldexp(x, x), 1, 1),
+    Case("frexp", lambda x: torch.frexp(x.exp())[0], 1, 1),
+    Case("bessel", lambda x: torch.i0(x) + torch.special.i1(x), 1, 1, 0.5, 1.5),
+    Case("angle_of_real", lambda x: torch.angle(x) + x.sin(), 1, 1),
     Case("erfcx", torch.special.erfcx, 1, 1),
     Case("entr", torch.special.entr, 1, 1, 0.3, 0.7),
     Case("log_ndtr", torch.special.log_ndtr, 1, 1),

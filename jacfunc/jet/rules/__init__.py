@@ -23,12 +23,15 @@ from . import (
     selection,
     signals,
     softmax,
+    special,
     structure,
+    views,
 )
 
 FAMILIES = (
     elementwise,
     powers,
+    special,
     products,
     structure,
     constants,
@@ -36,6 +39,7 @@ FAMILIES = (
     selection,
     ordering,
     indexing,
+    views,
     piecewise,
     pooling,
     dropout,

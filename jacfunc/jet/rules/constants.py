@@ -62,6 +62,7 @@ CONSTANT = [
     "sign",
     "sgn",
     "signbit",
+    "angle",
     "argmax",
     "argmin",
     "argsort",

@@ -277,12 +277,6 @@ def _derivative(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return derivative
 
 
-def logit(input: Any, eps: float | None = None) -> Any:
-    """The inverse of the sigmoid, with a bound on either side."""
-    bounded = input if eps is None else torch.clamp(input, eps, 1 - eps)
-    return elementwise(torch.logit, _by_torch(torch.logit))(bounded)
-
-
 LISTS: dict[str, tuple[Any, ...]] = {
     "tanh": (torch.tanh, _tanh, torch.ops.aten.tanh_backward.default),
     "sigmoid": (torch.sigmoid, _sigmoid, torch.ops.aten.sigmoid_backward.default),
@@ -337,6 +331,8 @@ BY_TORCH = [
     "psi",
     "bessel_j0",
     "bessel_j1",
+    "i0",
+    "i1",
     "i0e",
     "i1e",
 ]
@@ -368,7 +364,6 @@ def install() -> None:
     add(threshold, torch._VF.threshold, torch.threshold, keeps_frame=True)
     add(elu, torch._C._nn.elu, keeps_frame=True)
     add(softplus, F.softplus, torch._C._nn.softplus, keeps_frame=True)
-    named(logit, "logit", keeps_frame=True)
     add(gelu, F.gelu, torch._C._nn.gelu, keeps_frame=True)
     for name in BY_TORCH:
         for function in forms(name):

@@ -13,7 +13,7 @@ from ..frame import CannotFollowError
 from ..jet import Jet
 from ..registry import add, named
 from ..values import plain
-from .shared import broadcast, gathered, jointly, row_by_row
+from .shared import broadcast, gathered, jointly, row_by_row, valued
 from .structure import _view, from_end, getitem
 
 Tensor = torch.Tensor
@@ -114,11 +114,13 @@ def _put(
 def scatter_reduce(
     input: Operand, dim: int, index: Any, src: Operand, reduce: str, *, include_self: bool = True
 ) -> Any:
-    """Sums and means; the other reductions are not linear and have no rule."""
+    """Sums, means and extremes; products are not linear and have no rule."""
     index = plain(index)
-    if reduce not in ("sum", "mean"):
+    if reduce == "prod":
         return pushed(torch.scatter_reduce, (input, dim, index, src, reduce), {"include_self": include_self})
     value = torch.scatter_reduce(plain(input), dim, index, plain(src), reduce, include_self=include_self)
+    if reduce in ("amax", "amin"):
+        return _extreme_put(value, input, dim, index, src, include_self)
     ones = torch.ones_like(plain(src))
     target = input if include_self else torch.scatter(input, dim, index, 0.0)
     total: Any = torch.scatter_add(target, dim, index, src) if _any_jet(target, src) else None
@@ -128,6 +130,30 @@ def scatter_reduce(
         start = torch.ones_like(value) if include_self else torch.zeros_like(value)
         total = total / torch.scatter_add(start, dim, index, ones).clamp(min=1)
     return Jet(value, total.coefficients, total.frame)
+
+
+def _extreme_put(value: Tensor, input: Operand, dim: int, index: Tensor, src: Operand, include_self: bool) -> Any:
+    """What is equal to the largest or smallest at its place has the same share."""
+    own, other = (plain(input) == value).to(value.dtype), plain(src)
+    if not include_self:
+        own = own.scatter(dim, index, 0.0)
+    sizes = tuple(slice(size) for size in index.shape)  # of the source no more is read
+    equal = (other[sizes] == value.gather(dim, index)).to(value.dtype)
+    count = own.scatter_add(dim, index, equal).clamp(min=1)
+    share = equal / count.gather(dim, index)
+    kept = torch.mul(input, torch.where(own > 0, own / count, 0.0))
+    result: Any = torch.scatter_add(kept, dim, index, torch.mul(src[sizes], share))
+    return Jet(value, result.coefficients, result.frame)
+
+
+def index_reduce(
+    input: Operand, dim: int, index: Any, source: Operand, reduce: str, *, include_self: bool = True
+) -> Any:
+    """The same with slices along an axis."""
+    index, shape = plain(index), [1] * max(input.dim(), 1)
+    shape[dim] = -1
+    wide = index.reshape(shape).expand(source.shape) if source.dim() else index.reshape(())
+    return torch.scatter_reduce(input, dim, wide, source, reduce, include_self=include_self)
 
 
 def _any_jet(*operands: Operand) -> bool:
@@ -154,6 +180,22 @@ def index_fill(input: Operand, dim: int, index: Any, value: Operand) -> Any:
     """One number along an axis."""
     places = torch.zeros(input.shape, dtype=torch.bool, device=input.device).index_fill(dim, plain(index), True)
     return torch.masked_fill(input, places, value)
+
+
+def put(input: Operand, index: Any, source: Operand, accumulate: bool = False) -> Any:
+    """Put at places of the flattened input."""
+    places, elements = (plain(index).reshape(-1),), torch.reshape(source, (-1,))
+    return torch.reshape(torch.index_put(torch.reshape(input, (-1,)), places, elements, accumulate), input.shape)
+
+
+def fill(input: Operand, value: Operand) -> Any:
+    """One number everywhere."""
+    return torch.masked_fill(input, torch.ones_like(plain(input), dtype=torch.bool), value)
+
+
+def combinations(input: Any, r: int = 2, with_replacement: bool = False) -> Any:
+    """The choices of r elements."""
+    return input[torch.combinations(torch.arange(len(input), device=input.device), r, with_replacement)]
 
 
 def index_put(input: Operand, indices: Any, values: Operand, accumulate: bool = False) -> Jet:
@@ -268,10 +310,14 @@ def install() -> None:
     named(scatter, "scatter")
     named(scatter_add, "scatter_add")
     named(scatter_reduce, "scatter_reduce")
+    named(valued(torch.index_reduce, index_reduce), "index_reduce")
     named(_by_index(torch.index_add), "index_add")
     named(_by_index(torch.index_copy), "index_copy")
     named(index_fill, "index_fill")
     named(index_put, "index_put")
+    named(put, "put")
+    add(fill, torch.fill)
+    named(combinations, "combinations")
     named(masked_scatter, "masked_scatter")
     named(select_scatter, "select_scatter")
     named(slice_scatter, "slice_scatter")
