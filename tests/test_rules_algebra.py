@@ -14,6 +14,7 @@ linalg = torch.linalg
 three = torch.linspace(0.4, 1.5, 3, dtype=torch.float64)
 square = torch.tensor([[2.0, 0.3], [0.1, 1.5]], dtype=torch.float64)
 wide = torch.randn(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+tall = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 pair = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
 
 
@@ -135,6 +136,8 @@ DETERMINANTS = [
 WITHOUT_A_RULE = [
     Case("matrix_exp", lambda x: linalg.matrix_exp(matrices(x) - 3)),
     Case("pinv", lambda x: linalg.pinv(x.sin().reshape(2, 1, 4) + 2)),
+    Case("lu_not_square", lambda x: linalg.lu(x.sin().reshape(2, 4, 1) + tall)[2]),
+    Case("integers_of_it", lambda x: torch.lu_unpack(*linalg.lu_factor(x.sin().reshape(2, 4, 1) + tall))[1]),
     Case("lstsq", lambda x: linalg.lstsq(matrices(x), x.exp().reshape(2, 2, 2)).solution),
 ]
 CASES = PRODUCTS + SOLVES + DETERMINANTS

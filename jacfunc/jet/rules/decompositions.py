@@ -116,6 +116,8 @@ def lu_unpack(LU_data: Any, LU_pivots: Any, unpack_data: bool = True, unpack_piv
 
 def lu(A: Any, *, pivot: bool = True) -> Any:  # noqa: N803
     """``A = P L U``."""
+    if A.shape[-1] != A.shape[-2]:
+        return pushed(torch.linalg.lu, (A,), {"pivot": pivot})
     return lu_unpack(*torch.linalg.lu_factor(A, pivot=pivot))
 
 

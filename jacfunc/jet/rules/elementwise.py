@@ -331,8 +331,6 @@ BY_TORCH = [
     "psi",
     "bessel_j0",
     "bessel_j1",
-    "i0",
-    "i1",
     "i0e",
     "i1e",
 ]
