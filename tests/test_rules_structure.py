@@ -66,6 +66,7 @@ STRUCTURE = [
     Case("sizes_by_name", lambda x: x[:, :1].expand(size=(2, 4)) * x.sin() + x.repeat(repeats=(1, 1)).chunk(chunks=1)[0]),
     Case("pieces_by_name", lambda x: x.sin().split(split_size=2, dim=1)[1] + x.tensor_split(sections=2, dim=1)[0] + x.tensor_split(indices=(2,), dim=1)[1]),
     Case("cast", lambda x: x.to(double) + x.type(double) + x.to(x)),
+    Case("new_tensor", lambda x: x.sin() * x.new_tensor([1.0, 2.0, 3.0, 4.0])),
     Case("numel", lambda x: x.sin() / x.numel() * x.stride(0)),
 ]  # fmt: skip
 PRODUCTS = [

@@ -150,7 +150,17 @@ CONSTANT_ATTRIBUTES = [
     "output_nr",
     "retains_grad",
 ]
-LIKE = ["zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty", "new_full"]
+LIKE = [
+    "zeros_like",
+    "ones_like",
+    "empty_like",
+    "full_like",
+    "new_zeros",
+    "new_ones",
+    "new_empty",
+    "new_full",
+    "new_tensor",
+]
 
 
 def install() -> None:
