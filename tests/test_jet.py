@@ -415,6 +415,28 @@ def test_a_plan_made_under_vmap_is_verified_outside() -> None:
     assert explain(taylor)(x[0]).plan.route != "taylor"
 
 
+ROUNDED = {
+    "second derivatives that vanish": lambda x: torch.copysign(x, x.cos()) + torch.polar(x, x.detach()).real,
+    "half": lambda x: (3 * x.half()).sin().double() * x,
+    "bfloat16": lambda x: x.exp().bfloat16().to(x.dtype) * x,
+    "float": lambda x: (3 * x.float()).sin().double() * x,
+}
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_what_differs_by_rounding_alone_is_followed(name: str) -> None:
+    x = torch.rand(5, 3, dtype=double)
+    assert explain(laplacian(ROUNDED[name], method="taylor"))(x).plan.route == "taylor"
+
+
+@pytest.mark.parametrize("size", [1e6, 1e14])
+def test_a_derivative_that_is_missing_is_told_beside_a_large_constant(size: float) -> None:
+    x = torch.rand(5, 3, dtype=double)
+    f = lambda x: branching(x) + size
+    for transform in (diag_jac, laplacian):
+        assert explain(transform(f, method="taylor"))(x).plan.route != "taylor"
+
+
 def test_a_number_of_an_evaluation_that_ended_is_not_written_to() -> None:
     old, propagation = seeded(torch.rand(2, 4), first_order(4))
     propagation.alive = False

@@ -1,4 +1,4 @@
-"""Rules of products of vectors and matrices, of solves, inverses, determinants, and decompositions without a rule."""
+"""Rules of products of vectors and matrices, of solves, inverses, determinants, and what has no rule."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ linalg = torch.linalg
 three = torch.linspace(0.4, 1.5, 3, dtype=torch.float64)
 square = torch.tensor([[2.0, 0.3], [0.1, 1.5]], dtype=torch.float64)
 wide = torch.randn(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+tall = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 pair = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
 
 
@@ -24,6 +25,13 @@ def matrices(x):
 
 def positive(x):
     return matrices(x) @ matrices(x).mT
+
+
+def complexes(x):
+    return torch.complex(matrices(x), x.cos().reshape(-1, 2, 2))
+
+
+LU = linalg.lu_factor(complexes(torch.ones(1, 4, dtype=torch.float64)))
 
 
 def factor(x):
@@ -37,6 +45,7 @@ PRODUCTS = [
     Case("inner_scalar", lambda x: torch.inner(x.sum(), x.exp())),
     Case("tensordot", lambda x: torch.tensordot(x.sin().reshape(2, 2, 2), x.cos().reshape(2, 2, 2), ([0, 1], [2, 0]))),
     Case("tensordot_number", lambda x: torch.tensordot(x.reshape(2, 2, 2).sin(), wide, 1)),
+    Case("tensordot_one_to_many", lambda x: torch.tensordot(x[:, :1].sin(), x.reshape(2, 2, 2).exp(), ([1], [2]))),
     Case("tensordot_zero", lambda x: torch.tensordot(x[0].sin(), x[1].sin(), 0)),
     Case("kron", lambda x: torch.kron(x.sin(), wide) + 0 * torch.kron(wide, x)),
     Case("kron_ranks", lambda x: torch.kron(x[0].sin(), x.cos())),
@@ -73,6 +82,25 @@ SOLVES = [
     Case("solve_right", lambda x: linalg.solve(square, x.exp().reshape(2, 2, 2))),
     Case("solve_from_the_other_side", lambda x: linalg.solve(matrices(x), x.exp().reshape(2, 2, 2), left=False)),
     Case("solve_broadcast", lambda x: linalg.solve(matrices(x)[0], x.exp().reshape(2, 2, 2))),
+    Case("complex_solve", lambda x: torch.view_as_real(linalg.solve(complexes(x), complexes(x.exp()).mH))),
+    Case("complex_inv", lambda x: torch.view_as_real(linalg.inv(complexes(x)))),
+    *(
+        Case(
+            f"complex_cholesky_solve_{upper}",
+            lambda x, t=triangle, u=triangle is torch.triu: torch.view_as_real(
+                torch.cholesky_solve(complexes(x), t(complexes(x.exp())), upper=u)
+            ),
+        )
+        for upper, triangle in ((False, torch.tril), (True, torch.triu))
+    ),
+    *(
+        Case(
+            f"complex_lu_solve_{n}",
+            lambda x, o=options: torch.view_as_real(linalg.lu_solve(*LU, complexes(x), **o).resolve_conj()),
+        )
+        for n, options in enumerate(({}, {"left": False}, {"adjoint": True}, {"left": False, "adjoint": True}))
+    ),
+    Case("cholesky_solve_by_name", lambda x: torch.cholesky_solve(positive(x), input2=factor(x))),
     Case("inv", lambda x: linalg.inv(matrices(x)) + torch.inverse(matrices(x)) + matrices(x).inverse()),
     *(
         Case(
@@ -106,19 +134,11 @@ DETERMINANTS = [
     Case("logdet", lambda x: torch.logdet(matrices(x)) + positive(x).logdet()),
 ]
 WITHOUT_A_RULE = [
-    Case("cholesky", lambda x: linalg.cholesky(positive(x))),
-    Case("qr", lambda x: linalg.qr(matrices(x)).R),
-    Case("eigh", lambda x: linalg.eigh(positive(x)).eigenvalues + linalg.eigvalsh(positive(x))),
-    Case("eigh_vectors", lambda x: (v := linalg.eigh(positive(x)).eigenvectors) @ (v.mT * three[:2, None])),
-    Case("svd", lambda x: linalg.svdvals(matrices(x))),
     Case("matrix_exp", lambda x: linalg.matrix_exp(matrices(x) - 3)),
     Case("pinv", lambda x: linalg.pinv(x.sin().reshape(2, 1, 4) + 2)),
-    Case("lu", lambda x: linalg.lu(matrices(x)).U),
-    Case("lu_factor", lambda x: linalg.lu_solve(*linalg.lu_factor(matrices(x)), x.exp().reshape(2, 2, 2))),
+    Case("lu_not_square", lambda x: linalg.lu(x.sin().reshape(2, 4, 1) + tall)[2]),
+    Case("integers_of_it", lambda x: torch.lu_unpack(*linalg.lu_factor(x.sin().reshape(2, 4, 1) + tall))[1]),
     Case("lstsq", lambda x: linalg.lstsq(matrices(x), x.exp().reshape(2, 2, 2)).solution),
-    Case("tensorsolve", lambda x: linalg.tensorsolve(matrices(x)[0], x[0, :2].exp())),
-    Case("inv_ex", lambda x: linalg.inv_ex(matrices(x)).inverse),
-    Case("solve_ex", lambda x: linalg.solve_ex(matrices(x), pair.mT).result),
 ]
 CASES = PRODUCTS + SOLVES + DETERMINANTS
 
@@ -155,5 +175,5 @@ def test_complex_determinants_are_refused() -> None:
 
 
 def test_a_third_order_without_a_rule_is_refused() -> None:
-    with pytest.raises(CannotFollowError, match="linalg_cholesky has no rule"):
+    with pytest.raises(CannotFollowError, match="matrix_exp has no rule"):
         check(WITHOUT_A_RULE[0], "3")

@@ -142,6 +142,17 @@ def test_modules(name, monkeypatch):
     check(f, x, 2, reference=_plain_backend(f), exact=False)
 
 
+def test_a_mask_that_varies():
+    """Only of the function: the module itself asks whether it is a tensor."""
+    weight, bias = _input(6, 2), torch.zeros(2).double()
+
+    def f(x):
+        given = (2, 1, weight, None, None, None, False, 0.0, weight[:2], bias)
+        return F.multi_head_attention_forward(x, x, x, *given, attn_mask=x[:, 0] @ x[:, 0].T)[0]
+
+    check(f, _input(3, 1, 2), 2, reference=_plain_backend(f), exact=False)
+
+
 @pytest.mark.parametrize("name", ["attention", "encoder-gelu"])
 def test_parameters_of_modules(name):
     f = MODULES[name]()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from propagated import propagated
@@ -43,6 +45,8 @@ SPECTRA = [
     *spectra("irfftn hfftn", lambda transform, x: transform(complexes(x), s=(4,))),
     Case("irfft2", lambda x: fft.irfft2(torch.complex(matrix(x), matrix(x.cos())), norm="ortho")),
     Case("fftn_all_axes", lambda x: fft.fftn(x.sin()).real),
+    Case("fft2_of_one_axis", lambda x: parts(fft.fft2(matrix(x), dim=1) + fft.fftn(matrix(x), 2, -1).sum(-1, True))),
+    Case("irfftn_of_one_axis", lambda x: fft.irfftn(complexes(x), dim=-1)),
     Case("fft_of_the_sample_axis", lambda x: fft.fft(x.sin(), dim=0, n=3).imag),
     Case("rfft_norm", lambda x: fft.rfft(x.sin(), 3, -1, "ortho").abs()),
     Case("fftshift", lambda x: fft.fftshift(x.sin(), 1) * fft.ifftshift(x.cos())),
@@ -52,6 +56,7 @@ SPECTRA = [
     Case("istft", lambda x: torch.istft(torch.complex(matrix(x, 3), matrix(x, 3)), 4, 2, window=window), 9),
 ]
 COMPLEX = [
+    Case("casts", lambda x: parts(x.sin().cdouble() * wave) + parts(x.cos().to(torch.complex128))),
     Case("complex", lambda x: parts(torch.complex(x.sin(), plain))),
     Case("complex_product", lambda x: (complexes(x) * wave * (1 + 2j)).real),
     Case("complex_quotient", lambda x: (complexes(x) / (complexes(x.exp()) + wave)).imag),
@@ -70,6 +75,20 @@ COMPLEX = [
     Case("real_vecdot", lambda x: torch.linalg.vecdot(x.sin(), plain)),
     Case("adjoint", lambda x: parts(complexes(matrix(x)).mH @ complexes(matrix(x)))),
     Case("H", lambda x: parts(complexes(x).H) + x.sin().H[..., None]),
+    *(
+        Case(f"complex_{name}", lambda x, name=name: parts(getattr(torch, name)(complexes(x) * 0.4 + 0.3j)))
+        for name in ("tan", "asin", "acos", "atan", "asinh", "acosh", "atanh", "reciprocal", "sqrt", "log1p", "sigmoid")
+    ),
+    *(
+        Case(f"complex_norm_{p}", lambda x, p=p: torch.linalg.vector_norm(complexes(x), p, dim=1))
+        for p in (1, 2, 2.5, 4, 6, math.inf)
+    ),
+    Case("complex_distance", lambda x: torch.dist(complexes(x), wave) + complexes(x).norm()),
+    Case("complex_norm_of_a_zero", lambda x: torch.linalg.vector_norm(complexes(x) * torch.tensor([0.0, 1, 1, 1]), dim=1)),
+    Case("complex_var", lambda x: complexes(x).var(1) + complexes(x.exp()).std(1) + torch.var_mean(complexes(x), 1)[0]),
+    Case("complex_einsum", lambda x: parts(torch.einsum("ni,mi->nm", complexes(x), complexes(x).conj()))),
+    Case("complex_prod", lambda x: parts(complexes(x).prod(1) + complexes(x).cumprod(1)[:, -1])),
+    Case("view_as_complex_of_shared_rows", lambda x: parts(torch.view_as_complex(x[:, :1] + plain[:2]) * complexes(x)[:, 0])),
     Case("view_as_complex", lambda x: torch.view_as_complex(matrix(x)).real),
 ]  # fmt: skip
 AXES = [

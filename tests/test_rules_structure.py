@@ -16,6 +16,7 @@ from jacfunc.jet.layout import closed, first_order, pairs
 double = torch.float64
 plain = torch.linspace(0.4, 1.5, 4, dtype=double)
 wide = torch.randn(4, 3, dtype=double, generator=torch.Generator().manual_seed(2))
+evens = torch.tensor([0.0, 1, 0, 1], dtype=double)
 bias = torch.tensor([0.3, -0.2, 0.5], dtype=double)
 
 
@@ -29,6 +30,7 @@ STRUCTURE = [
     Case("flatten", lambda x: box(x).flatten(1) * box(x).ravel().unflatten(0, (2, -1))),
     Case("expand", lambda x: x.sin()[:, None].expand(-1, 3, 4) + x[0].broadcast_to(2, 3, 4) + x[:1].expand_as(x)[:, None]),
     Case("expand_scalar", lambda x: x.sum().sin().expand(2, 3)),
+    Case("as_other", lambda x: wide[:, :1].expand_as(x.T) * x.T.sin() + wide.flatten()[:8].view_as(x).sin().T * x.T),
     Case("repeat", lambda x: x.sin().repeat(2, 1) + x.cos().repeat((2, 1))),
     Case("squeeze", lambda x: x.sin()[:, None].squeeze() + x[:, None, :].squeeze(1) + x[None].squeeze((0, 1))),
     Case("unsqueeze", lambda x: x.sin().unsqueeze(1) + x.unsqueeze(-2) + x[:, None]),
@@ -49,9 +51,22 @@ STRUCTURE = [
     Case("cat_empty", lambda x: torch.cat([torch.zeros(0, dtype=double), x.sin()], 1)),
     Case("concat", lambda x: torch.concat([x, x.sin()], -1) + torch.concatenate([x.sin(), x], axis=1)),
     Case("stack", lambda x: torch.stack([x.sin(), plain.expand(2, 4)], 1) + torch.stack([x, x], -2)),
+    Case("copies", lambda x: torch.permute_copy(torch.unsqueeze_copy(x.sin(), 0), (0, 2, 1)) + torch.t_copy(x) + torch.transpose_copy(x, 0, 1) + torch.alias_copy(x).T),
+    Case("copies_of_parts", lambda x: torch.diagonal_copy(x.sin()) + torch.unbind_copy(x, 1)[0] + torch.split_with_sizes_copy(x, [2, 2], 1)[1].sum(1) + torch.select_copy(x, 1, 2)),
+    Case("copies_of_shapes", lambda x: torch.view_copy(x.sin(), (4, 2)) + torch.squeeze_copy(torch.expand_copy(x[:, :2, None], (2, 2, 2))).sum((0, 1)) + torch.unfold_copy(x, 1, 2, 2).flatten(0, 1)),
+    Case("copy_in_place", lambda x: torch.alias_copy(y := x.sin()).mul_(2) + y + torch.view_copy(y, (8,)).add_(1).view(2, 4)),
+    Case("slice_copy", lambda x: torch.slice_copy(x.sin(), 1, 0, 4, 2) + torch.slice_copy(x, 1, 2)),
+    Case("unsafe_pieces", lambda x: torch.unsafe_chunk(x.sin(), 2, 1)[0] + torch.unsafe_split(x, 2, 1)[1]),
+    Case("splits", lambda x: x.hsplit(2)[0].sin() + torch.vsplit(x, 2)[1][:, 2:] + torch.dsplit(x[None], (1, 3))[1][0] + x[0].hsplit(2)[1]),
+    Case("as_strided", lambda x: x.sin().as_strided((2, 3), (4, 1), 1) + torch.as_strided(x, (2, 3), (1, 2)) + torch.as_strided_copy(x, (2, 1), (0, 1))),
+    Case("nansum", lambda x: torch.nansum(torch.where(x > 0, x.sin(), torch.nan), 1) + torch.where(x > 0, torch.nan, x).nansum()),
+    Case("nanmean", lambda x: torch.nanmean(torch.where(x > 0, x.sin(), torch.nan), 0) + torch.nanmean(x)),
     Case("sum", lambda x: x.sin().sum() + x.sum(0) + x.sum((0, 1), keepdim=True) + torch.sum(x, dim=[-1])[0]),
     Case("mean", lambda x: x.sin().mean() + x.mean(1, True) + x.mean(dim=(0,))),
+    Case("sizes_by_name", lambda x: x[:, :1].expand(size=(2, 4)) * x.sin() + x.repeat(repeats=(1, 1)).chunk(chunks=1)[0]),
+    Case("pieces_by_name", lambda x: x.sin().split(split_size=2, dim=1)[1] + x.tensor_split(sections=2, dim=1)[0] + x.tensor_split(indices=(2,), dim=1)[1]),
     Case("cast", lambda x: x.to(double) + x.type(double) + x.to(x)),
+    Case("new_tensor", lambda x: x.sin() * x.new_tensor([1.0, 2.0, 3.0, 4.0])),
     Case("numel", lambda x: x.sin() / x.numel() * x.stride(0)),
 ]  # fmt: skip
 PRODUCTS = [
@@ -75,6 +90,9 @@ PRODUCTS = [
     Case("matmul_stack_by_vector", lambda x: x.reshape(2, 2, 2).sin() @ x[0, :2] + x[1, :2] @ x.reshape(2, 2, 2)),
     Case("bmm", lambda x: torch.bmm(x.reshape(2, 2, 2).sin(), x.reshape(2, 2, 2).exp())),
     Case("addmm", lambda x: torch.addmm(bias, x.sin(), wide) + torch.addmv(x[:, 0], x, plain, beta=2, alpha=3)[:, None]),
+    Case("products_by_name", lambda x: torch.mm(x.sin(), mat2=wide) + x.T.sin().mv(vec=x[:, 0]).dot(tensor=plain) + torch.bmm(x[None], mat2=wide[None])[0]),
+    Case("addmm_by_name", lambda x: torch.addmm(bias, mat1=x.sin(), mat2=wide, beta=2) + torch.addmv(x[:, 0], mat=x, vec=plain)[:, None] + torch.baddbmm(bias, batch1=x[None], batch2=wide[None])[0]),
+    Case("addbmm", lambda x: torch.addbmm(bias, x.sin().reshape(2, 2, 2), wide[:2].expand(2, 2, 3), alpha=0.5)),
     Case("addcmul", lambda x: torch.addcmul(x, x.sin(), plain, value=2) + torch.addcdiv(plain, x, x + 3, value=0.5)),
     Case("lerp", lambda x: torch.lerp(x.sin(), x.exp(), 0.3) + torch.lerp(plain.expand(2, 4), x, x.cos())),
     Case("einsum", lambda x: torch.einsum("ni,ij->nj", x.sin(), wide) + torch.einsum("ni,nk,ij", x, x[:, :1], wide).T),
@@ -83,6 +101,8 @@ PRODUCTS = [
     Case("einsum_three", lambda x: torch.einsum("ni,mi,ki->nmk", x.sin(), x.cos(), x)),
     Case("powers", lambda x: x ** torch.arange(4) + (x + 2) ** plain + x[0] ** torch.tensor(3) + ((x[:, 0] + 2) ** plain[:, None]).T),
     Case("power_of_a_constant_like_it", lambda x: x ** torch.full_like(x, 3.0) + torch.ones_like(x) ** x, 1, 1, -2, -1),
+    Case("float_power", lambda x: torch.float_power(x + 2, x.sin()) + torch.float_power(plain, x) + x.float_power(2), low=0.1),
+    Case("power_of_a_jet_at_zero", lambda x: (x.exp() * evens) ** (3 + 0 * x), truth=lambda x: (x.exp() * evens) ** 3),
     Case("power_of_a_jet", lambda x: (x + 2) ** x.sin() + torch.pow(plain, x), low=0.1),
 ]  # fmt: skip
 ELEMENTWISE = [
@@ -104,6 +124,14 @@ ELEMENTWISE = [
     Case("acosh", torch.acosh, 1, 1, 1.5, 2.5),
     Case("erfinv", torch.erfinv, 1, 1, -0.6, 0.6),
     Case("logit", torch.logit, 1, 1, 0.3, 0.7),
+    Case("logit_eps", lambda x: torch.logit(x, 0.2) + torch.special.logit(x, eps=0.3), 1, 1, 0.35, 0.6),
+    Case("logit_outside", lambda x: torch.logit(x, 0.2) + x, 1, 1, 0.85, 0.95),
+    *(Case(f"polygamma_{n}", lambda x, n=n: torch.polygamma(n, x) + torch.special.polygamma(n, x) + x.polygamma(n), 1, 1, 1, 2) for n in (0, 1, 3)),
+    Case("mvlgamma", lambda x: torch.mvlgamma(x, 3) + torch.special.multigammaln(x, 2), 1, 1, 2, 3),
+    Case("ldexp", lambda x: torch.ldexp(x, torch.tensor([3])) + torch.ldexp(plain[:1], x) + torch.ldexp(x, x), 1, 1),
+    Case("frexp", lambda x: torch.frexp(x.exp())[0], 1, 1),
+    Case("bessel", lambda x: torch.i0(x) + torch.special.i1(x), 1, 1, 0.5, 1.5, lambda x: torch.special.i0e(x) * x.abs().exp() + torch.special.i1e(x) * x.abs().exp()),
+    Case("angle_of_real", lambda x: torch.angle(x) + x.sin(), 1, 1),
     Case("erfcx", torch.special.erfcx, 1, 1),
     Case("entr", torch.special.entr, 1, 1, 0.3, 0.7),
     Case("log_ndtr", torch.special.log_ndtr, 1, 1),

@@ -110,9 +110,11 @@ class _Operation:
         self.evaluated = True
         with corrected():
             result = self.function(*replaced(self.args, value), **replaced(self.kwargs, value))
-        self.leaves, self.spec = optree.tree_flatten(result)
-        outputs = tuple(leaf for leaf in self.leaves if _differentiable(leaf))
-        if any(isinstance(leaf, Tensor) and leaf.is_complex() for leaf in self.leaves):
+        leaves, spec = optree.tree_flatten(result)
+        if self.spec is None:  # of a later evaluation they would belong to a level of torch.func that has ended
+            self.leaves, self.spec = leaves, spec
+        outputs = tuple(leaf for leaf in leaves if _differentiable(leaf))
+        if any(isinstance(leaf, Tensor) and leaf.is_complex() for leaf in leaves):
             raise CannotFollowError(f"{name_of(self.function)}, whose result is complex, has no rule")
         if not outputs:
             raise _ConstantError(result)

@@ -64,6 +64,15 @@ def in_place_of(rule: Rule) -> Rule:
     return writing(act)
 
 
+def spelled(rule: Rule, **names: str) -> Rule:
+    """The rule for an operation of which torch calls these arguments otherwise than the rule."""
+
+    def renamed(*args: Any, **kwargs: Any) -> Any:
+        return rule(*args, **{names.get(name, name): value for name, value in kwargs.items()})
+
+    return renamed
+
+
 def writing(rule: Rule) -> Rule:
     """Mark a rule that changes its first argument, which then has to be that jet itself in any frame."""
     rule.writes = True  # type: ignore[attr-defined]

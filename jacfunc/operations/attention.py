@@ -51,7 +51,14 @@ def flash_attention(
     return attention(query, key, value, attn_mask, dropout_p, is_causal, scale), logarithms
 
 
-_MULTI_HEAD = with_inner(F.multi_head_attention_forward, scaled_dot_product_attention=attention)
+def _none_or_dtype(tensor: Tensor | None) -> torch.dtype | None:
+    """As torch's, which refuses what is no tensor; a mask may be a jet."""
+    return None if tensor is None else tensor.dtype
+
+
+_MULTI_HEAD = with_inner(
+    F.multi_head_attention_forward, scaled_dot_product_attention=attention, _none_or_dtype=_none_or_dtype
+)
 
 
 def multi_head_attention(*args: Any, **kwargs: Any) -> Any:

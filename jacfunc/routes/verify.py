@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.autograd.function import BackwardCFunction
 
-from ..jet import CannotFollowError, layout
+from ..jet import CannotFollowError, Propagation, layout
 from ..jet.ending import rows_of
 from ..jet.values import plain
 from ..levels import inside_transform
@@ -54,66 +55,116 @@ def verify_transpose(
         raise NoTransposeError("an autograd.Function has a backward that cannot be differentiated by its cotangent")
 
 
+Projection = tuple[torch.Tensor, torch.Tensor]
+"""For each sample an inner product, and the sum of the sizes of its terms."""
+
+
 def verify_followed(task: Task, follow: Callable[..., Any]) -> None:
     """Raise unless the jets' derivatives along one direction, projected to one number a sample, are reverse mode's.
 
     ``follow`` runs the function on jets (``taylor.py``).  What reverse mode cannot differentiate proves nothing.
     """
-    tangents = _waves(task.leaves)
-    rows_layout = layout.first_order(1) if task.order == 1 else layout.diagonal(1)
-    outputs, _, _ = follow(task, rows_layout, lambda _: [tangent[None] for tangent in tangents])
-    cotangents = _waves([output.detach() for output in plain(outputs)])
-    found = [
-        _projected(cotangents, [rows_of(o, k, 1, task.leaves[0])[0] for o in outputs], task)
-        for k in range(1, task.order + 1)
-    ]
+    found, cotangents, coarsest = _followed_projections(task, follow)
     try:
-        true = _reverse_projections(task, tangents, cotangents)
+        true = _reverse_projections(task, cotangents)
     except (RuntimeError, NotImplementedError):
         return
-    for k, (one, other) in enumerate(zip(found, true, strict=False), start=1):
-        if not _agree(one, other, task, k):
-            raise CannotFollowError("the derivatives by jets are not those of reverse mode: f treats tensors otherwise")
+    room = [min(0.5, 4**k * coarsest**0.5) * _scale(found[k], true[k]) for k in range(task.order + 1)]
+    if _agree(found, true, room):
+        return
+    noise = _noise(task, follow, found, true, coarsest)
+    if not _agree(found, true, [a + b for a, b in zip(room, noise, strict=True)]):
+        raise CannotFollowError("the derivatives by jets are not those of reverse mode: f treats tensors otherwise")
 
 
-def _projected(left: Tensors, right: Sequence[torch.Tensor], task: Task) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each sample the inner product, and the sum of the sizes of its terms."""
+def _noise(
+    task: Task, follow: Callable[..., Any], found: list[Projection], true: list[Projection], coarsest: float
+) -> list[torch.Tensor]:
+    """How far derivatives that cancel to nothing may be off by rounding, as those of what is linear in effect.
+
+    Of the size of rounding beside the orders below, and no more than they move by where the input moves a little.
+    """
+    waves = _waves(task.leaves)
+    near = tuple(leaf + leaf * wave * coarsest**0.25 for leaf, wave in zip(task.leaves, waves, strict=True))
+    moved, cotangents, _ = _followed_projections(replace(task, leaves=near), follow)
+    turned = _reverse_projections(replace(task, leaves=near), cotangents)
+    allowed, beside = [torch.zeros(())], torch.zeros(())
+    for k in range(1, task.order + 1):
+        beside = torch.maximum(beside, _scale(found[k - 1], true[k - 1]))
+        change = torch.maximum(_difference(found[k], moved[k]).amax(), _difference(true[k], turned[k]).amax())
+        allowed.append(torch.minimum(8 * change, 64 * coarsest * beside))
+    return allowed
+
+
+def _followed_projections(task: Task, follow: Callable[..., Any]) -> tuple[list[Projection], Tensors, float]:
+    """What :func:`_reverse_projections` gives, by jets; the cotangents u; and the coarsest precision on the way."""
+    tangents = _waves(task.leaves)
+    rows_layout = layout.first_order(1) if task.order == 1 else layout.diagonal(1)
+    propagations: list[Propagation] = []
+
+    def rows(propagation: Propagation) -> list[torch.Tensor | None]:
+        propagations.append(propagation)
+        return [tangent[None] for tangent in tangents]
+
+    outputs, _, _ = follow(task, rows_layout, rows)
+    values = tuple(output.detach() for output in plain(outputs))
+    cotangents = _waves(values)
+    found = [_projected(cotangents, values, task)]
+    for k in range(1, task.order + 1):
+        found.append(_projected(cotangents, [rows_of(o, k, 1, task.leaves[0])[0] for o in outputs], task))
+    return found, cotangents, max(propagations[0].coarsest, *(torch.finfo(leaf.dtype).eps for leaf in task.leaves))
+
+
+def _reverse_projections(task: Task, cotangents: Tensors) -> list[Projection]:
+    """``<u, f>``, ``<J^T u, v>`` and ``<H v, v> / 2`` of ``<u, f>``, of each sample."""
+    tangents = _waves(task.leaves)
+
+    def gradient(*leaves: torch.Tensor) -> tuple[Tensors, Tensors]:
+        task.redraw()
+        outputs, pull, _ = pullback(task.evaluate, *leaves)
+        return pull(*cotangents), outputs
+
+    if task.order == 1:
+        gradients, outputs = gradient(*task.leaves)
+        return [_projected(cotangents, outputs, task), _projected(gradients, tangents, task)]
+    gradients, pull, outputs = pullback(gradient, *task.leaves)
+    seconds = tuple(second / 2 for second in pull(*tangents))
+    pairs = ((cotangents, outputs), (gradients, tangents), (seconds, tangents))
+    return [_projected(left, right, task) for left, right in pairs]
+
+
+def _projected(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor], task: Task) -> Projection:
     axes = len(task.batch)
     terms = [(a.double() * b.double()).detach() for a, b in zip(left, right, strict=True)]
     joined = torch.cat([term.reshape(*term.shape[:axes], math.prod(term.shape[axes:])) for term in terms], dim=-1)
     return joined.sum(-1), joined.abs().sum(-1)
 
 
-def _reverse_projections(task: Task, tangents: Tensors, cotangents: Tensors) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """``<J^T u, v>`` of each sample, and ``<H v, v> / 2`` of ``<u, f>``."""
-
-    def gradient(*leaves: torch.Tensor) -> tuple[Tensors, tuple[()]]:
-        task.redraw()
-        _, pull, _ = pullback(task.evaluate, *leaves)
-        return pull(*cotangents), ()
-
-    if task.order == 1:
-        gradients, _ = gradient(*task.leaves)
-        return [_projected(gradients, tangents, task)]
-    gradients, pull, _ = pullback(gradient, *task.leaves)
-    seconds = tuple(second / 2 for second in pull(*tangents))
-    return [_projected(gradients, tangents, task), _projected(seconds, tangents, task)]
+def _finite(one: Projection, other: Projection) -> torch.Tensor:
+    return one[1].isfinite() & other[1].isfinite()
 
 
-def _agree(
-    one: tuple[torch.Tensor, torch.Tensor], other: tuple[torch.Tensor, torch.Tensor], task: Task, order: int
-) -> bool:
-    """Equal but for rounding wherever both are finite, and ``one`` finite wherever ``other`` is.
+def _scale(one: Projection, other: Projection) -> torch.Tensor:
+    """The largest size among samples; a derivative that is missing is off by its own size."""
+    size = torch.where(_finite(one, other), one[1] + other[1], 0.0)
+    return size.amax() if size.numel() else size.sum()
 
-    A derivative that is missing is off by its own size.  One that is finite in reverse mode only is a zero times an
-    infinity (``relu(x).sqrt()`` below zero), which reverse mode does not multiply.
+
+def _difference(one: Projection, other: Projection) -> torch.Tensor:
+    return torch.where(_finite(one, other), (one[0] - other[0]).abs(), 0.0)
+
+
+def _agree(found: list[Projection], true: list[Projection], room: list[torch.Tensor]) -> bool:
+    """Whether derivatives of every order are equal but for so much, and finite wherever those of reverse mode are.
+
+    What is finite in reverse mode only is a zero times an infinity (``relu(x).sqrt()`` below zero), which that does not
+    multiply.
     """
-    room = min(0.5, 4**order * max(torch.finfo(leaf.dtype).eps for leaf in task.leaves) ** 0.5)
-    finite = one[1].isfinite() & other[1].isfinite()
-    size = torch.where(finite, one[1] + other[1], 0.0)
-    scale = size.amax() if size.numel() else size.sum()
-    close = torch.where(finite, (one[0] - other[0]).abs(), 0.0) <= room * scale
-    return bool((close & (finite | ~other[1].isfinite())).all())
+    for one, other, allowed in zip(found[1:], true[1:], room[1:], strict=True):
+        close = _difference(one, other) <= allowed
+        if not bool((close & (one[1].isfinite() | ~other[1].isfinite())).all()):
+            return False
+    return True
 
 
 def calls_function(task: Task) -> bool:

@@ -7,6 +7,7 @@ from . import (
     attention,
     constants,
     convolution,
+    decompositions,
     dropout,
     elementwise,
     indexing,
@@ -22,12 +23,15 @@ from . import (
     selection,
     signals,
     softmax,
+    special,
     structure,
+    views,
 )
 
 FAMILIES = (
     elementwise,
     powers,
+    special,
     products,
     structure,
     constants,
@@ -35,6 +39,7 @@ FAMILIES = (
     selection,
     ordering,
     indexing,
+    views,
     piecewise,
     pooling,
     dropout,
@@ -45,6 +50,7 @@ FAMILIES = (
     convolution,
     signals,
     algebra,
+    decompositions,
     recurrent,
 )
 

@@ -16,7 +16,7 @@ import torch
 from ..build import Operand, frame_of
 from ..frame import CannotFollowError
 from ..jet import Jet
-from ..registry import add, named
+from ..registry import add, named, spelled
 from ..values import plain
 from .shared import valued
 
@@ -60,6 +60,9 @@ def tensordot(a: Any, b: Any, dims: Any = 2, out: None = None) -> Any:
         dims = (list(range(a.dim() - dims, a.dim())), list(range(dims)))
     ones, twos = ([dims[0]], [dims[1]]) if isinstance(dims[0], int) else dims
     ones, twos = [d % a.dim() for d in ones], [d % b.dim() for d in twos]
+    for one, two in zip(ones, twos, strict=True):  # where one has a single element, it is that of all of the other's
+        if a.shape[one] != b.shape[two]:
+            a, b = (torch.sum(t, d, keepdim=True) for t, d in ((a, one), (b, two)))
     kept_a, kept_b = ([d for d in range(t.dim()) if d not in gone] for t, gone in ((a, ones), (b, twos)))
     shape = (*(a.shape[d] for d in kept_a), *(b.shape[d] for d in kept_b))
     size = torch.Size([a.shape[d] for d in ones]).numel()
@@ -254,19 +257,18 @@ def solve_triangular(A: Any, B: Any, *, upper: bool, left: bool = True, unitrian
 
 def cholesky_solve(B: Any, L: Any, upper: bool = False) -> Any:  # noqa: N803
     """Two triangles, one after the other."""
-    transposed = torch.transpose(L, -1, -2)
-    first, second = (transposed, L) if upper else (L, transposed)
+    turned = torch.adjoint(L)
+    first, second = (turned, L) if upper else (L, turned)
     return torch.linalg.solve_triangular(second, torch.linalg.solve_triangular(first, B, upper=False), upper=True)
 
 
 def lu_solve(LU: Any, pivots: Any, B: Any, *, left: bool = True, adjoint: bool = False) -> Any:  # noqa: N803
     """``P L U Z = B``, of the two triangles in one matrix."""
     if not left:
-        turned = lu_solve(LU, pivots, torch.transpose(B, -1, -2), adjoint=not adjoint)
-        return torch.transpose(turned, -1, -2)
+        return torch.adjoint(lu_solve(LU, pivots, torch.adjoint(B), adjoint=not adjoint))
     permutation, _, _ = torch.lu_unpack(plain(LU), pivots, unpack_data=False)
     if adjoint:
-        flipped = torch.transpose(LU, -1, -2)
+        flipped = torch.adjoint(LU)
         middle = torch.linalg.solve_triangular(flipped, B, upper=False)
         right = torch.linalg.solve_triangular(flipped, middle, upper=True, unitriangular=True)
         return torch.matmul(permutation, right)
@@ -339,7 +341,7 @@ def install() -> None:
     add(inverse, linalg.inv)
     named(inverse, "inverse")
     add(solve_triangular, linalg.solve_triangular)
-    named(valued(torch.cholesky_solve, cholesky_solve), "cholesky_solve")
+    named(valued(torch.cholesky_solve, spelled(cholesky_solve, input2="L")), "cholesky_solve")
     add(valued(linalg.lu_solve, lu_solve), linalg.lu_solve)
     named(valued(torch.lu_solve, torch_lu_solve), "lu_solve")
     add(slogdet, linalg.slogdet)

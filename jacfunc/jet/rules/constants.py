@@ -62,6 +62,7 @@ CONSTANT = [
     "sign",
     "sgn",
     "signbit",
+    "angle",
     "argmax",
     "argmin",
     "argsort",
@@ -91,6 +92,7 @@ CONSTANT = [
     "randint_like",
     "bernoulli",
     "multinomial",
+    "normal",
     "detach",
     "is_contiguous",
     "stride",
@@ -110,7 +112,6 @@ CONSTANT = [
     "unique",
     "unique_consecutive",
     "heaviside",
-    "nextafter",
     "has_names",
     "ndimension",
 ]
@@ -149,7 +150,17 @@ CONSTANT_ATTRIBUTES = [
     "output_nr",
     "retains_grad",
 ]
-LIKE = ["zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty", "new_full"]
+LIKE = [
+    "zeros_like",
+    "ones_like",
+    "empty_like",
+    "full_like",
+    "new_zeros",
+    "new_ones",
+    "new_empty",
+    "new_full",
+    "new_tensor",
+]
 
 
 def install() -> None:

@@ -270,7 +270,8 @@ def _by_torch(function: Callable[..., Tensor]) -> Derivatives:
 def _derivative(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def derivative(x: Tensor) -> Tensor:
         y, pull = torch.func.vjp(function, x)  # type: ignore[misc]  # typed as either form
-        result: Tensor = pull(torch.ones_like(y))[0]
+        # Where it is complex, what is pulled back is the conjugate of the derivative.
+        result: Tensor = pull(torch.ones_like(y))[0].conj()
         return result
 
     return derivative
@@ -320,7 +321,6 @@ BY_TORCH = [
     "lgamma",
     "digamma",
     "erfinv",
-    "logit",
     "expit",
     "erfcx",
     "ndtr",

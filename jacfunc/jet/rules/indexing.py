@@ -13,7 +13,7 @@ from ..frame import CannotFollowError
 from ..jet import Jet
 from ..registry import add, named
 from ..values import plain
-from .shared import broadcast, gathered, jointly, row_by_row
+from .shared import broadcast, gathered, jointly, row_by_row, valued
 from .structure import _view, from_end, getitem
 
 Tensor = torch.Tensor
@@ -31,7 +31,12 @@ def gather(input: Jet, dim: int, index: Any, *, sparse_grad: bool = False) -> Je
 def take(input: Jet, index: Any) -> Jet:
     """From the flattened input."""
     index = plain(index)
-    return linear(input, lambda x: torch.take(x, index), lambda rows: rows.flatten(1)[:, index])
+    return linear(input, lambda x: torch.take(x, index), lambda rows: _flat(rows)[:, index])
+
+
+def _flat(rows: Tensor) -> Tensor:
+    """Rows of the flattened tensor, which may be of no axis."""
+    return rows.reshape(rows.shape[0], -1)
 
 
 def take_along_dim(input: Jet, indices: Any, dim: int | None = None) -> Jet:
@@ -39,7 +44,7 @@ def take_along_dim(input: Jet, indices: Any, dim: int | None = None) -> Jet:
     indices = plain(indices)
     value = torch.take_along_dim(input.value, indices, dim)
     if dim is None:
-        return linear(input, lambda _: value, lambda rows: rows.flatten(1)[:, indices.flatten()])
+        return linear(input, lambda _: value, lambda rows: _flat(rows)[:, indices.flatten()])
     at = from_end(dim, input.dim())
     return linear(input, lambda _: value, lambda rows: torch.take_along_dim(rows, indices.unsqueeze(0), at))
 
@@ -109,11 +114,13 @@ def _put(
 def scatter_reduce(
     input: Operand, dim: int, index: Any, src: Operand, reduce: str, *, include_self: bool = True
 ) -> Any:
-    """Sums and means; the other reductions are not linear and have no rule."""
+    """Sums, means and extremes; products are not linear and have no rule."""
     index = plain(index)
-    if reduce not in ("sum", "mean"):
+    if reduce == "prod":
         return pushed(torch.scatter_reduce, (input, dim, index, src, reduce), {"include_self": include_self})
     value = torch.scatter_reduce(plain(input), dim, index, plain(src), reduce, include_self=include_self)
+    if reduce in ("amax", "amin"):
+        return _extreme_put(value, input, dim, index, src, include_self)
     ones = torch.ones_like(plain(src))
     target = input if include_self else torch.scatter(input, dim, index, 0.0)
     total: Any = torch.scatter_add(target, dim, index, src) if _any_jet(target, src) else None
@@ -123,6 +130,30 @@ def scatter_reduce(
         start = torch.ones_like(value) if include_self else torch.zeros_like(value)
         total = total / torch.scatter_add(start, dim, index, ones).clamp(min=1)
     return Jet(value, total.coefficients, total.frame)
+
+
+def _extreme_put(value: Tensor, input: Operand, dim: int, index: Tensor, src: Operand, include_self: bool) -> Any:
+    """What is equal to the largest or smallest at its place has the same share."""
+    own, other = (plain(input) == value).to(value.dtype), plain(src)
+    if not include_self:
+        own = own.scatter(dim, index, 0.0)
+    sizes = tuple(slice(size) for size in index.shape)  # of the source no more is read
+    equal = (other[sizes] == value.gather(dim, index)).to(value.dtype)
+    count = own.scatter_add(dim, index, equal).clamp(min=1)
+    share = equal / count.gather(dim, index)
+    kept = torch.mul(input, torch.where(own > 0, own / count, 0.0))
+    result: Any = torch.scatter_add(kept, dim, index, torch.mul(src[sizes], share))
+    return Jet(value, result.coefficients, result.frame)
+
+
+def index_reduce(
+    input: Operand, dim: int, index: Any, source: Operand, reduce: str, *, include_self: bool = True
+) -> Any:
+    """The same with slices along an axis."""
+    index, shape = plain(index), [1] * max(input.dim(), 1)
+    shape[dim] = -1
+    wide = index.reshape(shape).expand(source.shape) if source.dim() else index.reshape(())
+    return torch.scatter_reduce(input, dim, wide, source, reduce, include_self=include_self)
 
 
 def _any_jet(*operands: Operand) -> bool:
@@ -149,6 +180,22 @@ def index_fill(input: Operand, dim: int, index: Any, value: Operand) -> Any:
     """One number along an axis."""
     places = torch.zeros(input.shape, dtype=torch.bool, device=input.device).index_fill(dim, plain(index), True)
     return torch.masked_fill(input, places, value)
+
+
+def put(input: Operand, index: Any, source: Operand, accumulate: bool = False) -> Any:
+    """Put at places of the flattened input."""
+    places, elements = (plain(index).reshape(-1),), torch.reshape(source, (-1,))
+    return torch.reshape(torch.index_put(torch.reshape(input, (-1,)), places, elements, accumulate), input.shape)
+
+
+def fill(input: Operand, value: Operand) -> Any:
+    """One number everywhere."""
+    return torch.masked_fill(input, torch.ones_like(plain(input), dtype=torch.bool), value)
+
+
+def combinations(input: Any, r: int = 2, with_replacement: bool = False) -> Any:
+    """The choices of r elements."""
+    return input[torch.combinations(torch.arange(len(input), device=input.device), r, with_replacement)]
 
 
 def index_put(input: Operand, indices: Any, values: Operand, accumulate: bool = False) -> Jet:
@@ -199,7 +246,7 @@ def roll(input: Jet, shifts: Any, dims: Any = None) -> Jet:
     """Around the ends of axes, or of the flattened input."""
     value = torch.roll(input.value, shifts, dims if dims is not None else ())
     if dims is None or dims in ((), []):
-        return linear(input, lambda _: value, lambda rows: rows.flatten(1).roll(shifts, 1).reshape(rows.shape))
+        return linear(input, lambda _: value, lambda rows: _flat(rows).roll(shifts, 1).reshape(rows.shape))
     given = tuple(dims) if isinstance(dims, list | tuple) else (dims,)
     at = tuple(from_end(dim, input.dim()) for dim in given)
     return linear(input, lambda _: value, lambda rows: rows.roll(shifts, at))
@@ -263,10 +310,14 @@ def install() -> None:
     named(scatter, "scatter")
     named(scatter_add, "scatter_add")
     named(scatter_reduce, "scatter_reduce")
+    named(valued(torch.index_reduce, index_reduce), "index_reduce")
     named(_by_index(torch.index_add), "index_add")
     named(_by_index(torch.index_copy), "index_copy")
     named(index_fill, "index_fill")
     named(index_put, "index_put")
+    named(put, "put")
+    add(fill, torch.fill)
+    named(combinations, "combinations")
     named(masked_scatter, "masked_scatter")
     named(select_scatter, "select_scatter")
     named(slice_scatter, "slice_scatter")

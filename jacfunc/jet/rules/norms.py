@@ -13,6 +13,7 @@ from ...operations import norms as corrected
 from ...operations.expansion import wide
 from ..jet import Jet
 from ..registry import add, named
+from ..values import plain
 from .shared import all_dims, broadcast, exact_value, valued
 from .softmax import Tensor
 
@@ -23,6 +24,11 @@ def rooted(square: Any, zero: Any = None) -> Any:
     """The square root, constant where it is zero, as torch has it for norms and deviations."""
     zero = square == 0 if zero is None else zero
     return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())
+
+
+def squared(input: Any) -> Any:
+    """``|x|^2``, which is smooth at a complex zero too."""
+    return input.real.square() + input.imag.square() if input.dtype.is_complex else input.square()
 
 
 # -------------------------------------------------------------------- variances
@@ -38,7 +44,7 @@ def variance(
     lost = correction if correction is not None else (1 if unbiased is None else int(unbiased))
     centred = input - input.mean(dims, keepdim=True)
     count = math.prod([input.shape[d] for d in dims])
-    return centred.square().sum(dims, keepdim) / max(count - lost, 0)
+    return squared(centred).sum(dims, keepdim) / max(count - lost, 0)
 
 
 def deviation(*args: Any, **kwargs: Any) -> Any:
@@ -61,6 +67,28 @@ def _with_mean(function: Callable[..., Any], native: Callable[..., Any]) -> Call
     return rule
 
 
+def covariance(input: Any, *, correction: int = 1, fweights: Any = None, aweights: Any = None) -> Any:
+    """Of variables in rows and observations in columns, which may have weights."""
+    x = input.reshape(1, -1) if input.dim() < 2 else input
+    if fweights is None and aweights is None:
+        centred, weighted, lost = x - x.mean(1, True), 1.0, x.shape[1] - correction
+    else:
+        weights = aweights if fweights is None else (fweights if aweights is None else fweights * aweights)
+        total = weights.sum()
+        centred, weighted = x - (x * weights).sum(1, keepdim=True) / total, weights
+        lost = total - correction * (1 if aweights is None else (weights * aweights).sum() / total)
+    return (torch.matmul(centred, torch.adjoint(centred * weighted)) / lost).squeeze()
+
+
+def correlation(input: Any) -> Any:
+    """The covariance of what is divided by its deviation."""
+    found = covariance(input)
+    if not found.dim():
+        return found / found
+    deviations = found.diagonal().sqrt()
+    return found / deviations[:, None] / deviations[None]
+
+
 # -------------------------------------------------------------------- norms
 
 
@@ -79,13 +107,13 @@ def vector_norm(
         return input.abs().sum(dims, keepdim)
     total = _summed_powers(wide(input), ord, dims, keepdim)
     result = rooted(total) if ord == 2 else _powered(total, 1 / ord)
-    return result.to(input.dtype)
+    return result if input.dtype.is_complex else result.to(input.dtype)
 
 
 def _summed_powers(input: Any, ord: float, dims: tuple[int, ...], keepdim: bool) -> Any:
     if ord == 2:
-        return input.square().sum(dims, keepdim)
-    powers = input**ord if ord > 0 and ord % 2 == 0 else _powered(input.abs(), ord)
+        return squared(input).sum(dims, keepdim)
+    powers = squared(input) ** (ord // 2) if ord > 0 and ord % 2 == 0 else _powered(input.abs(), ord)
     return powers.sum(dims, keepdim)
 
 
@@ -103,6 +131,36 @@ def norm(input: Any, p: Any = 2, dim: Any = None, keepdim: bool = False, dtype: 
 def frobenius(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """The root of the sum of squares."""
     return vector_norm(input, 2, dim, keepdim)
+
+
+def matrix_norm(
+    input: Any, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Any:
+    """By sums of columns or rows, or by singular values."""
+    x = input if dtype is None else input.to(dtype)
+    if ord == "fro":
+        return vector_norm(x, 2, dim, keepdim)
+    x = x.movedim(tuple(dim), (-2, -1))
+    sizes = torch.linalg.svdvals(x) if ord in ("nuc", 2, -2) else x.abs().sum(-2 if abs(ord) == 1 else -1)
+    result = sizes.sum(-1) if ord == "nuc" else (sizes.amax(-1) if ord > 0 else sizes.amin(-1))
+    with torch.no_grad():
+        shape = torch.linalg.vector_norm(plain(input), 2, tuple(dim), keepdim).shape
+    return result.reshape(shape)
+
+
+def any_norm(input: Any, ord: Any = None, dim: Any = None, keepdim: bool = False, **options: Any) -> Any:
+    """``torch.linalg.norm``: of vectors or of matrices, by what it is asked for."""
+    several = input.dim() if dim is None else (len(dim) if isinstance(dim, list | tuple) else 1)
+    if ord is None or several == 1:
+        return vector_norm(input, 2 if ord is None else ord, dim, keepdim, **options)
+    return matrix_norm(input, ord, (-2, -1) if dim is None else dim, keepdim, **options)
+
+
+def renorm(input: Any, p: float, dim: int, maxnorm: float) -> Any:
+    """Slices of too large a norm scaled down."""
+    others = [d for d in range(input.dim()) if d != dim % input.dim()]
+    size = vector_norm(input, p, others, True)
+    return input * torch.where(size > maxnorm, maxnorm / (size + 1e-7), 1.0)
 
 
 def distance(input: Any, other: Any, p: float = 2) -> Any:
@@ -150,7 +208,18 @@ def rms_norm(input: Any, normalized_shape: Any, weight: Any = None, eps: float |
     return result if weight is None else result * weight
 
 
-# -------------------------------------------------------------------- products along an axis
+# -------------------------------------------------------------------- sums and products along an axis
+
+
+def nansum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
+    """The sum of what is a number."""
+    return torch.where(torch.isnan(input), 0.0, input).sum(dim, keepdim, dtype=dtype)
+
+
+def nanmean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
+    """The mean of what is a number."""
+    counted = torch.isnan(input).logical_not().sum(dim, keepdim)
+    return nansum(input, dim, keepdim, dtype=dtype) / counted
 
 
 def prod(input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
@@ -233,11 +302,18 @@ def install() -> None:
     add(valued(torch.linalg.vector_norm, vector_norm), torch.linalg.vector_norm)
     add(valued(torch._VF.norm, norm), torch._VF.norm)  # type: ignore[attr-defined]
     named(valued(torch.frobenius_norm, frobenius), "frobenius_norm")
+    add(valued(torch.linalg.matrix_norm, matrix_norm), torch.linalg.matrix_norm)
+    add(valued(torch.linalg.norm, any_norm), torch.linalg.norm)
+    named(valued(torch.renorm, renorm), "renorm")
+    named(valued(torch.cov, covariance), "cov")
+    named(valued(torch.corrcoef, correlation), "corrcoef")
     named(valued(torch.dist, distance), "dist")
     add(valued(F.pairwise_distance, pairwise_distance), F.pairwise_distance)
     add(valued(F.cosine_similarity, cosine_similarity), F.cosine_similarity)
     add(valued(torch.group_norm, group_norm), torch.group_norm)
     add(valued(torch.rms_norm, rms_norm), torch.rms_norm)
+    named(valued(torch.nansum, nansum), "nansum")
+    named(valued(torch.nanmean, nanmean), "nanmean")
     named(valued(torch.prod, prod), "prod")
     named(valued(torch.cumprod, cumprod), "cumprod")
     named(valued(torch.atan2, atan2), "atan2", "arctan2")

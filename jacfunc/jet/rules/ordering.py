@@ -12,7 +12,7 @@ from ..jet import Jet
 from ..registry import named
 from ..values import plain
 from .selection import maximum, minimum
-from .shared import all_dims, gathered
+from .shared import all_dims, exact_value, gathered
 
 Tensor = torch.Tensor
 Rule = Callable[..., Any]
@@ -40,7 +40,7 @@ def evenly(function: Callable[..., Tensor]) -> Callable[..., Jet]:
 
     def rule(input: Jet, dim: Any = (), keepdim: bool = False) -> Jet:
         x, dims = input.value, all_dims(dim, input.dim())
-        if not dims:
+        if not x.dim():
             return Jet(function(x), input.coefficients, input.frame)
         overall = len(dims) == x.dim() and not keepdim
         value = function(x) if overall else function(x, dim, keepdim)
@@ -88,17 +88,17 @@ def quantile(function: Callable[..., Tensor], counted: Callable[..., Tensor]) ->
     def rule(
         input: Any, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
     ) -> Any:
-        value = function(input.value, q, dim, keepdim, interpolation=interpolation)
-        x = input.flatten() if dim is None else input.movedim(dim, -1)
-        at = torch.as_tensor(q, dtype=x.dtype, device=x.device)
+        value = function(plain(input), plain(q), dim, keepdim, interpolation=interpolation)
+        x = input.flatten() if dim is None or not input.dim() else input.movedim(dim, -1)
+        at: Any = q if type(q) is Jet else torch.as_tensor(q, dtype=x.dtype, device=x.device)
         ordered = x.sort(-1).values
-        places = at.reshape(-1, *(1,) * (x.dim() - 1)) * (counted(x.value) - 1).to(x.dtype)
+        places: Any = at.reshape(-1, *(1,) * (x.dim() - 1)) * (counted(plain(x)) - 1).to(x.dtype)
         places = places.clamp(min=0).movedim(0, -1)
-        low, high = _ends(places, interpolation)
+        low, high = _ends(plain(places), interpolation)
         below, above = (ordered.gather(-1, end.long()) for end in (low, high))
-        weight = {"midpoint": 0.5}.get(interpolation, places - low)
-        result = (below + weight * (above - below)).movedim(-1, 0)
-        return Jet(value, result.reshape(value.shape).coefficients, input.frame)
+        weight = {"linear": places - low, "midpoint": 0.5}.get(interpolation, 0.0)
+        result = (below + weight * (above - below)).movedim(-1, 0).reshape(value.shape)
+        return exact_value(value, result) if type(result) is Jet else value
 
     return rule
 

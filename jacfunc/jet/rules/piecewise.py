@@ -8,7 +8,6 @@ import torch
 from torch.nn import functional as F
 
 from ..build import Operand, composed
-from ..fallback import pushed
 from ..jet import Jet
 from ..registry import named
 from .elementwise import elu, leaky_relu
@@ -49,9 +48,10 @@ def prelu(input: Operand, weight: Operand) -> Any:
 def rrelu(input: Jet, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, generator: Any = None) -> Any:
     """The mean slope in eval mode; in training each element has a slope of its own, drawn once."""
     if training:
-        return pushed(
-            torch.rrelu, (input, lower, upper, training), {} if generator is None else {"generator": generator}
-        )
+        x = input.value
+        value = torch.rrelu(x, lower, upper, True, generator)
+        slope = torch.where(x < 0, value / torch.where(x < 0, x, 1.0), 1.0)
+        return Jet(value, composed(input, [slope]), input.frame)
     return leaky_relu(input, (lower + upper) / 2)
 
 

@@ -8,7 +8,6 @@ import torch
 
 from ...levels import tracing
 from ..build import Derivatives, composed
-from ..fallback import pushed
 from ..frame import CannotFollowError
 from ..jet import Jet
 from ..registry import add, in_place_of
@@ -60,12 +59,24 @@ def _known(part: Any, other: Any) -> Any:
     return part.value if constant else part
 
 
+def float_power(input: Any, exponent: Any) -> Any:
+    """The same in double precision."""
+    return pow_(_double(input), _double(exponent))
+
+
+def _double(operand: Any) -> Any:
+    if not isinstance(operand, Tensor | Jet):
+        return operand
+    number: Any = operand
+    return number.to(torch.complex128 if number.dtype.is_complex else torch.float64)
+
+
 def _both_vary(input: Jet, exponent: Jet) -> Any:
-    """``exp(y log x)``; to the second order by torch, which is exact where x is zero as well."""
-    if input.frame.layout.order <= 2:
-        return pushed(torch.pow, (input, exponent), {})
-    product: Any = torch.mul(exponent, torch.log(input))  # type: ignore[arg-type]
-    return Jet(torch.pow(input.value, exponent.value), product.exp().coefficients, input.frame)
+    """``exp(y log x)``; where x is zero, a power of x alone, as torch has it."""
+    zero = input.value == 0
+    product: Any = torch.mul(exponent, torch.log(torch.where(zero, 1.0, input)))  # type: ignore[call-overload,arg-type]
+    result = torch.where(zero, _tensor_power(input, exponent.value.detach()), product.exp())  # type: ignore[call-overload]
+    return Jet(torch.pow(input.value, exponent.value), result.coefficients, input.frame)
 
 
 def _exponential(base: Any, exponent: Jet) -> Jet:
@@ -94,6 +105,7 @@ def _tensor_power(input: Any, exponent: Tensor) -> Jet:
 
 def install() -> None:
     """Enter the rules of this file."""
-    add(pow_, torch.pow, torch.Tensor.pow, torch.Tensor.__pow__, torch.float_power, torch.Tensor.float_power)
+    add(pow_, torch.pow, torch.Tensor.pow, torch.Tensor.__pow__)
+    add(float_power, torch.float_power, torch.Tensor.float_power)
     add(lambda x, base: pow_(base, x), torch.Tensor.__rpow__)
     add(in_place_of(pow_), torch.Tensor.__ipow__)

@@ -12,7 +12,7 @@ from ...levels import compiling
 from ..build import Operand, aligned, bilinear, frame_of, linear
 from ..frame import CannotFollowError
 from ..jet import Jet
-from ..registry import add, in_place_of, named
+from ..registry import add, in_place_of, named, spelled
 
 Tensor = torch.Tensor
 
@@ -188,11 +188,15 @@ def matrix_product(input: Operand, other: Operand) -> Any:
     return _cast(result.value, result.coefficients, result.frame)
 
 
+def _summed_over_batch(one: Operand, two: Operand) -> Any:
+    return torch.sum(torch.matmul(one, two), 0)
+
+
 def _added_product(product: Callable[[Operand, Operand], Any]) -> Callable[..., Any]:
     """``beta input + alpha product``."""
 
     def rule(input: Operand, one: Operand, two: Operand, *, beta: float = 1, alpha: float = 1) -> Any:
-        result = product(one, two) if type(one) is Jet or type(two) is Jet else torch.matmul(one, two)
+        result = product(one, two)
         if alpha != 1:
             result = result * alpha
         if beta == 0:
@@ -294,11 +298,15 @@ def install() -> None:
     named(negative, "neg", "negative", keeps_frame=True)
     add(negative, method.__neg__, keeps_frame=True)
     add(linear_layer, F.linear, keeps_frame=True)
-    named(matrix_product, "matmul", "mm", "bmm", "mv", "dot", "vdot", "inner_")
+    named(matrix_product, "matmul", "vdot")
+    for name, second in (("mm", "mat2"), ("bmm", "mat2"), ("mv", "vec"), ("dot", "tensor")):
+        named(spelled(matrix_product, **{second: "other"}), name)
     add(matrix_product, method.__matmul__)
     add(lambda x, other: matrix_product(other, x), method.__rmatmul__)
-    for name in ("addmm", "addmv", "baddbmm"):
-        named(_added_product(matrix_product), name)
+    added = _added_product(torch.matmul)
+    for name, one, two in (("addmm", "mat1", "mat2"), ("addmv", "mat", "vec"), ("baddbmm", "batch1", "batch2")):
+        named(spelled(added, **{one: "one", two: "two"}), name)
+    named(spelled(_added_product(_summed_over_batch), batch1="one", batch2="two"), "addbmm")
     named(addcmul, "addcmul")
     named(addcdiv, "addcdiv")
     named(lerp, "lerp")

@@ -112,6 +112,13 @@ def copysign(input: Operand, other: Operand) -> Any:
     return merged(value, (torch.where(x == 0, 0.0, value.sign() * x.sign()).to(value.dtype), input))
 
 
+def nextafter(input: Operand, other: Operand) -> Any:
+    """The next number towards another, which has no derivative."""
+    x, y = plain(input), plain(other)
+    value = torch.nextafter(x, y)
+    return merged(value, (x != y, input)) if type(input) is Jet else value
+
+
 def _remainder(function: Callable[..., Tensor], rounding: str) -> Callable[..., Any]:
     """``x - q y`` with a whole number q, which is constant."""
 
@@ -149,6 +156,7 @@ def install() -> None:
     named(_extreme_number(torch.fmax, torch.ge), "fmax", keeps_frame=True)
     named(_extreme_number(torch.fmin, torch.le), "fmin", keeps_frame=True)
     named(copysign, "copysign", keeps_frame=True)
+    named(nextafter, "nextafter", keeps_frame=True)
     named(_remainder(torch.fmod, "trunc"), "fmod", keeps_frame=True)
     named(_remainder(torch.remainder, "floor"), "remainder", keeps_frame=True)
     add(_remainder(torch.remainder, "floor"), method.__mod__, keeps_frame=True)

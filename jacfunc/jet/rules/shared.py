@@ -94,8 +94,11 @@ def switched(value: Tensor, mask: Tensor, one: Operand, other: Operand) -> Jet:
 
 def gathered(input: Jet, value: Tensor, dim: int, index: Tensor) -> Jet:
     """The elements at an index along an axis, whose values are known."""
-    if not input.dim():
-        return Jet(value, input.coefficients, input.frame)
+    if not input.dim():  # the only axis of its rows is theirs
+        shape = value.shape
+        return linear(
+            input, lambda _: value, lambda rows: rows.reshape(-1, *(1 for _ in shape)).expand(len(rows), *shape)
+        )
     at = from_end(dim, input.dim())
     return linear(input, lambda _: value, lambda rows: rows.gather(at, index.expand(len(rows), *index.shape)))
 

@@ -42,6 +42,7 @@ def along_several(function: Callable[..., Tensor], default: tuple[int, ...] | No
 
     def rule(input: Jet, s: Any = None, dim: Any = default, norm: str | None = None) -> Jet:
         ndim = input.dim()
+        s, dim = ((one,) if isinstance(one, int) else one for one in (s, dim))
         dims = range(-(ndim if s is None else len(s)), 0) if dim is None else dim
         at = tuple(from_end(d, ndim) for d in dims)
         return linear(input, lambda x: function(x, s, dim, norm), lambda rows: function(rows, s, at, norm))
@@ -62,6 +63,16 @@ def shifted(function: Callable[..., Tensor]) -> Callable[..., Jet]:
 
 
 # -------------------------------------------------------------------- complex numbers
+
+
+def view_as_real(input: Jet) -> Jet:
+    """The real and the imaginary part along a new axis."""
+    return input.seen_by(linear(input, torch.view_as_real, lambda rows: torch.view_as_real(rows.resolve_conj())))
+
+
+def view_as_complex(input: Jet) -> Jet:
+    """Of the last axis; rows need not be laid out as their value is."""
+    return input.seen_by(linear(input, torch.view_as_complex, lambda rows: torch.view_as_complex(rows.contiguous())))
 
 
 def complex_(real: Operand, imag: Operand) -> Any:
@@ -164,7 +175,7 @@ def cumulative_trapezoid(y: Any, x: Any = None, *, dx: Any = None, dim: int = -1
 
 _fft = torch.fft
 ONE = ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft")
-LINEAR = ("real", "imag", "conj", "conj_physical", "resolve_conj", "resolve_neg", "view_as_real", "view_as_complex")
+LINEAR = ("real", "imag", "conj", "conj_physical", "resolve_conj", "resolve_neg")
 
 
 def install() -> None:
@@ -190,6 +201,8 @@ def _install_complex() -> None:
         named(stacked(getattr(torch, name), viewing=True), name)
     add(stacked(torch.real, viewing=True), method.real.__get__)  # type: ignore[attr-defined]
     add(stacked(torch.imag, viewing=True), method.imag.__get__)  # type: ignore[attr-defined]
+    named(view_as_real, "view_as_real")
+    named(view_as_complex, "view_as_complex")
     named(valued(torch.complex, complex_), "complex")
     named(valued(torch.polar, polar), "polar")
     named(adjoint, "adjoint")

@@ -44,9 +44,14 @@ def reshape(input: Jet, *shape: Any, **named_shape: Any) -> Jet:
     return _view(input, linear(input, lambda _: value, lambda rows: rows.reshape(rows.shape[0], *value.shape)))
 
 
-def reshape_as(input: Jet, other: Any) -> Jet:
-    """``reshape_as``, ``view_as``."""
-    return reshape(input, tuple(other.shape))
+def _as_other(rule: Callable[..., Jet], function: Callable[..., Tensor]) -> Callable[..., Any]:
+    """The rule of what takes a shape from another tensor, which may be the only jet."""
+
+    def rule_as(input: Any, other: Any) -> Any:
+        shape = tuple(other.shape)
+        return rule(input, shape) if type(input) is Jet else function(input, shape)
+
+    return rule_as
 
 
 def flatten(input: Jet, start_dim: int = 0, end_dim: int = -1) -> Jet:
@@ -60,9 +65,9 @@ def unflatten(input: Jet, dim: int, sizes: Any) -> Jet:
     return reshape(input, tuple(shaped.shape))
 
 
-def expand(input: Jet, *sizes: Any) -> Jet:
+def expand(input: Jet, *sizes: Any, size: Any = (), implicit: bool = False) -> Jet:
     """Axes repeated without a copy."""
-    value = input.value.expand(_flat_sizes(sizes))
+    value = input.value.expand(_flat_sizes(sizes or tuple(size)))
 
     def on_rows(rows: Tensor) -> Tensor:
         missing = value.dim() - (rows.dim() - 1)
@@ -71,9 +76,9 @@ def expand(input: Jet, *sizes: Any) -> Jet:
     return _view(input, linear(input, lambda _: value, on_rows))
 
 
-def repeat(input: Jet, *sizes: Any) -> Jet:
+def repeat(input: Jet, *sizes: Any, repeats: Any = ()) -> Jet:
     """Copies along axes."""
-    counts = _flat_sizes(sizes)
+    counts = _flat_sizes(sizes or tuple(repeats))
     missing = len(counts) - input.dim()
 
     def on_rows(rows: Tensor) -> Tensor:
@@ -243,7 +248,8 @@ def select(input: Jet, dim: int, index: int) -> Jet:
 def _pieces(cut: Callable[..., Sequence[Tensor]]) -> Callable[..., tuple[Jet, ...]]:
     """The rule of ``split``, ``chunk`` and their kin: as many narrow views."""
 
-    def rule(input: Jet, sizes: Any, dim: int = 0) -> tuple[Jet, ...]:
+    def rule(input: Jet, sizes: Any = None, dim: int = 0, **named_sizes: Any) -> tuple[Jet, ...]:
+        sizes = next(iter(named_sizes.values()), sizes)
         at = from_end(dim, input.dim())
         lengths = [piece.shape[at] for piece in cut(input.value, sizes, at)]
         starts = [sum(lengths[:place]) for place in range(len(lengths))]
@@ -324,6 +330,8 @@ def cast(function: Callable[..., Any]) -> Callable[..., Any]:
         value = function(input.value, *args, **kwargs)
         if not value.is_floating_point() and not value.is_complex():
             return value
+        precision = torch.finfo(value.dtype).eps
+        input.propagation.coarsest = max(input.propagation.coarsest, precision)  # for whoever compares the results
         rows = tuple(None if c is None else c.to(value.dtype).to(value.device) for c in input.coefficients)
         return _view(input, Jet(value, rows, input.frame))
 
@@ -354,11 +362,11 @@ def install() -> None:
     """Enter the rules of this file."""
     method = torch.Tensor
     named(reshape, "reshape", "view")
-    named(reshape_as, "reshape_as", "view_as")
+    named(_as_other(reshape, torch.reshape), "reshape_as", "view_as")
     named(flatten, "flatten", "ravel")
     named(unflatten, "unflatten")
     named(expand, "expand", "broadcast_to")
-    named(lambda x, other: expand(x, tuple(other.shape)), "expand_as")
+    named(_as_other(expand, torch.broadcast_to), "expand_as")
     named(repeat, "repeat")
     named(squeeze, "squeeze")
     named(unsqueeze, "unsqueeze")
@@ -394,7 +402,7 @@ def install() -> None:
     add(stack, torch.stack)
     named(_all_dims(torch.sum), "sum")
     named(_all_dims(torch.mean), "mean")
-    for name in ("to", "float", "double", "half", "bfloat16", "type", "type_as"):
+    for name in ("to", "float", "double", "half", "bfloat16", "chalf", "cfloat", "cdouble", "type", "type_as"):
         for function in forms(name):
             add(cast(function), function)
     named(copied, "clone", keeps_frame=True)

@@ -1,0 +1,86 @@
+"""Views under further names: their copies, the unsafe forms, splits by the name of an axis, and strides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ... import caches
+from ..build import linear
+from ..fallback import pushed
+from ..jet import Jet
+from ..registry import add, forms, named
+
+Tensor = torch.Tensor
+Rule = Callable[..., Any]
+
+COPIES = (
+    *("diagonal", "expand", "permute", "select", "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind"),
+    *("unfold", "unsqueeze", "view"),
+)
+
+
+def _no_view(rule: Rule) -> Rule:
+    """The rule of what gives the same numbers in memory of their own, so that either may change in place."""
+
+    def copying(*args: Any, **kwargs: Any) -> Any:
+        result = rule(*args, **kwargs)
+        if isinstance(result, tuple):
+            return tuple(jet.like(jet.value, jet.coefficients) for jet in result)
+        return result.like(result.value, result.coefficients)
+
+    return copying
+
+
+def alias(input: Jet) -> Any:
+    """The same numbers."""
+    return torch.clone(input)  # type: ignore[arg-type]
+
+
+def _split_along(axis: Callable[[int], int]) -> Rule:
+    """``hsplit`` and its kin: along the axis that a tensor with so many of them is split along."""
+
+    def rule(input: Any, sizes: Any = None, **named_sizes: Any) -> Any:
+        return torch.tensor_split(input, next(iter(named_sizes.values()), sizes), axis(input.dim()))
+
+    return rule
+
+
+def sliced(input: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
+    """A range along an axis."""
+    return input[(*(slice(None) for _ in range(dim % input.dim())), slice(start, end, step))]
+
+
+def as_strided(input: Jet, size: Any, stride: Any, storage_offset: int | None = None) -> Jet:
+    """Elements by their places in memory, where that is laid out as they are counted."""
+    value = input.value
+    whole = value.is_contiguous() and value.untyped_storage().nbytes() == value.numel() * value.itemsize
+    if not whole:
+        return pushed(torch.as_strided, (input, size, stride, storage_offset), {})  # type: ignore[no-any-return]
+    places = torch.arange(value.numel(), device=value.device).as_strided(size, stride, storage_offset or 0)
+    view = linear(
+        input,
+        lambda x: x.as_strided(size, stride, storage_offset),
+        lambda rows: rows.reshape(rows.shape[0], -1)[:, places],
+    )
+    return input.seen_by(view)
+
+
+def install() -> None:
+    """Enter the rules of this file, after those of the views."""
+    for name in COPIES:
+        rule, _ = caches.RULES[getattr(torch.Tensor, name)]
+        named(_no_view(rule), f"{name}_copy")
+    named(alias, "alias_copy")
+    named(_no_view(sliced), "slice_copy")
+    for name in ("chunk", "split", "split_with_sizes"):
+        named(_no_view(caches.RULES[getattr(torch.Tensor, name)][0]), f"unsafe_{name}")
+    named(_split_along(lambda dim: min(dim - 1, 1)), "hsplit")
+    named(_split_along(lambda dim: 0), "vsplit")
+    named(_split_along(lambda dim: 2), "dsplit")
+    for function in forms("as_strided"):
+        add(as_strided, function)
+    named(_no_view(as_strided), "as_strided_copy")
+    add(sliced, torch.ops.aten.slice.Tensor)
