@@ -16,6 +16,7 @@ from .captured import shape_of
 from .errors import ArgumentError, ArgumentTypeError, ParametersError
 from .jet import Jet
 from .jet.layers import PlainLayers
+from .levels import compiling
 from .slots import Inventory, Slot, call_with, held, locked
 
 Tensors = dict[str, torch.Tensor]
@@ -26,7 +27,8 @@ class FunctionalModule:
     """``f(params, *args, **kwargs)``: a module's computation as a pure function of its parameters.
 
     Made by :func:`make_functional`, which describes it.  The module is used live: its mode, its buffers and its
-    plain attributes are those of the moment of the call.
+    plain attributes are those of the moment of the call.  ``alone`` is what :meth:`shape` found last: whether it is built
+    of plain layers, and nothing else runs.
     """
 
     def __init__(self, module: nn.Module, *, method: str = "forward", with_buffers: bool = False) -> None:
@@ -34,6 +36,7 @@ class FunctionalModule:
         self.method = method
         self.with_buffers = with_buffers
         self._resized: set[str] = set()
+        self.alone = False
         self.captured_once: list[Any] = []
         with locked():
             self._look()
@@ -61,7 +64,9 @@ class FunctionalModule:
         """What a plan for it depends on, besides its arguments: its modules and their modes."""
         with locked():
             self._refresh()
-        if self._layers is not None and self._layers.unchanged():  # which have no mode
+        self.alone = self.of_plain_layers
+        if self.alone:  # which have no mode
+            assert self._layers is not None
             return (self._layers.token,)
         return shape_of(self._modules)
 
@@ -82,14 +87,23 @@ class FunctionalModule:
             self._refresh()
             return held(self._buffers.values())
 
+    def followed(self, params: Mapping[str, torch.Tensor], /, *args: Any, **kwargs: Any) -> Any:
+        """The output for jets, directly after :meth:`shape`, which has looked whether the module is what it was."""
+        layers = self._layers
+        if layers is None or not self.alone or len(args) != 1 or kwargs or not layers.takes(args[0]):
+            return self(params, *args, **kwargs)
+        _check("params", params, self._parameters, self._inventory.aliases)
+        return layers.run(params, args[0])
+
     def __call__(self, params: Mapping[str, torch.Tensor], /, *args: Any, **kwargs: Any) -> Any:
         """The module's output for these parameters; with buffers, ``(output, new_buffers)``."""
         with locked():
-            if self._inventory.stale():
-                self._look()
+            # The one question costs a compiled function less than the other.
+            if not compiling() or not self.of_plain_layers:
+                self._refresh()
             _check("params", params, self._parameters, self._inventory.aliases)
             layers = self._layers
-            if layers is not None and len(args) == 1 and type(args[0]) is Jet and not kwargs and layers.runs_alone():
+            if layers is not None and len(args) == 1 and not kwargs and layers.takes(args[0]) and layers.unchanged():
                 return layers.run(params, args[0])
             if self.with_buffers:
                 return self._with_buffers(params, args, kwargs)

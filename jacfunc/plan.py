@@ -6,7 +6,6 @@ operation inside the function forbids the first, is at the bottom; the routes th
 
 from __future__ import annotations
 
-import math
 import re
 import traceback
 from collections.abc import Callable
@@ -105,7 +104,7 @@ class Plan:
     @property
     def cost(self) -> float:
         """Arithmetic in plain forwards: a pass forward or back counts one, a pass through a pass two."""
-        return _cost(self.route, self.wanted.order, self.input_shapes, self.outputs.shapes)
+        return _cost(self.route, self.wanted.order, self.inputs.total, self.output_rows.total)
 
     def fell_back(self, error: Exception) -> Plan:
         """The plan without its first attempt, and why."""
@@ -122,12 +121,8 @@ class Plan:
         )
 
 
-def _coordinates(shapes: tuple[Shape, ...]) -> int:
-    return sum(map(math.prod, shapes))
-
-
-def _cost(route: str, order: int, input_shapes: tuple[Shape, ...], output_shapes: tuple[Shape, ...]) -> float:
-    inputs, outputs = _coordinates(input_shapes), _coordinates(output_shapes)
+def _cost(route: str, order: int, inputs: int, outputs: int) -> float:
+    """Of so many coordinates of the input and the output of a sample."""
     if order == 1:
         return {"taylor": 1 + inputs, "forward": 2 + inputs, "dual": 1 + 2 * inputs}.get(route, 1 + outputs)
     # Measured: a row of the forward route at second order costs about two and a half of the reverse one.
@@ -135,10 +130,11 @@ def _cost(route: str, order: int, input_shapes: tuple[Shape, ...], output_shapes
     return costs.get(route, 1 + outputs * (1 + inputs))
 
 
-def make_plan(request: Request, wanted: Wanted, outputs: Outputs, random: bool) -> Plan:
+def make_plan(request: Request, wanted: Wanted, outputs: Outputs, random: bool, independent: str) -> Plan:
     """The cheapest route that the method allows first, then what can replace it."""
     routes = ("taylor", "forward", "reverse")
-    costs = {route: _cost(route, wanted.order, request.input_shapes, outputs.shapes) for route in routes}
+    inputs, output_rows = Rows(request.input_shapes), Rows(outputs.shapes)
+    costs = {route: _cost(route, wanted.order, inputs.total, output_rows.total) for route in routes}
     method = request.options.method
     reason = f"method={method!r} was asked for"
     if method == "auto":
@@ -158,9 +154,8 @@ def make_plan(request: Request, wanted: Wanted, outputs: Outputs, random: bool) 
     ]
     # Its rows are never under vmap.
     attempts = [attempt for attempt in attempts if attempt != Attempt("autograd", True)]
-    inputs, output_rows = Rows(request.input_shapes), Rows(outputs.shapes)
     pairs = wanted.pairs(len(outputs.shapes), len(request.input_shapes))
-    return Plan(wanted, outputs, inputs, output_rows, pairs, tuple(attempts), reason, random)
+    return Plan(wanted, outputs, inputs, output_rows, pairs, tuple(attempts), reason, random, independence=independent)
 
 
 # -------------------------------------------------------------------- finding and running
@@ -234,7 +229,7 @@ def _find(request: Request, wanted: Wanted) -> tuple[Plan, Draw]:
     values, random = _look(request, draw)
     plan: Plan | None = caches.PLANS.get(request.captured.key, _plan_signature(request, wanted))
     if plan is None or plan.outputs != request.outputs:
-        plan = _planned(request, wanted, random)
+        plan = _planned(request, wanted, random, independence.UNCHECKED)
     independent = independence.standing(request) or independence.check(request, values, draw)
     return replace(plan, independence=independent), draw
 
@@ -256,11 +251,11 @@ def _look(request: Request, draw: Draw) -> tuple[tuple[torch.Tensor, ...], bool]
         draw.restore()
 
 
-def _planned(request: Request, wanted: Wanted, random: bool) -> Plan:
+def _planned(request: Request, wanted: Wanted, random: bool, independent: str) -> Plan:
     assert request.outputs is not None
     if wanted.refuse is not None:
         wanted.refuse(request, request.outputs)
-    return make_plan(request, wanted, request.outputs, random)
+    return make_plan(request, wanted, request.outputs, random, independent)
 
 
 def _plan_signature(request: Request, wanted: Wanted) -> tuple[object, ...]:
@@ -277,7 +272,7 @@ def _run_traced(request: Request, wanted: Wanted) -> Outcome:
     """Under ``torch.compile``: nothing remembered, nothing retried; the forward for the shapes is dead code."""
     with torch.no_grad():
         request.evaluate(*(leaf.detach() for leaf in request.leaves))
-    plan = replace(_planned(request, wanted, False), independence=independence.TRACED)
+    plan = _planned(request, wanted, False, independence.TRACED)
     return _attempt(_followable(plan, request), request, None, None)
 
 
@@ -315,6 +310,7 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
         request.options.return_value,
         plan.wanted.order,
         request.traced,
+        not request.traced and not getattr(request.function, "alone", False),
     )
     route = ROUTES[attempt.route]
     evaluation = route.first_order(task) if plan.wanted.order == 1 else route.second_order(task)
@@ -322,7 +318,7 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
     undifferentiable = attempt.route == "autograd" and (plan.undifferentiable or evaluation.undifferentiable)
     if undifferentiable:
         results = {pair: value_only(result, evaluation.outputs) for pair, result in results.items()}
-    if not plan.settled:
+    if not plan.settled and not request.traced:
         plan = replace(plan, settled=True, undifferentiable=undifferentiable, notes=evaluation.notes)
     return Outcome(plan, results, evaluation)
 

@@ -221,7 +221,7 @@ class Request:
             kwargs = trees.copied(kwargs)
         for argument in self.arguments:
             args[argument.position] = argument.structure.build([leaf.clone() for leaf in leaves[argument.span]])
-        with corrected():
+        with self._corrections():
             output = self._run(args, kwargs)
         aux: Tensors = ()
         if self.options.has_aux:
@@ -243,8 +243,11 @@ class Request:
         for argument in self.arguments:
             args[argument.position] = argument.structure.build(jets[argument.span])
         # Operations without jets are differentiated by a surrounding transform only.
-        with corrected() if inside_transform() else contextlib.nullcontext():
-            output = self._run(args, kwargs)
+        with self._corrections() if inside_transform() else contextlib.nullcontext():
+            if type(self.function) is FunctionalModule and not self.traced:
+                output = self.function.followed(*args, **kwargs)
+            else:
+                output = self._run(args, kwargs)
         if any(not copy.is_inference() and copy._version for copy in copies):
             raise CannotFollowError("an argument that is changed in place")
         aux: Tensors = ()
@@ -265,6 +268,11 @@ class Request:
             raise OutputsChangedError
         self.outputs = outputs
         return tuple(flat), aux
+
+    def _corrections(self) -> contextlib.AbstractContextManager[Any]:
+        # Plain layers have nothing to correct, and a compiled function would enter the mode at every call.
+        alone = self.traced and getattr(self.function, "of_plain_layers", False)
+        return contextlib.nullcontext() if alone else corrected()
 
     def first_values(self, draw: Draw) -> Tensors:
         """The outputs of a plain forward at the leaves of this call, from ``draw``."""

@@ -70,12 +70,13 @@ def elementwise(
     """The rule of an elementwise function of one tensor; ``kernel(rows, y)`` does the first order at once."""
 
     def rule(input: Jet) -> Jet:
-        value = input.value
+        value, frame = input.value, input.frame
         y = function(value)
-        if kernel is not None and input.frame.layout.order == 1 and not y.is_complex():  # whose kernels conjugate
+        order = frame.layout.order
+        if kernel is not None and order == 1 and not y.is_complex():  # whose kernels conjugate
             rows = input.coefficients[0]
-            return Jet(y, (None if rows is None else kernel(rows, y),), input.frame)
-        return Jet(y, composed(input, derivatives(value, y, input.frame.layout.order)), input.frame)
+            return Jet(y, (None if rows is None else kernel(rows, y),), frame)
+        return Jet(y, composed(input, derivatives(value, y, order)), frame)
 
     return rule
 

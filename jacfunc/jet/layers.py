@@ -21,7 +21,7 @@ from .dispatch import apply
 from .jet import Jet
 
 Params = Mapping[str, torch.Tensor]
-Step = Callable[[Params, Jet], Any]
+Step = Callable[[Params, Any], Any]
 
 ACTIVATIONS: dict[type[nn.Module], tuple[Callable[..., Any], tuple[str, ...]]] = {
     nn.Tanh: (torch.tanh, ()),
@@ -43,7 +43,7 @@ class PlainLayers:
     """The layers of a module in the order in which they run; ``token`` is that of no others, before or after."""
 
     def __init__(self, module: nn.Module, aliases: Mapping[str, str]) -> None:
-        self.modules = list(module.modules())
+        self.modules = [(child, tuple(child._modules.values())) for child in module.modules()]
         self.token = object()
         self.steps = list(_steps(module, "", aliases))
 
@@ -53,21 +53,26 @@ class PlainLayers:
         return cls(module, aliases) if all(type(child) in LAYERS for child in module.modules()) else None
 
     def unchanged(self) -> bool:
-        """Whether still nothing else runs in their forward."""
-        for module in self.modules:
+        """Whether they are still those of the module, and nothing else runs in their forward."""
+        for module, children in self.modules:
             if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
+                return False
+            if children and tuple(module._modules.values()) != children:
                 return False
         return True
 
-    def runs_alone(self) -> bool:
-        """Whether a call does nothing else either, such as handing its operations to a mode."""
-        return (compiling() or not torch._C._len_torch_function_stack()) and self.unchanged()
+    def takes(self, x: Any) -> bool:
+        """Whether they run for this input: a jet, unless a mode wants to see their operations.
 
-    def run(self, params: Params, x: Jet) -> Any:
-        """The module's output for a jet."""
-        propagation = x.propagation
-        if not propagation.quiet or propagation.inside:
+        While ``torch.compile`` traces, any: it would put parameters that were swapped back at every call.
+        """
+        return compiling() or (type(x) is Jet and not torch._C._len_torch_function_stack())
+
+    def run(self, params: Params, x: Any) -> Any:
+        """The module's output."""
+        if type(x) is not Jet or not x.propagation.quiet or x.propagation.inside:
             return self._run(params, x)
+        propagation = x.propagation
         propagation.inside = True
         torch._C._set_grad_enabled(False)
         try:
@@ -97,8 +102,12 @@ def _linear(module: nn.Module, prefix: str, aliases: Mapping[str, str]) -> Step:
     weight, bias = f"{prefix}weight", f"{prefix}bias"
     weight, bias = aliases.get(weight, weight), aliases.get(bias, bias)
 
-    def step(params: Params, x: Jet) -> Any:
-        return _applied(F.linear, x, params[weight], params.get(bias))
+    def step(params: Params, x: Any) -> Any:
+        w: Any = params[weight]
+        b: Any = params.get(bias)
+        if type(w) is Jet or type(b) is Jet:
+            return apply(F.linear, (x, w, b), {})
+        return _applied(F.linear, x, w, b)
 
     return step
 
@@ -110,8 +119,8 @@ def _activation(module: nn.Module, function: Callable[..., Any], attributes: tup
 
 
 def _applied(function: Callable[..., Any], x: Any, *rest: Any) -> Any:
-    """The rule itself, where the first argument is the only jet and may stay in its frame."""
+    """The rule itself, where what is the only jet may stay in its frame."""
+    if type(x) is not Jet:
+        return function(x, *rest)
     rule, keeps_frame = caches.RULES[function]
-    if keeps_frame and type(x) is Jet and not any(type(item) is Jet for item in rest):
-        return rule(x, *rest)
-    return apply(function, (x, *rest), {})
+    return rule(x, *rest) if keeps_frame else apply(function, (x, *rest), {})

@@ -22,7 +22,7 @@ class Task:
     ``entries[m, k]`` belongs to output leaf m and input leaf k; a pair that nobody wants is absent.  ``verified`` asks
     for the checks that a route makes of itself when it is taken for the first time, ``differentiated_again`` says that
     the result is part of a graph or of a surrounding transform, ``wants_value`` that the caller asks for the value too,
-    ``traced`` that values cannot be looked at.
+    ``traced`` that values cannot be looked at, ``recomputes`` that the function may checkpoint.
     """
 
     evaluate: Callable[..., tuple[Tensors, Tensors]]
@@ -39,6 +39,7 @@ class Task:
     wants_value: bool = True
     order: int = 1
     traced: bool = False
+    recomputes: bool = True
 
     def input_chunks(self) -> list[tuple[int, int]]:
         """The chunks of the rows of the input."""

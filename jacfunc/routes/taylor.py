@@ -83,7 +83,7 @@ def follow(
     frame = Frame(propagation, rows_layout)
     rest = (None,) * (rows_layout.order - 1)
     jets = [Jet(leaf, (row, *rest), frame) for leaf, row in zip(task.leaves, rows(propagation), strict=True)]
-    run = _quietly if quiet else (_directly if task.traced else _recomputed)
+    run = _quietly if quiet else (_recomputed if task.recomputes else _directly)
     outputs, aux = run(task, jets, propagation)
     propagation.alive = False
     return outputs, aux, tuple(propagation.slow)

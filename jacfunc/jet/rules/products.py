@@ -139,9 +139,10 @@ def linear_layer(input: Operand, weight: Operand, bias: Operand = None) -> Jet:
     if type(input) is not Jet or type(weight) is Jet or type(bias) is Jet:
         result = matrix_product(input, weight.t() if weight.dim() == 2 else weight)
         return result if bias is None else sum_of(result, bias)
-    simple = weight.dim() == 2 and input.dim() and weight.dtype == input.dtype and not _autocasting()
-    if simple:
-        return Jet.linear(input, weight, bias)
+    if weight.dim() == 2:
+        value = input.value
+        if value.dim() and weight.dtype == value.dtype and not _autocasting():
+            return Jet.linear(input, weight, bias)
     product = F.linear if weight.dim() == 2 else torch.matmul
     result = linear(input, lambda x: F.linear(x, weight, bias), lambda rows: product(rows, weight))
     return _cast(result.value, result.coefficients, input.frame)
