@@ -115,12 +115,12 @@ def _linear(module: nn.Module, prefix: str, aliases: Mapping[str, str]) -> Step:
 def _activation(module: nn.Module, function: Callable[..., Any], attributes: tuple[str, ...]) -> Step:
     if not attributes:
         return lambda params, x: _applied(function, x)
-    return lambda params, x: _applied(function, x, *[getattr(module, name) for name in attributes])
+    return lambda params, x: _applied(function, x, **{name: getattr(module, name) for name in attributes})
 
 
-def _applied(function: Callable[..., Any], x: Any, *rest: Any) -> Any:
+def _applied(function: Callable[..., Any], x: Any, *rest: Any, **named: Any) -> Any:
     """The rule itself, where what is the only jet may stay in its frame."""
     if type(x) is not Jet:
-        return function(x, *rest)
+        return function(x, *rest, **named)
     rule, keeps_frame = caches.RULES[function]
-    return rule(x, *rest) if keeps_frame else apply(function, (x, *rest), {})
+    return rule(x, *rest, **named) if keeps_frame else apply(function, (x, *rest), named)
