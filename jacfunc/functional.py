@@ -54,7 +54,7 @@ class FunctionalModule:
 
     @property
     def of_plain_layers(self) -> bool:
-        """Whether the module is built of layers that are known to work on jets, and nothing else runs in its forward."""
+        """Whether the module is built of layers that are known to work on jets, and nothing else is in its forward."""
         return self._layers is not None and self._layers.unchanged()
 
     def shape(self) -> tuple[Hashable, ...]:

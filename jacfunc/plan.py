@@ -20,8 +20,7 @@ from . import caches, independence
 from .entries import Pair
 from .errors import JacfuncError, RefusedOperationError, UnsupportedOperationError
 from .jet.frame import AllRowsError, CannotFollowError
-from .levels import differentiated_again, inside_transform, inside_vmap
-from .operations import refuse_scripted
+from .levels import compiling, differentiated_again, inside_transform, inside_vmap
 from .request import Outputs, OutputsChangedError, Request, Shape
 from .rng import Draw
 from .routes import ROUTES
@@ -29,6 +28,7 @@ from .routes.autograd import value_only
 from .routes.task import Evaluation, Task
 from .routes.verify import NoTransposeError
 from .rows import Rows
+from .scripted import plainly
 from .slots import locked
 
 FATAL = (JacfuncError, torch.OutOfMemoryError)
@@ -83,6 +83,7 @@ class Plan:
     settled: bool = False
     undifferentiable: bool = False
     notes: tuple[str, ...] = ()
+    scripted: bool = False
 
     @property
     def route(self) -> str:
@@ -224,7 +225,7 @@ def _remembered(request: Request, wanted: Wanted) -> Plan | None:
     plan: Plan | None = caches.PLANS.get(request.captured.key, _plan_signature(request, wanted))
     if plan is None or plan.independence is independence.BLIND:
         return None
-    request.expected = plan.outputs
+    request.expected, request.scripted = plan.outputs, plan.scripted
     return plan
 
 
@@ -242,9 +243,11 @@ def _find(request: Request, wanted: Wanted) -> tuple[Plan, Draw]:
 def _look(request: Request, draw: Draw) -> tuple[tuple[torch.Tensor, ...], bool]:
     """The outputs of a plain forward, and whether it drew random numbers; refuses what is no batch of samples."""
     request.expected = None
-    refuse_scripted(request.captured.scripted())
     try:
-        return request.first_values(draw), not draw.is_now()
+        with plainly() as called:
+            values = request.first_values(draw)
+        request.scripted = request.scripted or called()
+        return values, not draw.is_now()
     except RuntimeError as error:
         if inside_transform() and not isinstance(error, JacfuncError):
             raise UnsupportedOperationError(
@@ -275,6 +278,7 @@ def _remember(request: Request, plan: Plan) -> None:
 
 def _run_traced(request: Request, wanted: Wanted) -> Outcome:
     """Under ``torch.compile``: nothing remembered, nothing retried; the forward for the shapes is dead code."""
+    request.scripted = not compiling()
     with torch.no_grad():
         request.evaluate(*(leaf.detach() for leaf in request.leaves))
     plan = replace(_planned(request, wanted, False), independence=independence.TRACED)
@@ -323,7 +327,8 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
     if undifferentiable:
         results = {pair: value_only(result, evaluation.outputs) for pair, result in results.items()}
     if not plan.settled:
-        plan = replace(plan, settled=True, undifferentiable=undifferentiable, notes=evaluation.notes)
+        plan = replace(plan, settled=True, undifferentiable=undifferentiable, scripted=request.scripted)
+        plan = replace(plan, notes=evaluation.notes)
     return Outcome(plan, results, evaluation)
 
 

@@ -8,7 +8,7 @@ does inside scripted or C++ code is not seen; which route may take an operation 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,6 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
-from ..errors import RefusedOperationError
 from ..levels import compiling
 from ..recomputing import begin, end
 from . import algebra, attention, elementwise, losses, norms
@@ -178,29 +177,6 @@ class Noting(Corrections):
         """The same, noted."""
         self.met[entry.name] = entry
         return super().exchanged(entry, args, kwargs)
-
-
-SILENT = frozenset(f"aten::{entry.name}" for entry in ENTRIES if entry.why is FORGETS) - {"aten::batch_norm"}
-"""What scripted code must not call; batch_norm there is right in eval mode, and coupled in training."""
-
-
-def refuse_scripted(scripted: Iterable[Any]) -> None:
-    """Refuse scripted code with an operation whose derivatives are wrong and which cannot be exchanged there."""
-    for code in scripted:
-        for node in _nodes(code.inlined_graph):
-            if node.kind() in SILENT:
-                name = node.kind().removeprefix("aten::")
-                raise RefusedOperationError(
-                    f"scripted or traced code calls {name}, whose second derivatives torch gets wrong and which cannot "
-                    "be exchanged there; pass the function or module before scripting"
-                )
-
-
-def _nodes(graph: Any) -> Iterator[Any]:
-    for node in graph.nodes():
-        yield node
-        for block in node.blocks():
-            yield from _nodes(block)
 
 
 class _Evaluation(Corrections):

@@ -856,3 +856,148 @@ def test_torch_has_a_wrong_or_no_hessian_through_attention_and_distances():
         f = make()
         words = FLASH if name != "cdist" else "_cdist_forward"
         assert fails(lambda f=f, shape=shape: vmap(hessian(one(f)))(batch(*shape)), words.split(" ")[0]), CURED
+
+
+# ------------------------------------------------------------ scripted code that torch has optimised
+
+
+@torch.jit.script
+def hot(x):
+    return x.sin() * x
+
+
+class Calling(nn.Module):
+    """Calls scripted code that a walk through its attributes does not find."""
+
+    def forward(self, x):
+        return hot(x)
+
+
+class Attribute:
+    def __init__(self):
+        self.function = hot
+
+    def __call__(self, x):
+        return self.function(x)
+
+
+@torch.jit.script
+def forking(x):
+    return torch.jit.wait(torch.jit.fork(hot, x)) * 1.0
+
+
+class Scaled(nn.Module):
+    def forward(self, x, scale: float = 2.0):
+        return x.sin() * x * scale
+
+
+def twice(module):
+    return lambda x: module(x=x) - module(x, scale=1.0)
+
+
+SCRIPTS = {
+    "function": lambda: hot,
+    "traced": lambda: torch.jit.trace(lambda x: x.sin() * x, torch.ones(2, 3, dtype=DOUBLE)),
+    "global of a module": Calling,
+    "attribute": Attribute,
+    "fork": lambda: forking,
+    "named and default arguments": lambda: twice(torch.jit.script(Scaled())),
+}
+
+
+def hot_slope(x):
+    return x.cos() * x + x.sin()
+
+
+def hot_curvature(x):
+    return 2 * x.cos() - x * x.sin()
+
+
+def warmed(f):
+    for _ in range(4):
+        f(batch().requires_grad_()).sum().backward()
+    return f
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_torch_has_zeros_for_second_derivatives_of_optimised_scripts():
+    f, x = warmed(hot), batch()
+    second = jvp(torch.func.grad(lambda x: f(x).sum()), (x,), (torch.ones_like(x),))[1]
+    assert far(second, hot_curvature(x)), CURED
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+@pytest.mark.parametrize("method", [*METHODS, "taylor"])
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_derivatives_of_optimised_scripts(name, method):
+    f, x = warmed(SCRIPTS[name]()), batch()
+    for _ in range(2):
+        torch.testing.assert_close(diag_jac(f, method=method)(x), hot_slope(x))
+        torch.testing.assert_close(laplacian(lambda x: f(x).sum(1), method=method)(x), hot_curvature(x).sum(1))
+        for again in AGAIN.values():
+            torch.testing.assert_close(again(f, x, method), hot_curvature(x))
+        mapped = vmap(diag_jac(f, method=method))(torch.stack([x, -x]))
+        torch.testing.assert_close(mapped, torch.stack([hot_slope(x), hot_slope(-x)]))
+        warmed(f)
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+@pytest.mark.parametrize("method", [*METHODS, "taylor"])
+@pytest.mark.parametrize("transform", [diag_jac, batch_jac, hess_diag, laplacian])
+def test_parameter_gradients_of_optimised_scripted_modules(transform, method):
+    net, x = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3)).double(), batch()
+    scripted, weights = warmed(torch.jit.script(net)), [net[0].weight, net[0].bias, net[2].weight]
+
+    def gradients(f):
+        return torch.autograd.grad(transform(lambda x: f(x).sin(), method=method)(x).square().sum(), weights)
+
+    torch.testing.assert_close(gradients(scripted), gradients(net))
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_scripts_are_torchs_own_outside_of_evaluations():
+    kinds = (torch.jit.ScriptFunction, torch._C.ScriptMethod)
+    before = [kind.__call__ for kind in kinds]
+
+    def failing(x):
+        assert [kind.__call__ for kind in kinds] != before
+        hot(x)
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        diag_jac(failing)(batch())
+    assert [kind.__call__ for kind in kinds] == before
+    assert torch._C._get_graph_executor_optimize()
+    for wrong in (lambda x: hot(), lambda x: hot(x, x), lambda x: hot(x, y=x)):
+        with pytest.raises(RuntimeError, match="hot"):
+            diag_jac(wrong)(batch())
+
+
+@torch.jit.interface
+class Interface(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pass
+
+
+class Inner(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sin() * x
+
+
+class Outer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = Inner()
+
+    def forward(self, x):
+        return self.inner.forward(x)
+
+
+Outer.__annotations__["inner"] = Interface  # which torch cannot find by its name
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+@pytest.mark.parametrize("method", METHODS)
+def test_scripts_that_call_others_are_refused(method):
+    with pytest.raises(UnsupportedOperationError, match="method of an interface"):
+        laplacian(torch.jit.script(Outer()), method=method)(batch())
