@@ -20,7 +20,7 @@ from . import caches, independence
 from .entries import Pair
 from .errors import JacfuncError, RefusedOperationError, UnsupportedOperationError
 from .jet.frame import AllRowsError, CannotFollowError
-from .levels import compiling, differentiated_again, inside_transform, inside_vmap
+from .levels import compiling, differentiated_again, inside_transform, inside_vmap, is_dual
 from .request import Outputs, OutputsChangedError, Request, Shape
 from .rng import Draw
 from .routes import ROUTES
@@ -297,6 +297,8 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
     attempt = plan.attempts[0]
     if attempt.route == "autograd" and inside_transform():
         raise UnsupportedOperationError("torch.autograd.grad cannot run inside another torch.func transform")
+    if attempt.route == "autograd" and any(map(is_dual, request.leaves)):
+        raise UnsupportedOperationError("torch.autograd.grad forgets the tangents of forward mode")
     inputs, outputs, leaves = plan.inputs, plan.output_rows, request.leaves
     if limit is not None:
         inputs, outputs = Rows(inputs.shapes, limit), Rows(outputs.shapes, limit)

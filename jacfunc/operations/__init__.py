@@ -21,6 +21,7 @@ from ..levels import compiling
 from ..recomputing import begin, end
 from . import algebra, attention, elementwise, losses, norms
 from .expansion import constant, in_place, refusing
+from .foreign import is_foreign, refuse_constants
 
 Functions = tuple[Callable[..., Any], ...]
 
@@ -193,6 +194,10 @@ class _Evaluation(Corrections):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch._C._set_grad_enabled:
             torch._C._set_fwd_grad_enabled(self.pushes and args[0])
+        if is_foreign(func):
+            result = func(*args, **(kwargs or {}))
+            refuse_constants(func, args, kwargs or {}, result)
+            return result
         return super().__torch_function__(func, types, args, kwargs)
 
     def __exit__(self, *raised: object) -> None:
