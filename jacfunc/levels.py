@@ -58,7 +58,7 @@ def is_dual(tensor: torch.Tensor) -> bool:
 
 
 def tracked(tensor: torch.Tensor, strictly: bool = True) -> bool:
-    """Whether a torch.func transform may differentiate what a tensor depends on; ``strictly``: whether a pullback does."""
+    """Whether torch.func may differentiate what a tensor depends on; ``strictly``: whether a pullback does."""
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         if tensor.requires_grad or (not strictly and torch._C._functorch.is_gradtrackingtensor(tensor)):
             return True

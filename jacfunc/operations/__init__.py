@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from ..levels import compiling
 from ..recomputing import begin, end
-from . import algebra, attention, elementwise, losses, norms
+from . import algebra, attention, draws, elementwise, losses, norms
 from .expansion import constant, in_place, refusing
 from .foreign import is_foreign, refuse_constants
 
@@ -147,6 +147,7 @@ ENTRIES = (
     Entry("sparse_coo_tensor", (coo, *_ops("sparse_coo_tensor")), refusing(coo, "sparse_coo_tensor", DENSE), NO_SECOND),
     *(Entry("ctc_loss", (ctc,), refusing(ctc, "ctc_loss", UNROLL), NO_SECOND) for ctc in CTC),
     Entry("sparse.mm", (torch.sparse.mm, *_ops("_sparse_mm")), sparse_mm, NO_SECOND),
+    Entry("_standard_gamma", (torch._standard_gamma, *_ops("_standard_gamma")), draws.standard_gamma, NO_SECOND),
     *(Entry("segment_reduce", (s,), refusing(s, "segment_reduce", SCATTER), NO_SECOND) for s in SEGMENT),
 )  # fmt: skip
 
