@@ -11,6 +11,7 @@ import re
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -113,7 +114,7 @@ class Plan:
         failed, *rest = self.attempts
         if isinstance(error, CannotFollowError) and not isinstance(error, AllRowsError):
             rest = [attempt for attempt in rest if attempt.route != failed.route]
-        told = f"{_first_line(error)}{_place(error)}"
+        told = f"{_reason(error)}{_place(error)}"
         return replace(
             self,
             attempts=tuple(rest),
@@ -362,6 +363,14 @@ def _place(error: BaseException) -> str:
         return ""
     path = next((name for name, module in modules[0].named_modules() if module is modules[-1]), "")
     return f" (in the {type(modules[-1]).__name__} {path!r})" if path else f" (in the {type(modules[-1]).__name__})"
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, and the higher-order operator (``torch.cond``) that it arose in, if in one."""
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    operator = next((Path(file).stem for file in files if "_higher_order_ops" in file), None)
+    said = _first_line(error)
+    return said if operator is None else f"torch cannot transform the operator {operator} ({said})"
 
 
 def _first_line(error: Exception) -> str:

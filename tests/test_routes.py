@@ -256,3 +256,14 @@ def test_derivatives_that_cancel_to_rounding_are_no_reason_to_refuse():
         found = transform(f)(x.requires_grad_())
         assert found.abs().max() < 1e-12
         found.sum().backward()
+
+
+def test_what_cannot_transform_an_operator_like_cond_names_it():
+    f = lambda x: torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,))
+    x = torch.rand(3, 2, dtype=torch.float64, requires_grad=True)
+    derivative = diag_jac(f, check=False)(x)
+    torch.testing.assert_close(derivative, x.cos())
+    with pytest.raises(UnsupportedOperationError, match="torch.cond\\) has a backward that cannot"):
+        derivative.sum().backward()
+    with pytest.raises(UnsupportedOperationError, match="torch cannot transform the operator cond "):
+        laplacian(f, check=False)(x)

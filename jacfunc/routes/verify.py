@@ -49,7 +49,9 @@ def verify_transpose(
     close = (by_push[0] - by_pull[0]).abs() <= torch.finfo(coarsest).eps ** 0.5 * (by_push[1] + by_pull[1])
     finite = by_push[1].isfinite() & by_pull[1].isfinite()
     if not bool(close | ~finite) and calls_function(task):
-        raise NoTransposeError("an autograd.Function has a backward that cannot be differentiated by its cotangent")
+        raise NoTransposeError(
+            "an autograd.Function or custom operator has a backward that cannot be differentiated by its cotangent"
+        )
 
 
 def verify_followed(task: Task, follow: Callable[..., Any]) -> None:
