@@ -100,6 +100,11 @@ class Request:
 
     def __post_init__(self) -> None:
         self.state_arguments = _state_arguments(self.function)
+        if self.state_arguments and self.args and type(self.args[0]) is torch.Tensor:
+            raise ArgumentTypeError(
+                f"args[0] is a Tensor, but {self.function!r} takes its parameters first; pass the dict of names to "
+                "tensors that make_functional returned, and then the input"
+            )
         leaves: list[torch.Tensor] = []
         for position in self._positions():
             found, structure = trees.flatten(self.args[position])
