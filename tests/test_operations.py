@@ -129,6 +129,12 @@ OPERATIONS = {
         rowwise(lambda r, p: F.multilabel_margin_loss((r[:4] * p[:4])[None], LABELS[None], reduction="sum")),
         rowwise(lambda r, p: torch._C._nn.multilabel_margin_loss((r[:4] * p[:4])[None], LABELS[None], 2)),
     ],
+    "conv_transpose": [
+        rowwise(lambda r, p: F.conv_transpose1d(r[:4].reshape(2, 2), (r * p)[2:].reshape(2, 2, 1), p[:2], 2, 0, 1)),
+        rowwise(lambda r, p: F.conv_transpose2d(r.reshape(2, 3, 1), (r * p).reshape(2, 1, 3, 1), None, (2, 3), (1, 0), (1, 2))),
+        rowwise(lambda r, p: ATEN.conv_transpose3d(r.reshape(1, 2, 3, 1, 1), (r * p)[:4].reshape(2, 1, 2, 1, 1), p[:1], [2], [0], [1])),
+        rowwise(lambda r, p: ATEN.conv_transpose1d.default(r.reshape(1, 2, 3), (r * p)[:4].reshape(2, 1, 2), p[:2], [2], [0], [1], 2)),
+    ],
     "linear_cross_entropy": [
         rowwise(
             lambda r, p: F.linear_cross_entropy(

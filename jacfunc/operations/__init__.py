@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from ..levels import compiling
 from ..recomputing import begin, end
-from . import algebra, attention, draws, elementwise, losses, norms
+from . import algebra, attention, convolution, draws, elementwise, losses, norms
 from .expansion import constant, in_place, refusing
 from .foreign import is_foreign, refuse_constants
 
@@ -54,6 +54,7 @@ NO_SECOND_OR_VMAP = f"{NO_SECOND}, and vmap over the first is wrong"
 NAN_THIRD = "torch's third derivative is NaN"
 CONSTANT_CHUNKS = "torch takes the backward of its chunks for a constant"
 DENSE = "keep the tensor dense, or make it sparse outside of the transform"
+NO_PADDING = "with output padding torch's backward has no derivative by input and weight together"
 UNROLL = "write its recursion with torch.logaddexp"
 SCATTER = "use torch.index_add or torch.scatter_reduce"
 
@@ -100,6 +101,7 @@ DATA: Functions = (torch.Tensor.data.__get__, torch._C._autograd._get_data_attr)
 hardsigmoid_, mish_, sinc_, i0_ = map(
     in_place, (elementwise.hardsigmoid, elementwise.mish, elementwise.sinc, elementwise.i0)
 )
+TRANSPOSED = [(getattr(torch, f"conv_transpose{axes}d"), axes) for axes in (1, 2, 3)]
 ENTRIES = (
     Entry("layer_norm", (F.layer_norm, torch.layer_norm, *_ops("layer_norm")), norms.layer_norm, FORGETS, 196700),
     Entry("native_layer_norm", (torch.native_layer_norm,), norms.native_layer_norm, FORGETS, 196700),
@@ -134,6 +136,15 @@ ENTRIES = (
     Entry("det", (torch._linalg_det, *_ops("_linalg_det")), algebra.private_det, NAN_THIRD, 192540),
     Entry("cdist", (torch.cdist, *_ops("cdist", "_cdist_forward")), algebra.cdist, NO_SECOND_OR_VMAP),
     Entry("pdist", (torch.pdist, *_ops("pdist", "_pdist_forward")), algebra.pdist, NO_SECOND),
+    *(
+        Entry(
+            "conv_transpose",
+            (native, *_ops(native.__name__)),
+            convolution.conv_transpose(native, axes),
+            NO_PADDING,
+        )
+        for native, axes in TRANSPOSED
+    ),
     Entry("multi_margin_loss", (F.multi_margin_loss,), losses.multi_margin_loss, NO_SECOND),
     Entry("multi_margin_loss", (MULTI_MARGIN, *_ops("multi_margin_loss")), losses.numbered_multi_margin, NO_SECOND),
     Entry("multilabel_margin_loss", (F.multilabel_margin_loss,), losses.multilabel_margin_loss, NO_SECOND),
