@@ -29,6 +29,7 @@ def _renew_lock() -> None:
     global LOCK
     LOCK = threading.RLock()
     AROUND_COUNT.lock = threading.Lock()
+    PLAINLY_COUNT.lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):  # a data loader may fork while another thread holds the lock
@@ -110,6 +111,20 @@ class Count:
 
 
 AROUND_COUNT = Count()
+
+
+class Plainly(threading.local):
+    """How many evaluations of this thread run scripted code plainly, how often they called some (``scripted.py``)."""
+
+    depth = 0
+    called = 0
+
+
+PLAINLY = Plainly()
+PLAINLY_COUNT = Count()
+
+PLAIN_COPIES: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+"""The copy of scripted code that evaluations run."""
 
 CHECKS = itertools.count()
 """Counts the checks of independence, so that each of them cuts the samples differently."""

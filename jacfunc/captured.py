@@ -41,7 +41,6 @@ class Captured:
     parts: list[object] = field(default_factory=list)
     modules: list[nn.Module] = field(default_factory=list)
     random: list[Any] = field(default_factory=list)
-    functions: list[Any] = field(default_factory=list)
     rememberable: bool = True
 
     @classmethod
@@ -68,11 +67,6 @@ class Captured:
         """The function's own random generators, those that its modules hold among them."""
         held = chain.from_iterable(vars(module).values() for module in self.tree())
         yield from {id(item): item for item in chain(self.random, held) if isinstance(item, GENERATORS)}.values()
-
-    def scripted(self) -> Iterator[Any]:
-        """The code in it that torch has compiled by scripting or tracing."""
-        yield from self.functions
-        yield from (module for module in self.tree() if isinstance(module, torch.jit.ScriptModule))
 
     def tree(self) -> list[nn.Module]:
         """Every module in the function and below it, once."""
@@ -109,8 +103,6 @@ class _Walk:
             return tensor_signature(item, self.batch)
         if isinstance(item, types.ModuleType):
             return item.__name__
-        if isinstance(item, torch.jit.ScriptFunction):
-            self.captured.functions.append(item)
         if isinstance(item, GENERATORS):
             self.captured.random.append(item)
             return type(item).__name__

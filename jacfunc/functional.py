@@ -27,8 +27,8 @@ class FunctionalModule:
     """``f(params, *args, **kwargs)``: a module's computation as a pure function of its parameters.
 
     Made by :func:`make_functional`, which describes it.  The module is used live: its mode, its buffers and its
-    plain attributes are those of the moment of the call.  ``alone`` is what :meth:`shape` found last: whether it is built
-    of plain layers, and nothing else runs.
+    plain attributes are those of the moment of the call.  ``alone`` is what :meth:`shape` found last: whether it is
+    built of plain layers, and nothing else runs.
     """
 
     def __init__(self, module: nn.Module, *, method: str = "forward", with_buffers: bool = False) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
+from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 
@@ -42,6 +43,27 @@ def inside_vmap() -> bool:
     """Whether one of the surrounding transforms is ``torch.func.vmap``, whose values cannot be looked at."""
     stack = torch._C._functorch.get_interpreter_stack()
     return stack is not None and any(level.key() == torch._C._functorch.TransformType.Vmap for level in stack)
+
+
+def inside_jvp() -> bool:
+    """Whether one of the surrounding transforms is ``torch.func.jvp``."""
+    stack = torch._C._functorch.get_interpreter_stack()
+    return stack is not None and any(level.key() == torch._C._functorch.TransformType.Jvp for level in stack)
+
+
+def is_dual(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has a tangent of ``torch.autograd.forward_ad``, whose levels are those of all threads."""
+    on = forward_ad._current_level >= 0
+    return on and forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
+
+
+def tracked(tensor: torch.Tensor, strictly: bool = True) -> bool:
+    """Whether torch.func may differentiate what a tensor depends on; ``strictly``: whether a pullback does."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        if tensor.requires_grad or (not strictly and torch._C._functorch.is_gradtrackingtensor(tensor)):
+            return True
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return False
 
 
 def differentiated_again() -> bool:

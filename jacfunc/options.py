@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal, TypedDict
+from numbers import Integral
+from typing import Any, Literal, TypedDict
 
 from .errors import ArgumentError, ArgumentTypeError
 
@@ -63,7 +64,7 @@ class Options:
                 raise ArgumentTypeError(
                     f"{name} has no keyword {keyword!r}; it takes {', '.join(Keywords.__annotations__)}"
                 )
-        return cls(**keywords)
+        return cls(**{keyword: _exact(value) for keyword, value in keywords.items()})
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -114,6 +115,15 @@ class Options:
                 f"in_dims={dims!r} is not 0 (samples in front), None (shared), or a tuple with one of these for each "
                 "positional argument; move the sample axis to the front"
             )
+
+
+def _exact(value: Any) -> Any:
+    """With an int for an integer of another kind, such as numpy's."""
+    if value is None or isinstance(value, int | str):
+        return value
+    if isinstance(value, tuple):
+        return tuple([_exact(item) for item in value])
+    return int(value) if isinstance(value, Integral) else value
 
 
 def _is_int(value: object) -> bool:

@@ -10,6 +10,7 @@ import re
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -19,8 +20,7 @@ from . import caches, independence
 from .entries import Pair
 from .errors import JacfuncError, RefusedOperationError, UnsupportedOperationError
 from .jet.frame import AllRowsError, CannotFollowError
-from .levels import differentiated_again, inside_transform, inside_vmap
-from .operations import refuse_scripted
+from .levels import compiling, differentiated_again, inside_transform, inside_vmap, is_dual
 from .request import Outputs, OutputsChangedError, Request, Shape
 from .rng import Draw
 from .routes import ROUTES
@@ -28,6 +28,7 @@ from .routes.autograd import value_only
 from .routes.task import Evaluation, Task
 from .routes.verify import NoTransposeError
 from .rows import Rows
+from .scripted import plainly
 from .slots import locked
 
 FATAL = (JacfuncError, torch.OutOfMemoryError)
@@ -82,6 +83,7 @@ class Plan:
     settled: bool = False
     undifferentiable: bool = False
     notes: tuple[str, ...] = ()
+    scripted: bool = False
 
     @property
     def route(self) -> str:
@@ -111,7 +113,7 @@ class Plan:
         failed, *rest = self.attempts
         if isinstance(error, CannotFollowError) and not isinstance(error, AllRowsError):
             rest = [attempt for attempt in rest if attempt.route != failed.route]
-        told = f"{_first_line(error)}{_place(error)}"
+        told = f"{_reason(error)}{_place(error)}"
         return replace(
             self,
             attempts=tuple(rest),
@@ -219,7 +221,7 @@ def _remembered(request: Request, wanted: Wanted) -> Plan | None:
     plan: Plan | None = caches.PLANS.get(request.captured.key, _plan_signature(request, wanted))
     if plan is None or plan.independence is independence.BLIND:
         return None
-    request.expected = plan.outputs
+    request.expected, request.scripted = plan.outputs, plan.scripted
     return plan
 
 
@@ -237,9 +239,11 @@ def _find(request: Request, wanted: Wanted) -> tuple[Plan, Draw]:
 def _look(request: Request, draw: Draw) -> tuple[tuple[torch.Tensor, ...], bool]:
     """The outputs of a plain forward, and whether it drew random numbers; refuses what is no batch of samples."""
     request.expected = None
-    refuse_scripted(request.captured.scripted())
     try:
-        return request.first_values(draw), not draw.is_now()
+        with plainly() as called:
+            values = request.first_values(draw)
+        request.scripted = request.scripted or called()
+        return values, not draw.is_now()
     except RuntimeError as error:
         if inside_transform() and not isinstance(error, JacfuncError):
             raise UnsupportedOperationError(
@@ -270,6 +274,7 @@ def _remember(request: Request, plan: Plan) -> None:
 
 def _run_traced(request: Request, wanted: Wanted) -> Outcome:
     """Under ``torch.compile``: nothing remembered, nothing retried; the forward for the shapes is dead code."""
+    request.scripted = not compiling()
     with torch.no_grad():
         request.evaluate(*(leaf.detach() for leaf in request.leaves))
     plan = _planned(request, wanted, False, independence.TRACED)
@@ -288,6 +293,8 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
     attempt = plan.attempts[0]
     if attempt.route == "autograd" and inside_transform():
         raise UnsupportedOperationError("torch.autograd.grad cannot run inside another torch.func transform")
+    if attempt.route == "autograd" and any(map(is_dual, request.leaves)):
+        raise UnsupportedOperationError("torch.autograd.grad forgets the tangents of forward mode")
     inputs, outputs, leaves = plan.inputs, plan.output_rows, request.leaves
     if limit is not None:
         inputs, outputs = Rows(inputs.shapes, limit), Rows(outputs.shapes, limit)
@@ -319,7 +326,8 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
     if undifferentiable:
         results = {pair: value_only(result, evaluation.outputs) for pair, result in results.items()}
     if not plan.settled and not request.traced:
-        plan = replace(plan, settled=True, undifferentiable=undifferentiable, notes=evaluation.notes)
+        plan = replace(plan, settled=True, undifferentiable=undifferentiable, scripted=request.scripted)
+        plan = replace(plan, notes=evaluation.notes)
     return Outcome(plan, results, evaluation)
 
 
@@ -351,6 +359,14 @@ def _place(error: BaseException) -> str:
         return ""
     path = next((name for name, module in modules[0].named_modules() if module is modules[-1]), "")
     return f" (in the {type(modules[-1]).__name__} {path!r})" if path else f" (in the {type(modules[-1]).__name__})"
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, and the higher-order operator (``torch.cond``) that it arose in, if in one."""
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    operator = next((Path(file).stem for file in files if "_higher_order_ops" in file), None)
+    said = _first_line(error)
+    return said if operator is None else f"torch cannot transform the operator {operator} ({said})"
 
 
 def _first_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.masked import MaskedTensor
 
 from . import trees
 from .errors import ArgumentTypeError, JacfuncError, ShapeError
@@ -81,6 +82,8 @@ def _form_problem(leaf: torch.Tensor, hand: str, convert: str) -> Problem | None
         text = f"has dtype {leaf.dtype}, which has no arithmetic; convert it with .to(torch.float16)"
     elif leaf.is_nested:
         text = "is a nested tensor; convert it with .to_padded_tensor(0.0)"
+    elif type(leaf) is MaskedTensor:
+        text = "is a masked tensor; convert it with .to_tensor(0.0)"
     elif leaf.layout != torch.strided:
         text = f"has layout {leaf.layout}; convert it with .to_dense()"
     elif leaf.device.type == "meta":

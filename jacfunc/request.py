@@ -25,6 +25,7 @@ from .operations import corrected
 from .options import Options
 from .refusals import check_inputs, check_outputs, refuse_jets
 from .rng import GENERATORS, Draw
+from .scripted import plainly
 from .slots import call_guarded
 
 Shape = tuple[int, ...]
@@ -73,7 +74,8 @@ class Request:
     """One call of a transform, checked.
 
     ``batch`` is the shape of the sample axes, ``input_shapes`` is ``I`` of every differentiated leaf;
-    ``differentiates`` is set where f itself takes ``torch.autograd.grad`` by its input, and so needs a graph;
+    ``differentiates`` is set where f itself takes ``torch.autograd.grad`` by its input, and so needs a graph,
+    ``scripted`` where it calls scripted code;
     ``state_arguments`` are how many leading arguments are parameters (and buffers), not data.
     """
 
@@ -91,12 +93,18 @@ class Request:
     aux_leaves: list[Any] = field(default_factory=list)
     expected: Outputs | None = None
     differentiates: bool = False
+    scripted: bool = False
     state_arguments: int = 0
     _captured: Captured | None = None
     _signature: tuple[Any, ...] | None = None
 
     def __post_init__(self) -> None:
         self.state_arguments = _state_arguments(self.function)
+        if self.state_arguments and self.args and type(self.args[0]) is torch.Tensor:
+            raise ArgumentTypeError(
+                f"args[0] is a Tensor, but {self.function!r} takes its parameters first; pass the dict of names to "
+                "tensors that make_functional returned, and then the input"
+            )
         leaves: list[torch.Tensor] = []
         for position in self._positions():
             found, structure = trees.flatten(self.args[position])
@@ -299,6 +307,12 @@ class Request:
         return [] if self.traced else list(self.captured.tree())
 
     def _run(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        if not self.scripted:
+            return self._guarded(args, kwargs)
+        with plainly():
+            return self._guarded(args, kwargs)
+
+    def _guarded(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         if self.traced or isinstance(self.function, FunctionalModule | LiveModule) or not self.captured.modules:
             return self.function(*args, **kwargs)
         return call_guarded(self.function, args, kwargs, self.captured.modules)

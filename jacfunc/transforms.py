@@ -373,5 +373,6 @@ def check_independent(
         ...
         jacfunc.errors.CoupledSamplesError: ...
     """
-    options = Options(argnums, batch_dims, has_aux=has_aux)
+    keywords: Keywords = {"argnums": argnums, "batch_dims": batch_dims, "has_aux": has_aux}
+    options = Options.of("check_independent", keywords)
     return _Check(as_function(f), options)

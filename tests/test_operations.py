@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from differences import TRUTH, along_parameters, stencil
-from torch import nn
+from torch import distributions, nn
 from torch.nn import functional as F
 
 from jacfunc import UnsupportedOperationError, batch_jac, diag_jac, explain, hess_diag, laplacian, operations
@@ -129,6 +129,12 @@ OPERATIONS = {
         rowwise(lambda r, p: F.multilabel_margin_loss((r[:4] * p[:4])[None], LABELS[None], reduction="sum")),
         rowwise(lambda r, p: torch._C._nn.multilabel_margin_loss((r[:4] * p[:4])[None], LABELS[None], 2)),
     ],
+    "conv_transpose": [
+        rowwise(lambda r, p: F.conv_transpose1d(r[:4].reshape(2, 2), (r * p)[2:].reshape(2, 2, 1), p[:2], 2, 0, 1)),
+        rowwise(lambda r, p: F.conv_transpose2d(r.reshape(2, 3, 1), (r * p).reshape(2, 1, 3, 1), None, (2, 3), (1, 0), (1, 2))),
+        rowwise(lambda r, p: ATEN.conv_transpose3d(r.reshape(1, 2, 3, 1, 1), (r * p)[:4].reshape(2, 1, 2, 1, 1), p[:1], [2], [0], [1])),
+        rowwise(lambda r, p: ATEN.conv_transpose1d.default(r.reshape(1, 2, 3), (r * p)[:4].reshape(2, 1, 2), p[:2], [2], [0], [1], 2)),
+    ],
     "linear_cross_entropy": [
         rowwise(
             lambda r, p: F.linear_cross_entropy(
@@ -201,7 +207,8 @@ def test_every_entry_has_an_example():
         *OPERATIONS,
         *REFUSED,
         "data",
-    }  # which differences cannot judge: test_modes.py
+        "_standard_gamma",
+    }  # which differences cannot judge: test_modes.py, and below
 
 
 @pytest.mark.parametrize(("name", "number"), EXAMPLES)
@@ -287,6 +294,55 @@ def test_operations_without_a_right_derivative_are_refused_by_name(name):
 def test_refusals_hold_for_other_names(name, operation):
     with pytest.raises(UnsupportedOperationError, match=rf"^{name}.* has no second derivative in torch; "):
         laplacian(operation, check=False)(torch.randn(4, 3, dtype=torch.float64))
+
+
+DRAWS = {
+    "Gamma": lambda p: distributions.Gamma(p, p),
+    "Chi2": distributions.Chi2,
+    "StudentT": distributions.StudentT,
+    "InverseGamma": lambda p: distributions.InverseGamma(p, p),
+    "FisherSnedecor": lambda p: distributions.FisherSnedecor(p, p),
+    "Dirichlet": distributions.Dirichlet,
+    "Beta": lambda p: distributions.Beta(p, p),
+}
+
+
+@pytest.mark.parametrize("method", ["auto", "taylor", "forward", "reverse"])
+@pytest.mark.parametrize("name", DRAWS)
+def test_draws_without_a_second_derivative_have_a_first_one(name, method):
+    weight = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    f = lambda x: DRAWS[name]((weight * x).exp()).rsample()
+    x = torch.rand(4, 3, dtype=torch.float64)
+    if method == "forward" and name in ("Dirichlet", "Beta"):  # an autograd.Function in the old style
+        return
+    torch.manual_seed(3)
+    found, value = batch_jac(f, method=method, return_value=True, check=False)(x)
+    torch.manual_seed(3)
+    inputs = x.clone().requires_grad_()
+    drawn = f(inputs)
+    torch.testing.assert_close(value, drawn)
+    (expected,) = torch.autograd.grad(drawn.sum(), inputs)
+    torch.testing.assert_close(found.sum(1), expected)
+    told = (
+        "_standard_gamma, a draw.*no second derivative" if name not in ("Dirichlet", "Beta") else "no gradient|no route"
+    )
+    with pytest.raises(UnsupportedOperationError, match=told):
+        found.sum().backward()
+    with pytest.raises(UnsupportedOperationError, match=told):
+        laplacian(f, method=method, check=False)(x)
+
+
+@pytest.mark.parametrize("method", ["auto", "taylor", "forward", "reverse"])
+def test_draws_of_a_constant_have_all_derivatives(method):
+    """The draw is clamped by way of a detached tensor, in place."""
+    rate = lambda w, x: (w * x).exp()
+    f = lambda w, x: distributions.Gamma(torch.full_like(x, 2.0), rate(w, x)).rsample()
+    w, x = torch.tensor(0.5, dtype=torch.float64, requires_grad=True), torch.rand(4, 3, dtype=torch.float64)
+    torch.manual_seed(3)
+    found, drawn = diag_jac(f, method=method, return_value=True, check=False)(w, x)
+    torch.testing.assert_close(found, -w * drawn)
+    (slope,) = torch.autograd.grad(found.sum(), w)
+    torch.testing.assert_close(slope, (-drawn + w * x * drawn).sum())
 
 
 def test_what_is_refused_is_allowed_on_constants():

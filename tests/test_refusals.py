@@ -9,6 +9,7 @@ import pytest
 import torch
 from functions import OldStyle, OnlyOnce
 from torch import nn
+from torch.masked import masked_tensor
 
 from jacfunc import (
     ArgumentError,
@@ -71,6 +72,21 @@ def test_options_are_refused_when_the_transform_is_made(transform, keywords, kin
         transform(torch.sin, **keywords)
 
 
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_integers_of_numpy_are_integers(transform):
+    one, none = np.int64(1), np.int32(0)
+    for keywords in ({"chunk_size": one}, {"argnums": none, "batch_dims": one}, {"argnums": (none,)}):
+        exact = {k: tuple(map(int, v)) if isinstance(v, tuple) else int(v) for k, v in keywords.items()}
+        assert transform(torch.sin, **keywords).options == transform(torch.sin, **exact).options
+        torch.testing.assert_close(transform(torch.sin, **keywords)(X), transform(torch.sin, **exact)(X))
+    blocks = transform(torch.sin, sample_chunk_size=np.int64(2), in_dims=(none,))
+    torch.testing.assert_close(blocks(X), transform(torch.sin)(X))
+    assert check_independent(torch.sin, argnums=none, batch_dims=one)(X)
+    for keywords in ({"chunk_size": np.float64(1)}, {"batch_dims": np.bool_(True)}, {"chunk_size": np.int64(0)}):
+        with pytest.raises(ArgumentError):
+            transform(torch.sin, **keywords)
+
+
 @pytest.mark.parametrize("f", [3, None, "f", torch.ones(2)])
 def test_only_functions_and_modules_are_transformed(f):
     for make in [*TRANSFORMS, check_independent]:
@@ -109,6 +125,10 @@ CALLS = [
     (torch.sin, {}, (X + 0j,), {}, ArgumentTypeError, "args[0] is complex (torch.complex64); pass its real view"),
     (torch.sin, {}, (X.to_sparse(),), {}, ArgumentTypeError, "convert it with .to_dense()"),
     (torch.sin, {}, (torch.nested.nested_tensor([X, X], layout=torch.jagged),), {}, ArgumentTypeError, "is a nested tensor; convert it"),
+    (torch.sin, {}, (masked_tensor(X, X > 0),), {}, ArgumentTypeError, "args[0] is a masked tensor; convert it with .to_tensor(0.0)"),
+    (lambda x: masked_tensor(x, x > 0), {}, (X,), {}, ArgumentTypeError, "output is a masked tensor"),
+    (F, {}, (X, PARAMS), {}, ArgumentTypeError, "args[0] is a Tensor, but <f(params, ...) of Linear> takes its parameters first"),
+    (diag_jac(F), {}, (X,), {}, ArgumentTypeError, "takes its parameters first"),
     (torch.sin, {}, (X.to("meta"),), {}, ArgumentTypeError, "args[0] is on the meta device and has no values"),
     (torch.sin, {}, (X.to(torch.float8_e4m3fn),), {}, ArgumentTypeError, "which has no arithmetic; convert it"),
     (torch.sin, {}, ("x",), {}, ArgumentTypeError, "args[0] is a str, not a tensor; select a tensor with argnums"),

@@ -275,3 +275,14 @@ def test_an_infinite_derivative_of_what_is_constant_is_found_out(name):
     for method in ("auto", "taylor"):
         torch.testing.assert_close(batch_jac(SINGULAR[name], method=method)(x), truth)
         assert explain(batch_jac(SINGULAR[name], method=method))(x).plan.route == "reverse"
+
+
+def test_what_cannot_transform_an_operator_like_cond_names_it():
+    f = lambda x: torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,))
+    x = torch.rand(3, 2, dtype=torch.float64, requires_grad=True)
+    derivative = diag_jac(f, check=False)(x)
+    torch.testing.assert_close(derivative, x.cos())
+    with pytest.raises(UnsupportedOperationError, match="torch.cond\\) has a backward that cannot"):
+        derivative.sum().backward()
+    with pytest.raises(UnsupportedOperationError, match="torch cannot transform the operator cond "):
+        laplacian(f, check=False)(x)

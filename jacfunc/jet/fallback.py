@@ -6,6 +6,7 @@ Slower than a rule (about 100 us for each), and right for first and second order
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import optree
@@ -16,6 +17,7 @@ from ..linear import pullback, pushforward
 from ..operations import corrected
 from ..rng import Draw
 from ..rows import flattened, through
+from ..scripted import SCRIPTED, plainly
 from .build import filled
 from .frame import CannotFollowError, Frame
 from .jet import Jet
@@ -23,8 +25,6 @@ from .values import jets_in, replaced
 
 Tensor = torch.Tensor
 Tensors = tuple[Tensor, ...]
-
-SCRIPTED = (torch.jit.ScriptFunction, torch._C.ScriptMethod)
 
 
 def pushed(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -43,8 +43,6 @@ def pushed(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     if frame.layout.order > 2:
         raise CannotFollowError(f"{name_of(function)} has no rule, so it is not carried to order {frame.layout.order}")
     push = pushforward(pull, outputs)
-    if frame.layout.order == 2 and isinstance(function, SCRIPTED):
-        raise CannotFollowError("scripted code, of which torch forgets second derivatives when they are pushed forward")
     firsts = _through(function, push, jets, 1)
     columns = [firsts]
     if frame.layout.order == 2:
@@ -108,7 +106,7 @@ class _Operation:
         if self.evaluated:  # a second evaluation sees the same random draw
             self.draw.restore()
         self.evaluated = True
-        with corrected():
+        with corrected(), plainly() if isinstance(self.function, SCRIPTED) else nullcontext():
             result = self.function(*replaced(self.args, value), **replaced(self.kwargs, value))
         leaves, spec = optree.tree_flatten(result)
         if self.spec is None:  # of a later evaluation they would belong to a level of torch.func that has ended

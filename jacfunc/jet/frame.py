@@ -36,7 +36,8 @@ class Propagation:
     ``quiet``: the caller records no graph, so neither do the rules, while the function itself runs with gradients on,
     so that an inner ``no_grad`` can be told.  ``inside``: a rule is running.  ``batch``: the shape of the sample axes.
     ``narrowing``: whether a narrow layer may begin a new frame.  ``replacing``: operations of the table of corrections
-    whose replacement is running.  ``coarsest``: the precision of the coarsest dtype that a rule cast to.
+    whose replacement is running.  ``coarsest``: the precision of the coarsest dtype that a rule cast to.  ``detached``:
+    what shares memory with a jet's value, and its version then.
     """
 
     batch: tuple[int, ...]
@@ -50,6 +51,7 @@ class Propagation:
     slow: dict[str, None] = field(default_factory=dict)
     replacing: set[Any] = field(default_factory=set)
     coarsest: float = 0.0
+    detached: list[tuple[Tensor, int]] = field(default_factory=list)
 
     def identity(self, size: int, like: Tensor) -> Tensor:
         """``(size, 1, size)``: one-hot rows, the same for every sample."""

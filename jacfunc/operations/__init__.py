@@ -8,7 +8,7 @@ does inside scripted or C++ code is not seen; which route may take an operation 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +17,11 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
-from ..errors import RefusedOperationError
 from ..levels import compiling
 from ..recomputing import begin, end
-from . import algebra, attention, elementwise, losses, norms
+from . import algebra, attention, convolution, draws, elementwise, losses, norms
 from .expansion import constant, in_place, refusing
+from .foreign import is_foreign, refuse_constants
 
 Functions = tuple[Callable[..., Any], ...]
 
@@ -54,6 +54,7 @@ NO_SECOND_OR_VMAP = f"{NO_SECOND}, and vmap over the first is wrong"
 NAN_THIRD = "torch's third derivative is NaN"
 CONSTANT_CHUNKS = "torch takes the backward of its chunks for a constant"
 DENSE = "keep the tensor dense, or make it sparse outside of the transform"
+NO_PADDING = "with output padding torch's backward has no derivative by input and weight together"
 UNROLL = "write its recursion with torch.logaddexp"
 SCATTER = "use torch.index_add or torch.scatter_reduce"
 
@@ -100,6 +101,7 @@ DATA: Functions = (torch.Tensor.data.__get__, torch._C._autograd._get_data_attr)
 hardsigmoid_, mish_, sinc_, i0_ = map(
     in_place, (elementwise.hardsigmoid, elementwise.mish, elementwise.sinc, elementwise.i0)
 )
+TRANSPOSED = [(getattr(torch, f"conv_transpose{axes}d"), axes) for axes in (1, 2, 3)]
 ENTRIES = (
     Entry("layer_norm", (F.layer_norm, torch.layer_norm, *_ops("layer_norm")), norms.layer_norm, FORGETS, 196700),
     Entry("native_layer_norm", (torch.native_layer_norm,), norms.native_layer_norm, FORGETS, 196700),
@@ -134,6 +136,15 @@ ENTRIES = (
     Entry("det", (torch._linalg_det, *_ops("_linalg_det")), algebra.private_det, NAN_THIRD, 192540),
     Entry("cdist", (torch.cdist, *_ops("cdist", "_cdist_forward")), algebra.cdist, NO_SECOND_OR_VMAP),
     Entry("pdist", (torch.pdist, *_ops("pdist", "_pdist_forward")), algebra.pdist, NO_SECOND),
+    *(
+        Entry(
+            "conv_transpose",
+            (native, *_ops(native.__name__)),
+            convolution.conv_transpose(native, axes),
+            NO_PADDING,
+        )
+        for native, axes in TRANSPOSED
+    ),
     Entry("multi_margin_loss", (F.multi_margin_loss,), losses.multi_margin_loss, NO_SECOND),
     Entry("multi_margin_loss", (MULTI_MARGIN, *_ops("multi_margin_loss")), losses.numbered_multi_margin, NO_SECOND),
     Entry("multilabel_margin_loss", (F.multilabel_margin_loss,), losses.multilabel_margin_loss, NO_SECOND),
@@ -147,6 +158,7 @@ ENTRIES = (
     Entry("sparse_coo_tensor", (coo, *_ops("sparse_coo_tensor")), refusing(coo, "sparse_coo_tensor", DENSE), NO_SECOND),
     *(Entry("ctc_loss", (ctc,), refusing(ctc, "ctc_loss", UNROLL), NO_SECOND) for ctc in CTC),
     Entry("sparse.mm", (torch.sparse.mm, *_ops("_sparse_mm")), sparse_mm, NO_SECOND),
+    Entry("_standard_gamma", (torch._standard_gamma, *_ops("_standard_gamma")), draws.standard_gamma, NO_SECOND),
     *(Entry("segment_reduce", (s,), refusing(s, "segment_reduce", SCATTER), NO_SECOND) for s in SEGMENT),
 )  # fmt: skip
 
@@ -180,29 +192,6 @@ class Noting(Corrections):
         return super().exchanged(entry, args, kwargs)
 
 
-SILENT = frozenset(f"aten::{entry.name}" for entry in ENTRIES if entry.why is FORGETS) - {"aten::batch_norm"}
-"""What scripted code must not call; batch_norm there is right in eval mode, and coupled in training."""
-
-
-def refuse_scripted(scripted: Iterable[Any]) -> None:
-    """Refuse scripted code with an operation whose derivatives are wrong and which cannot be exchanged there."""
-    for code in scripted:
-        for node in _nodes(code.inlined_graph):
-            if node.kind() in SILENT:
-                name = node.kind().removeprefix("aten::")
-                raise RefusedOperationError(
-                    f"scripted or traced code calls {name}, whose second derivatives torch gets wrong and which cannot "
-                    "be exchanged there; pass the function or module before scripting"
-                )
-
-
-def _nodes(graph: Any) -> Iterator[Any]:
-    for node in graph.nodes():
-        yield node
-        for block in node.blocks():
-            yield from _nodes(block)
-
-
 class _Evaluation(Corrections):
     """The mode of one evaluation, which holds as well for what is checkpointed in it and runs again.
 
@@ -217,6 +206,10 @@ class _Evaluation(Corrections):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch._C._set_grad_enabled:
             torch._C._set_fwd_grad_enabled(self.pushes and args[0])
+        if is_foreign(func):
+            result = func(*args, **(kwargs or {}))
+            refuse_constants(func, args, kwargs or {}, result)
+            return result
         return super().__torch_function__(func, types, args, kwargs)
 
     def __exit__(self, *raised: object) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..entries import Diagonal, Laplacian
-from ..jet import Frame, Jet, Propagation, layout
+from ..jet import CannotFollowError, Frame, Jet, Propagation, layout
 from ..jet.ending import diagonal_of, rows_of
 from ..recomputing import begin, end
 from .task import Evaluation, Task
@@ -86,6 +86,8 @@ def follow(
     run = _quietly if quiet else (_recomputed if task.recomputes else _directly)
     outputs, aux = run(task, jets, propagation)
     propagation.alive = False
+    if any(value._version != version for value, version in propagation.detached):
+        raise CannotFollowError("a detached tensor that is changed in place, and the differentiated one with it")
     return outputs, aux, tuple(propagation.slow)
 
 

@@ -52,7 +52,9 @@ def verify_transpose(
     if pulled and not pushed:
         raise CannotFollowError("derivatives that are finite by reverse mode are not along rows of the input")
     if not bool(close) and pushed and pulled and calls_function(task):
-        raise NoTransposeError("an autograd.Function has a backward that cannot be differentiated by its cotangent")
+        raise NoTransposeError(
+            "an autograd.Function or custom operator has a backward that cannot be differentiated by its cotangent"
+        )
 
 
 Projection = tuple[torch.Tensor, torch.Tensor]

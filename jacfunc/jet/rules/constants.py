@@ -23,6 +23,19 @@ def constant(function: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
+def detach(function: Callable[..., Tensor]) -> Callable[..., Any]:
+    """The same for ``detach``, whose result is the value's memory: whether that changed is told in the end."""
+
+    def rule(input: Any) -> Tensor:
+        value = function(input.value)
+        propagation = input.frame.propagation
+        if not propagation.traced:
+            propagation.detached.append((value, value._version))
+        return value
+
+    return rule
+
+
 def like(function: Callable[..., Tensor]) -> Callable[..., Any]:
     """``zeros_like`` and its kin: a jet without rows, so that jets may be written into it."""
 
@@ -93,7 +106,6 @@ CONSTANT = [
     "bernoulli",
     "multinomial",
     "normal",
-    "detach",
     "is_contiguous",
     "stride",
     "storage_offset",
@@ -169,6 +181,8 @@ def install() -> None:
     for name in CONSTANT:
         for function in forms(name):
             add(constant(function), function)
+    for function in forms("detach"):
+        add(detach(function), function)
     for name in CONSTANT_METHODS:
         function = getattr(method, name)
         add(constant(function), function)

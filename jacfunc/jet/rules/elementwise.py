@@ -220,24 +220,24 @@ def hardtanh(input: Jet, min_val: float = -1.0, max_val: float = 1.0) -> Jet:
 
 
 def elu(input: Jet, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Jet:
-    """``scale (exp(input_scale x) - 1) alpha`` below zero."""
+    """``scale (exp(input_scale x) - 1) alpha`` below zero; at zero torch has its first derivative and no second."""
     x = input.value
     tail = scale * alpha * torch.exp(torch.where(x > 0, 0.0, x) * input_scale)
-    found: List = []
-    for k in range(1, input.frame.layout.order + 1):
-        above = scale if k == 1 else 0.0
-        found.append(torch.where(x > 0, above, tail * input_scale**k).to(x.dtype))
+    found: List = [torch.where(x > 0, scale, tail * input_scale).to(x.dtype)]
+    for k in range(2, input.frame.layout.order + 1):
+        found.append(torch.where(x < 0, tail * input_scale**k, 0.0))
     return Jet(torch._C._nn.elu(x, alpha, scale, input_scale), composed(input, found), input.frame)
 
 
 def softplus(input: Jet, beta: float = 1.0, threshold: float = 20.0) -> Jet:
-    """Beyond the threshold the identity."""
+    """Beyond the threshold the identity, of which torch has the second derivative at the threshold already."""
     x = input.value
     linear = x * beta > threshold
-    inner = _softplus(torch.where(linear, 0.0, x * beta), x, input.frame.layout.order)
-    found: List = []
-    for k, derivative in enumerate(inner, start=1):
-        found.append(torch.where(linear, 1.0 if k == 1 else 0.0, derivative * beta ** (k - 1)))  # type: ignore[operator]
+    first, *others = _softplus(torch.where(linear, 0.0, x * beta), x, input.frame.layout.order)
+    found: List = [torch.where(linear, 1.0, first)]  # type: ignore[arg-type]
+    curved = x * beta < threshold
+    for k, derivative in enumerate(others, start=1):
+        found.append(torch.where(curved, derivative * beta**k, 0.0))  # type: ignore[operator]
     return Jet(F.softplus(x, beta, threshold), composed(input, found), input.frame)
 
 

@@ -1,0 +1,63 @@
+"""Operators of other libraries (``torch.library``), which ``torch.func`` may take for constants without a word.
+
+One whose derivative is registered in Python has none in forward mode, and one without a formula has none in any mode of
+``torch.func``: all get zeros.  ``torch.autograd.grad`` follows both, or says that there is no derivative.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch._ops import OpOverload, OpOverloadPacket
+
+from .. import trees
+from ..errors import RefusedOperationError, UnsupportedOperationError
+from ..levels import inside_jvp, is_dual, tracked
+
+OWN = ("aten", "prims")
+DEVICES = ("", "CPU", "CUDA", "XPU", "MPS", "HPU", "PrivateUse1", "Other")
+FORMULAS = tuple(f"Autograd{device}" for device in DEVICES)
+
+
+def is_foreign(function: Any) -> bool:
+    """Whether a function is an operator that is none of torch's own."""
+    if type(function) is OpOverload:
+        return function.namespace not in OWN
+    return type(function) is OpOverloadPacket and function._qualified_op_name.split("::")[0] not in OWN
+
+
+def refuse_constants(function: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """Refuse what torch has silently taken for a constant."""
+    if not torch.is_grad_enabled():
+        return
+    given, made = _floating((args, kwargs)), _floating(result)
+    if not made or _has(function, "CompositeImplicitAutograd"):
+        return
+    if any(is_dual(tensor) or (inside_jvp() and tracked(tensor, strictly=False)) for tensor in given):
+        raise UnsupportedOperationError(f"torch takes the operator {function} for a constant in forward mode")
+    if _has(function, *FORMULAS):
+        return
+    if any(map(tracked, given)):
+        raise UnsupportedOperationError(f"torch.func takes the operator {function} for a constant: it has no formula")
+    if any(tensor.requires_grad for tensor in given) and any(map(_is_constant, made)):
+        raise RefusedOperationError(
+            f"the operator {function} is applied to what is differentiated, but has no derivative; register one with "
+            "torch.library.register_autograd, or detach what it is given if it is meant to be constant"
+        )
+
+
+def _floating(tree: Any) -> list[torch.Tensor]:
+    return [tensor for tensor in trees.tensors(tree) if tensor.is_floating_point()]
+
+
+def _is_constant(tensor: torch.Tensor) -> bool:
+    """Whether torch would warn in its backward, and have no gradient."""
+    return tensor.grad_fn is None or tensor.grad_fn.name().endswith("WarnNotImplemented")
+
+
+def _has(function: Any, *keys: str) -> bool:
+    """Whether each overload of an operator has a kernel for one of the keys."""
+    forms = [function] if type(function) is OpOverload else [getattr(function, form) for form in function.overloads()]
+    names = [form._name for form in forms]
+    return all(any(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in keys) for name in names)
