@@ -92,6 +92,10 @@ SAMPLE_BYTES = Memory()
 """How large one sample is where a function is widest (``blocks.py``)."""
 
 
+COMPILED = Memory()
+"""Transforms under ``torch.compile``, by function and signature (``compiled.py``)."""
+
+
 class Around(threading.local):
     """What surrounds the evaluations of this thread, innermost last (``recomputing.py``)."""
 

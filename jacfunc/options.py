@@ -26,6 +26,7 @@ class Keywords(TypedDict, total=False):
     has_aux: bool
     return_value: bool
     check: bool
+    compile: bool
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Options:
         has_aux: ``f`` returns ``(output, aux)``; aux comes last in the result.
         return_value: also return the output of ``f``.
         check: find out, once, whether samples influence each other, and refuse if so.
+        compile: run under ``torch.compile``, compiled once for a function and a kind of arguments; the first call takes
+            seconds, and is compared with an eager one.
     """
 
     argnums: int | tuple[int, ...] = -1
@@ -55,6 +58,7 @@ class Options:
     has_aux: bool = False
     return_value: bool = False
     check: bool = True
+    compile: bool = False
 
     @classmethod
     def of(cls, name: str, keywords: Keywords) -> Options:
@@ -83,6 +87,11 @@ class Options:
         return (self.argnums, self.batch_dims, self.method, self.chunk_size, self.has_aux, self.check)
 
     @property
+    def eager(self) -> Options:
+        """The same without ``torch.compile``."""
+        return replace(self, compile=False)
+
+    @property
     def whole(self) -> Options:
         """The same for all samples at once."""
         return replace(self, sample_chunk_size=None, in_dims=None)
@@ -99,7 +108,7 @@ class Options:
                 f"chunk_size={self.chunk_size!r} is not a number of rows, 1 or more, or None for all at once"
             )
         self._check_blocks()
-        for name in ("has_aux", "return_value", "check"):
+        for name in ("has_aux", "return_value", "check", "compile"):
             if not isinstance(getattr(self, name), bool):
                 raise ArgumentTypeError(f"{name}={getattr(self, name)!r} is not a bool")
 

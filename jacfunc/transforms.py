@@ -14,12 +14,13 @@ from typing import Any, TypeVar, Unpack
 import torch
 
 from .blocks import Blocks, check_in_dims
+from .compiled import call_compiled
 from .entries import Block, Diagonal, HessianDiagonal, Laplacian, have_diagonal
 from .errors import ShapeError
 from .independence import probe_now
 from .levels import tracing
 from .options import Keywords, Options
-from .plan import Outcome, Wanted, run
+from .plan import Outcome, Plan, Wanted, run
 from .request import Outputs, Request, as_function, requested
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -37,6 +38,8 @@ class Transform:
         traced = tracing()
         if self.options.sample_chunk_size is not None:
             return self._in_blocks(args, kwargs, traced)
+        if self.options.compile and not traced:
+            return call_compiled(self, args, kwargs)
         if traced:  # which cannot trace a question about inference mode
             return self._result(Request(self.transformed, self.options, args, kwargs, traced=True))
         if not torch.is_inference_mode_enabled():
@@ -47,6 +50,10 @@ class Transform:
             return self._result(request)
 
     def _result(self, request: Request) -> Any:
+        return self.outcome(request)[0]
+
+    def outcome(self, request: Request) -> tuple[Any, Plan]:
+        """The result for a request, and how it was computed."""
         if self.options.in_dims is not None:
             check_in_dims(request, self.options)
         outcome = run(request, self.wanted)
@@ -56,7 +63,7 @@ class Transform:
             results.append(request.outputs.structure.build(outcome.evaluation.outputs))
         if self.options.has_aux:
             results.append(request.aux(outcome.evaluation.aux))
-        return results[0] if len(results) == 1 else tuple(results)
+        return (results[0] if len(results) == 1 else tuple(results)), outcome.plan
 
     def _in_blocks(self, args: tuple[Any, ...], kwargs: dict[str, Any], traced: bool) -> Any:
         whole = replace(self, options=self.options.whole)
@@ -198,7 +205,7 @@ def diag_jac(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
             own.  ``x`` and ``y`` may be trees (dicts, tuples, whatever ``optree`` knows).
         **keywords: ``argnums=-1``, ``batch_dims=1``, ``method="auto"``, ``chunk_size=None``,
             ``sample_chunk_size=None``, ``in_dims=None``, ``has_aux=False``, ``return_value=False``, ``check=True``,
-            described at :class:`jacfunc.options.Options`.
+            ``compile=False``, described at :class:`jacfunc.options.Options`.
 
     Returns:
         A function of the same arguments as ``f``.  Its result has the larger of ``O`` and ``I``: ``(N, *larger)``, the

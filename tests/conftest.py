@@ -17,5 +17,5 @@ def pytest_configure(config: pytest.Config) -> None:
 def _fresh() -> None:
     """Every test starts with the same random numbers and no memories of another."""
     torch.manual_seed(0)
-    for memory in (caches.PLANS, caches.INDEPENDENT, caches.INVENTORIES, caches.SAMPLE_BYTES):
+    for memory in (caches.PLANS, caches.INDEPENDENT, caches.INVENTORIES, caches.SAMPLE_BYTES, caches.COMPILED):
         memory.clear()

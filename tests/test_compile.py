@@ -38,6 +38,9 @@ def net(norm: bool = False) -> nn.Module:
 
 
 SOME = [
+    (diag_jac, "auto", None),
+    (batch_jac, "taylor", None),
+    (laplacian, "taylor", None),
     (diag_jac, "forward", None),
     (diag_jac, "reverse", 2),
     (laplacian, "forward", None),

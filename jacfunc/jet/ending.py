@@ -30,10 +30,8 @@ def _owned(rows: Tensor, shape: tuple[int, ...], propagation: Propagation) -> Te
     """
     if rows.shape[1:] != shape:
         return rows.expand(rows.shape[0], *shape).clone(memory_format=torch.contiguous_format)
-    single = not propagation.batch or 1 in propagation.batch
-    if propagation.traced or single or 0 in rows.stride():
-        return rows.clone(memory_format=torch.contiguous_format)
-    return rows
+    shared = propagation.traced or not propagation.batch or 1 in propagation.batch or 0 in rows.stride()
+    return rows.clone(memory_format=torch.contiguous_format) if shared else rows
 
 
 def _is_pending(output: Jet) -> bool:

@@ -1,0 +1,154 @@
+"""``compile=True``: the eager numbers, one compilation for a function and a kind of arguments, and a route that traces."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounter
+
+from jacfunc import batch_jac, caches, compiled, diag_jac, divergence, hess_diag, laplacian, make_functional
+from jacfunc.errors import ArgumentTypeError, CoupledSamplesError, ShapeError, UnsupportedOperationError
+
+double = torch.float64
+TRANSFORMS = [diag_jac, batch_jac, divergence, hess_diag, laplacian]
+
+
+def net(norm: bool = False) -> nn.Module:
+    middle = nn.LayerNorm(8) if norm else nn.Identity()
+    return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), middle, nn.Linear(8, 3)).double()
+
+
+@pytest.fixture
+def counter(monkeypatch):
+    """A backend that counts, in place of one that takes seconds."""
+    counting = CompileCounter()
+    monkeypatch.setattr(compiled.torch, "compile", functools.partial(torch.compile, backend=counting))
+    torch._dynamo.reset()
+    return counting
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_the_numbers_are_the_eager_ones(counter, transform, norm):
+    f, params = make_functional(net(norm))
+    fast = transform(f, compile=True, return_value=True)
+    for _ in range(2):
+        x = torch.randn(5, 3, dtype=double)
+        found, truth = fast(params, x), transform(f, return_value=True)(params, x)
+        torch.testing.assert_close(found, truth)
+        gradients = [
+            torch.autograd.grad(result[0].square().sum(), params.values(), allow_unused=True, materialize_grads=True)
+            for result in (found, truth)
+        ]
+        torch.testing.assert_close(*gradients)
+    assert counter.frame_count == 1
+    assert len(caches.COMPILED) == 1
+
+
+def test_it_is_compiled_once_for_any_number_of_samples_and_for_a_transform_made_anew(counter):
+    f, params = make_functional(net())
+    for size in (4, 4, 6, 9, 12):
+        x = torch.randn(size, 3, dtype=double)
+        torch.testing.assert_close(laplacian(f, compile=True)(params, x), laplacian(f)(params, x))
+    assert counter.frame_count == 2  # the first size, then any size
+
+
+def test_one_graph_where_the_number_of_samples_is_marked_as_one_that_varies():
+    f, params = make_functional(net())
+    counting = CompileCounter()
+    call = torch.compile(laplacian(f), fullgraph=True, backend=counting)
+    for size in (4, 6, 9):
+        x = torch.randn(size, 3, dtype=double)
+        torch._dynamo.mark_dynamic(x, 0)
+        torch.testing.assert_close(call(params, x), laplacian(f)(params, x))
+    assert counting.frame_count == 1
+
+
+def test_modules_trees_and_aux(counter):
+    module = net()
+
+    def f(s):
+        return {"u": module(s["x"]), "v": s["t"] * s["x"]}, s["x"] + 1
+
+    s = {"x": torch.randn(5, 3, dtype=double), "t": torch.randn(5, 1, dtype=double)}
+    torch.testing.assert_close(batch_jac(f, has_aux=True, compile=True)(s), batch_jac(f, has_aux=True)(s))
+    torch.testing.assert_close(diag_jac(module, compile=True)(s["x"]), diag_jac(module)(s["x"]))
+    assert counter.frame_count == 2
+
+
+def test_a_route_that_cannot_be_traced_gives_way_to_one_that_can(counter):
+    f = lambda x: nn.functional.tanh(x).cumsum(1)  # which Dynamo takes no jet through
+    x = torch.randn(5, 3, dtype=double)
+    torch.testing.assert_close(batch_jac(f, compile=True)(x), batch_jac(f)(x))
+
+
+def test_in_blocks_and_without_a_graph(counter):
+    f, params = make_functional(net())
+    x = torch.randn(12, 3, dtype=double)
+    truth = diag_jac(f)(params, x)
+    torch.testing.assert_close(diag_jac(f, compile=True, sample_chunk_size=4)(params, x), truth)
+    with torch.no_grad():
+        torch.testing.assert_close(diag_jac(f, compile=True)(params, x), truth.detach())
+    with torch.inference_mode():
+        torch.testing.assert_close(diag_jac(f, compile=True)(params, torch.clone(x)), truth.detach())
+
+
+def test_inside_of_torch_func_it_is_eager(counter):
+    f, params = make_functional(net())
+    x = torch.randn(5, 3, dtype=double)
+    for outer in (lambda g: torch.func.jacrev(g)(x), lambda g: torch.func.vmap(g)(x[None])):
+        torch.testing.assert_close(
+            outer(lambda x: diag_jac(f, compile=True)(params, x)), outer(lambda x: diag_jac(f)(params, x))
+        )
+    assert counter.frame_count == 0
+
+
+def test_a_changed_module_is_compiled_anew(counter):
+    module = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Tanh(), nn.Linear(8, 3)).double().eval()
+    x = torch.randn(5, 3, dtype=double)
+    fast = diag_jac(module, compile=True)
+    fast(x)
+    module[2] = nn.Sigmoid()
+    torch.testing.assert_close(fast(x), diag_jac(module)(x))
+    module.register_forward_hook(lambda *args: 2 * args[-1])
+    torch.testing.assert_close(fast(x), diag_jac(module)(x))
+
+
+def test_inductor():
+    f, params = make_functional(net())
+    x = torch.randn(5, 3, dtype=double)
+    found = laplacian(f, compile=True)(params, x)
+    torch.testing.assert_close(found, laplacian(f)(params, x))
+
+
+# -------------------------------------------------------------------- what is refused, by the same errors
+
+
+def test_what_is_refused_is_refused_before_anything_is_compiled(counter):
+    x = torch.randn(30, 3)
+    with pytest.raises(CoupledSamplesError):
+        diag_jac(lambda x: x - x.mean(0), compile=True)(x)
+    with pytest.raises(ShapeError, match="without a common diagonal"):
+        diag_jac(lambda x: x[:, :2], compile=True)(x)
+    with pytest.raises(ArgumentTypeError, match="compile=1 is not a bool"):
+        diag_jac(torch.sin, compile=1)
+    assert counter.frame_count == 0
+
+
+def test_what_cannot_be_traced_says_so(counter):
+    def f(x):
+        return x.sin() if x.detach().sum() > 0 else x.cos()
+
+    with pytest.raises(
+        UnsupportedOperationError, match=r"no route that torch.compile traces .*; leave compile=True out"
+    ):
+        diag_jac(f, compile=True, check=False)(torch.ones(4, 3))
+
+
+def test_other_numbers_are_never_returned(counter, monkeypatch):
+    monkeypatch.setattr(compiled, "_close", lambda found, truth: False)
+    with pytest.raises(UnsupportedOperationError, match="other numbers than the eager ones"):
+        diag_jac(torch.sin, compile=True)(torch.ones(4, 3))
