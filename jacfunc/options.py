@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from numbers import Integral
 from typing import Any, Literal, TypedDict
 
@@ -47,6 +47,8 @@ class Options:
         check: find out, once, whether samples influence each other, and refuse if so.
         compile: run under ``torch.compile``, compiled once for a function and a kind of arguments; the first call takes
             seconds, and is compared with an eager one.
+        numbers: the selected arguments, as a tuple also where ``argnums`` is an int.
+        planned: what a plan depends on.
     """
 
     argnums: int | tuple[int, ...] = -1
@@ -59,6 +61,8 @@ class Options:
     return_value: bool = False
     check: bool = True
     compile: bool = False
+    numbers: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    planned: tuple[object, ...] = field(init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, name: str, keywords: Keywords) -> Options:
@@ -70,21 +74,11 @@ class Options:
                 )
         return cls(**{keyword: _exact(value) for keyword, value in keywords.items()})
 
-    @property
-    def numbers(self) -> tuple[int, ...]:
-        """The selected arguments, as a tuple also where ``argnums`` is an int."""
-        return self.argnums if isinstance(self.argnums, tuple) else (self.argnums,)
-
     def changed(self) -> list[str]:
         """The keywords that are not as by default, as they are written."""
         defaults = Options()
-        named = ((option.name, getattr(self, option.name)) for option in fields(self))
+        named = ((option.name, getattr(self, option.name)) for option in fields(self) if option.init)
         return [f"{name}={value!r}" for name, value in named if value != getattr(defaults, name)]
-
-    @property
-    def planned(self) -> tuple[object, ...]:
-        """What a plan depends on."""
-        return (self.argnums, self.batch_dims, self.method, self.chunk_size, self.has_aux, self.check)
 
     @property
     def eager(self) -> Options:
@@ -97,6 +91,10 @@ class Options:
         return replace(self, sample_chunk_size=None, in_dims=None)
 
     def __post_init__(self) -> None:
+        # Once for a transform, as every call asks for them; a frozen dataclass has no other way.
+        object.__setattr__(self, "numbers", self.argnums if isinstance(self.argnums, tuple) else (self.argnums,))
+        asked = (self.argnums, self.batch_dims, self.method, self.chunk_size, self.has_aux, self.check)
+        object.__setattr__(self, "planned", asked)
         if not self.numbers or not all(_is_int(number) for number in self.numbers):
             raise ArgumentTypeError(f"argnums={self.argnums!r} is not an int or a non-empty tuple of ints")
         if not _is_int(self.batch_dims) or self.batch_dims < 0:

@@ -263,8 +263,9 @@ def _planned(request: Request, wanted: Wanted, random: bool, independent: str) -
 
 
 def _plan_signature(request: Request, wanted: Wanted) -> tuple[object, ...]:
-    options, samples = request.options, independence.several(request)
-    return (wanted.name, options.planned, samples, request.signature, differentiated_again(), inside_vmap())
+    inside = inside_transform()
+    surroundings = (torch.is_grad_enabled() or inside, inside and inside_vmap())
+    return (wanted.name, request.options.planned, independence.several(request), request.signature, surroundings)
 
 
 def _remember(request: Request, plan: Plan) -> None:

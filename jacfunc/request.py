@@ -250,12 +250,11 @@ class Request:
             copies = trees.tensors((args[first:], kwargs))
         for argument in self.arguments:
             args[argument.position] = argument.structure.build(jets[argument.span])
-        # Operations without jets are differentiated by a surrounding transform only.
-        with self._corrections() if inside_transform() else contextlib.nullcontext():
-            if type(self.function) is FunctionalModule and not self.traced:
-                output = self.function.followed(*args, **kwargs)
-            else:
-                output = self._run(args, kwargs)
+        if inside_transform():  # where operations without jets are differentiated too
+            with self._corrections():
+                output = self._followed_by_function(args, kwargs)
+        else:
+            output = self._followed_by_function(args, kwargs)
         if any(not copy.is_inference() and copy._version for copy in copies):
             raise CannotFollowError("an argument that is changed in place")
         aux: Tensors = ()
@@ -276,6 +275,11 @@ class Request:
             raise OutputsChangedError
         self.outputs = outputs
         return tuple(flat), aux
+
+    def _followed_by_function(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        if type(self.function) is FunctionalModule and not self.traced and not self.scripted:
+            return self.function.followed(*args, **kwargs)
+        return self._run(args, kwargs)
 
     def _corrections(self) -> contextlib.AbstractContextManager[Any]:
         # Plain layers have nothing to correct, and a compiled function would enter the mode at every call.
