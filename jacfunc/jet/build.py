@@ -21,11 +21,13 @@ Derivatives = Callable[[Tensor, Tensor, int], Sequence[Tensor | float | None]]
 """``(x, y, order)`` to ``g'(x), g''(x), ...`` up to ``order``, where ``y = g(x)``; None for one that is zero."""
 
 
-def _times(factor: Tensor | float, rows: Tensor) -> Tensor:
+def _times(factor: Tensor | float, rows: Tensor, frame: Frame) -> Tensor:
     """A boolean factor keeps rows, or makes them zero where they are not finite too."""
-    if isinstance(factor, Tensor) and factor.dtype == torch.bool:
+    if not isinstance(factor, Tensor):
+        return rows * factor
+    if factor.dtype == torch.bool:
         return torch.where(factor, rows, 0.0)
-    return rows * factor
+    return frame.propagation.times(factor, rows)
 
 
 def _plus(left: Tensor | None, right: Tensor | None) -> Tensor | None:
@@ -48,7 +50,7 @@ def composed(jet: Jet, derivatives: Sequence[Tensor | float | None]) -> Coeffici
             for n in range(k, order + 1):
                 rows = power[n - 1]
                 if rows is not None:
-                    result[n - 1] = _plus(result[n - 1], _times(factor, rows))
+                    result[n - 1] = _plus(result[n - 1], _times(factor, rows, frame))
         if k < order:
             power = _next_power(frame, power, x)
     return tuple(result)
@@ -75,7 +77,11 @@ def elementwise(
         order = frame.layout.order
         if kernel is not None and order == 1 and not y.is_complex():  # whose kernels conjugate
             rows = input.coefficients[0]
-            return Jet(y, (None if rows is None else kernel(rows, y),), frame)
+            if rows is not None and frame.propagation.is_identity(rows):
+                rows = frame.propagation.times(kernel(torch.ones_like(y), y), rows)
+            elif rows is not None:
+                rows = kernel(rows, y)
+            return Jet(y, (rows,), frame)
         return Jet(y, composed(input, derivatives(value, y, order)), frame)
 
     return rule

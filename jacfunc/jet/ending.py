@@ -72,8 +72,18 @@ def diagonal_of(output: Any) -> Tensor | None:
         return None
     if source.propagation.is_identity(rows) and frame.factor is None:
         return matrix.diagonal().unsqueeze(1).expand(matrix.shape[0], output.shape[0]).clone()
+    scale = source.propagation.scale_of(rows)
+    if scale is not None and scale.dim() == 2 and (frame.factor is None or frame.factor.shape[1] == 1):
+        return _scaled_diagonal(frame.factor, scale, matrix)
     if frame.factor is None:
-        found = (rows * matrix.unsqueeze(1)).sum(-1)
+        found = torch.matmul(rows, matrix.unsqueeze(2)).squeeze(2)  # no product as large as the rows
         return found if found.shape[1] == output.shape[0] else found.expand(-1, output.shape[0]).clone()
     products = torch.matmul(rows, matrix.t())  # (k, N, d)
     return (frame.factor * products.permute(2, 1, 0)).sum(-1)
+
+
+def _scaled_diagonal(factor: Tensor | None, scale: Tensor, matrix: Tensor) -> Tensor:
+    """The same for one-hot rows times a scale ``(N, k)``: ``sum_k B[b, k] scale[n, k] W[b, k]``."""
+    if factor is None:
+        return (scale * matrix.diagonal()).t()
+    return torch.matmul(factor[:, 0] * matrix, scale.t())

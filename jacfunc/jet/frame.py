@@ -37,7 +37,8 @@ class Propagation:
     so that an inner ``no_grad`` can be told.  ``inside``: a rule is running.  ``batch``: the shape of the sample axes.
     ``narrowing``: whether a narrow layer may begin a new frame.  ``replacing``: operations of the table of corrections
     whose replacement is running.  ``coarsest``: the precision of the coarsest dtype that a rule cast to.  ``detached``:
-    what shares memory with a jet's value, and its version then.
+    what shares memory with a jet's value, and its version then.  ``scaled``: rows that are one-hot rows times a scale,
+    as an activation after a narrow layer leaves them, each with its scale.
     """
 
     batch: tuple[int, ...]
@@ -52,6 +53,7 @@ class Propagation:
     replacing: set[Any] = field(default_factory=set)
     coarsest: float = 0.0
     detached: list[tuple[Tensor, int]] = field(default_factory=list)
+    scaled: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def identity(self, size: int, like: Tensor) -> Tensor:
         """``(size, 1, size)``: one-hot rows, the same for every sample."""
@@ -63,6 +65,20 @@ class Propagation:
     def is_identity(self, rows: Tensor) -> bool:
         """Whether these are the one-hot rows themselves."""
         return self.identities.get(rows.shape[0]) is rows
+
+    def times(self, scale: Tensor, rows: Tensor) -> Tensor:
+        """Rows times a scale of the shape of the value, remembered where they are the one-hot rows."""
+        result = rows * scale
+        if self.is_identity(rows) and scale.shape[-1:] == rows.shape[-1:]:
+            self.scaled.append((result, scale))
+        return result
+
+    def scale_of(self, rows: Tensor) -> Tensor | None:
+        """The scale of scaled one-hot rows; None for any others."""
+        for known, scale in self.scaled:
+            if known is rows:
+                return scale
+        return None
 
 
 def _identity(size: int, dtype: torch.dtype, device: torch.device, traced: bool) -> Tensor:

@@ -304,8 +304,12 @@ def multiplied(source: Jet, weight: Tensor, rows: Tensor | None) -> Tensor | Non
     """Rows of ``source`` times ``weight.T``."""
     if rows is None:
         return None
+    # Contiguous, or what is computed from them would be laid out as slowly for the next product as a transpose.
     if source.propagation.is_identity(rows):
-        return weight.t().unsqueeze(1)
+        return weight.t().contiguous().unsqueeze(1)
+    scale = source.propagation.scale_of(rows)
+    if scale is not None and scale.dim() == 2:  # (samples, size)
+        return weight.t().contiguous().unsqueeze(1) * scale.t().contiguous().unsqueeze(2)
     full = rows if rows.shape[-1] == weight.shape[1] else rows.expand(*rows.shape[:-1], weight.shape[1])
     return F.linear(full, weight)
 
