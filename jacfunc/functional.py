@@ -63,9 +63,11 @@ class FunctionalModule:
 
     def shape(self) -> tuple[Hashable, ...]:
         """What a plan for it depends on, besides its arguments: its modules and their modes."""
-        with locked():
-            self._refresh()
         self.alone = self.of_plain_layers
+        if not self.alone:
+            with locked():
+                self._refresh()
+            self.alone = self.of_plain_layers
         if self.alone:  # which have no mode
             assert self._layers is not None
             return (self._layers.token,)

@@ -43,7 +43,7 @@ class PlainLayers:
     """The layers of a module in the order in which they run; ``token`` is that of no others, before or after."""
 
     def __init__(self, module: nn.Module, aliases: Mapping[str, str]) -> None:
-        self.modules = [(child, tuple(child._modules.values())) for child in module.modules()]
+        self.modules = [(child, tuple(child._modules.values()), _missing(child)) for child in module.modules()]
         self.token = object()
         self.steps = list(_steps(module, "", aliases))
 
@@ -53,11 +53,13 @@ class PlainLayers:
         return cls(module, aliases) if all(type(child) in LAYERS for child in module.modules()) else None
 
     def unchanged(self) -> bool:
-        """Whether they are still those of the module, and nothing else runs in their forward."""
-        for module, children in self.modules:
+        """Whether they are still those of the module, with and without the same parameters, and nothing else runs."""
+        for module, children, missing in self.modules:
             if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
                 return False
             if children and tuple(module._modules.values()) != children:
+                return False
+            if module._parameters and _missing(module) != missing:
                 return False
         return True
 
@@ -85,6 +87,10 @@ class PlainLayers:
         for step in self.steps:
             x = step(params, x)
         return x
+
+
+def _missing(module: nn.Module) -> list[bool]:
+    return [parameter is None for parameter in module._parameters.values()]
 
 
 def _steps(module: nn.Module, prefix: str, aliases: Mapping[str, str]) -> list[Step]:

@@ -86,7 +86,7 @@ def follow(
     run = _quietly if quiet else (_recomputed if task.recomputes else _directly)
     outputs, aux = run(task, jets, propagation)
     propagation.alive = False
-    if any(value._version != version for value, version in propagation.detached):
+    if propagation.detached and any(value._version != version for value, version in propagation.detached):
         raise CannotFollowError("a detached tensor that is changed in place, and the differentiated one with it")
     return outputs, aux, tuple(propagation.slow)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from .ours import OURS, PLAIN
+from .ours import BLOCKS, OURS, PLAIN
 from .results import Entry, Found, Run, ratios, spread
 from .workloads import WORKLOADS, Workload
 
@@ -58,11 +58,11 @@ def at_most(workload: str, compiled: bool, limit: float, unit: float, text: str)
     return Bar(workload, f"{_kind(compiled)} at most {limit:g}x {text}", judge)
 
 
-def faster(workload: str, compiled: bool, limit: float, names: tuple[str, ...], text: str) -> Bar:
+def faster(workload: str, compiled: bool, limit: float, names: tuple[str, ...], text: str, name: str = OURS) -> Bar:
     """At least ``limit`` times as fast as the best of ``names``, which are families or contenders."""
 
     def judge(run: Run, bar: Bar) -> Verdict:
-        found, ours = _found(run, bar), _ours(run, bar, compiled)
+        found, ours = _found(run, bar), _ours(run, bar, compiled, name=name)
         # An eager bar faces eager peers; a compiled one whichever is faster.
         peer = found.best(names, (EAGER, COMPILED) if compiled else (EAGER,))
         if ours is None or peer is None:
@@ -73,7 +73,7 @@ def faster(workload: str, compiled: bool, limit: float, names: tuple[str, ...], 
         return Verdict(bar.workload, bar.text, peer.label, measured, None if holds and absent else holds, absent)
 
     wanted = "no slower than" if limit == 1 else f"at least {limit:g}x faster than"
-    return Bar(workload, f"{_kind(compiled)} {wanted} {text}", judge)
+    return Bar(workload, f"{_kind(compiled)}{_of(name)} {wanted} {text}", judge)
 
 
 def overhead(workload: str, limit: float) -> Bar:
@@ -92,18 +92,18 @@ def overhead(workload: str, limit: float) -> Bar:
 # -------------------------------------------------------------------- memory
 
 
-def below_block(workload: str) -> Bar:
+def below_block(workload: str, name: str = OURS) -> Bar:
     """Less memory than all samples' whole Jacobians."""
 
     def judge(run: Run, bar: Bar) -> Verdict:
-        found, ours = _found(run, bar), _ours(run, bar, EAGER)
+        found, ours = _found(run, bar), _ours(run, bar, EAGER, name=name)
         if ours is None or ours.peak is None:
             return _missing(bar, "memory was not measured")
         share = ours.peak / found.workload.block
         against = f"{found.workload.block / MIB:.1f} MiB"
         return Verdict(bar.workload, bar.text, against, (share, share, share), share < 1)
 
-    return Bar(workload, "eager less memory than the samples' whole Jacobians", judge)
+    return Bar(workload, f"eager{_of(name)} less memory than the samples' whole Jacobians", judge)
 
 
 def grows_linearly(workload: str, half: str) -> Bar:
@@ -134,9 +134,13 @@ def _found(run: Run, bar: Bar) -> Found:
     return found
 
 
-def _ours(run: Run, bar: Bar, compiled: bool, workload: str = "") -> Entry | None:
+def _of(name: str) -> str:
+    return name.removeprefix(OURS)
+
+
+def _ours(run: Run, bar: Bar, compiled: bool, workload: str = "", name: str = OURS) -> Entry | None:
     found = run.of(workload or bar.workload)
-    return found.best([OURS], [compiled]) if found is not None else None
+    return found.best([name], [compiled]) if found is not None else None
 
 
 def _absent(found: Found, names: tuple[str, ...]) -> Iterator[str]:
@@ -181,8 +185,8 @@ BARS = [
     at_most("founding", COMPILED, 1.5, 1, "the plain forward"),
     *_floor(_BY_NAME["jacobian-3"]),
     *_floor(_BY_NAME["jacobian-2"]),
-    faster("diagonal-64", EAGER, 1, ("torch.func",), "the best of torch.func"),
-    below_block("diagonal-64"),
+    faster("diagonal-64", EAGER, 1, ("torch.func",), "the best of torch.func", BLOCKS),
+    below_block("diagonal-64", BLOCKS),
     faster("diagonal-2000", EAGER, 50, ("torch.func",), "the best of torch.func"),
     grows_linearly("diagonal-2000", "diagonal-1000"),
     *_laplacian("laplacian-10", 1, 3, BEST_PEERS, "the best peer"),

@@ -13,12 +13,26 @@ TRANSFORMS = {DIAGONAL: diag_jac, JACOBIAN: batch_jac, LAPLACIAN: laplacian}
 KINDS = tuple(TRANSFORMS)
 
 OURS, PLAIN = "jacfunc", "plain forward"
+BLOCKS = "jacfunc, in blocks"
+LEAST = 256
+"""Samples from which on there are blocks."""
+FEW = "too few samples for blocks"
 
 
 def _eager(problem: Problem) -> Running:
     f, params = make_functional(problem.net)
     derivative = TRANSFORMS[problem.workload.kind](f)
     return Local(problem, lambda x: derivative(params, x))
+
+
+def _in_blocks(problem: Problem) -> Running:
+    f, params = make_functional(problem.net)
+    derivative = TRANSFORMS[problem.workload.kind](f, sample_chunk_size=problem.workload.samples // 32)
+    return Local(problem, lambda x: derivative(params, x))
+
+
+def _no_blocks(problem: Problem) -> str:
+    return "" if problem.workload.samples >= LEAST else FEW
 
 
 def _compiled(problem: Problem) -> Running:
@@ -36,5 +50,6 @@ def _plain(problem: Problem) -> Running:
 CONTENDERS = [
     Contender(OURS, OURS, KINDS, _eager, common=True),
     Contender(OURS, OURS, KINDS, _compiled, compiled=True, common=True),
+    Contender(BLOCKS, OURS, (DIAGONAL,), _in_blocks, heavy=_no_blocks),
 ]
 FORWARD = Contender(PLAIN, PLAIN, KINDS, _plain, common=True)
