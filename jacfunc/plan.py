@@ -232,8 +232,10 @@ def _find(request: Request, wanted: Wanted) -> tuple[Plan, Draw]:
     plan: Plan | None = caches.PLANS.get(request.captured.key, _plan_signature(request, wanted))
     if plan is None or plan.outputs != request.outputs:
         plan = _planned(request, wanted, random, independence.UNCHECKED)
-    independent = independence.standing(request) or independence.check(request, values, draw)
-    return replace(plan, independence=independent), draw
+    plan = replace(plan, independence=independence.standing(request) or independence.check(request, values, draw))
+    if plan.settled:  # only the independence was open
+        _remember(request, plan)
+    return plan, draw
 
 
 def _look(request: Request, draw: Draw) -> tuple[tuple[torch.Tensor, ...], bool]:

@@ -391,3 +391,23 @@ def test_a_hook_is_checked_again():
 def test_one_sample_given_as_a_batch_is_told_of_batch_dims():
     with pytest.raises(CoupledSamplesError, match="pass batch_dims=0 if the input is one sample, or check=False"):
         diag_jac(nn.Linear(6, 6))(torch.randn(6))
+
+
+def test_what_no_finite_output_left_open_is_found_out_once():
+    calls = []
+
+    def f(x):
+        calls.append(1)
+        return x.log()
+
+    derivative = diag_jac(f, method="reverse")
+    x = torch.rand(6, 3, dtype=torch.float64) + 0.5
+    derivative(-x)
+    derivative(x)  # which is checked
+    calls.clear()
+    derivative(x)
+    assert len(calls) == 1
+    with pytest.raises(CoupledSamplesError):
+        coupled = diag_jac(lambda x: (x - x.mean(0)) / (x > 0))
+        coupled(-x * float("nan"))
+        coupled(x)

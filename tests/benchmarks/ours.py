@@ -27,7 +27,7 @@ def _eager(problem: Problem) -> Running:
 
 def _in_blocks(problem: Problem) -> Running:
     f, params = make_functional(problem.net)
-    derivative = TRANSFORMS[problem.workload.kind](f, sample_chunk_size=problem.workload.samples // 32)
+    derivative = TRANSFORMS[problem.workload.kind](f, sample_chunk_size=problem.workload.samples // 48)
     return Local(problem, lambda x: derivative(params, x))
 
 
