@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,20 +145,14 @@ def direct_embedding_bag(
     return (bags.reduced(value, weight, scale_grad_by_freq, named, per_sample_weights), *integers)
 
 
-def private_embedding_bag(
-    weight: Tensor,
-    indices: Tensor,
-    offsets: Tensor,
-    scale_grad_by_freq: bool = False,
-    mode: int = 0,
-    sparse: bool = False,
-    per_sample_weights: Tensor | None = None,
-    include_last_offset: bool = False,
-    padding_idx: int = -1,
-) -> tuple[Tensor, ...]:
+BAG_ARGUMENTS = tuple(inspect.signature(direct_embedding_bag).parameters)
+
+
+def private_embedding_bag(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
     """For ``torch._embedding_bag``, where a negative ``padding_idx`` means none."""
-    rest = (scale_grad_by_freq, mode, sparse, per_sample_weights, include_last_offset)
-    return direct_embedding_bag(weight, indices, offsets, *rest, None if padding_idx < 0 else padding_idx)
+    given = {**dict(zip(BAG_ARGUMENTS, args, strict=False)), **kwargs}
+    padding_idx = given.pop("padding_idx", -1)
+    return direct_embedding_bag(**given, padding_idx=None if padding_idx < 0 else padding_idx)
 
 
 @dataclass(frozen=True)
