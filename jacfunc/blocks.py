@@ -61,7 +61,7 @@ class Blocks:
         cut = _cut_arguments(request, options)
         size = options.sample_chunk_size
         if size == "auto":
-            size = None if traced else _automatic(function, options.whole, order, cut, args, kwargs)
+            size = None if traced else _automatic(request, order, cut)
         count = request.batch[0]
         most = max(count, 1)
         return cls(function, options, count, min(size or most, most), cut)
@@ -168,28 +168,30 @@ def _samples(args: Sequence[Any], cut: frozenset[int], start: int, stop: int) ->
 # -------------------------------------------------------------------- how large a block is
 
 
-def _automatic(
-    function: Callable[..., Any],
-    whole: Options,
-    order: int,
-    cut: frozenset[int],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> int | None:
+def _automatic(request: Request, order: int, cut: frozenset[int]) -> int | None:
     """As many samples as keep one result of ``f`` and all its rows in the caches; None for all, on other devices."""
-    with requested(function, whole, args, kwargs) as request:
-        if request.leaves[0].device.type != "cpu" or request.batch[0] <= max(LEAST, *COUNTED):
-            return None
-        key, signature = request.captured.key, (request.signature, whole.argnums, whole.batch_dims)
-        size: float | None = caches.SAMPLE_BYTES.get(key, signature)
-        if size is None:
-            few, many = (Request(function, whole, _samples(request.args, cut, 0, count), kwargs) for count in COUNTED)
-            size = bytes_per_sample(few, many)
-            if request.captured.rememberable:
-                caches.SAMPLE_BYTES.put(key, request.captured.parts, signature, size)
-        coordinates = sum(map(math.prod, request.input_shapes))
-        rows = order + min(coordinates, whole.chunk_size or coordinates)
-        return max(LEAST, int(cache_bytes() / max(size * rows, 1.0)))
+    options = request.options
+    if request.leaves[0].device.type != "cpu" or request.batch[0] <= max(LEAST, *COUNTED):
+        return None
+    key, signature = request.captured.key, (request.signature, options.argnums, options.batch_dims)
+    size: float | None = caches.SAMPLE_BYTES.get(key, signature)
+    if size is None:
+        size = _counted(request, cut)
+        if request.captured.rememberable:
+            caches.SAMPLE_BYTES.put(key, request.captured.parts, signature, size)
+    coordinates = sum(map(math.prod, request.input_shapes))
+    rows = order + min(coordinates, options.chunk_size or coordinates)
+    return max(LEAST, int(cache_bytes() / max(size * rows, 1.0)))
+
+
+def _counted(request: Request, cut: frozenset[int]) -> float:
+    """The bytes of one sample, by two forwards of a few."""
+    with requested(request.function, request.options, request.args, request.kwargs) as whole:
+        few, many = (
+            Request(whole.function, whole.options, _samples(whole.args, cut, 0, count), whole.kwargs)
+            for count in COUNTED
+        )
+        return bytes_per_sample(few, many)
 
 
 def cache_bytes() -> int:

@@ -329,8 +329,13 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
     if undifferentiable:
         results = {pair: value_only(result, evaluation.outputs) for pair, result in results.items()}
     if not plan.settled and not request.traced:
-        plan = replace(plan, settled=True, undifferentiable=undifferentiable, scripted=request.scripted)
-        plan = replace(plan, notes=evaluation.notes)
+        plan = replace(
+            plan,
+            settled=True,
+            undifferentiable=undifferentiable,
+            scripted=request.scripted,
+            notes=evaluation.notes,
+        )
     return Outcome(plan, results, evaluation)
 
 
