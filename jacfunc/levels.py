@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.torch_version import TorchVersion
 
 
 def compiling() -> bool:
@@ -34,9 +35,15 @@ def fixed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple([len(range(size)) for size in shape])
 
 
+LEVELS_TRACED = TorchVersion(torch.__version__) >= TorchVersion("2.13")
+"""Whether Dynamo follows a question for the levels around a call."""
+
+
 def inside_transform() -> bool:
-    """Whether a torch.func transform (grad, vjp, jvp, vmap) is running around this call."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    """Whether a torch.func transform (grad, vjp, jvp, vmap) is running around this call, as far as can be told."""
+    if not LEVELS_TRACED and compiling():
+        return True
+    return bool(torch._C._functorch.get_dynamic_layer_stack_depth())
 
 
 def inside_vmap() -> bool:

@@ -44,7 +44,7 @@ def _pending_rows(output: Jet, order: int) -> Tensor | None:
     assert output.pending is not None
     output.check_unchanged()
     source, weight, _ = output.pending
-    rows = multiplied(source, weight, source.coefficients[order - 1])
+    rows = multiplied(source, weight, source._coefficients[order - 1])
     if rows is None:
         return None
     frame = source.frame
@@ -67,11 +67,11 @@ def diagonal_of(output: Any) -> Tensor | None:
     output.check_unchanged()
     matrix: Tensor = weight
     frame = source.frame
-    rows = source.coefficients[0]
+    rows = source._coefficients[0]
+    if rows is not None and frame.factor is None and source.propagation.is_identity(rows):
+        return matrix.diagonal().unsqueeze(1).expand(matrix.shape[0], output.shape[0]).clone()
     if rows is None or rows.dim() != 3 or (frame.factor is not None and frame.parent is not root(frame)):
         return None
-    if source.propagation.is_identity(rows) and frame.factor is None:
-        return matrix.diagonal().unsqueeze(1).expand(matrix.shape[0], output.shape[0]).clone()
     scale = source.propagation.scale_of(rows)
     if scale is not None and scale.dim() == 2 and (frame.factor is None or frame.factor.shape[1] == 1):
         return _scaled_diagonal(frame.factor, scale, matrix)

@@ -29,6 +29,16 @@ class AllRowsError(CannotFollowError):
     """The input is also used beside its narrow first layer, so the Laplacian needs all rows."""
 
 
+@dataclass(frozen=True)
+class OneHot:
+    """The one-hot rows of an input that nobody has looked at.
+
+    They are ``size * size`` numbers, and a first linear layer needs none of them.
+    """
+
+    size: int
+
+
 @dataclass
 class Propagation:
     """One evaluation of a function on jets.
@@ -62,9 +72,9 @@ class Propagation:
             rows = self.identities[size] = _identity(size, like.dtype, like.device, self.traced)
         return rows
 
-    def is_identity(self, rows: Tensor) -> bool:
+    def is_identity(self, rows: Any) -> bool:
         """Whether these are the one-hot rows themselves."""
-        return self.identities.get(rows.shape[0]) is rows
+        return type(rows) is OneHot or self.identities.get(rows.shape[0]) is rows
 
     def times(self, scale: Tensor, rows: Tensor) -> Tensor:
         """Rows times a scale of the shape of the value, remembered where they are the one-hot rows."""

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from ..levels import compiling
-from .frame import CannotFollowError, Frame, Propagation
+from . import gemm
+from .frame import CannotFollowError, Frame, OneHot, Propagation
 
 Tensor = torch.Tensor
 Coefficients = tuple[Tensor | None, ...]
@@ -39,7 +39,8 @@ class LengthError(CannotFollowError, TypeError):
 class Jet:
     """``value`` of any shape ``S``, and ``coefficients[k - 1]`` of shape ``(rows, *S)`` for each order k.
 
-    A coefficient is None where it is zero, and may have axes of size 1 where it is the same along an axis of the value.
+    A coefficient is None where it is zero, and may have axes of size 1 where it is the same along an axis of the value;
+    the first of an input may be ``OneHot`` until somebody looks at it.
     ``kin`` are the jets that may be views of the same numbers, itself included, weakly: while another lives, none may
     change in place, but for ``x[i] += y``, where one is a view by an index of the other (``origin``).
     ``pending`` is a linear layer, ``(jet, weight, bias)``, only multiplied out when something needs it, by when neither
@@ -51,7 +52,7 @@ class Jet:
 
     def __init__(self, value: Tensor | None, coefficients: Coefficients, frame: Frame) -> None:
         self._value = value
-        self._coefficients = coefficients
+        self._coefficients: tuple[Any, ...] = coefficients
         self._frame = frame
         self.pending: tuple[Jet, Any, Any] | None = None
         self.kin: list[Any] | None = None
@@ -78,7 +79,7 @@ class Jet:
             if self._value is None:  # the rows may never be asked for
                 self.check_unchanged()
                 source, weight, bias = self.pending
-                self._value = F.linear(source.value, weight, bias)
+                self._value = gemm.linear(source.value, weight, bias)
         return self._value  # type: ignore[return-value]  # only pending jets have none
 
     @property
@@ -86,7 +87,10 @@ class Jet:
         """The rows of each order, from the first."""
         if self.pending is not None:
             self._multiply_out()
-        return self._coefficients
+        rows = self._coefficients
+        if rows and type(rows[0]) is OneHot:
+            rows = self._coefficients = (self.propagation.identity(rows[0].size, self.value), *rows[1:])
+        return rows
 
     @property
     def frame(self) -> Frame:
@@ -117,7 +121,7 @@ class Jet:
             self.check_unchanged()
         self.pending = None
         self._frame = source.frame
-        self._coefficients = tuple([multiplied(source, weight, rows) for rows in source.coefficients])
+        self._coefficients = tuple([multiplied(source, weight, rows) for rows in source._coefficients])
         _narrow(self, source, weight)
 
     def like(self, value: Tensor, coefficients: Coefficients) -> Jet:
@@ -300,7 +304,7 @@ def _versions(weight: Tensor, bias: Tensor | None) -> tuple[int, int]:
         return 0, 0
 
 
-def multiplied(source: Jet, weight: Tensor, rows: Tensor | None) -> Tensor | None:
+def multiplied(source: Jet, weight: Tensor, rows: Any) -> Tensor | None:
     """Rows of ``source`` times ``weight.T``."""
     if rows is None:
         return None
@@ -311,7 +315,7 @@ def multiplied(source: Jet, weight: Tensor, rows: Tensor | None) -> Tensor | Non
     if scale is not None and scale.dim() == 2:  # (samples, size)
         return weight.t().contiguous().unsqueeze(1) * scale.t().contiguous().unsqueeze(2)
     full = rows if rows.shape[-1] == weight.shape[1] else rows.expand(*rows.shape[:-1], weight.shape[1])
-    return F.linear(full, weight)
+    return gemm.linear(full, weight)
 
 
 def _narrow(jet: Jet, source: Jet, weight: Tensor) -> None:
@@ -326,7 +330,7 @@ def _narrow(jet: Jet, source: Jet, weight: Tensor) -> None:
         jet._frame = frame.narrowed(rows)
         jet._coefficients = (propagation.identity(weight.shape[0], rows),)
     elif len(frame.layout.sizes) == 2 and frame.layout.sizes[1] == 1 and frame.parent is None:
-        first, second = source.coefficients
+        first, second = source._coefficients
         if first is not None and second is None and propagation.is_identity(first):
             jet._frame = frame.changed(weight)
             jet._coefficients = (propagation.identity(weight.shape[0], rows), None)

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from .. import caches
 from ..entries import Diagonal, Laplacian
 from ..jet import CannotFollowError, Frame, Jet, Propagation, layout
 from ..jet.ending import diagonal_of, rows_of
+from ..jet.frame import OneHot
 from ..recomputing import begin, end
 from .task import Evaluation, Task
 from .verify import verify_followed
@@ -71,7 +73,7 @@ def _swept(
 
 
 def follow(
-    task: Task, rows_layout: layout.Layout, rows: Callable[[Propagation], list[torch.Tensor | None]]
+    task: Task, rows_layout: layout.Layout, rows: Callable[[Propagation], list[Any]]
 ) -> tuple[Outputs, tuple[torch.Tensor, ...], tuple[str, ...]]:
     """Run ``f`` on jets of the leaves with these first-order rows: outputs, aux, and what is to be told of it.
 
@@ -121,13 +123,13 @@ def _recomputed(task: Task, jets: list[Jet], propagation: Propagation) -> tuple[
         end()
 
 
-def _one_hot(task: Task, start: int, stop: int) -> Callable[[Propagation], list[torch.Tensor | None]]:
+def _one_hot(task: Task, start: int, stop: int) -> Callable[[Propagation], list[Any]]:
     """The rows ``start`` to ``stop`` of each leaf, the same for every sample and so not expanded over them."""
 
-    def make(propagation: Propagation) -> list[torch.Tensor | None]:
+    def make(propagation: Propagation) -> list[Any]:
         shapes = task.inputs.shapes
         if len(shapes) == 1 and len(task.batch) == 1 and len(shapes[0]) == 1 and stop - start == shapes[0][0]:
-            return [propagation.identity(stop, task.leaves[0])]
+            return [OneHot(stop) if stop > caches.LARGEST_IDENTITY else propagation.identity(stop, task.leaves[0])]
         return list(task.inputs.basis(start, stop, task.leaves, (1,) * len(task.batch)))
 
     return make

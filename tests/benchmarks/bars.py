@@ -9,6 +9,7 @@ from .ours import BLOCKS, OURS, PLAIN
 from .results import Entry, Found, Run, ratios, spread
 from .workloads import WORKLOADS, Workload
 
+# Of ours a bar takes the fastest too, whole or in blocks: ``OURS`` is the family of both.
 BEST_PEERS = ("torch.func", "torch.autograd", "DeepXDE", "folx", "JAX")
 """omnibias-torch takes a list of layers and no function: it has bars of its own."""
 EAGER, COMPILED = False, True

@@ -14,7 +14,7 @@ KINDS = tuple(TRANSFORMS)
 
 OURS, PLAIN = "jacfunc", "plain forward"
 BLOCKS = "jacfunc, in blocks"
-LEAST = 256
+LEAST = {DIAGONAL: 256, LAPLACIAN: 64}
 """Samples from which on there are blocks."""
 FEW = "too few samples for blocks"
 
@@ -32,13 +32,21 @@ def _in_blocks(problem: Problem) -> Running:
 
 
 def _no_blocks(problem: Problem) -> str:
-    return "" if problem.workload.samples >= LEAST else FEW
+    return "" if problem.workload.samples >= LEAST[problem.workload.kind] else FEW
 
 
 def _compiled(problem: Problem) -> Running:
+    return _compiled_with(problem, None)
+
+
+def _compiled_in_blocks(problem: Problem) -> Running:
+    return _compiled_with(problem, problem.workload.samples // 4)
+
+
+def _compiled_with(problem: Problem, sample_chunk_size: int | None) -> Running:
     f, params = make_functional(problem.net)
-    transform = TRANSFORMS[problem.workload.kind]
-    call = torch.compile(lambda params, x: transform(f)(params, x), fullgraph=True)
+    derivative = TRANSFORMS[problem.workload.kind](f, sample_chunk_size=sample_chunk_size)
+    call = torch.compile(lambda params, x: derivative(params, x), fullgraph=True)
     return Local(problem, lambda x: call(params, x))
 
 
@@ -51,5 +59,6 @@ CONTENDERS = [
     Contender(OURS, OURS, KINDS, _eager, common=True),
     Contender(OURS, OURS, KINDS, _compiled, compiled=True, common=True),
     Contender(BLOCKS, OURS, (DIAGONAL,), _in_blocks, heavy=_no_blocks),
+    Contender(BLOCKS, OURS, (LAPLACIAN,), _compiled_in_blocks, compiled=True, heavy=_no_blocks),
 ]
 FORWARD = Contender(PLAIN, PLAIN, KINDS, _plain, common=True)
