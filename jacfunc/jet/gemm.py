@@ -46,24 +46,29 @@ FASTER = _faster()
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``rows @ weight.T + bias``, for ``(*, k)`` and ``(m, k)``."""
-    if rows.dtype != torch.float32 or not rows.is_cpu or weight.shape[0] < NARROWEST or not FASTER:
+    if not FASTER:
         return F.linear(rows, weight, bias)
     if compiling():
         return _compiled(rows, weight, bias)
-    if _large(rows, weight) and weight.dtype == torch.float32 and not inside_transform():
+    if _large(rows, weight) and _single(rows, weight) and not inside_transform():
         return _shifted(_convolved(rows, weight), bias)
     return F.linear(rows, weight, bias)
 
 
 def _large(rows: Tensor, weight: Tensor) -> bool:
     """Whether the product is one that a convolution does faster, and no less precisely."""
-    entries = rows.shape[:-1].numel() * weight.shape[0]
-    if entries < SMALLEST_RESULT and entries * weight.shape[1] < FEWEST_PRODUCTS:
+    m, k = weight.shape
+    products = rows.numel() * m
+    if products < FEWEST_PRODUCTS and products < SMALLEST_RESULT * k:
         return False
-    if torch.get_num_threads() == 1:  # oneDNN has no such convolution then
+    if m < NARROWEST or torch.get_num_threads() == 1:  # for one thread oneDNN has no such convolution
         return False
     onednn: Any = torch.backends.mkldnn
     return bool(onednn.enabled) and onednn.conv.fp32_precision in ("none", "ieee")
+
+
+def _single(rows: Tensor, weight: Tensor) -> bool:
+    return rows.dtype == weight.dtype == torch.float32 and rows.is_cpu
 
 
 def _image(rows: Tensor) -> Tensor:
@@ -92,7 +97,7 @@ def _shifted(product: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _compiled(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if min(weight.shape) < NARROWEST_COMPILED or weight.dtype != torch.float32 or inside_transform():
+    if min(weight.shape) < NARROWEST_COMPILED or not _single(rows, weight) or inside_transform():
         return F.linear(rows, weight, bias)
     return _shifted(torch.ops.jacfunc.product(rows, weight), bias)
 
