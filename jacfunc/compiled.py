@@ -6,7 +6,7 @@ at the first call; what a call does is in ``transforms.py`` and ``plan.py``, whi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,18 +25,29 @@ Call = Callable[..., Any]
 
 def call_compiled(transform: Transform, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The result of a transform for these arguments, compiled; eager inside of ``torch.func``, which takes no other."""
-    eager = replace(transform, options=transform.options.eager)
     if inside_transform():
-        return eager(*args, **kwargs)
-    with requested(transform.transformed, eager.options, args, kwargs) as request:
-        key, signature = request.captured.key, _signature(transform, request)
-        known: Call | None = caches.COMPILED.get(key, signature)
-        if known is not None:
-            return known(*request.args, **request.kwargs)
-        call, result = _compiled(eager, request)
-        if request.captured.rememberable:
-            caches.COMPILED.put(key, request.captured.parts, signature, call)
-        return result
+        return _eager(transform)(*args, **kwargs)
+    if not torch.is_inference_mode_enabled():
+        request = Request(transform.transformed, transform.options, args, kwargs)
+        if not request.inference:
+            return _called(transform, request)
+    with requested(transform.transformed, transform.options, args, kwargs) as request:
+        return _called(transform, request)
+
+
+def _called(transform: Transform, request: Request) -> Any:
+    key, signature = request.captured.key, _signature(transform, request)
+    known: Call | None = caches.COMPILED.get(key, signature)
+    if known is not None:
+        return known(*request.args, **request.kwargs)
+    call, result = _compiled(_eager(transform), request)
+    if request.captured.rememberable:
+        caches.COMPILED.put(key, request.captured.parts, signature, call)
+    return result
+
+
+def _eager(transform: Transform) -> Transform:
+    return replace(transform, options=transform.options.eager)
 
 
 def _signature(transform: Transform, request: Request) -> tuple[object, ...]:
@@ -72,7 +83,15 @@ def _traced(transform: Transform) -> Call:
     def call(*args: Any, **kwargs: Any) -> Any:
         return transform(*args, **kwargs)
 
-    return torch.compile(call, fullgraph=True)
+    return torch.compile(call, fullgraph=True, options={"guard_filter_fn": _needed})
+
+
+def _needed(guards: Sequence[Any]) -> list[bool]:
+    """Which guards of Dynamo's to keep: not those for what this package's own modules consist of, half of them all.
+
+    Rules may be registered, so their table is watched.
+    """
+    return ["__import_jacfunc" not in guard.name or "RULES" in guard.name for guard in guards]
 
 
 def _close(found: Any, truth: Any) -> bool:
