@@ -41,7 +41,7 @@ def call_compiled(transform: Transform, args: tuple[Any, ...], kwargs: dict[str,
 
 def _signature(transform: Transform, request: Request) -> tuple[object, ...]:
     options = transform.options
-    return (transform.wanted.name, options.planned, options.return_value, request.signature, differentiated_again())
+    return (transform.wanted.identity, options.planned, options.return_value, request.signature, differentiated_again())
 
 
 def _compiled(eager: Transform, request: Request) -> tuple[Call, Any]:

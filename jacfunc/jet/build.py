@@ -40,30 +40,66 @@ def composed(jet: Jet, derivatives: Sequence[Tensor | float | None]) -> Coeffici
     """The rows of ``g(x)``: ``z_a = sum_k g^(k)(x_0)/k! sum_{b_1+..+b_k=a} x_{b_1} .. x_{b_k}`` (Faa di Bruno)."""
     frame, x = jet.frame, jet.coefficients
     order = frame.layout.order
-    result: list[Tensor | None] = [None] * order
-    power: list[Tensor | None] = list(x)  # of the part without the value, by order
-    for k in range(1, order + 1):
-        factor = derivatives[k - 1] if k <= len(derivatives) else None
-        if factor is not None:
-            if k > 1:
-                factor = factor / math.factorial(k)
-            for n in range(k, order + 1):
-                rows = power[n - 1]
-                if rows is not None:
-                    result[n - 1] = _plus(result[n - 1], _times(factor, rows, frame))
-        if k < order:
-            power = _next_power(frame, power, x)
-    return tuple(result)
+    if order == 1:
+        slope = derivatives[0] if derivatives else None
+        return (None if slope is None or x[0] is None else _times(slope, x[0], frame),)
+    last = max((k for k, factor in enumerate(derivatives[:order], start=1) if factor is not None), default=0)
+    powers: list[Power] = [[None if rows is None else (rows, 1.0) for rows in x]]
+    for k in range(2, last + 1):
+        powers.append(_product(frame, *_halves(powers, k)))
+    return tuple([_sum_of_powers(frame, [power[n] for power in powers], derivatives) for n in range(order)])
 
 
-def _next_power(frame: Frame, power: Sequence[Tensor | None], x: Coefficients) -> list[Tensor | None]:
-    order = frame.layout.order
-    following: list[Tensor | None] = [None] * order
+Power = list[tuple[Tensor, float] | None]
+"""Of a power of the part without the value, by order: rows, and a number that they are still to be multiplied by."""
+
+
+def _halves(powers: Sequence[Power], k: int) -> tuple[Power, Power]:
+    """Two powers known already whose product is the k-th: two equal ones need half of the products."""
+    return (powers[k // 2 - 1], powers[k // 2 - 1]) if k % 2 == 0 else (powers[k - 2], powers[0])
+
+
+def _product(frame: Frame, left: Power, right: Power) -> Power:
+    """The product of two powers, by order."""
+    order = len(left)
+    result: Power = [None] * order
     for n in range(2, order + 1):
         for p in range(1, n):
-            term = frame.convolve(p, n - p, power[p - 1], x[n - p - 1], torch.mul)
-            following[n - 1] = _plus(following[n - 1], term)
-    return following
+            one, two = left[p - 1], right[n - p - 1]
+            if one is None or two is None or (left is right and 2 * p > n):
+                continue
+            if left is right and 2 * p == n:
+                rows, times = frame.squared(p, one[0]), 1.0
+            else:
+                rows, times = frame.convolve(p, n - p, one[0], two[0], torch.mul), 2.0 if left is right else 1.0
+            if rows is not None:
+                result[n - 1] = _added(result[n - 1], (rows, times * one[1] * two[1]))
+    return result
+
+
+def _added(left: tuple[Tensor, float] | None, right: tuple[Tensor, float]) -> tuple[Tensor, float]:
+    if left is None:
+        return right
+    if left[1] == right[1]:
+        return left[0] + right[0], left[1]
+    return torch.add(right[0], left[0], alpha=left[1] / right[1]), right[1]
+
+
+def _sum_of_powers(
+    frame: Frame, powers: Sequence[tuple[Tensor, float] | None], derivatives: Sequence[Tensor | float | None]
+) -> Tensor | None:
+    """The rows of one order."""
+    total: Tensor | None = None
+    for k, power in enumerate(powers, start=1):
+        factor = derivatives[k - 1] if k <= len(derivatives) else None
+        if factor is not None and power is not None:
+            rows, times = power
+            total = _plus(total, _times(_scaled(factor, times / math.factorial(k)), rows, frame))
+    return total
+
+
+def _scaled(factor: Tensor | float, number: float) -> Tensor | float:
+    return factor if number == 1 else factor * number
 
 
 def elementwise(
