@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from . import fused
 from .frame import Frame
 from .jet import Coefficients, Jet
 
@@ -103,12 +104,21 @@ def _scaled(factor: Tensor | float, number: float) -> Tensor | float:
 
 
 def elementwise(
-    function: Callable[..., Tensor], derivatives: Derivatives, kernel: Callable[[Tensor, Tensor], Tensor] | None = None
+    function: Callable[..., Tensor],
+    derivatives: Derivatives,
+    kernel: Callable[[Tensor, Tensor], Tensor] | None = None,
+    quadratic: tuple[float, float, float] | None = None,
 ) -> Callable[..., Any]:
-    """The rule of an elementwise function of one tensor; ``kernel(rows, y)`` does the first order at once."""
+    """The rule of an elementwise function of one tensor; ``kernel(rows, y)`` does the first order at once.
+
+    ``quadratic`` are a, b, c where ``g' = a + b g + c g^2``.
+    """
+    whole = fused.Elementwise(function, derivatives, composed, quadratic)
 
     def rule(input: Jet) -> Jet:
         value, frame = input.value, input.frame
+        if fused.fits(input):
+            return fused.applied(whole, input)
         y = function(value)
         order = frame.layout.order
         if kernel is not None and order == 1 and not y.is_complex():  # whose kernels conjugate

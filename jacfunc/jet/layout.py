@@ -63,6 +63,31 @@ class Table:
         lefts, rights = left.split(1), right.split(1)  # once, so that their gradients are joined once
         return self._sums([product(lefts[i], rights[j]) for i, j in zip(self.left, self.right, strict=True)])
 
+    def accumulate(self, total: Tensor, left: Tensor, right: Tensor, scale: float) -> Tensor:
+        """``total`` with the stack of all products of elements, times a number, added to it in place."""
+        if self.each:
+            return total.addcmul_(left, right, value=scale)
+        if self.aligned:
+            return total.addcmul_(_range(left, self.left), _range(right, self.right), value=scale)
+        if self.summed or len(self.into) > UNROLLED:
+            return total.add_(self.convolve(left, right, torch.mul), alpha=scale)
+        for i, j, row in zip(self.left, self.right, self.into, strict=True):
+            total[row].addcmul_(left[i], right[j], value=scale)
+        return total
+
+    def accumulate_left(self, total: Tensor, sums: Tensor, right: Tensor) -> None:
+        """The transpose by the left stack, in place: to row i of ``total`` is added row k of ``sums`` times row j."""
+        if self.each or self.summed:
+            total.addcmul_(sums, right)
+        elif self.aligned:
+            _range(total, self.left).addcmul_(sums, _range(right, self.right))
+        elif len(self.into) > UNROLLED:
+            left = torch.tensor(self.left, device=total.device)
+            total.index_add_(0, left, sums[list(self.into)] * right[list(self.right)])
+        else:
+            for i, j, row in zip(self.left, self.right, self.into, strict=True):
+                total[i].addcmul_(sums[row], right[j])
+
     def squared(self, stack: Tensor) -> Tensor:
         """A stack convolved with itself by :func:`torch.mul`: each pair of rows is multiplied once."""
         if self.each or self.summed or self.aligned:
