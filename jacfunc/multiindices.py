@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from .jet.layout import Index, Layout, closed
@@ -16,11 +16,18 @@ from .jet.layout import Index, Layout, closed
 
 @dataclass(frozen=True)
 class MultiIndices:
-    """Derivatives that are wanted, and the smallest downward-closed set around them, without the value, by order."""
+    """Derivatives that are wanted, and the smallest downward-closed set around them, without the value, by order.
+
+    ``directions`` are the coordinates that anything is differentiated by, in the order of their first-order rows.
+    ``taken`` says which rows are wanted: for each order that has any, how many rows there are, and the place, the
+    multi-index and the factorial of each.
+    """
 
     wanted: frozenset[Index]
     indices: tuple[Index, ...]
     layout: Layout
+    directions: tuple[int, ...]
+    taken: tuple[tuple[int, int, tuple[tuple[int, Index, int], ...]], ...]
 
     @classmethod
     def around(cls, wanted: Iterable[Index]) -> MultiIndices:
@@ -31,11 +38,6 @@ class MultiIndices:
     def order(self) -> int:
         """The highest order."""
         return self.layout.order
-
-    @property
-    def directions(self) -> tuple[int, ...]:
-        """The coordinates that anything is differentiated by, in the order of their first-order rows."""
-        return tuple([index.index(1) for index in self.of_order(1)])
 
     def of_order(self, order: int) -> tuple[Index, ...]:
         """Those of an order, in the order of their rows."""
@@ -68,7 +70,17 @@ def _around(wanted: tuple[Index, ...]) -> MultiIndices:
     if not any(map(sum, full)):
         full.add((1, *wanted[0][1:]))
     indices = tuple(sorted(filter(sum, full), key=lambda index: (sum(index), tuple(-count for count in index))))
-    return MultiIndices(frozenset(wanted), indices, closed(indices))
+    directions = tuple([index.index(1) for index in indices if sum(index) == 1])
+    return MultiIndices(frozenset(wanted), indices, closed(indices), directions, tuple(_taken(set(wanted), indices)))
+
+
+def _taken(
+    wanted: set[Index], indices: tuple[Index, ...]
+) -> Iterator[tuple[int, int, tuple[tuple[int, Index, int], ...]]]:
+    for order, group in itertools.groupby(indices, key=sum):
+        rows = list(group)
+        if found := tuple([(row, index, _factorial(index)) for row, index in enumerate(rows) if index in wanted]):
+            yield order, len(rows), found
 
 
 def _closure(wanted: Iterable[Index]) -> set[Index]:
@@ -84,6 +96,6 @@ def _parent(index: Index, below: dict[Index, int]) -> tuple[int, int]:
     raise AssertionError("zero has no parent")
 
 
-def factorial(index: Index) -> int:
+def _factorial(index: Index) -> int:
     """``a!``, by which a derivative is larger than its Taylor coefficient."""
     return math.prod(map(math.factorial, index))

@@ -59,7 +59,8 @@ class Asked:
     def _refuse(self, request: Request, outputs: Outputs) -> None:
         _check_inputs(request, self)
         _columns(self, outputs)
-        warn_of_rounding(request, outputs, max(sum(name.index) for name in self.names))
+        if not request.traced:
+            warn_of_rounding(request, max(sum(name.index) for name in self.names))
 
 
 # -------------------------------------------------------------------- which tensors the names are

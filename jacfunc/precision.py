@@ -7,7 +7,7 @@ import warnings
 import torch
 
 from .errors import PrecisionWarning
-from .request import Outputs, Request
+from .request import Request
 
 GROWTH = 4.0
 """By how much rounding grows with each order, measured on tanh networks (``docs/partials.md``)."""
@@ -21,7 +21,7 @@ def expected_error(order: int, dtype: torch.dtype) -> float:
     return float(torch.finfo(dtype).eps * GROWTH**order)
 
 
-def warn_of_rounding(request: Request, outputs: Outputs, order: int) -> None:
+def warn_of_rounding(request: Request, order: int) -> None:
     """Warn, once for a function and signature, where an order is more than the dtype can carry."""
     dtype = max((leaf.dtype for leaf in request.leaves), key=lambda dtype: torch.finfo(dtype).eps)
     error = expected_error(order, dtype)

@@ -11,7 +11,8 @@ from typing import Any, Unpack
 import torch
 
 from .derivatives import Derivatives
-from .errors import ArgumentTypeError, NotationError, ShapeError
+from .errors import ArgumentTypeError, NotationError, ShapeError, UnsupportedOperationError
+from .levels import tracing
 from .notation import Variables
 from .options import Keywords, Options
 from .partials import Partials, made
@@ -80,6 +81,11 @@ class Residual:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._partials is None:
+            if tracing():
+                raise UnsupportedOperationError(
+                    "which derivatives a residual reads is found out at its first call, which torch.compile cannot trace; "
+                    "call it once before"
+                )
             self._read(self._dry_run(args, kwargs))
         while True:
             assert self._partials is not None

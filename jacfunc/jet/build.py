@@ -44,7 +44,9 @@ def composed(jet: Jet, derivatives: Sequence[Tensor | float | None]) -> Coeffici
     if order == 1:
         slope = derivatives[0] if derivatives else None
         return (None if slope is None or x[0] is None else _times(slope, x[0], frame),)
-    last = max((k for k, factor in enumerate(derivatives[:order], start=1) if factor is not None), default=0)
+    last = min(order, len(derivatives))
+    while last and derivatives[last - 1] is None:
+        last -= 1
     powers: list[Power] = [[None if rows is None else (rows, 1.0) for rows in x]]
     for k in range(2, last + 1):
         powers.append(_product(frame, *_halves(powers, k)))

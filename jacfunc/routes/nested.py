@@ -28,8 +28,11 @@ def swept(task: Task, grow: Grow) -> Evaluation:
         level = grow(task, level, task.indices.parents(order))
     last, lower = level(*task.leaves)
     for order in range(task.indices.order, 0, -1):
-        indices, count = task.indices.of_order(order), len(task.outputs.shapes)
-        task.take_partials(indices, [last[place * count : (place + 1) * count] for place in range(len(indices))])
+        count = len(task.outputs.shapes)
+        for place, index in enumerate(task.indices.of_order(order)):
+            if index in task.indices.wanted:
+                for leaf in range(count):
+                    task.take_partial(leaf, index, last[place * count + leaf])
         size = count * (len(task.indices.of_order(order - 1)) if order > 1 else 1)
         last, lower = lower[:size], lower[size:]
     return Evaluation(last, lower)

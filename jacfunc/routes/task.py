@@ -121,14 +121,10 @@ class Task:
                 if entry := self.entries.get((leaf, segment.leaf)):
                     entry.columns(seconds[place : place + 1].to(dtype), segment.start)
 
-    def take_partials(self, indices: Sequence[Index], results: Sequence[Tensors]) -> None:
-        """Keep what is wanted of derivatives of all outputs, one for each multi-index."""
-        assert self.indices is not None
+    def take_partial(self, leaf: int, index: Index, derivative: torch.Tensor) -> None:
+        """Keep a mixed derivative of an output leaf."""
         dtype = self.leaves[0].dtype
-        for index, outputs in zip(indices, results, strict=True):
-            if index in self.indices.wanted:
-                for leaf, derivative in enumerate(outputs):
-                    self.derivatives[leaf, index] = derivative.to(dtype)
+        self.derivatives[leaf, index] = derivative if derivative.dtype == dtype else derivative.to(dtype)
 
     def direction(self, coordinate: int) -> Tensors:
         """The tangent of every leaf along one coordinate of the input, in full."""

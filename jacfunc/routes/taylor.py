@@ -14,7 +14,7 @@ import torch
 from ..entries import Diagonal, Laplacian
 from ..jet import CannotFollowError, Frame, Jet, Propagation, layout
 from ..jet.ending import diagonal_of, rows_of
-from ..multiindices import MultiIndices, factorial
+from ..multiindices import MultiIndices
 from ..recomputing import begin, end
 from .task import Evaluation, Task
 from .verify import verify_followed
@@ -62,15 +62,11 @@ def partials(task: Task) -> Evaluation:
 
 
 def _take_partials(task: Task, part: MultiIndices, outputs: Outputs) -> None:
-    for order in range(1, part.order + 1):
-        indices = part.of_order(order)
-        wanted = [row for row, index in enumerate(indices) if index in part.wanted]
-        if not wanted:
-            continue
-        stacks = [rows_of(output, order, len(indices), task.leaves[0]) for output in outputs]
-        # Coefficients are normalised.
-        results = [tuple([_times(stack[row], factorial(indices[row])) for stack in stacks]) for row in wanted]
-        task.take_partials([indices[row] for row in wanted], results)
+    for order, count, rows in part.taken:
+        for leaf, output in enumerate(outputs):
+            stack = rows_of(output, order, count, task.leaves[0])
+            for row, index, factorial in rows:  # coefficients are normalised
+                task.take_partial(leaf, index, _times(stack[row], factorial))
 
 
 def _times(derivative: torch.Tensor, number: int) -> torch.Tensor:
