@@ -114,7 +114,7 @@ def _biharmonic(request: Request, outcome: Outcome) -> Any:
     return request.outputs.structure.build(trees_of_outputs)
 
 
-def _refuse_empty(request: Request, outputs: Outputs) -> None:
+def _refuse_empty(request: Request) -> None:
     for argument in request.arguments:
         if not len(_coordinates(request, argument.span)):
             raise ShapeError(
@@ -122,7 +122,7 @@ def _refuse_empty(request: Request, outputs: Outputs) -> None:
             )
 
 
-BIHARMONIC = Wanted("biharmonic", 4, None, _biharmonic, refuse=_refuse_empty, indices=_fourth_derivatives)
+BIHARMONIC = Wanted("biharmonic", 4, None, _biharmonic, indices=_fourth_derivatives, refuse_inputs=_refuse_empty)
 
 
 @with_signature
@@ -190,10 +190,15 @@ class Directional:
     options: Options
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        transform, args = self.resolved(args, kwargs)
+        return transform(*args, **kwargs)
+
+    def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
+        """The transform that is called for these arguments, and its own."""
         *own, direction = self._checked(args)
         first = trees.flatten(own[self._position(own)])[0][0]
         s = first.new_zeros(first.shape[: self.options.batch_dims])
-        return self.transform(*own, direction, s, **kwargs)
+        return self.transform, (*own, direction, s)
 
     def _checked(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Arguments of which the last is a direction for the differentiated one."""

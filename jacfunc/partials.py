@@ -43,6 +43,7 @@ class Asked:
             refuse=self._refuse,
             indices=lambda _: indices,
             key=(self.variables, tuple([(name.output, name.index) for name in self.names]), self.axis),
+            refuse_inputs=self._refuse_inputs,
         )
 
     def _fields(self, request: Request, outcome: Outcome) -> tuple[torch.Tensor, ...]:
@@ -57,8 +58,10 @@ class Asked:
         return tuple(fields)
 
     def _refuse(self, request: Request, outputs: Outputs) -> None:
-        _check_inputs(request, self)
         _columns(self, outputs)
+
+    def _refuse_inputs(self, request: Request) -> None:
+        _check_inputs(request, self)
         if not request.traced:
             warn_of_rounding(request, max(sum(name.index) for name in self.names))
 
@@ -233,6 +236,10 @@ class Partials:
             return self.transform
         shape = tuple(last.shape[options.batch_dims :])
         return self.separate if shape in ((), (1,)) else self.transform
+
+    def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
+        """The transform that is called for these arguments, and its own."""
+        return self.chosen(args), args
 
     def named(self, fields: Sequence[torch.Tensor], options: Options, args: Sequence[Any]) -> Derivatives:
         """The tensors under their names, and the inputs beside them."""

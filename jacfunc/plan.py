@@ -41,6 +41,7 @@ class Wanted:
     """What a transform wants: its order, the entries of each pair of leaves, which pairs, and their assembly.
 
     ``indices`` are mixed derivatives instead of entries; ``key`` tells apart what has the same name.
+    ``refuse_inputs`` is asked before any evaluation, ``refuse`` when the shapes of the outputs are known.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Wanted:
     refuse: Callable[[Request, Outputs], None] | None = None
     indices: Callable[[Request], MultiIndices] | None = None
     key: Hashable = None
+    refuse_inputs: Callable[[Request], None] | None = None
 
     @property
     def identity(self) -> tuple[Hashable, ...]:
@@ -264,6 +266,7 @@ def _remembered(request: Request, wanted: Wanted) -> Plan | None:
 
 def _find(request: Request, wanted: Wanted) -> tuple[Plan, Draw]:
     """A plan after a plain forward, whose random draw comes with it."""
+    _refuse_inputs(request, wanted)
     draw = request.draw()
     values, random = _look(request, draw)
     plan: Plan | None = caches.PLANS.get(request.captured.key, _plan_signature(request, wanted))
@@ -273,6 +276,12 @@ def _find(request: Request, wanted: Wanted) -> tuple[Plan, Draw]:
     if plan.settled:  # only the independence was open
         _remember(request, plan)
     return plan, draw
+
+
+def _refuse_inputs(request: Request, wanted: Wanted) -> None:
+    """What needs no evaluation to be refused."""
+    if wanted.refuse_inputs is not None:
+        wanted.refuse_inputs(request)
 
 
 def _look(request: Request, draw: Draw) -> tuple[tuple[torch.Tensor, ...], bool]:
@@ -314,6 +323,7 @@ def _remember(request: Request, plan: Plan) -> None:
 
 def _run_traced(request: Request, wanted: Wanted) -> Outcome:
     """Under ``torch.compile``: nothing remembered, nothing retried; the forward for the shapes is dead code."""
+    _refuse_inputs(request, wanted)
     request.scripted = not compiling()
     with torch.no_grad():
         request.evaluate(*(leaf.detach() for leaf in request.leaves))

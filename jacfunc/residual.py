@@ -17,6 +17,7 @@ from .notation import Variables
 from .options import Keywords, Options
 from .partials import Partials, made
 from .request import as_function
+from .transforms import Transform
 
 Equation = Callable[[Any], Any]
 
@@ -80,31 +81,40 @@ class Residual:
         self._partials: Partials | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        partials = self._known(args, kwargs)
+        while True:
+            derivatives, others = self._computed(partials, args, kwargs)
+            try:
+                result = self.equation(Reading.of(derivatives))
+            except UnreadError as unread:
+                partials = self._read((unread.name,))
+                continue
+            _check(result, tuple(derivatives)[0])
+            return (result, *others) if others else result
+
+    def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
+        """The transform that is called for these arguments, and its own."""
+        return self._known(args, kwargs).resolved(args, kwargs)
+
+    def _known(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Partials:
+        """What the equation was seen to read; at the first call it is looked at."""
         if self._partials is None:
             if tracing():
                 raise UnsupportedOperationError(
                     "which derivatives a residual reads is found out at its first call, which torch.compile cannot trace; "
                     "call it once before"
                 )
-            self._read(self._dry_run(args, kwargs))
-        while True:
-            assert self._partials is not None
-            derivatives, others = self._computed(self._partials, args, kwargs)
-            try:
-                result = self.equation(Reading.of(derivatives))
-            except UnreadError as unread:
-                self._read((unread.name,))
-                continue
-            _check(result, tuple(derivatives)[0])
-            return (result, *others) if others else result
+            return self._read(self._dry_run(args, kwargs))
+        return self._partials
 
-    def _read(self, names: tuple[str, ...]) -> None:
+    def _read(self, names: tuple[str, ...]) -> Partials:
         """Compute these too from now on."""
         for name in names:
             self.variables.name(name)
         self.names = (*self.names, *(name for name in dict.fromkeys(names) if name not in self.names))
         wanted = " ".join(self.names or self.variables.outputs)
         self._partials = made(self.transformed, wanted, self.variables, self.options, self.out_dims)
+        return self._partials
 
     def _computed(self, partials: Partials, args: Any, kwargs: Any) -> tuple[Derivatives, tuple[Any, ...]]:
         result = partials(*args, **kwargs)

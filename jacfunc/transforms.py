@@ -74,6 +74,10 @@ class Transform:
             blocks.settle_independence(args, kwargs)
         return blocks.joined([whole(*blocks.samples(args, start), **kwargs) for start in blocks.starts()])
 
+    def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
+        """The transform that is called for these arguments, and its own: itself, and these."""
+        return self, args
+
     def _captured(self) -> tuple[object, ...]:
         return (self.wanted.identity, self.options.argnums, self.options.batch_dims, self.transformed)
 
