@@ -212,9 +212,7 @@ class Directional:
                 f"the direction, the last argument, is built as {structure!r} and args[{position}] as "
                 f"{own_structure!r}; pass a direction for it after the arguments of f"
             )
-        for vector, leaf, path, shape in zip(
-            vectors, leaves, request.input_paths(), request.input_shapes, strict=True
-        ):
+        for vector, leaf, path, shape in zip(vectors, leaves, request.input_paths(), request.input_shapes, strict=True):
             if vector.shape not in (leaf.shape, torch.Size(shape)):
                 raise ShapeError(
                     f"the direction has shape {tuple(vector.shape)} for {path} of shape {tuple(leaf.shape)}; pass one of "

@@ -102,7 +102,9 @@ def _names(variables: Variables, wanted: str) -> tuple[Name, ...]:
     for token, at in tokens:
         name = _name(variables, token, wanted, at)
         if any(name.written == other.written for other in names):
-            raise NotationError(f"{token!r} is asked for twice in {wanted!r}; name it once" + _pointer(wanted, at, token))
+            raise NotationError(
+                f"{token!r} is asked for twice in {wanted!r}; name it once" + _pointer(wanted, at, token)
+            )
         names.append(name)
     return tuple(names)
 
@@ -114,7 +116,9 @@ def _name(variables: Variables, token: str, within: str, at: int) -> Name:
         return readings[0]
     if readings:
         listed = "; or ".join(_told(variables, reading) for reading in readings)
-        problem = f"{token!r} can be read in {len(readings)} ways: {listed}; rename an input or output so that one is left"
+        problem = (
+            f"{token!r} can be read in {len(readings)} ways: {listed}; rename an input or output so that one is left"
+        )
     else:
         problem = _problem(variables, token)
     where = "" if within == token else f" (in {within!r})"

@@ -349,10 +349,11 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
     if limit is not None and plan.indices is None:
         inputs, outputs = Rows(inputs.shapes, limit), Rows(outputs.shapes, limit)
     make = plan.wanted.entries
-    entries = {} if make is None else {
-        (m, k): make(Pair(request.batch, outputs.shapes[m], inputs.shapes[k], leaves[k]))
-        for m, k in plan.pairs
-    }
+    entries = (
+        {}
+        if make is None
+        else {(m, k): make(Pair(request.batch, outputs.shapes[m], inputs.shapes[k], leaves[k])) for m, k in plan.pairs}
+    )
     task = Task(
         request.evaluate,
         leaves,

@@ -16,7 +16,8 @@ from .levels import tracing
 from .notation import Variables
 from .options import Keywords, Options
 from .partials import Partials, made
-from .request import as_function
+from .request import as_function, requested
+from .rng import replaying
 from .transforms import Transform
 
 Equation = Callable[[Any], Any]
@@ -126,7 +127,12 @@ class Residual:
     def _dry_run(self, args: Any, kwargs: Any) -> tuple[str, ...]:
         """The names that the equation reads where the values of outputs stand for their derivatives as well."""
         values = made(self.transformed, " ".join(self.variables.outputs), self.variables, self.options, self.out_dims)
-        with torch.no_grad():
+        transform, own = values.resolved(args, kwargs)
+        with (
+            torch.no_grad(),
+            requested(transform.transformed, transform.options, own, kwargs) as request,
+            replaying(request.draw()),
+        ):
             derivatives, _ = self._computed(values, args, kwargs)
         dry = DryReading(derivatives, self.variables)
         try:

@@ -45,9 +45,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 def network(activation: str, inputs: int, outputs: int) -> nn.Module:
     """Two hidden layers in float64."""
     act = ACTIVATIONS[activation]
-    return nn.Sequential(
-        nn.Linear(inputs, 6), act(), nn.Linear(6, 5), act(), nn.Linear(5, outputs)
-    ).double()
+    return nn.Sequential(nn.Linear(inputs, 6), act(), nn.Linear(6, 5), act(), nn.Linear(5, outputs)).double()
 
 
 def all_indices(dims: int, order: int) -> list[Index]:

@@ -122,7 +122,8 @@ class OldCubic(torch.autograd.Function):
 
 
 @pytest.mark.parametrize(
-    ("function", "route"), [(Cubic.apply, ("forward", "reverse")), (OldCubic.apply, ("autograd",)), (lambda x: x**3, ("taylor",))]
+    ("function", "route"),
+    [(Cubic.apply, ("forward", "reverse")), (OldCubic.apply, ("autograd",)), (lambda x: x**3, ("taylor",))],
 )
 def test_what_no_jet_goes_through_takes_another_route(function, route):
     x = torch.randn(5, 2, dtype=torch.double)
@@ -371,13 +372,17 @@ class DeepONet(nn.Module):
 def test_points_that_all_functions_share(method):
     f, params = make_functional(DeepONet())
     branch, trunk = torch.randn(3, 6, dtype=torch.double), torch.randn(5, 2, dtype=torch.double)
-    compute = partials(f, "u v u_t v_xx u_txx", inputs="t x", outputs="u v", out_dims=1, method=method, return_value=True)
+    compute = partials(
+        f, "u v u_t v_xx u_txx", inputs="t x", outputs="u v", out_dims=1, method=method, return_value=True
+    )
     d, value = compute(params, branch, trunk)
     assert torch.equal(value, f(params, branch, trunk))
     assert d.t.shape == (5,)
     assert torch.equal(d.u, value[..., 0])
     for function in range(3):
-        alone = partials(lambda x: f(params, branch[function : function + 1], x)[0], "u_t v_xx u_txx", inputs="t x", outputs="u v")
+        alone = partials(
+            lambda x: f(params, branch[function : function + 1], x)[0], "u_t v_xx u_txx", inputs="t x", outputs="u v"
+        )
         for name, want in zip(("u_t", "v_xx", "u_txx"), alone(trunk), strict=True):
             assert getattr(d, name).shape == (3, 5)
             close(getattr(d, name)[function], want)
@@ -431,7 +436,9 @@ def test_the_result_unpacks_and_has_names():
 
 
 def test_any_name_is_good():
-    d = partials(lambda x: x[:, :1] * x[:, 1:], "count count_index", inputs="index items", outputs="count")(torch.ones(3, 2))
+    d = partials(lambda x: x[:, :1] * x[:, 1:], "count count_index", inputs="index items", outputs="count")(
+        torch.ones(3, 2)
+    )
     assert torch.equal(d.count, torch.ones(3))
     assert torch.equal(d.count_index, torch.ones(3))
     assert torch.equal(d.index, torch.ones(3))
@@ -538,14 +545,18 @@ def test_wrong_numbers_are_refused():
 def test_out_dims_are_checked():
     f, params = make_functional(DeepONet(1))
     branch, trunk = torch.randn(3, 6, dtype=torch.double), torch.randn(5, 2, dtype=torch.double)
-    with pytest.raises(ShapeError, match=r"output has shape \(3, 5, 1\), but out_dims=2 says that its axis 2 has the 5"):
+    with pytest.raises(
+        ShapeError, match=r"output has shape \(3, 5, 1\), but out_dims=2 says that its axis 2 has the 5"
+    ):
         partials(f, "u", inputs="t x", outputs="u", out_dims=2)(params, branch, trunk)
     with pytest.raises(ArgumentError, match="out_dims=-1 is not the axis"):
         partials(f, "u", inputs="t x", outputs="u", out_dims=-1)
     with pytest.raises(ArgumentError, match="out_dims=1 with batch_dims=2"):
         partials(f, "u", inputs="t x", outputs="u", out_dims=1, batch_dims=2)
     with pytest.raises(ShapeError, match=r"one of shape \(F, N, 2\) was expected"):
-        partials(lambda p, b, x: f(p, b, x)[..., 0], "u", inputs="t x", outputs="u v", out_dims=1)(params, branch, trunk)
+        partials(lambda p, b, x: f(p, b, x)[..., 0], "u", inputs="t x", outputs="u v", out_dims=1)(
+            params, branch, trunk
+        )
 
 
 def test_coupled_samples_are_refused():
