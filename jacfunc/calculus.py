@@ -41,7 +41,8 @@ def _refuse_curl(request: Request, outputs: Outputs) -> None:
     if shapes not in (((2,), (2,)), ((3,), (3,))):
         found = " and ".join(map(str, request.input_shapes)), " and ".join(map(str, outputs.shapes))
         raise ShapeError(
-            f"the curl needs one input and one output of sample shape (2,) or (3,) both, but the input has {found[0]} and "
+            "the curl needs one input and one output of sample shape (2,) or (3,) both, but the input has "
+            f"{found[0]} and "
             f"the output {found[1]}; pass such a field, or use batch_jac"
         )
 
@@ -118,7 +119,8 @@ def _refuse_empty(request: Request) -> None:
     for argument in request.arguments:
         if not len(_coordinates(request, argument.span)):
             raise ShapeError(
-                f"args[{argument.position}] has no coordinate, so there is nothing to differentiate by; pass one with some"
+                f"args[{argument.position}] has no coordinate, so there is nothing to differentiate by; pass "
+                "one with some"
             )
 
 
@@ -215,7 +217,8 @@ class Directional:
         for vector, leaf, path, shape in zip(vectors, leaves, request.input_paths(), request.input_shapes, strict=True):
             if vector.shape not in (leaf.shape, torch.Size(shape)):
                 raise ShapeError(
-                    f"the direction has shape {tuple(vector.shape)} for {path} of shape {tuple(leaf.shape)}; pass one of "
+                    f"the direction has shape {tuple(vector.shape)} for {path} of shape {tuple(leaf.shape)}; "
+                    "pass one of "
                     f"shape {tuple(shape)} for all samples, or {tuple(leaf.shape)}"
                 )
             if vector.dtype != leaf.dtype:
@@ -257,13 +260,13 @@ def directional(f: Callable[..., Any], order: int = 1, **keywords: Unpack[Keywor
         f: a function or an ``nn.Module``, ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``, as for
             :func:`diag_jac`.
         order: k, 1 or more.
-        **keywords: those of :func:`diag_jac` but ``sample_chunk_size`` and ``in_dims``; ``argnums`` is an int, and counts
-            the arguments before the direction.
+        **keywords: those of :func:`diag_jac` but ``sample_chunk_size`` and ``in_dims``; ``argnums`` is an int, and
+            counts the arguments before the direction.
 
     Returns:
         A function of the arguments of ``f`` and then a direction ``v``, of shape ``I``, the same for all samples, or
-        ``(N, *I)``, and the dtype of ``x``; a tree where ``x`` is one.  Its result has shape ``(N, *O)`` and the dtype of
-        ``x``, in the output's tree.
+        ``(N, *I)``, and the dtype of ``x``; a tree where ``x`` is one.  Its result has shape ``(N, *O)`` and the
+        dtype of ``x``, in the output's tree.
 
     Raises:
         ArgumentError: an order below 1.

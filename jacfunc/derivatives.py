@@ -82,5 +82,8 @@ def _unflatten(leaves: Any, context: Context) -> Derivatives:
 
 _pytree.register_pytree_node(Derivatives, _flatten, _unflatten, serialized_type_name="jacfunc.Derivatives")
 optree.register_pytree_node(
-    Derivatives, _flatten, lambda context, leaves: _unflatten(leaves, context), namespace=NAMESPACE
+    Derivatives,  # type: ignore[arg-type]  # whose iteration leaves the inputs out
+    _flatten,  # type: ignore[arg-type]
+    lambda context, leaves: _unflatten(leaves, context),  # type: ignore[arg-type,return-value]
+    namespace=NAMESPACE,
 )

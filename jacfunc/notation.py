@@ -1,4 +1,4 @@
-"""The subscript notation of partial derivatives: ``"u u_t u_xx"`` by the names of inputs and outputs, and what it refuses.
+"""The subscript notation of partial derivatives, ``"u u_t u_xx"``, by the names of inputs and outputs; its refusals.
 
 Only strings and multi-indices live here; no tensor, no function.  Every error repeats the string as it was written and
 points at the token that it is about.
@@ -143,7 +143,7 @@ def _subscripts(inputs: tuple[str, ...], subscript: str) -> list[Index]:
     none = (0,) * len(inputs)
     ways: list[dict[Index, None]] = [{none: None}, *({} for _ in subscript)]  # by where the rest begins
     for at in range(len(subscript)):
-        start = at + 1 if subscript[at] == "_" and 0 < at else at
+        start = at + 1 if subscript[at] == "_" and at > 0 else at
         for index in ways[at]:
             for place, name in enumerate(inputs):
                 if subscript.startswith(name, start):
@@ -167,10 +167,16 @@ def _problem(variables: Variables, token: str) -> str:
     """Why a token has no meaning."""
     inputs, outputs = ", ".join(map(repr, variables.inputs)), ", ".join(map(repr, variables.outputs))
     if token in variables.inputs:
-        return f"{token!r} is an input, which every result has as an attribute; ask for outputs ({outputs}) and their derivatives"
+        return (
+            f"{token!r} is an input, which every result has as an attribute; ask for outputs ({outputs}) "
+            "and their derivatives"
+        )
     heads = [output for output in variables.outputs if token.startswith(f"{output}_")]
     if not heads:
-        return f"{token!r} names no output; it begins with one of {outputs}, as in {variables.outputs[0]}_{variables.inputs[0]}"
+        return (
+            f"{token!r} names no output; it begins with one of {outputs}, as in "
+            f"{variables.outputs[0]}_{variables.inputs[0]}"
+        )
     head = max(heads, key=len)
     subscript = token[len(head) + 1 :]
     if len(subscript) >= LONGEST:

@@ -86,7 +86,8 @@ def _columns(asked: Asked, outputs: Outputs) -> list[Column]:
     listed = list(named.values()) if isinstance(named, dict) else list(named) if isinstance(named, list | tuple) else []
     if not listed or not all(isinstance(leaf, int) for leaf in listed):
         raise ShapeError(
-            f"f returned {outputs.structure!r}, in which the outputs {' '.join(names)!r} are not told apart; return one "
+            f"f returned {outputs.structure!r}, in which the outputs {' '.join(names)!r} are not told apart; "
+            "return one "
             "tensor, a tuple of tensors, or a dict by name"
         )
     if isinstance(named, dict):
@@ -107,7 +108,8 @@ def _columns_of_one(asked: Asked, shape: tuple[int, ...]) -> list[Column]:
         return [Column(0, None)]
     if len(shape) != asked.axis + 1:
         raise ShapeError(
-            f"f returned a tensor of shape {_whole_shape(asked, shape)}; one of shape {_expected(asked, len(names))} was "
+            f"f returned a tensor of shape {_whole_shape(asked, shape)}; one of shape "
+            f"{_expected(asked, len(names))} was "
             f"expected, with an entry for each of outputs={' '.join(names)!r}"
         )
     if shape[-1] != len(names):
@@ -122,7 +124,8 @@ def _only(asked: Asked, shape: tuple[int, ...], name: str) -> int | None:
     if len(shape) == asked.axis + 1 and shape[-1] == 1:
         return 0
     raise ShapeError(
-        f"the output {name!r} has shape {_whole_shape(asked, shape)}; in a tuple or dict each is one of its own, of shape "
+        f"the output {name!r} has shape {_whole_shape(asked, shape)}; in a tuple or dict each is one of its "
+        "own, of shape "
         f"{_expected(asked, 1)}"
     )
 
@@ -160,7 +163,8 @@ def _check_inputs(request: Request, asked: Asked) -> None:
     if count != len(names):
         raise ShapeError(
             f"inputs={' '.join(names)!r} names {len(names)}, but {' and '.join(request.input_paths())} "
-            f"{'has' if len(request.input_paths()) == 1 else 'have'} {count} coordinate{'' if count == 1 else 's'}; pass "
+            f"{'has' if len(request.input_paths()) == 1 else 'have'} {count} "
+            f"coordinate{'' if count == 1 else 's'}; pass "
             f"one tensor of shape (N, {len(names)}), or select separate ones by argnums"
         )
 
@@ -190,7 +194,8 @@ class PointsInFront:
             shape = tuple(getattr(leaf, "shape", ()))
             if len(shape) <= self.axis or shape[self.axis] != count:
                 raise ShapeError(
-                    f"{path} has shape {shape}, but out_dims={self.axis} says that its axis {self.axis} has the {count} "
+                    f"{path} has shape {shape}, but out_dims={self.axis} says that its axis {self.axis} has "
+                    f"the {count} "
                     "points; set out_dims to the axis that they lie on"
                 )
         return structure.build([leaf.movedim(self.axis, 0) for leaf in leaves])
@@ -299,7 +304,8 @@ def _axis(out_dims: int | None, options: Options) -> int:
         return 0
     if not isinstance(out_dims, int) or isinstance(out_dims, bool) or out_dims < 0:
         raise ArgumentError(
-            f"out_dims={out_dims!r} is not the axis of the outputs that the samples lie on, 0 or more; None for the first"
+            f"out_dims={out_dims!r} is not the axis of the outputs that the samples lie on, 0 or more; None "
+            "for the first"
         )
     if out_dims and options.batch_dims != 1:
         raise ArgumentError(
@@ -327,14 +333,15 @@ def partials(
 
     Args:
         f: a function or an ``nn.Module``.  It takes coordinates, as one tensor ``(N, d)`` or as d separate last
-            arguments ``(N,)`` or ``(N, 1)`` (or others, by ``argnums``).  It returns ``(N, m)``, ``(N,)`` where m is 1, or
-            a tuple or a dict by name of m tensors ``(N,)`` or ``(N, 1)``.
+            arguments ``(N,)`` or ``(N, 1)`` (or others, by ``argnums``).  It returns ``(N, m)``, ``(N,)`` where m is
+            1, or a tuple or a dict by name of m tensors ``(N,)`` or ``(N, 1)``.
         wanted: names apart by spaces, as in ``"u u_t u_x u_xx"``.
         inputs: a name for each coordinate, as in ``"t x"``.
         outputs: a name for each output, as in ``"u v p"``.
         out_dims: the axis of the outputs that the samples lie on, None for the first.  For operator learning, where
             all functions share the points: coordinates ``(P, d)`` and outputs ``(F, P, m)`` have ``out_dims=1``.
-        **keywords: those of :func:`diag_jac`.  ``chunk_size`` bounds the rows, at the price of more evaluations of ``f``.
+        **keywords: those of :func:`diag_jac`.  ``chunk_size`` bounds the rows, at the price of more evaluations of
+            ``f``.
 
     Returns:
         A function of the same arguments as ``f``.  Its result, :class:`Derivatives`, unpacks in the order asked for and

@@ -373,6 +373,7 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
         plan.indices,
     )
     route = ROUTES[attempt.route]
+    results: dict[Any, torch.Tensor]
     if plan.indices is not None:
         evaluation, results = route.partials(task), task.derivatives
     else:

@@ -27,7 +27,8 @@ def warn_of_rounding(request: Request, order: int) -> None:
     error = expected_error(order, dtype)
     if error > TOLERATED:
         warnings.warn(
-            f"a derivative of order {order} in {dtype} has a relative error of about {error:.0%}; use a wider dtype such "
+            f"a derivative of order {order} in {dtype} has a relative error of about {error:.0%}; use a wider "
+            "dtype such "
             "as torch.float64",
             PrecisionWarning,
             stacklevel=2,

@@ -90,7 +90,7 @@ class Residual:
             except UnreadError as unread:
                 partials = self._read((unread.name,))
                 continue
-            _check(result, tuple(derivatives)[0])
+            _check(result, next(iter(derivatives)))
             return (result, *others) if others else result
 
     def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
@@ -102,7 +102,8 @@ class Residual:
         if self._partials is None:
             if tracing():
                 raise UnsupportedOperationError(
-                    "which derivatives a residual reads is found out at its first call, which torch.compile cannot trace; "
+                    "which derivatives a residual reads is found out at its first call, which torch.compile "
+                    "cannot trace; "
                     "call it once before"
                 )
             return self._read(self._dry_run(args, kwargs))
@@ -191,13 +192,14 @@ def residual(
     .. math:: r_n = F(t_n, x_n, u_n, \partial_t u_n, \partial_x^2 u_n, \dots), \qquad u = f(\theta, (t, x))
 
     Which derivatives it reads is found out by a dry run, in which values of outputs stand for all derivatives; they
-    come from one propagation, as in :func:`partials`.  A name that appears later, in another branch, is computed by a new
-    propagation, and from then on together with the others.
+    come from one propagation, as in :func:`partials`.  A name that appears later, in another branch, is computed by a
+    new propagation, and from then on together with the others.
 
     Args:
         f: as for :func:`partials`.
-        equation: a function of ``d`` that returns a tensor ``(N,)`` or a tuple of them.  Every name of a derivative, of an
-            output and of an input is an attribute of ``d``, a tensor ``(N,)``.  It is called once more the first time.
+        equation: a function of ``d`` that returns a tensor ``(N,)`` or a tuple of them.  Every name of a derivative,
+            of an output and of an input is an attribute of ``d``, a tensor ``(N,)``.  It is called once more the
+            first time.
         inputs: a name for each coordinate, as in ``"t x"``.
         outputs: a name for each output, as in ``"u v p"``.
         out_dims: as for :func:`partials`; the shape is then ``(F, P)`` in place of ``(N,)``.
@@ -222,7 +224,8 @@ def residual(
     """
     if not callable(equation):
         raise ArgumentTypeError(
-            f"equation is a {type(equation).__name__}; pass a function of the derivatives, as in lambda d: d.u_t - d.u_xx"
+            f"equation is a {type(equation).__name__}; pass a function of the derivatives, as in lambda d: "
+            "d.u_t - d.u_xx"
         )
     options = Options.of("residual", keywords)
     return Residual(as_function(f), equation, Variables.of(inputs, outputs), options, out_dims)

@@ -215,7 +215,7 @@ def test_gradients_of_gradients_by_parameters():
 
 def test_gradients_by_the_input():
     net = network("silu", 2, 1)
-    compute, params, indices = made(net, 2, 2)
+    compute, params, _ = made(net, 2, 2)
     x = torch.randn(4, 2, dtype=torch.double, requires_grad=True)
     wanted = truth(net(x)[:, 0], x, all_indices(2, 3))
     (by_x,) = torch.autograd.grad(compute(params, x).u_tx.sum(), x)
@@ -381,7 +381,7 @@ def test_points_that_all_functions_share(method):
     assert torch.equal(d.u, value[..., 0])
     for function in range(3):
         alone = partials(
-            lambda x: f(params, branch[function : function + 1], x)[0], "u_t v_xx u_txx", inputs="t x", outputs="u v"
+            lambda x, n=function: f(params, branch[n : n + 1], x)[0], "u_t v_xx u_txx", inputs="t x", outputs="u v"
         )
         for name, want in zip(("u_t", "v_xx", "u_txx"), alone(trunk), strict=True):
             assert getattr(d, name).shape == (3, 5)

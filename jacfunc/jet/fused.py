@@ -1,10 +1,10 @@
-"""The rows of an elementwise function as one node of autograd's graph, where nothing but autograd will differentiate it.
+"""The rows of an elementwise function as one node of autograd's graph, where nothing else will differentiate them.
 
 With ``z = g(x)`` in truncated Taylor arithmetic, ``dz = g'(x) dx``: the coefficients ``h`` of ``g'(x)`` are all that
 either direction needs.  Forward, ``n z_n = sum_p p x_p h_{n-p}`` by order; backward, the gradient of row b is
 ``sum_a zbar_a h_{a-b}``.  Recorded operation by operation, the same takes about twice as many passes over memory.  A
-gradient that is differentiated again goes by the formula of Faa di Bruno (``build.py``) instead, as does whatever runs in
-a transform of ``torch.func`` or is compiled.
+gradient that is differentiated again goes by the formula of Faa di Bruno (``build.py``) instead, as does whatever
+runs in a transform of ``torch.func`` or is compiled.
 """
 
 from __future__ import annotations

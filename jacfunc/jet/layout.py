@@ -60,7 +60,7 @@ class Table:
             return product(_range(left, self.left), _range(right, self.right))
         if len(self.into) > UNROLLED:
             return self.gathered(product(left[list(self.left)], right[list(self.right)]))
-        lefts, rights = left.split(1), right.split(1)  # once, so that their gradients are joined once
+        lefts, rights = _single(left), _single(right)  # once, so that their gradients are joined once
         return self._sums([product(lefts[i], rights[j]) for i, j in zip(self.left, self.right, strict=True)])
 
     def accumulate(self, total: Tensor, left: Tensor, right: Tensor, scale: float) -> Tensor:
@@ -95,7 +95,7 @@ class Table:
         once = [(i, j, row) for i, j, row in zip(self.left, self.right, self.into, strict=True) if i <= j]
         if len(once) > UNROLLED:
             return self.gathered(stack[list(self.left)] * stack[list(self.right)])
-        rows = stack.split(1)
+        rows = _single(stack)
         products = [rows[i] * rows[j] if i == j else 2 * rows[i] * rows[j] for i, j, _ in once]
         return _summed(products, [row for _, _, row in once], self.rows)
 
@@ -108,10 +108,15 @@ class Table:
         if len(self.into) > UNROLLED:
             into = torch.tensor(self.into, device=products.device)
             return products.new_zeros((self.rows, *products.shape[1:])).index_add(0, into, products)
-        return self._sums(list(products.split(1)))
+        return self._sums(_single(products))
 
     def _sums(self, products: Sequence[Tensor]) -> Tensor:
         return _summed(products, self.into, self.rows)
+
+
+def _single(stack: Tensor) -> tuple[Tensor, ...]:
+    """Every row as a stack of one."""
+    return torch.split(stack, 1)
 
 
 def _summed(products: Sequence[Tensor], into: Sequence[int], rows: int) -> Tensor:
