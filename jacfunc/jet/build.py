@@ -110,16 +110,18 @@ def elementwise(
     derivatives: Derivatives,
     kernel: Callable[[Tensor, Tensor], Tensor] | None = None,
     quadratic: tuple[float, float, float] | None = None,
+    smooth: bool = False,
 ) -> Callable[..., Any]:
     """The rule of an elementwise function of one tensor; ``kernel(rows, y)`` does the first order at once.
 
-    ``quadratic`` are a, b, c where ``g' = a + b g + c g^2``.
+    ``smooth``: its derivatives are tensors of its dtype, however high the order that is asked for, so that its rows may
+    be one node of a graph, which needs one order more; ``quadratic`` are a, b, c where ``g' = a + b g + c g^2``.
     """
     whole = fused.Elementwise(function, derivatives, composed, quadratic)
 
     def rule(input: Jet) -> Jet:
         value, frame = input.value, input.frame
-        if fused.fits(input):
+        if smooth and fused.fits(input):
             return fused.applied(whole, input)
         y = function(value)
         order = frame.layout.order

@@ -42,7 +42,7 @@ class Elementwise:
 def fits(jet: Jet) -> bool:
     """Whether a graph is recorded of this jet by autograd and by nothing else."""
     frame = jet.frame
-    if frame.layout.order == 1 or frame.metric is not None or frame.propagation.traced:
+    if frame.layout.order == 1 or frame.metric is not None or frame.propagation.traced or jet.value.is_complex():
         return False
     if not torch.is_grad_enabled() or inside_transform() or forward_ad._current_level >= 0:
         return False
