@@ -195,6 +195,14 @@ class Directional:
         transform, args = self.resolved(args, kwargs)
         return transform(*args, **kwargs)
 
+    @property
+    def transformed(self) -> Callable[..., Any]:
+        """The function that it is a derivative of."""
+        return self.transform.transformed
+
+    def _captured(self) -> tuple[object, ...]:
+        return (self.transform,)
+
     def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
         """The transform that is called for these arguments, and its own."""
         *own, direction = self._checked(args)

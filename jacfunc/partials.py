@@ -254,6 +254,14 @@ class Partials:
         inputs = zip(self.asked.variables.inputs, coordinates(args, options), strict=True)
         return Derivatives(names, fields, list(inputs))
 
+    @property
+    def transformed(self) -> Callable[..., Any]:
+        """The function that it is a derivative of."""
+        return self.transform.transformed
+
+    def _captured(self) -> tuple[object, ...]:
+        return (self.transform, self.separate)
+
     def _moved_back(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.movedim(0, self.asked.axis)
 

@@ -144,6 +144,10 @@ class Residual:
             pass
         return tuple(dry._read)
 
+    def _captured(self) -> tuple[object, ...]:
+        names = (*self.variables.inputs, None, *self.variables.outputs)
+        return (self.transformed, self.equation, names, self.out_dims, self.options.argnums, self.options.batch_dims)
+
     def __repr__(self) -> str:
         variables = self.variables
         f = getattr(self.transformed, "__name__", None) or repr(self.transformed)

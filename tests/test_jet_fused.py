@@ -91,6 +91,17 @@ def test_rows_that_nobody_uses(kind, used):
         torch.testing.assert_close(one, other)
 
 
+def test_batched_gradients():
+    tensors = tensors_for(LAYOUTS["plate"])
+    pair = []
+    for apart in (False, True):
+        output = carried(torch.tanh, LAYOUTS["plate"], tensors, apart)[-1]
+        directions = torch.randn(4, *output.shape, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+        pair.append(torch.autograd.grad(output, tensors, directions, is_grads_batched=True, materialize_grads=True))
+    for one, other in zip(*pair, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_a_change_in_place_is_noticed():
     tensors = tensors_for(LAYOUTS["burgers"])
     moved = [tensor * 1 for tensor in tensors]

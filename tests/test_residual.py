@@ -13,6 +13,8 @@ from jacfunc import (
     NotationError,
     ShapeError,
     UnsupportedOperationError,
+    batch_jac,
+    diag_jac,
     explain,
     make_functional,
     partials,
@@ -164,6 +166,17 @@ def test_transforms_over_it():
     }
     for name, gradient in by_func.items():
         close(total[name], gradient)
+
+
+def test_transforms_of_it():
+    f, params, tx = setting()
+    heat = residual(f, lambda d: d.u_t - d.u_xx, inputs="t x", outputs="u")
+    d = partials(f, "u_tt u_tx u_txx u_xxx", inputs="t x", outputs="u")(params, tx)
+    gradient = diag_jac(heat)(params, tx)
+    close(gradient, torch.stack([d.u_tt - d.u_txx, d.u_tx - d.u_xxx], 1))
+    named = batch_jac(partials(f, "u_tx", inputs="t x", outputs="u"))(params, tx)
+    close(named.u_tx[:, 1], d.u_txx)
+    close(named.x, torch.tensor([0.0, 1.0], dtype=torch.double).expand(5, 2))
 
 
 def test_compiled_after_a_first_call():

@@ -136,13 +136,14 @@ def _transposed(
     slope = h[0]
     assert slope is not None
     found: list[Tensor | None] = [_of_value(slope, h, gradients)]
+    like = next(gradient for gradient in gradients if gradient is not None)  # batched where vmap runs around this
     for p in range(1, layout.order + 1):
         rows = x[p]
         if rows is None:
             found.append(None)
             continue
         own = gradients[p]
-        total = slope.new_zeros((layout.sizes[p - 1], *slope.shape)) if own is None else own * slope
+        total = like.new_zeros((layout.sizes[p - 1], *slope.shape)) if own is None else own * slope
         for q in range(1, layout.order - p + 1):
             table, above, factor = layout.table(p, q), gradients[p + q], h[q]
             if table is not None and above is not None and factor is not None:
@@ -151,13 +152,14 @@ def _transposed(
     return found
 
 
-def _of_value(slope: Tensor, h: Sequence[Tensor | None], gradients: Sequence[Tensor | None]) -> Tensor:
+def _of_value(slope: Tensor, h: Sequence[Tensor | None], gradients: Sequence[Tensor | None]) -> Tensor | None:
     first = gradients[0]
-    total = torch.zeros_like(slope) if first is None else first * slope
+    total = None if first is None else first * slope
     for gradient, factor in zip(gradients[1:], h[1:], strict=True):
-        if gradient is not None and factor is not None:
-            for own, other in zip(gradient.unbind(0), factor.expand(gradient.shape).unbind(0), strict=True):
-                total.addcmul_(own, other)
+        if gradient is None or factor is None:
+            continue
+        for own, other in zip(gradient.unbind(0), factor.unbind(0), strict=True):
+            total = own * other if total is None else total.addcmul_(own, other)
     return total
 
 
