@@ -16,6 +16,7 @@ from . import trees
 from .entries import Block
 from .errors import ArgumentError, ArgumentTypeError, ShapeError
 from .jet.layout import Index
+from .levels import tracing
 from .multiindices import MultiIndices
 from .options import Keywords, Options
 from .plan import Outcome, Wanted
@@ -168,7 +169,7 @@ class Along:
     batch_dims: int
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        *own, direction, s = args
+        own, (direction, s) = list(args[:-2]), args[-2:]
         leaves, structure = trees.flatten(own[self.number])
         along = trees.flatten(direction)[0]
         own[self.number] = structure.build([self._moved(x, v, s) for x, v in zip(leaves, along, strict=True)])
@@ -214,7 +215,7 @@ class Directional:
         """Arguments of which the last is a direction for the differentiated one."""
         *own, direction = args if args else (None,)
         position = self._position(own)
-        request = Request(self.transform.transformed.transformed, self.options, tuple(own), {})  # type: ignore[attr-defined]
+        request = Request(self.transform.transformed.transformed, self.options, tuple(own), {}, traced=tracing())  # type: ignore[attr-defined]
         vectors, structure = trees.flatten(direction)
         leaves, own_structure = trees.flatten(own[position])
         if structure != own_structure or not all(isinstance(vector, torch.Tensor) for vector in vectors):

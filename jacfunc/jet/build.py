@@ -49,7 +49,10 @@ def composed(jet: Jet, derivatives: Sequence[Tensor | float | None]) -> Coeffici
         last -= 1
     powers: list[Power] = [[None if rows is None else (rows, 1.0) for rows in x]]
     for k in range(2, last + 1):
-        powers.append(_product(frame, *_halves(powers, k)))
+        if k % 2 == 0:
+            powers.append(_square(frame, powers[k // 2 - 1]))
+        else:
+            powers.append(_product(frame, powers[k - 2], powers[0]))
     return tuple([_sum_of_powers(frame, [power[n] for power in powers], derivatives) for n in range(order)])
 
 
@@ -57,9 +60,22 @@ Power = list[tuple[Tensor, float] | None]
 """Of a power of the part without the value, by order: rows, and a number that they are still to be multiplied by."""
 
 
-def _halves(powers: Sequence[Power], k: int) -> tuple[Power, Power]:
-    """Two powers known already whose product is the k-th: two equal ones need half of the products."""
-    return (powers[k // 2 - 1], powers[k // 2 - 1]) if k % 2 == 0 else (powers[k - 2], powers[0])
+def _square(frame: Frame, power: Power) -> Power:
+    """A power times itself, by order: of two equal factors half of the products are needed."""
+    order = len(power)
+    result: Power = [None] * order
+    for n in range(2, order + 1):
+        for p in range(1, n // 2 + 1):
+            one, two = power[p - 1], power[n - p - 1]
+            if one is None or two is None:
+                continue
+            if 2 * p == n:
+                rows, times = frame.squared(p, one[0]), 1.0
+            else:
+                rows, times = frame.convolve(p, n - p, one[0], two[0], torch.mul), 2.0
+            if rows is not None:
+                result[n - 1] = _added(result[n - 1], (rows, times * one[1] * two[1]))
+    return result
 
 
 def _product(frame: Frame, left: Power, right: Power) -> Power:
@@ -69,14 +85,10 @@ def _product(frame: Frame, left: Power, right: Power) -> Power:
     for n in range(2, order + 1):
         for p in range(1, n):
             one, two = left[p - 1], right[n - p - 1]
-            if one is None or two is None or (left is right and 2 * p > n):
-                continue
-            if left is right and 2 * p == n:
-                rows, times = frame.squared(p, one[0]), 1.0
-            else:
-                rows, times = frame.convolve(p, n - p, one[0], two[0], torch.mul), 2.0 if left is right else 1.0
-            if rows is not None:
-                result[n - 1] = _added(result[n - 1], (rows, times * one[1] * two[1]))
+            if one is not None and two is not None:
+                rows = frame.convolve(p, n - p, one[0], two[0], torch.mul)
+                if rows is not None:
+                    result[n - 1] = _added(result[n - 1], (rows, one[1] * two[1]))
     return result
 
 

@@ -351,7 +351,9 @@ def _activation(rule: Callable[..., Any], numbers: int) -> Callable[..., Any]:
 
 
 def _listed(name: str) -> Callable[..., Any]:
-    return elementwise(*LISTS[name], smooth=name not in PIECEWISE)
+    function, derivatives, *others = LISTS[name]
+    kernel, quadratic = (*others, None, None)[:2]
+    return elementwise(function, derivatives, kernel, quadratic, smooth=name not in PIECEWISE)
 
 
 def install() -> None:
