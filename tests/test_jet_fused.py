@@ -102,13 +102,22 @@ def test_batched_gradients():
         torch.testing.assert_close(one, other)
 
 
-def test_a_change_in_place_is_noticed():
-    tensors = tensors_for(LAYOUTS["burgers"])
-    moved = [tensor * 1 for tensor in tensors]
-    outputs = carried(torch.tanh, LAYOUTS["burgers"], moved, False)
-    moved[1].mul_(2)
+@pytest.mark.parametrize(("function", "place"), [(torch.tanh, 1), (F.silu, 0)])
+def test_a_change_in_place_is_noticed(function, place):
+    moved = [tensor * 1 for tensor in tensors_for(LAYOUTS["burgers"])]
+    outputs = carried(function, LAYOUTS["burgers"], moved, False)
+    # Of a function with a quadratic slope the results are kept, of others the arguments.
+    with torch.no_grad():
+        (outputs if place else moved)[1].mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        outputs[1].sum().backward()
+        outputs[2].sum().backward()
+
+
+def test_a_result_that_is_kept_once_needs_no_arguments():
+    tensors = tensors_for(LAYOUTS["burgers"])
+    node = carried(torch.tanh, LAYOUTS["burgers"], tensors, False)[0].grad_fn
+    kept = {tensor.data_ptr() for tensor in node.saved_tensors if tensor is not None}
+    assert not kept & {tensor.data_ptr() for tensor in tensors}
 
 
 def test_where_it_does_not_fit():

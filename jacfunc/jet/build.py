@@ -117,6 +117,11 @@ def _scaled(factor: Tensor | float, number: float) -> Tensor | float:
     return factor if number == 1 else factor * number
 
 
+def _multiplied(x: Jet, y: Jet) -> Jet:
+    """Two jets of one shape, element by element."""
+    return bilinear(x, y, torch.mul, torch.mul, torch.mul, torch.mul)
+
+
 def elementwise(
     function: Callable[..., Tensor],
     derivatives: Derivatives,
@@ -129,7 +134,7 @@ def elementwise(
     ``smooth``: its derivatives are tensors of its dtype, however high the order that is asked for, so that its rows may
     be one node of a graph, which needs one order more; ``quadratic`` are a, b, c where ``g' = a + b g + c g^2``.
     """
-    whole = fused.Elementwise(function, derivatives, composed, quadratic)
+    whole = fused.Elementwise(function, derivatives, composed, _multiplied, quadratic)
 
     def rule(input: Jet) -> Jet:
         value, frame = input.value, input.frame

@@ -28,7 +28,7 @@ Composed = Callable[[Jet, Sequence[Any]], Coefficients]
 
 @dataclass(frozen=True)
 class Elementwise:
-    """An elementwise function: itself, its derivatives, and the formula that its rows have otherwise.
+    """An elementwise function: itself, its derivatives, the formula that its rows have otherwise, and products of jets.
 
     ``quadratic`` are a, b, c where ``g' = a + b g + c g^2``.
     """
@@ -36,6 +36,7 @@ class Elementwise:
     function: Callable[..., Tensor]
     derivatives: Callable[[Tensor, Tensor, int], Sequence[Any]]
     composed: Composed
+    product: Callable[[Jet, Jet], Jet]
     quadratic: tuple[float, float, float] | None = None
 
 
@@ -61,19 +62,26 @@ class _Fused(torch.autograd.Function):
         y = elementwise.function(value)
         z, h = _series(elementwise, frame, value, y, list(x))
         ctx.elementwise, ctx.frame = elementwise, frame
+        ctx.shapes = [None if rows is None else rows.shape for rows in (value, *x)]
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(value, *x, *h)
+        # What a gradient of the gradient depends on: a quadratic slope on the result, which others keep anyway.
+        results = (value, *x) if elementwise.quadratic is None else (y, *z)
+        ctx.save_for_backward(*results, *h)
         return (y, *z)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         frame: Frame = ctx.frame
-        order = frame.layout.order
-        value, *saved = ctx.saved_tensors
-        x, h = saved[:order], saved[order:]
-        if torch.is_grad_enabled():
-            return (None, None, *_differentiably(ctx.elementwise, frame, (value, *x), gradients))
-        return (None, None, *_transposed(frame.layout, (value, *x), h, gradients))
+        count = frame.layout.order + 1
+        saved = ctx.saved_tensors  # once: a checkpoint gives it a single time
+        kept, h = saved[:count], saved[count:]
+        if not torch.is_grad_enabled():
+            found = _transposed(frame.layout, ctx.shapes, h, gradients)
+        elif ctx.elementwise.quadratic is None:
+            found = _differentiably(ctx.elementwise, frame, kept, gradients)
+        else:
+            found = _by_result(ctx.elementwise, frame, ctx.shapes, kept, gradients)
+        return (None, None, *found)
 
 
 def _series(elementwise: Elementwise, frame: Frame, value: Tensor, y: Tensor, x: Rows) -> tuple[Rows, Rows]:
@@ -130,7 +138,10 @@ def _accumulated(
 
 
 def _transposed(
-    layout: Layout, x: Sequence[Tensor | None], h: Sequence[Tensor | None], gradients: Sequence[Tensor | None]
+    layout: Layout,
+    shapes: Sequence[torch.Size | None],
+    h: Sequence[Tensor | None],
+    gradients: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
     """The gradient of row b: ``sum_a zbar_a h_{a-b}``."""
     slope = h[0]
@@ -138,8 +149,8 @@ def _transposed(
     found: list[Tensor | None] = [_of_value(slope, h, gradients)]
     like = next(gradient for gradient in gradients if gradient is not None)  # batched where vmap runs around this
     for p in range(1, layout.order + 1):
-        rows = x[p]
-        if rows is None:
+        shape = shapes[p]
+        if shape is None:
             found.append(None)
             continue
         own = gradients[p]
@@ -148,7 +159,7 @@ def _transposed(
             table, above, factor = layout.table(p, q), gradients[p + q], h[q]
             if table is not None and above is not None and factor is not None:
                 table.accumulate_left(total, above, factor)
-        found.append(total if total.shape == rows.shape else total.sum_to_size(rows.shape))
+        found.append(total if total.shape == shape else total.sum_to_size(shape))
     return found
 
 
@@ -183,3 +194,30 @@ def _differentiably(
         for place, gradient in zip(places, computed, strict=True):
             found[place] = gradient
     return found
+
+
+def _by_result(
+    elementwise: Elementwise,
+    frame: Frame,
+    shapes: Sequence[torch.Size | None],
+    z: Sequence[Tensor | None],
+    gradients: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    """The same where ``g'`` is a quadratic of the result: the transpose of ``dz = g'(x) dx``, by its own gradient."""
+    assert elementwise.quadratic is not None
+    a, b, c = elementwise.quadratic
+    y, *rows = z
+    assert y is not None
+    square = elementwise.product(Jet(y, tuple(rows), frame), Jet(y, tuple(rows), frame))
+    pairs = zip(rows, square.coefficients, strict=True)
+    slope_rows = [None if one is None else b * one + (0 if two is None else c * two) for one, two in pairs]
+    slope = Jet(a + b * y + c * square.value, tuple(slope_rows), frame)
+    moved = [None if shape is None else y.new_zeros(shape).requires_grad_() for shape in shapes]
+    assert moved[0] is not None
+    result = elementwise.product(slope, Jet(moved[0], tuple(moved[1:]), frame))
+    outputs = zip((result.value, *result.coefficients), gradients, strict=True)
+    known = [(output, gradient) for output, gradient in outputs if output is not None and gradient is not None]
+    given = [tensor for tensor in moved if tensor is not None]
+    tensors, cotangents = zip(*known, strict=True)
+    found = iter(torch.autograd.grad(tensors, given, cotangents, create_graph=True, allow_unused=True))
+    return [None if tensor is None else next(found) for tensor in moved]
