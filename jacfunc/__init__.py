@@ -1,12 +1,16 @@
 """Batched per-sample derivatives for PyTorch: the public names, nothing else."""
 
+from .calculus import biharmonic, curl, directional
+from .derivatives import Derivatives
 from .errors import (
     ArgumentError,
     ArgumentTypeError,
     CoupledSamplesError,
     IndependenceWarning,
     JacfuncError,
+    NotationError,
     ParametersError,
+    PrecisionWarning,
     RuleError,
     ShapeError,
     UnsupportedOperationError,
@@ -14,6 +18,8 @@ from .errors import (
 from .explain import explain
 from .functional import FunctionalModule, make_functional
 from .jet import register_rule
+from .partials import partials
+from .residual import residual
 from .transforms import Transform, batch_jac, check_independent, diag_jac, divergence, hess_diag, laplacian
 
 __version__ = "0.1.0"
@@ -22,21 +28,29 @@ __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
     "CoupledSamplesError",
+    "Derivatives",
     "FunctionalModule",
     "IndependenceWarning",
     "JacfuncError",
+    "NotationError",
     "ParametersError",
+    "PrecisionWarning",
     "RuleError",
     "ShapeError",
     "Transform",
     "UnsupportedOperationError",
     "batch_jac",
+    "biharmonic",
     "check_independent",
+    "curl",
     "diag_jac",
+    "directional",
     "divergence",
     "explain",
     "hess_diag",
     "laplacian",
     "make_functional",
+    "partials",
     "register_rule",
+    "residual",
 ]

@@ -52,7 +52,7 @@ def _eager(transform: Transform) -> Transform:
 
 def _signature(transform: Transform, request: Request) -> tuple[object, ...]:
     options = transform.options
-    return (transform.wanted.name, options.planned, options.return_value, request.signature, differentiated_again())
+    return (transform.wanted.identity, options.planned, options.return_value, request.signature, differentiated_again())
 
 
 def _compiled(eager: Transform, request: Request) -> tuple[Call, Any]:
@@ -83,6 +83,8 @@ def _traced(transform: Transform) -> Call:
     def call(*args: Any, **kwargs: Any) -> Any:
         return transform(*args, **kwargs)
 
+    # Code of its own: torch.compile counts how often a code is compiled, for all functions made here together.
+    call.__code__ = call.__code__.replace()
     return torch.compile(call, fullgraph=True, options={"guard_filter_fn": _needed})
 
 

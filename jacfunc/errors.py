@@ -19,6 +19,10 @@ class ArgumentTypeError(JacfuncError, TypeError):
     """An argument or a leaf of one has the wrong type (no tensor, an integer tensor, not callable, ...)."""
 
 
+class NotationError(ArgumentError):
+    """Names of partial derivatives that cannot be read, or that can be read in several ways."""
+
+
 class ShapeError(JacfuncError, ValueError):
     """Shapes that do not fit: no common batch, or no diagonal between input and output."""
 
@@ -45,3 +49,7 @@ class RuleError(JacfuncError, TypeError):
 
 class IndependenceWarning(UserWarning):
     """The independence of the samples could not be tested."""
+
+
+class PrecisionWarning(UserWarning):
+    """Derivatives of an order that the dtype can hardly carry."""

@@ -12,22 +12,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from .blocks import Blocks
+from .calculus import Directional
 from .errors import ArgumentTypeError
 from .operations import Entry, Noting
+from .partials import Partials
 from .plan import Plan, run
 from .request import requested
+from .residual import Residual
 from .rng import replaying
 from .sizes import forward_bytes
 from .transforms import Transform
 
 TRIAL_ROWS = 2
 
+Explainable = Transform | Partials | Residual | Directional
+"""What is a transform, or has one inside."""
+
 
 @dataclass(frozen=True)
 class Explanation:
     """How a transform computes its result for one kind of arguments."""
 
-    transform: Transform
+    transform: Explainable
     plan: Plan
     samples: int
     chunk_size: int | None
@@ -87,7 +93,7 @@ class Explanation:
         return f"<table>{rows}</table>"
 
 
-def explain(transform: Transform) -> Callable[..., Explanation]:
+def explain(transform: Explainable) -> Callable[..., Explanation]:
     """Which route a transform takes for given arguments, what it costs, and why.
 
     Args:
@@ -114,12 +120,14 @@ def explain(transform: Transform) -> Callable[..., Explanation]:
         memory         about 540 B
         independence   checked: no sample influences another
     """
-    if not isinstance(transform, Transform):
+    if not isinstance(transform, Explainable):
         raise ArgumentTypeError(
             f"transform is a {type(transform).__name__}; explain takes what diag_jac and its kin return"
         )
+    asked = transform
 
-    def explained(*args: Any, **kwargs: Any) -> Explanation:
+    def explained(*given: Any, **kwargs: Any) -> Explanation:
+        transform, args = asked.resolved(given, kwargs)
         options, blocks = transform.options, None
         if options.sample_chunk_size is not None:
             blocks = Blocks.of(transform.transformed, options, transform.wanted.order, args, kwargs)
@@ -133,7 +141,7 @@ def explain(transform: Transform) -> Callable[..., Explanation]:
             batch, corrected = request.batch, tuple(noting.met.values())
             samples = math.prod(batch if blocks is None else (blocks.count, *batch[1:]))
             widest = max(sizes, default=0)
-            return Explanation(transform, plan, samples, options.chunk_size, sum(sizes), widest, corrected, blocks)
+            return Explanation(asked, plan, samples, options.chunk_size, sum(sizes), widest, corrected, blocks)
 
     return explained
 

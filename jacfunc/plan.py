@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from .entries import Pair
 from .errors import JacfuncError, RefusedOperationError, UnsupportedOperationError
 from .jet.frame import AllRowsError, CannotFollowError
 from .levels import compiling, differentiated_again, inside_transform, inside_vmap, is_dual
+from .multiindices import MultiIndices
 from .request import Outputs, OutputsChangedError, Request, Shape
 from .rng import Draw
 from .routes import ROUTES
@@ -37,17 +38,31 @@ FATAL = (JacfuncError, torch.OutOfMemoryError)
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a transform wants: its order, the entries of each pair of leaves, which pairs, and their assembly."""
+    """What a transform wants: its order, the entries of each pair of leaves, which pairs, and their assembly.
+
+    ``indices`` are mixed derivatives instead of entries; ``key`` tells apart what has the same name.
+    ``refuse_inputs`` is asked before any evaluation, ``refuse`` when the shapes of the outputs are known.
+    """
 
     name: str
     order: int
-    entries: Callable[[Pair], Any]
+    entries: Callable[[Pair], Any] | None
     assemble: Callable[[Request, Outcome], Any]
     paired: bool = False
     refuse: Callable[[Request, Outputs], None] | None = None
+    indices: Callable[[Request], MultiIndices] | None = None
+    key: Hashable = None
+    refuse_inputs: Callable[[Request], None] | None = None
+
+    @property
+    def identity(self) -> tuple[Hashable, ...]:
+        """What tells it from another."""
+        return (self.name, self.key)
 
     def pairs(self, outputs: int, inputs: int) -> tuple[tuple[int, int], ...]:
         """The pairs of output leaf and input leaf that are wanted."""
+        if self.entries is None:
+            return ()
         if self.paired:
             return tuple([(leaf, leaf) for leaf in range(inputs)])
         return tuple([(output, leaf) for output in range(outputs) for leaf in range(inputs)])
@@ -84,6 +99,7 @@ class Plan:
     undifferentiable: bool = False
     notes: tuple[str, ...] = ()
     scripted: bool = False
+    indices: MultiIndices | None = None
 
     @property
     def route(self) -> str:
@@ -98,6 +114,8 @@ class Plan:
     @property
     def rows(self) -> int:
         """How many rows it pushes or pulls through."""
+        if self.indices is not None:
+            return len(self.indices.indices)
         inputs, outputs = self.inputs.total, self.output_rows.total
         if self.route in ("taylor", "forward", "dual"):
             return inputs
@@ -106,6 +124,8 @@ class Plan:
     @property
     def cost(self) -> float:
         """Arithmetic in plain forwards: a pass forward or back counts one, a pass through a pass two."""
+        if self.indices is not None:
+            return _cost_of(self.indices, self.route, self.output_rows.total)
         return _cost(self.route, self.wanted.order, self.inputs.total, self.output_rows.total)
 
     def fell_back(self, error: Exception) -> Plan:
@@ -132,11 +152,29 @@ def _cost(route: str, order: int, inputs: int, outputs: int) -> float:
     return costs.get(route, 1 + outputs * (1 + inputs))
 
 
+def _cost_of(indices: MultiIndices, route: str, outputs: int) -> float:
+    """Of mixed derivatives, for so many coordinates of the output; a nested pass costs twice the one inside of it."""
+    if route == "taylor":
+        return 1 + len(indices.indices)
+    cost = 1 + (route == "forward")
+    for order in range(1, indices.order + 1):
+        parents = indices.parents(order)
+        passes = len({place for place, _ in parents}) * outputs
+        if route in ("forward", "dual"):
+            passes = len({coordinate for _, coordinate in parents})
+        cost += passes * 2 ** (order - 1)
+    return cost
+
+
 def make_plan(request: Request, wanted: Wanted, outputs: Outputs, random: bool, independent: str) -> Plan:
     """The cheapest route that the method allows first, then what can replace it."""
     routes = ("taylor", "forward", "reverse")
     inputs, output_rows = Rows(request.input_shapes), Rows(outputs.shapes)
-    costs = {route: _cost(route, wanted.order, inputs.total, output_rows.total) for route in routes}
+    indices = None if wanted.indices is None else wanted.indices(request)
+    if indices is None:
+        costs = {route: _cost(route, wanted.order, inputs.total, output_rows.total) for route in routes}
+    else:
+        costs = {route: _cost_of(indices, route, output_rows.total) for route in routes}
     method = request.options.method
     reason = f"method={method!r} was asked for"
     if method == "auto":
@@ -157,17 +195,18 @@ def make_plan(request: Request, wanted: Wanted, outputs: Outputs, random: bool, 
     # Its rows are never under vmap.
     attempts = [attempt for attempt in attempts if attempt != Attempt("autograd", True)]
     pairs = wanted.pairs(len(outputs.shapes), len(request.input_shapes))
-    return Plan(wanted, outputs, inputs, output_rows, pairs, tuple(attempts), reason, random, independence=independent)
+    plan = Plan(wanted, outputs, inputs, output_rows, pairs, tuple(attempts), reason, random, independence=independent)
+    return plan if indices is None else replace(plan, indices=indices)
 
 
 # -------------------------------------------------------------------- finding and running
 
 
 class Outcome(NamedTuple):
-    """Entries filled, by pair of leaves, and the value they came with."""
+    """Entries filled, by pair of leaves (derivatives by output leaf and multi-index), and the value they came with."""
 
     plan: Plan
-    results: dict[tuple[int, int], torch.Tensor]
+    results: dict[Any, torch.Tensor]
     evaluation: Evaluation
 
 
@@ -227,6 +266,7 @@ def _remembered(request: Request, wanted: Wanted) -> Plan | None:
 
 def _find(request: Request, wanted: Wanted) -> tuple[Plan, Draw]:
     """A plan after a plain forward, whose random draw comes with it."""
+    _refuse_inputs(request, wanted)
     draw = request.draw()
     values, random = _look(request, draw)
     plan: Plan | None = caches.PLANS.get(request.captured.key, _plan_signature(request, wanted))
@@ -236,6 +276,12 @@ def _find(request: Request, wanted: Wanted) -> tuple[Plan, Draw]:
     if plan.settled:  # only the independence was open
         _remember(request, plan)
     return plan, draw
+
+
+def _refuse_inputs(request: Request, wanted: Wanted) -> None:
+    """What needs no evaluation to be refused."""
+    if wanted.refuse_inputs is not None:
+        wanted.refuse_inputs(request)
 
 
 def _look(request: Request, draw: Draw) -> tuple[tuple[torch.Tensor, ...], bool]:
@@ -267,7 +313,7 @@ def _planned(request: Request, wanted: Wanted, random: bool, independent: str) -
 def _plan_signature(request: Request, wanted: Wanted) -> tuple[object, ...]:
     inside = inside_transform()
     surroundings = (torch.is_grad_enabled() or inside, inside and inside_vmap())
-    return (wanted.name, request.options.planned, independence.several(request), request.signature, surroundings)
+    return (wanted.identity, request.options.planned, independence.several(request), request.signature, surroundings)
 
 
 def _remember(request: Request, plan: Plan) -> None:
@@ -277,6 +323,7 @@ def _remember(request: Request, plan: Plan) -> None:
 
 def _run_traced(request: Request, wanted: Wanted) -> Outcome:
     """Under ``torch.compile``: nothing remembered, nothing retried; the forward for the shapes is dead code."""
+    _refuse_inputs(request, wanted)
     request.scripted = not compiling()
     with torch.no_grad():
         request.evaluate(*(leaf.detach() for leaf in request.leaves))
@@ -299,12 +346,14 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
     if attempt.route == "autograd" and any(map(is_dual, request.leaves)):
         raise UnsupportedOperationError("torch.autograd.grad forgets the tangents of forward mode")
     inputs, outputs, leaves = plan.inputs, plan.output_rows, request.leaves
-    if limit is not None:
+    if limit is not None and plan.indices is None:
         inputs, outputs = Rows(inputs.shapes, limit), Rows(outputs.shapes, limit)
-    entries = {
-        (m, k): plan.wanted.entries(Pair(request.batch, outputs.shapes[m], inputs.shapes[k], leaves[k]))
-        for m, k in plan.pairs
-    }
+    make = plan.wanted.entries
+    entries = (
+        {}
+        if make is None
+        else {(m, k): make(Pair(request.batch, outputs.shapes[m], inputs.shapes[k], leaves[k])) for m, k in plan.pairs}
+    )
     task = Task(
         request.evaluate,
         leaves,
@@ -321,10 +370,15 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
         plan.wanted.order,
         request.traced,
         not request.traced and not getattr(request.function, "alone", False),
+        plan.indices,
     )
     route = ROUTES[attempt.route]
-    evaluation = route.first_order(task) if plan.wanted.order == 1 else route.second_order(task)
-    results = {} if limit is not None else {pair: entry.result() for pair, entry in entries.items()}
+    results: dict[Any, torch.Tensor]
+    if plan.indices is not None:
+        evaluation, results = route.partials(task), task.derivatives
+    else:
+        evaluation = route.first_order(task) if plan.wanted.order == 1 else route.second_order(task)
+        results = {} if limit is not None else {pair: entry.result() for pair, entry in entries.items()}
     undifferentiable = attempt.route == "autograd" and (plan.undifferentiable or evaluation.undifferentiable)
     if undifferentiable:
         results = {pair: value_only(result, evaluation.outputs) for pair, result in results.items()}

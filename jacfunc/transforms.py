@@ -74,8 +74,12 @@ class Transform:
             blocks.settle_independence(args, kwargs)
         return blocks.joined([whole(*blocks.samples(args, start), **kwargs) for start in blocks.starts()])
 
+    def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
+        """The transform that is called for these arguments, and its own: itself, and these."""
+        return self, args
+
     def _captured(self) -> tuple[object, ...]:
-        return (self.wanted.name, self.options.argnums, self.options.batch_dims, self.transformed)
+        return (self.wanted.identity, self.options.argnums, self.options.batch_dims, self.transformed)
 
     def __repr__(self) -> str:
         name = getattr(self.transformed, "__name__", None) or repr(self.transformed)
@@ -168,7 +172,7 @@ HESS_DIAG = Wanted("hess_diag", 2, HessianDiagonal, _by_pair)
 LAPLACIAN = Wanted("laplacian", 2, Laplacian, _summed_by_argument)
 
 
-def _with_signature(transform: F) -> F:
+def with_signature(transform: F) -> F:
     """Show the keywords that all transforms share where ``help`` and editors look for them."""
     shared = [
         inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=option.type)
@@ -180,11 +184,11 @@ def _with_signature(transform: F) -> F:
     return transform
 
 
-def _transform(wanted: Wanted, f: Callable[..., Any], keywords: Keywords) -> Transform:
+def transform_of(wanted: Wanted, f: Callable[..., Any], keywords: Keywords) -> Transform:
     return Transform(as_function(f), wanted, Options.of(wanted.name, keywords))
 
 
-@_with_signature
+@with_signature
 def diag_jac(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
     r"""The diagonal of each sample's Jacobian, without the Jacobian.
 
@@ -228,10 +232,10 @@ def diag_jac(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
         tensor([[2., 4.],
                 [6., 8.]])
     """
-    return _transform(DIAG_JAC, f, keywords)
+    return transform_of(DIAG_JAC, f, keywords)
 
 
-@_with_signature
+@with_signature
 def batch_jac(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
     r"""The Jacobian of each sample, ``(N, *O, *I)``, without the zeros between samples.
 
@@ -256,10 +260,10 @@ def batch_jac(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
         tensor([[[2., 1.],
                  [1., 0.]]])
     """
-    return _transform(BATCH_JAC, f, keywords)
+    return transform_of(BATCH_JAC, f, keywords)
 
 
-@_with_signature
+@with_signature
 def divergence(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
     r"""The divergence of each sample, ``(N,)``: the sum of the main diagonal of its Jacobian.
 
@@ -283,10 +287,10 @@ def divergence(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform
         >>> divergence(lambda x: x**2)(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
         tensor([ 6., 14.])
     """
-    return _transform(DIVERGENCE, f, keywords)
+    return transform_of(DIVERGENCE, f, keywords)
 
 
-@_with_signature
+@with_signature
 def hess_diag(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
     r"""The second derivative of every output by every input element, ``(N, *O, *I)``.
 
@@ -308,10 +312,10 @@ def hess_diag(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
         >>> hess_diag(lambda x: x.pow(3).sum(dim=1))(torch.tensor([[1.0, 2.0]]))
         tensor([[ 6., 12.]])
     """
-    return _transform(HESS_DIAG, f, keywords)
+    return transform_of(HESS_DIAG, f, keywords)
 
 
-@_with_signature
+@with_signature
 def laplacian(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
     r"""The Laplacian of every output, ``(N, *O)``: its second derivatives, summed over the whole input.
 
@@ -335,7 +339,7 @@ def laplacian(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
         >>> laplacian(lambda x: x.square().sum(dim=1))(torch.ones(2, 3))
         tensor([6., 6.])
     """
-    return _transform(LAPLACIAN, f, keywords)
+    return transform_of(LAPLACIAN, f, keywords)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from . import fused
 from .frame import Frame
 from .jet import Coefficients, Jet
 
@@ -40,39 +41,105 @@ def composed(jet: Jet, derivatives: Sequence[Tensor | float | None]) -> Coeffici
     """The rows of ``g(x)``: ``z_a = sum_k g^(k)(x_0)/k! sum_{b_1+..+b_k=a} x_{b_1} .. x_{b_k}`` (Faa di Bruno)."""
     frame, x = jet.frame, jet.coefficients
     order = frame.layout.order
-    result: list[Tensor | None] = [None] * order
-    power: list[Tensor | None] = list(x)  # of the part without the value, by order
-    for k in range(1, order + 1):
-        factor = derivatives[k - 1] if k <= len(derivatives) else None
-        if factor is not None:
-            if k > 1:
-                factor = factor / math.factorial(k)
-            for n in range(k, order + 1):
-                rows = power[n - 1]
-                if rows is not None:
-                    result[n - 1] = _plus(result[n - 1], _times(factor, rows, frame))
-        if k < order:
-            power = _next_power(frame, power, x)
-    return tuple(result)
+    if order == 1:
+        slope = derivatives[0] if derivatives else None
+        return (None if slope is None or x[0] is None else _times(slope, x[0], frame),)
+    last = min(order, len(derivatives))
+    while last and derivatives[last - 1] is None:
+        last -= 1
+    powers: list[Power] = [[None if rows is None else (rows, 1.0) for rows in x]]
+    for k in range(2, last + 1):
+        if k % 2 == 0:
+            powers.append(_square(frame, powers[k // 2 - 1]))
+        else:
+            powers.append(_product(frame, powers[k - 2], powers[0]))
+    return tuple([_sum_of_powers(frame, [power[n] for power in powers], derivatives) for n in range(order)])
 
 
-def _next_power(frame: Frame, power: Sequence[Tensor | None], x: Coefficients) -> list[Tensor | None]:
-    order = frame.layout.order
-    following: list[Tensor | None] = [None] * order
+Power = list[tuple[Tensor, float] | None]
+"""Of a power of the part without the value, by order: rows, and a number that they are still to be multiplied by."""
+
+
+def _square(frame: Frame, power: Power) -> Power:
+    """A power times itself, by order: of two equal factors half of the products are needed."""
+    order = len(power)
+    result: Power = [None] * order
+    for n in range(2, order + 1):
+        for p in range(1, n // 2 + 1):
+            one, two = power[p - 1], power[n - p - 1]
+            if one is None or two is None:
+                continue
+            if 2 * p == n:
+                rows, times = frame.squared(p, one[0]), 1.0
+            else:
+                rows, times = frame.convolve(p, n - p, one[0], two[0], torch.mul), 2.0
+            if rows is not None:
+                result[n - 1] = _added(result[n - 1], (rows, times * one[1] * two[1]))
+    return result
+
+
+def _product(frame: Frame, left: Power, right: Power) -> Power:
+    """The product of two powers, by order."""
+    order = len(left)
+    result: Power = [None] * order
     for n in range(2, order + 1):
         for p in range(1, n):
-            term = frame.convolve(p, n - p, power[p - 1], x[n - p - 1], torch.mul)
-            following[n - 1] = _plus(following[n - 1], term)
-    return following
+            one, two = left[p - 1], right[n - p - 1]
+            if one is not None and two is not None:
+                rows = frame.convolve(p, n - p, one[0], two[0], torch.mul)
+                if rows is not None:
+                    result[n - 1] = _added(result[n - 1], (rows, one[1] * two[1]))
+    return result
+
+
+def _added(left: tuple[Tensor, float] | None, right: tuple[Tensor, float]) -> tuple[Tensor, float]:
+    if left is None:
+        return right
+    if left[1] == right[1]:
+        return left[0] + right[0], left[1]
+    return torch.add(right[0], left[0], alpha=left[1] / right[1]), right[1]
+
+
+def _sum_of_powers(
+    frame: Frame, powers: Sequence[tuple[Tensor, float] | None], derivatives: Sequence[Tensor | float | None]
+) -> Tensor | None:
+    """The rows of one order."""
+    total: Tensor | None = None
+    for k, power in enumerate(powers, start=1):
+        factor = derivatives[k - 1] if k <= len(derivatives) else None
+        if factor is not None and power is not None:
+            rows, times = power
+            total = _plus(total, _times(_scaled(factor, times / math.factorial(k)), rows, frame))
+    return total
+
+
+def _scaled(factor: Tensor | float, number: float) -> Tensor | float:
+    return factor if number == 1 else factor * number
+
+
+def _multiplied(x: Jet, y: Jet) -> Jet:
+    """Two jets of one shape, element by element."""
+    return bilinear(x, y, torch.mul, torch.mul, torch.mul, torch.mul)
 
 
 def elementwise(
-    function: Callable[..., Tensor], derivatives: Derivatives, kernel: Callable[[Tensor, Tensor], Tensor] | None = None
+    function: Callable[..., Tensor],
+    derivatives: Derivatives,
+    kernel: Callable[[Tensor, Tensor], Tensor] | None = None,
+    quadratic: tuple[float, float, float] | None = None,
+    smooth: bool = False,
 ) -> Callable[..., Any]:
-    """The rule of an elementwise function of one tensor; ``kernel(rows, y)`` does the first order at once."""
+    """The rule of an elementwise function of one tensor; ``kernel(rows, y)`` does the first order at once.
+
+    ``smooth``: its derivatives are tensors of its dtype, however high the order that is asked for, so that its rows may
+    be one node of a graph, which needs one order more; ``quadratic`` are a, b, c where ``g' = a + b g + c g^2``.
+    """
+    whole = fused.Elementwise(function, derivatives, composed, _multiplied, quadratic)
 
     def rule(input: Jet) -> Jet:
         value, frame = input.value, input.frame
+        if smooth and fused.fits(input):
+            return fused.applied(whole, input)
         y = function(value)
         order = frame.layout.order
         if kernel is not None and order == 1 and not y.is_complex():  # whose kernels conjugate

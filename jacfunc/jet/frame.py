@@ -125,6 +125,13 @@ class Frame:
             right = torch.tensordot(self.metric, right, 1)
         return table.convolve(left, right, product)
 
+    def squared(self, p: int, rows: Tensor) -> Tensor | None:
+        """The same for rows of order p with themselves, multiplied element by element."""
+        table = self.layout.table(p, p)
+        if table is None or self.metric is not None:
+            return self.convolve(p, p, rows, rows, torch.mul)
+        return table.squared(rows)
+
     def narrowed(self, rows: Tensor) -> Frame:
         """The frame that begins at a layer whose first-order rows, ``(R, N or 1, k)``, are set aside."""
         self.propagation.narrowed = True

@@ -329,7 +329,7 @@ def _narrow(jet: Jet, source: Jet, weight: Tensor) -> None:
     if frame.layout.order == 1:
         jet._frame = frame.narrowed(rows)
         jet._coefficients = (propagation.identity(weight.shape[0], rows),)
-    elif len(frame.layout.sizes) == 2 and frame.layout.sizes[1] == 1 and frame.parent is None:
+    elif frame.layout.total and frame.parent is None:
         first, second = source._coefficients
         if first is not None and second is None and propagation.is_identity(first):
             jet._frame = frame.changed(weight)

@@ -16,6 +16,9 @@ import torch
 
 Tensor = torch.Tensor
 Product = Callable[[Tensor, Tensor], Tensor]
+UNROLLED = 48
+"""Products of single rows up to which they are taken one by one: beyond, gathering and scattering rows costs less."""
+
 Index = tuple[int, ...]
 """A multi-index: how often each direction is differentiated by."""
 
@@ -25,7 +28,8 @@ class Table:
     """Which rows of two stacks are multiplied with each other, and which row of the result each product adds to.
 
     ``each``: row i with row i gives row i.  ``summed``: row i with row i, all added up to the one row of the result.
-    Else products ``left[k]`` with ``right[k]`` add to row ``into[k]``.
+    ``aligned``: rows that follow one another on both sides make all rows of the result, one each.  Else products
+    ``left[k]`` with ``right[k]`` add to row ``into[k]``.
     """
 
     left: tuple[int, ...]
@@ -34,6 +38,7 @@ class Table:
     rows: int
     each: bool = False
     summed: bool = False
+    aligned: bool = False
 
     @classmethod
     def of(cls, terms: Sequence[tuple[int, int, int]], sizes: tuple[int, int], rows: int) -> Table:
@@ -41,7 +46,9 @@ class Table:
         left, right, into = (tuple(term[part] for term in terms) for part in range(3))
         all_rows = tuple(range(sizes[0]))
         paired = left == right == all_rows and sizes[0] == sizes[1]
-        return cls(left, right, into, rows, paired and into == all_rows and rows == len(into), paired and rows == 1)
+        each = paired and into == all_rows and rows == len(into)
+        aligned = into == tuple(range(rows)) and _is_range(left) and _is_range(right)
+        return cls(left, right, into, rows, each, paired and rows == 1, aligned)
 
     def convolve(self, left: Tensor, right: Tensor, product: Product) -> Tensor:
         """The stack of all products, each in its row of the result."""
@@ -49,8 +56,48 @@ class Table:
             return product(left, right)
         if self.summed:
             return product(left, right).sum(0, keepdim=True)
-        products = product(_rows(left, self.left), _rows(right, self.right))
-        return self.gathered(products)
+        if self.aligned:
+            return product(_range(left, self.left), _range(right, self.right))
+        if len(self.into) > UNROLLED:
+            return self.gathered(product(left[list(self.left)], right[list(self.right)]))
+        lefts, rights = _single(left), _single(right)  # once, so that their gradients are joined once
+        return self._sums([product(lefts[i], rights[j]) for i, j in zip(self.left, self.right, strict=True)])
+
+    def accumulate(self, total: Tensor, left: Tensor, right: Tensor, scale: float) -> Tensor:
+        """``total`` with the stack of all products of elements, times a number, added to it in place."""
+        if self.each:
+            return total.addcmul_(left, right, value=scale)
+        if self.aligned:
+            return total.addcmul_(_range(left, self.left), _range(right, self.right), value=scale)
+        if self.summed or len(self.into) > UNROLLED:
+            return total.add_(self.convolve(left, right, torch.mul), alpha=scale)
+        for i, j, row in zip(self.left, self.right, self.into, strict=True):
+            total[row].addcmul_(left[i], right[j], value=scale)
+        return total
+
+    def accumulate_left(self, total: Tensor, sums: Tensor, right: Tensor) -> None:
+        """The transpose by the left stack, in place: to row i of ``total`` is added row k of ``sums`` times row j."""
+        if self.each or self.summed:
+            total.addcmul_(sums, right)
+        elif self.aligned:
+            _range(total, self.left).addcmul_(sums, _range(right, self.right))
+        elif len(self.into) > UNROLLED:
+            left = torch.tensor(self.left, device=total.device)
+            total.index_add_(0, left, sums[list(self.into)] * right[list(self.right)])
+        else:
+            for i, j, row in zip(self.left, self.right, self.into, strict=True):
+                total[i].addcmul_(sums[row], right[j])
+
+    def squared(self, stack: Tensor) -> Tensor:
+        """A stack convolved with itself by :func:`torch.mul`: each pair of rows is multiplied once."""
+        if self.each or self.summed or self.aligned:
+            return self.convolve(stack, stack, torch.mul)
+        once = [(i, j, row) for i, j, row in zip(self.left, self.right, self.into, strict=True) if i <= j]
+        if len(once) > UNROLLED:
+            return self.gathered(stack[list(self.left)] * stack[list(self.right)])
+        rows = _single(stack)
+        products = [rows[i] * rows[j] if i == j else 2 * rows[i] * rows[j] for i, j, _ in once]
+        return _summed(products, [row for _, _, row in once], self.rows)
 
     def gathered(self, products: Tensor) -> Tensor:
         """Products, one for each term, added up in the rows that they belong to."""
@@ -58,18 +105,37 @@ class Table:
             return products
         if self.summed:
             return products.sum(0, keepdim=True)
-        sums = []
-        for row in range(self.rows):
-            terms = [k for k, into in enumerate(self.into) if into == row]
-            sums.append(_rows(products, tuple(terms)).sum(0) if terms else torch.zeros_like(products[0]))
-        return torch.stack(sums)
+        if len(self.into) > UNROLLED:
+            into = torch.tensor(self.into, device=products.device)
+            return products.new_zeros((self.rows, *products.shape[1:])).index_add(0, into, products)
+        return self._sums(_single(products))
+
+    def _sums(self, products: Sequence[Tensor]) -> Tensor:
+        return _summed(products, self.into, self.rows)
 
 
-def _rows(stack: Tensor, chosen: tuple[int, ...]) -> Tensor:
-    """Rows of a stack, as a view where they are one range."""
-    if chosen == tuple(range(chosen[0], chosen[0] + len(chosen))):
-        return stack if len(chosen) == len(stack) else stack[chosen[0] : chosen[0] + len(chosen)]
-    return stack[list(chosen)]
+def _single(stack: Tensor) -> tuple[Tensor, ...]:
+    """Every row as a stack of one."""
+    return torch.split(stack, 1)
+
+
+def _summed(products: Sequence[Tensor], into: Sequence[int], rows: int) -> Tensor:
+    """Rows of one product each, added up in the rows that they belong to, zero where to none."""
+    sums: list[Tensor | None] = [None] * rows
+    for term, row in zip(products, into, strict=True):
+        before = sums[row]
+        sums[row] = term if before is None else before + term
+    filled = [torch.zeros_like(products[0]) if total is None else total for total in sums]
+    return filled[0] if rows == 1 else torch.cat(filled)
+
+
+def _is_range(rows: tuple[int, ...]) -> bool:
+    return bool(rows) and rows == tuple(range(rows[0], rows[0] + len(rows)))
+
+
+def _range(stack: Tensor, rows: tuple[int, ...]) -> Tensor:
+    """Rows that follow one another, as a view."""
+    return stack if len(rows) == len(stack) else stack[rows[0] : rows[0] + len(rows)]
 
 
 @dataclass(frozen=True)
@@ -83,6 +149,12 @@ class Layout:
     def order(self) -> int:
         """The highest order that it carries."""
         return len(self.sizes)
+
+    @property
+    def total(self) -> bool:
+        """Whether there is one second-order row, the sum over all directions, as of a Laplacian."""
+        table = self.table(1, 1) if len(self.sizes) == 2 else None
+        return table is not None and table.summed
 
     def table(self, p: int, q: int) -> Table | None:
         """Where products of rows of the orders p and q go; None where to nowhere."""
@@ -145,4 +217,4 @@ def _terms(
             product = tuple(map(int.__add__, b, c))
             if product in places:
                 terms.append((i, j, places[product][1]))
-    return terms
+    return sorted(terms, key=lambda term: term[2])

@@ -1,7 +1,7 @@
-"""The routes, one file each with the same three names: ``NAME``, ``first_order`` and ``second_order``.
+"""The routes, one file each with the same names: ``NAME``, ``first_order``, ``second_order`` and ``partials``.
 
 A route evaluates the function of a request and fills entries (``entries.py``); it decides nothing.  A new one is
-a new file and a line in ``ROUTES``.
+a new file and a line in ``ROUTES``.  What the routes but Taylor's nest for ``partials`` is in ``nested.py``.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ eagerly and under ``.backward()``; inside another transform it cannot work, and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ import torch
 from ..entries import joined, own_coordinates
 from ..errors import UnsupportedOperationError
 from ..rows import Rows
+from . import nested
 from .task import Evaluation, Task, Tensors
 from .verify import verify_transpose
 
@@ -45,6 +47,31 @@ def second_order(task: Task) -> Evaluation:
         )
         task.take_cells(index, index + 1, cells)
     return _released(outputs, aux, recorded)
+
+
+def partials(task: Task) -> Evaluation:
+    """Mixed derivatives of any order, each from a gradient of one of the order below; ``f`` is evaluated once."""
+    recorded = torch.is_grad_enabled()
+    leaves, outputs, aux = _evaluated(task)
+    if task.verified:
+        _verify(task, outputs, leaves)
+
+    def grown(task: Task, level: nested.Level, parents: nested.Parents) -> nested.Level:
+        def following(*_: torch.Tensor) -> tuple[Tensors, Tensors]:
+            tensors, lower = level()
+
+            def gradients(place: int, cotangent: torch.Tensor) -> Tensors:
+                return _gradients([tensors[place]], leaves, (cotangent,), True)
+
+            with torch.enable_grad():
+                return nested.by_gradients(task, parents, gradients, tensors, lower)
+
+        return following
+
+    evaluation = nested.swept(replace(task, evaluate=lambda *_: (outputs, aux)), grown)
+    if not recorded:
+        task.derivatives.update({key: derivative.detach() for key, derivative in task.derivatives.items()})
+    return _released(evaluation.outputs, evaluation.aux, recorded)
 
 
 class _Value(torch.autograd.Function):

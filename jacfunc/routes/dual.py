@@ -15,6 +15,7 @@ from torch.func import jvp
 
 from ..levels import differentiated_again
 from ..slots import locked
+from . import nested
 from .task import Evaluation, Task, Tensors
 from .verify import calls_function
 
@@ -59,8 +60,32 @@ def second_order(task: Task) -> Evaluation:
         _, seconds, (outputs, aux) = _pushed(first, task.leaves, tangents)
         return seconds, outputs, aux
 
+    _refuse_function(task)
+    with locked():
+        return task.swept_columns(along)
+
+
+def partials(task: Task) -> Evaluation:
+    """Mixed derivatives of any order, each along a coordinate of one of the order below."""
+    assert task.indices is not None
+    if task.indices.order > 1:
+        _refuse_function(task)
+    with locked():
+        return nested.swept(task, _grown)
+
+
+def _refuse_function(task: Task) -> None:
     # https://github.com/pytorch/pytorch/issues/197867
     if task.verified and calls_function(task):
         raise RuntimeError("nested forward mode takes the derivative of an autograd.Function for a constant")
-    with locked():
-        return task.swept_columns(along)
+
+
+def _grown(task: Task, level: nested.Level, parents: nested.Parents) -> nested.Level:
+    def following(*leaves: torch.Tensor) -> tuple[Tensors, Tensors]:
+        along = {}
+        for by in dict.fromkeys(by for _, by in parents):
+            task.redraw()
+            tensors, along[by], lower = _pushed(level, leaves, task.direction(by))
+        return nested.by_tangents(task, parents, along, tensors, lower)
+
+    return following

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ..linear import pullback, pushforward
+from . import nested
 from .task import Evaluation, Task, Tensors
 from .verify import verify_backward, verify_transpose
 
@@ -48,3 +49,20 @@ def second_order(task: Task) -> Evaluation:
     if task.verified:
         verify_backward(task)
     return task.swept_columns(along)
+
+
+def partials(task: Task) -> Evaluation:
+    """Mixed derivatives of any order, each a pushforward of one of the order below; ``f`` is evaluated once."""
+    if task.verified:
+        verify_backward(task)
+    return nested.swept(task, _grown)
+
+
+def _grown(task: Task, level: nested.Level, parents: nested.Parents) -> nested.Level:
+    def following(*leaves: torch.Tensor) -> tuple[Tensors, Tensors]:
+        tensors, pull, lower = pullback(level, *leaves)
+        push = pushforward(pull, tensors)
+        along = {by: push(*task.direction(by)) for _, by in parents}
+        return nested.by_tangents(task, parents, along, tensors, lower)
+
+    return following

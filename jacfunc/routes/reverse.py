@@ -9,6 +9,7 @@ import torch
 
 from ..entries import joined, own_coordinates
 from ..linear import pullback, pushforward
+from . import nested
 from .task import Evaluation, Task, Tensors
 from .verify import NoTransposeError, verify_backward, verify_transpose
 
@@ -66,3 +67,24 @@ def _second_gradients(task: Task, cotangents: Tensors) -> tuple[Tensors, Tensors
             parts[segment.leaf].append(own_coordinates(block, task.batch, segment.start))
     empty = [leaf.new_zeros((0, *task.batch)) for leaf in task.leaves]
     return tuple(joined(part) if part else none for part, none in zip(parts, empty, strict=True)), outputs, aux
+
+
+def partials(task: Task) -> Evaluation:
+    """Mixed derivatives of any order, each from a gradient of one of the order below; ``f`` is evaluated once."""
+    if task.verified:
+        verify_backward(task)
+    return nested.swept(task, _grown)
+
+
+def _grown(task: Task, level: nested.Level, parents: nested.Parents) -> nested.Level:
+    def following(*leaves: torch.Tensor) -> tuple[Tensors, Tensors]:
+        tensors, pull, lower = pullback(level, *leaves)
+
+        def gradients(place: int, cotangent: torch.Tensor) -> Tensors:
+            zeros = [torch.zeros_like(tensor) for tensor in tensors]
+            zeros[place] = cotangent
+            return pull(*zeros)
+
+        return nested.by_gradients(task, parents, gradients, tensors, lower)
+
+    return following

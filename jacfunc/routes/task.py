@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 
 from ..errors import UnsupportedOperationError
+from ..jet.layout import Index
+from ..multiindices import MultiIndices
 from ..rng import Draw
 from ..rows import Rows, flattened, through
 
@@ -22,7 +24,8 @@ class Task:
     ``entries[m, k]`` belongs to output leaf m and input leaf k; a pair that nobody wants is absent.  ``verified`` asks
     for the checks that a route makes of itself when it is taken for the first time, ``differentiated_again`` says that
     the result is part of a graph or of a surrounding transform, ``wants_value`` that the caller asks for the value too,
-    ``traced`` that values cannot be looked at, ``recomputes`` that the function may checkpoint.
+    ``traced`` that values cannot be looked at, ``recomputes`` that the function may checkpoint.  ``indices`` are mixed
+    derivatives that are wanted instead of entries, which go to ``derivatives`` by output leaf and multi-index.
     """
 
     evaluate: Callable[..., tuple[Tensors, Tensors]]
@@ -40,6 +43,8 @@ class Task:
     order: int = 1
     traced: bool = False
     recomputes: bool = True
+    indices: MultiIndices | None = None
+    derivatives: dict[tuple[int, Index], torch.Tensor] = field(default_factory=dict)
 
     def input_chunks(self) -> list[tuple[int, int]]:
         """The chunks of the rows of the input."""
@@ -71,11 +76,15 @@ class Task:
         """The chunks of rows for each of which f is evaluated anew."""
         chunks = rows.chunks(chunk_size)
         if self.traced and len(chunks) > 1:
-            raise UnsupportedOperationError(
-                "chunk_size makes this derivative evaluate f several times, which torch.compile cannot do with one "
-                "random draw; compile it without chunk_size"
-            )
+            self.refuse_evaluations()
         return chunks
+
+    def refuse_evaluations(self) -> None:
+        """Refuse to evaluate f more than once while it is traced."""
+        raise UnsupportedOperationError(
+            "chunk_size makes this derivative evaluate f several times, which torch.compile cannot do with one "
+            "random draw; compile it without chunk_size"
+        )
 
     def redraw(self) -> None:
         """Let the next evaluation see the same random draw."""
@@ -111,6 +120,15 @@ class Task:
             for leaf, seconds in enumerate(sums):
                 if entry := self.entries.get((leaf, segment.leaf)):
                     entry.columns(seconds[place : place + 1].to(dtype), segment.start)
+
+    def take_partial(self, leaf: int, index: Index, derivative: torch.Tensor) -> None:
+        """Keep a mixed derivative of an output leaf."""
+        dtype = self.leaves[0].dtype
+        self.derivatives[leaf, index] = derivative if derivative.dtype == dtype else derivative.to(dtype)
+
+    def direction(self, coordinate: int) -> Tensors:
+        """The tangent of every leaf along one coordinate of the input, in full."""
+        return tuple([row[0] for row in self.inputs.basis(coordinate, coordinate + 1, self.leaves, self.batch)])
 
     def take_rows(self, start: int, stop: int, cotangents: Tensors) -> None:
         """Hand the gradients of output rows ``start`` to ``stop`` to the entries."""

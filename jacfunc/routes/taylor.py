@@ -16,6 +16,7 @@ from ..entries import Diagonal, Laplacian
 from ..jet import CannotFollowError, Frame, Jet, Propagation, layout
 from ..jet.ending import diagonal_of, rows_of
 from ..jet.frame import OneHot
+from ..multiindices import MultiIndices
 from ..recomputing import begin, end
 from .task import Evaluation, Task
 from .verify import verify_followed
@@ -42,6 +43,44 @@ def second_order(task: Task) -> Evaluation:
     if not all(isinstance(entry, Laplacian) for entry in task.entries.values()):
         return _swept(task, lambda segments: layout.diagonal(sum(segments)), _taker(task, False))
     return _swept(task, layout.summed, _taker(task, True))
+
+
+def partials(task: Task) -> Evaluation:
+    """Mixed derivatives of any order: the rows are the smallest downward-closed set around those that are wanted."""
+    assert task.indices is not None
+    if task.verified:
+        verify_followed(task, follow)
+    parts = task.indices.parts(task.chunk_size)
+    if task.traced and len(parts) > 1:
+        task.refuse_evaluations()
+    evaluation = None
+    for part in parts:
+        outputs, aux, notes = follow(task, part.layout, _along(task, part.directions))
+        _take_partials(task, part, outputs)
+        if evaluation is None:
+            evaluation = Evaluation(tuple(o.value if type(o) is Jet else o for o in outputs), aux, notes=notes)
+    assert evaluation is not None
+    return evaluation
+
+
+def _take_partials(task: Task, part: MultiIndices, outputs: Outputs) -> None:
+    for order, count, rows in part.taken:
+        for leaf, output in enumerate(outputs):
+            stack = rows_of(output, order, count, task.leaves[0])
+            for row, index, factorial in rows:  # coefficients are normalised
+                task.take_partial(leaf, index, _times(stack[row], factorial))
+
+
+def _times(derivative: torch.Tensor, number: int) -> torch.Tensor:
+    return derivative if number == 1 else derivative * number
+
+
+def _along(task: Task, directions: tuple[int, ...]) -> Callable[[Propagation], list[torch.Tensor | None]]:
+    """One-hot rows of some coordinates of the input, the same for every sample."""
+    whole = _one_hot(task, 0, task.inputs.total)
+    if directions == tuple(range(task.inputs.total)):
+        return whole
+    return lambda propagation: [None if rows is None else rows[list(directions)] for rows in whole(propagation)]
 
 
 def _taker(task: Task, summed: bool) -> Callable[[int, int, Outputs], None]:

@@ -101,7 +101,7 @@ def _noise(
 def _followed_projections(task: Task, follow: Callable[..., Any]) -> tuple[list[Projection], Tensors, float]:
     """What :func:`_reverse_projections` gives, by jets; the cotangents u; and the coarsest precision on the way."""
     tangents = _waves(task.leaves)
-    rows_layout = layout.first_order(1) if task.order == 1 else layout.diagonal(1)
+    rows_layout = layout.closed(tuple((k,) for k in range(1, task.order + 1)))
     propagations: list[Propagation] = []
 
     def rows(propagation: Propagation) -> list[torch.Tensor | None]:
@@ -118,7 +118,7 @@ def _followed_projections(task: Task, follow: Callable[..., Any]) -> tuple[list[
 
 
 def _reverse_projections(task: Task, cotangents: Tensors) -> list[Projection]:
-    """``<u, f>``, ``<J^T u, v>`` and ``<H v, v> / 2`` of ``<u, f>``, of each sample."""
+    """``<u, f>``, ``<J^T u, v>``, ``<H v, v> / 2`` and so on of ``<u, f>``, of each sample, up to the order wanted."""
     tangents = _waves(task.leaves)
 
     def gradient(*leaves: torch.Tensor) -> tuple[Tensors, Tensors]:
@@ -126,13 +126,33 @@ def _reverse_projections(task: Task, cotangents: Tensors) -> list[Projection]:
         outputs, pull, _ = pullback(task.evaluate, *leaves)
         return pull(*cotangents), outputs
 
-    if task.order == 1:
-        gradients, outputs = gradient(*task.leaves)
-        return [_projected(cotangents, outputs, task), _projected(gradients, tangents, task)]
-    gradients, pull, outputs = pullback(gradient, *task.leaves)
-    seconds = tuple(second / 2 for second in pull(*tangents))
-    pairs = ((cotangents, outputs), (gradients, tangents), (seconds, tangents))
+    level = gradient
+    for k in range(2, task.order + 1):
+        level = _differentiated(level, tangents, k)
+    last, others = level(*task.leaves)
+    found = [*grouped(others, len(tangents), len(cotangents)), last]
+    pairs = [(cotangents, found[0]), *((tensors, tangents) for tensors in found[1:])]
     return [_projected(left, right, task) for left, right in pairs]
+
+
+Level = Callable[..., tuple[Tensors, Tensors]]
+"""Derivatives of one order, and those of the lower ones."""
+
+
+def _differentiated(level: Level, tangents: Tensors, order: int) -> Level:
+    """The next order along the tangents, over its factorial: the field is a gradient, so it is its own transpose's."""
+
+    def following(*leaves: torch.Tensor) -> tuple[Tensors, Tensors]:
+        tensors, pull, lower = pullback(level, *leaves)
+        return tuple(tensor / order for tensor in pull(*tangents)), (*lower, *tensors)
+
+    return following
+
+
+def grouped(tensors: Tensors, size: int, first: int) -> list[Tensors]:
+    """Tensors in groups of a size, after a first group of another."""
+    starts = range(first, len(tensors), size)
+    return [tensors[:first], *(tensors[start : start + size] for start in starts)]
 
 
 def _projected(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor], task: Task) -> Projection:

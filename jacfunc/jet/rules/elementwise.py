@@ -244,7 +244,7 @@ def softplus(input: Jet, beta: float = 1.0, threshold: float = 20.0) -> Jet:
 def gelu(input: Jet, approximate: str = "none") -> Any:
     """By the error function; by tanh from its formula."""
     if approximate == "none":
-        return elementwise(F.gelu, _gelu)(input)
+        return elementwise(F.gelu, _gelu, smooth=True)(input)
     if approximate != "tanh":
         raise CannotFollowError(f"gelu with approximate={approximate!r}")
     x: Any = input
@@ -278,8 +278,8 @@ def _derivative(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 LISTS: dict[str, tuple[Any, ...]] = {
-    "tanh": (torch.tanh, _tanh, torch.ops.aten.tanh_backward.default),
-    "sigmoid": (torch.sigmoid, _sigmoid, torch.ops.aten.sigmoid_backward.default),
+    "tanh": (torch.tanh, _tanh, torch.ops.aten.tanh_backward.default, (1.0, 0.0, -1.0)),
+    "sigmoid": (torch.sigmoid, _sigmoid, torch.ops.aten.sigmoid_backward.default, (0.0, 1.0, -1.0)),
     "sin": (torch.sin, _sin),
     "cos": (torch.cos, _cos),
     "sinh": (torch.sinh, _sinh),
@@ -303,6 +303,9 @@ LISTS: dict[str, tuple[Any, ...]] = {
     "abs": (torch.abs, _piecewise(torch.sign)),
     "absolute": (torch.abs, _piecewise(torch.sign)),
 }
+
+PIECEWISE = frozenset(["relu", "relu6", "abs", "absolute"])
+"""Those of them whose lists end."""
 
 BY_TORCH = [
     "asin",
@@ -347,15 +350,21 @@ def _activation(rule: Callable[..., Any], numbers: int) -> Callable[..., Any]:
     return activate
 
 
+def _listed(name: str) -> Callable[..., Any]:
+    function, derivatives, *others = LISTS[name]
+    kernel, quadratic = (*others, None, None)[:2]
+    return elementwise(function, derivatives, kernel, quadratic, smooth=name not in PIECEWISE)
+
+
 def install() -> None:
     """Enter the rules of this file."""
     for name in ("tanh", "sigmoid", "relu", "silu", "relu6"):
-        add(_activation(elementwise(*LISTS[name]), 0), getattr(F, name), keeps_frame=True)
+        add(_activation(_listed(name), 0), getattr(F, name), keeps_frame=True)
     for name, rule, numbers in (("leaky_relu", leaky_relu, 1), ("elu", elu, 1), ("hardtanh", hardtanh, 2)):
         add(_activation(rule, numbers), getattr(F, name), keeps_frame=True)
-    for name, parts in LISTS.items():
-        named(elementwise(*parts), name, keeps_frame=True)
-    add(elementwise(*LISTS["abs"]), torch.Tensor.__abs__, keeps_frame=True)
+    for name in LISTS:
+        named(_listed(name), name, keeps_frame=True)
+    add(_listed("abs"), torch.Tensor.__abs__, keeps_frame=True)
     add(elementwise(F.logsigmoid, _logsigmoid), F.logsigmoid, torch._C._nn.log_sigmoid, keeps_frame=True)
     add(leaky_relu, torch._C._nn.leaky_relu, keeps_frame=True)
     add(hardtanh, torch._C._nn.hardtanh, keeps_frame=True)

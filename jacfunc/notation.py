@@ -1,0 +1,184 @@
+"""The subscript notation of partial derivatives, ``"u u_t u_xx"``, by the names of inputs and outputs; its refusals.
+
+Only strings and multi-indices live here; no tensor, no function.  Every error repeats the string as it was written and
+points at the token that it is about.
+"""
+
+from __future__ import annotations
+
+import functools
+import keyword
+import re
+from dataclasses import dataclass
+
+from .errors import ArgumentTypeError, NotationError
+from .jet.layout import Index
+
+LONGEST = 64
+"""Characters of a subscript: nobody means a derivative of such an order, and splitting it takes time."""
+
+
+@dataclass(frozen=True)
+class Name:
+    """One partial derivative: how it was written, the place of its output, and how often by each input."""
+
+    written: str
+    output: int
+    index: Index
+
+
+@dataclass(frozen=True)
+class Variables:
+    """The names of inputs and of outputs, checked: identifiers, each for one thing."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @classmethod
+    def of(cls, inputs: str, outputs: str) -> Variables:
+        """From strings of names apart by spaces or commas."""
+        names = [_listed("inputs", inputs), _listed("outputs", outputs)]
+        for name in names[1]:
+            if name in names[0]:
+                raise NotationError(
+                    f"{name!r} is both an input (inputs={inputs!r}) and an output (outputs={outputs!r}); give one of "
+                    "them another name" + _pointer(outputs, outputs.index(name), name)
+                )
+        return cls(*names)
+
+    def name(self, token: str, within: str | None = None, at: int = 0) -> Name:
+        """What a token such as ``u_xx`` means, which stands at a place within a longer string."""
+        return _name(self, token, token if within is None else within, at)
+
+    def names(self, wanted: str) -> tuple[Name, ...]:
+        """What the tokens of a string mean, in order."""
+        return _names(self, wanted)
+
+
+def _listed(argument: str, text: object) -> tuple[str, ...]:
+    tokens = _tokens(argument, text)
+    assert isinstance(text, str)
+    if not tokens:
+        raise NotationError(f'{argument}={text!r} names nothing; write names apart by spaces, as in {argument}="t x"')
+    seen: list[str] = []
+    for token, at in tokens:
+        problem = None
+        if not token.isidentifier() or keyword.iskeyword(token):
+            problem = "is no name that Python takes for an attribute"
+        elif token.startswith("_") or token.endswith("_"):
+            problem = "begins or ends with an underscore, which stands before a subscript"
+        elif token in seen:
+            problem = "is there twice"
+        if problem is not None:
+            raise NotationError(
+                f"{token!r} in {argument}={text!r} {problem}; choose another name" + _pointer(text, at, token)
+            )
+        seen.append(token)
+    return tuple(seen)
+
+
+def _tokens(argument: str, text: object) -> list[tuple[str, int]]:
+    """Tokens and where they stand."""
+    if not isinstance(text, str):
+        raise ArgumentTypeError(
+            f"{argument} is a {type(text).__name__}; pass one string with names apart by spaces, as in "
+            f'{argument}="{"u u_t u_xx" if argument == "wanted" else "t x"}"'
+        )
+    return [(match.group(), match.start()) for match in re.finditer(r"[^\s,]+", text)]
+
+
+def _pointer(text: str, at: int, token: str) -> str:
+    """The string again, with a line that points at the token."""
+    flat = re.sub(r"\s", " ", text)
+    return f"\n    {flat}\n    {' ' * at}{'^' * len(token)}"
+
+
+@functools.lru_cache(maxsize=1024)
+def _names(variables: Variables, wanted: str) -> tuple[Name, ...]:
+    tokens = _tokens("wanted", wanted)
+    if not tokens:
+        raise NotationError(f'wanted={wanted!r} asks for nothing; write partial derivatives, as in "u u_t u_xx"')
+    names: list[Name] = []
+    for token, at in tokens:
+        name = _name(variables, token, wanted, at)
+        if any(name.written == other.written for other in names):
+            raise NotationError(
+                f"{token!r} is asked for twice in {wanted!r}; name it once" + _pointer(wanted, at, token)
+            )
+        names.append(name)
+    return tuple(names)
+
+
+@functools.lru_cache(maxsize=4096)
+def _name(variables: Variables, token: str, within: str, at: int) -> Name:
+    readings = _readings(variables, token)
+    if len(readings) == 1:
+        return readings[0]
+    if readings:
+        listed = "; or ".join(_told(variables, reading) for reading in readings)
+        problem = (
+            f"{token!r} can be read in {len(readings)} ways: {listed}; rename an input or output so that one is left"
+        )
+    else:
+        problem = _problem(variables, token)
+    where = "" if within == token else f" (in {within!r})"
+    raise NotationError(problem + where + _pointer(within, at, token))
+
+
+def _readings(variables: Variables, token: str) -> list[Name]:
+    """Every meaning of a token: an output, or an output, an underscore and inputs one after the other."""
+    found: dict[tuple[int, Index], Name] = {}
+    for place, output in enumerate(variables.outputs):
+        if token == output:
+            index = (0,) * len(variables.inputs)
+            found[place, index] = Name(token, place, index)
+        elif token.startswith(f"{output}_") and len(token) - len(output) <= LONGEST:
+            for index in _subscripts(variables.inputs, token[len(output) + 1 :]):
+                found[place, index] = Name(token, place, index)
+    return list(found.values())
+
+
+def _subscripts(inputs: tuple[str, ...], subscript: str) -> list[Index]:
+    """Every way to split a subscript into inputs, as multi-indices; underscores may stand between inputs."""
+    none = (0,) * len(inputs)
+    ways: list[dict[Index, None]] = [{none: None}, *({} for _ in subscript)]  # by where the rest begins
+    for at in range(len(subscript)):
+        start = at + 1 if subscript[at] == "_" and at > 0 else at
+        for index in ways[at]:
+            for place, name in enumerate(inputs):
+                if subscript.startswith(name, start):
+                    counted = (*index[:place], index[place] + 1, *index[place + 1 :])
+                    ways[start + len(name)][counted] = None
+    return [index for index in ways[-1] if index != none]
+
+
+def _told(variables: Variables, name: Name) -> str:
+    """A reading in words."""
+    times = {1: "once", 2: "twice"}
+    by = " and ".join(
+        f"{times.get(count, f'{count} times')} by {variables.inputs[place]!r}"
+        for place, count in enumerate(name.index)
+        if count
+    )
+    return f"{variables.outputs[name.output]!r}{' ' + by if by else ' itself'}"
+
+
+def _problem(variables: Variables, token: str) -> str:
+    """Why a token has no meaning."""
+    inputs, outputs = ", ".join(map(repr, variables.inputs)), ", ".join(map(repr, variables.outputs))
+    if token in variables.inputs:
+        return (
+            f"{token!r} is an input, which every result has as an attribute; ask for outputs ({outputs}) "
+            "and their derivatives"
+        )
+    heads = [output for output in variables.outputs if token.startswith(f"{output}_")]
+    if not heads:
+        return (
+            f"{token!r} names no output; it begins with one of {outputs}, as in "
+            f"{variables.outputs[0]}_{variables.inputs[0]}"
+        )
+    head = max(heads, key=len)
+    subscript = token[len(head) + 1 :]
+    if len(subscript) >= LONGEST:
+        return f"{token!r} has a subscript of {len(subscript)} characters; at most {LONGEST - 1} are read"
+    return f"{token!r} has the subscript {subscript!r}, which is not made of inputs ({inputs})"
