@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from .equations import EQUATIONS
 from .ours import BLOCKS, OURS, PLAIN
 from .results import Entry, Found, Run, ratios, spread
 from .workloads import WORKLOADS, Workload
 
 # Of ours a bar takes the fastest too, whole or in blocks: ``OURS`` is the family of both.
-BEST_PEERS = ("torch.func", "torch.autograd", "DeepXDE", "folx", "JAX")
+STEP_PEERS = ("torch.func", "torch.autograd", "DeepXDE")
+BEST_PEERS = (*STEP_PEERS, "folx", "JAX")
 """omnibias-torch takes a list of layers and no function: it has bars of its own."""
 EAGER, COMPILED = False, True
 MIB = 2**20
@@ -107,6 +109,21 @@ def below_block(workload: str, name: str = OURS) -> Bar:
     return Bar(workload, f"eager{_of(name)} less memory than the samples' whole Jacobians", judge)
 
 
+def less_memory(workload: str, compiled: bool, limit: float) -> Bar:
+    """At most ``limit`` times the peak of the peer that takes the least."""
+
+    def judge(run: Run, bar: Bar) -> Verdict:
+        found, ours = _found(run, bar), _ours(run, bar, compiled)
+        peers = [entry for entry in found.entries if entry.family in STEP_PEERS and entry.counts and entry.peak]
+        if ours is None or not ours.peak or not peers:
+            return _missing(bar, "memory was not measured")
+        least = min(peers, key=lambda entry: entry.peak or 0)
+        share = ours.peak / (least.peak or 1)
+        return Verdict(bar.workload, bar.text, least.label, (share,) * 3, share <= limit)
+
+    return Bar(workload, f"{_kind(compiled)} at most {limit:.2g} of the memory of the best peer", judge)
+
+
 def grows_linearly(workload: str, half: str) -> Bar:
     """Memory at most 2.5 times that of a workload with half the ``d`` (and ``m``); ``d * d`` would make it 4."""
 
@@ -179,6 +196,16 @@ def _laplacian(name: str, value: float, gradient: float, value_against: tuple[st
     ]
 
 
+def _equation(name: str, compiled: float, eager: float) -> list[Bar]:
+    rows = EQUATIONS[name].rows
+    return [
+        faster(name, COMPILED, compiled, STEP_PEERS, "the best peer"),
+        faster(name, EAGER, eager, STEP_PEERS, "the best peer"),
+        at_most(name, COMPILED, 1.4, rows, f"of the floor, {rows} plain steps"),
+        less_memory(name, EAGER, 2 / 3),
+    ]
+
+
 _BY_NAME = {workload.name: workload for workload in WORKLOADS}
 BARS = [
     at_most("founding", EAGER, 2.6, 1, "the plain forward"),
@@ -195,6 +222,10 @@ BARS = [
     *_laplacian("laplacian-1000", 10, 10, BEST_PEERS, "the best peer"),
     *_laplacian("laplacian-2", 1, 1.5, ("JAX jit nested jvp",), "JAX jit of nested jvp"),
     overhead("call", 100),
+    *_equation("burgers", 1.6, 1.2),
+    *_equation("navier-stokes", 2.5, 2.2),
+    *_equation("kuramoto-sivashinsky", 6, 3),
+    *_equation("poisson", 3, 1.8),
 ]
 
 

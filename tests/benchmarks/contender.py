@@ -14,7 +14,7 @@ import torch
 
 from jacfunc.memory import growth
 
-from .workloads import GRADIENT, Problem
+from .workloads import STEP, VALUE, Problem
 
 Derivative = Callable[[torch.Tensor], torch.Tensor]
 
@@ -60,15 +60,25 @@ class Local:
 
     def __init__(self, problem: Problem, derivative: Derivative) -> None:
         self.problem, self.derivative = problem, derivative
+        training = problem.workload.part == STEP
+        self.optimizer = torch.optim.Adam(problem.parameters, lr=1e-6) if training else None
 
     def call(self) -> torch.Tensor | tuple[torch.Tensor, ...]:
         problem = self.problem
         derivative = self.derivative(problem.x)
-        if problem.workload.part != GRADIENT:
+        if problem.workload.part == VALUE:
             return derivative
         loss = derivative.square().mean()
         # The last bias moves no derivative: zeros.
         return torch.autograd.grad(loss, problem.parameters, allow_unused=True, materialize_grads=True)
+
+    def step(self) -> None:
+        """A call, and the optimizer's step where the workload is one of training."""
+        found = self.call()
+        if self.optimizer is not None:
+            for parameter, gradient in zip(self.problem.parameters, found, strict=True):
+                parameter.grad = gradient
+            self.optimizer.step()
 
     def result(self) -> torch.Tensor:
         found = self.call()
@@ -77,12 +87,12 @@ class Local:
 
     def times(self, calls: int) -> list[float]:
         timed = on_cuda if self.problem.x.is_cuda else timed_call
-        return [timed(self.call) for _ in range(calls)]
+        return [timed(self.step) for _ in range(calls)]
 
     def growth(self) -> int | None:
-        self.call()
+        self.step()
         give_back()
-        return growth(self.call)
+        return growth(self.step)
 
     def close(self) -> None:
         pass

@@ -13,7 +13,7 @@ import torch
 from .contender import Contender, on_cuda
 from .harness import Step
 from .ours import CONTENDERS, FORWARD
-from .workloads import GRADIENT, Problem, Workload
+from .workloads import VALUE, Problem, Workload
 
 PRECISIONS = {"float32": torch.float32, "TF32": torch.float32, "bfloat16": torch.bfloat16}
 CALLS = 20
@@ -52,8 +52,8 @@ def _row(contender: Contender, problem: Problem, rates: tuple[float, float]) -> 
 def floor(workload: Workload, itemsize: int, plain: bool = False) -> tuple[int, int]:
     """The operations and the bytes without which it cannot be done."""
     weights = sum(inner * outer for inner, outer in pairwise(workload.sizes))
-    passes = (1 if plain else 1 + workload.rows) * (3 if workload.part == GRADIENT else 1)
-    result = weights if workload.part == GRADIENT else workload.samples * workload.sizes[-1]
+    passes = (1 if plain else 1 + workload.rows) * (1 if workload.part == VALUE else 3)
+    result = workload.samples * workload.sizes[-1] if workload.part == VALUE else weights
     return 2 * workload.samples * weights * passes, itemsize * (weights + workload.samples * workload.sizes[0] + result)
 
 

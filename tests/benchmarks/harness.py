@@ -14,13 +14,14 @@ from typing import Any
 import torch
 
 from .contender import Contender, Running
+from .equations import KINDS
 from .ours import FORWARD, OURS
 from .peaks import peak
 from .quiet import wait
 from .results import Entry, Found, spread
-from .workloads import GRADIENT, LAPLACIAN, Problem, Workload
+from .workloads import LAPLACIAN, VALUE, Problem, Workload
 
-TOLERANCES = {LAPLACIAN: 1e-3}
+TOLERANCES = dict.fromkeys([LAPLACIAN, *KINDS], 1e-3)
 TOLERANCE = 2e-5
 """Relative to the largest entry, in single precision; a gradient may be off by ten times that."""
 
@@ -111,7 +112,7 @@ def _line(error: Exception) -> str:
 
 
 def _compare(entry: Entry, result: torch.Tensor, ours: torch.Tensor, workload: Workload) -> None:
-    allowed = TOLERANCES.get(workload.kind, TOLERANCE) * (10 if workload.part == GRADIENT else 1)
+    allowed = TOLERANCES.get(workload.kind, TOLERANCE) * (1 if workload.part == VALUE else 10)
     if result.shape != ours.shape:
         entry.agrees, entry.note = False, f"its result has shape {tuple(result.shape)}"
         return

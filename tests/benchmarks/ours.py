@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
-from jacfunc import batch_jac, diag_jac, laplacian, make_functional
+from jacfunc import batch_jac, diag_jac, laplacian, make_functional, partials
 
 from .contender import Contender, Derivative, Local, Running
+from .equations import EQUATIONS
+from .equations import KINDS as STEPS
 from .workloads import DIAGONAL, JACOBIAN, LAPLACIAN, Problem
 
 TRANSFORMS = {DIAGONAL: diag_jac, JACOBIAN: batch_jac, LAPLACIAN: laplacian}
@@ -14,6 +19,7 @@ KINDS = tuple(TRANSFORMS)
 
 OURS, PLAIN = "jacfunc", "plain forward"
 BLOCKS = "jacfunc, in blocks"
+SUMMED = "jacfunc, by laplacian"
 LEAST = {DIAGONAL: 256, LAPLACIAN: 64}
 """Samples from which on there are blocks."""
 FEW = "too few samples for blocks"
@@ -50,6 +56,39 @@ def _compiled_with(problem: Problem, sample_chunk_size: int | None) -> Running:
     return Local(problem, lambda x: call(params, x))
 
 
+def _residual(problem: Problem) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    f, _ = make_functional(problem.net)
+    equation = EQUATIONS[problem.workload.kind]
+    wanted = partials(f, equation.wanted, inputs=" ".join(equation.inputs), outputs=" ".join(equation.outputs))
+    return lambda params, x: torch.stack(equation.residual(wanted(params, x)), dim=1)
+
+
+def _step(problem: Problem) -> Running:
+    residual, params = _residual(problem), make_functional(problem.net)[1]
+    return Local(problem, lambda x: residual(params, x))
+
+
+def _compiled_step(problem: Problem) -> Running:
+    residual, params = torch.compile(_residual(problem), fullgraph=True), make_functional(problem.net)[1]
+    return Local(problem, lambda x: residual(params, x))
+
+
+def _summed(problem: Problem) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    """Poisson's equation by the sum that it is about."""
+    derivative = laplacian(make_functional(problem.net)[0])
+    return lambda params, x: derivative(params, x) - 1.0
+
+
+def _summed_step(problem: Problem) -> Running:
+    residual, params = _summed(problem), make_functional(problem.net)[1]
+    return Local(problem, lambda x: residual(params, x))
+
+
+def _compiled_summed_step(problem: Problem) -> Running:
+    residual, params = torch.compile(_summed(problem), fullgraph=True), make_functional(problem.net)[1]
+    return Local(problem, lambda x: residual(params, x))
+
+
 def _plain(problem: Problem) -> Running:
     forward: Derivative = problem.net
     return Local(problem, forward)
@@ -61,4 +100,10 @@ CONTENDERS = [
     Contender(BLOCKS, OURS, (DIAGONAL,), _in_blocks, heavy=_no_blocks),
     Contender(BLOCKS, OURS, (LAPLACIAN,), _compiled_in_blocks, compiled=True, heavy=_no_blocks),
 ]
-FORWARD = Contender(PLAIN, PLAIN, KINDS, _plain, common=True)
+CONTENDERS += [
+    Contender(OURS, OURS, STEPS, _step),
+    Contender(OURS, OURS, STEPS, _compiled_step, compiled=True),
+    Contender(SUMMED, OURS, ("poisson",), _summed_step),
+    Contender(SUMMED, OURS, ("poisson",), _compiled_summed_step, compiled=True),
+]
+FORWARD = Contender(PLAIN, PLAIN, (*KINDS, *STEPS), _plain, common=True)

@@ -9,20 +9,22 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from .equations import EQUATIONS
+
 DIAGONAL, JACOBIAN, LAPLACIAN = "diagonal", "jacobian", "laplacian"
-VALUE, GRADIENT = "value", "gradient"
+VALUE, GRADIENT, STEP = "value", "gradient", "step"
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A derivative of a tanh network, or one parameter gradient of the mean of its squares.
+    """A derivative of a tanh network, one parameter gradient of the mean of its squares, or a step with the gradient.
 
     Attributes:
         name: what selects it on the command line.
-        kind: which derivative.
+        kind: which derivative, or which equation's residual.
         sizes: the widths of the network, input and output included.
         samples: how many.
-        part: the derivative alone, with the network's parameters frozen, or its gradient by them.
+        part: the derivative alone, with the network's parameters frozen, its gradient by them, or a step of Adam too.
         sweep: which of ``samples``, ``input``, ``width``, ``depth`` grows where it is a point of a sweep.
         wide: whether all contenders run, or only the few that a sweep is about.
     """
@@ -40,6 +42,8 @@ class Workload:
         inner = "-".join(map(str, self.sizes))
         if len(set(self.sizes[1:-1])) == 1 and len(self.sizes) > 4:
             inner = f"{self.sizes[0]}-{len(self.sizes) - 2}x{self.sizes[1]}-{self.sizes[-1]}"
+        if self.kind in EQUATIONS:
+            return f"training step of {EQUATIONS[self.kind].title}, N={self.samples}, {inner}"
         what = {DIAGONAL: "diag_jac", JACOBIAN: "batch_jac", LAPLACIAN: "laplacian"}[self.kind]
         part = ", parameter gradient" if self.part == GRADIENT else ""
         return f"{what}, N={self.samples}, {inner}{part}"
@@ -47,6 +51,8 @@ class Workload:
     @property
     def rows(self) -> int:
         """Tangents that forward propagation carries: one for each input element, and the Laplacian's own sum."""
+        if self.kind in EQUATIONS:
+            return EQUATIONS[self.kind].rows - 1
         return self.sizes[0] + (self.kind == LAPLACIAN)
 
     @property
@@ -75,7 +81,7 @@ class Problem:
             torch.manual_seed(0)
             net = mlp(*workload.sizes)
             x = torch.randn(workload.samples, workload.sizes[0])
-        net.requires_grad_(workload.part == GRADIENT)
+        net.requires_grad_(workload.part != VALUE)
         return cls(workload, net.to(device, dtype), x.to(device, dtype))
 
     @cached_property
@@ -108,6 +114,12 @@ def _network(inputs: int, width: int, depth: int) -> tuple[int, ...]:
     return (inputs, *[width] * depth, 1)
 
 
+def _step(name: str, samples: int) -> Workload:
+    equation = EQUATIONS[name]
+    sizes = (len(equation.inputs), *[64] * 4, len(equation.outputs))
+    return Workload(name, name, sizes, samples, part=STEP)
+
+
 def _with_gradients(*workloads: Workload) -> list[Workload]:
     return [
         found
@@ -131,6 +143,7 @@ WORKLOADS = [
         Workload("laplacian-2", LAPLACIAN, _network(2, 64, 4), 10000),
     ),
     Workload("call", DIAGONAL, (3, 32, 3), 1, wide=False),
+    *(_step(name, 2000 if name == "poisson" else 10000) for name in EQUATIONS),
 ]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..contender import Derivative
+from ..equations import EQUATIONS, KINDS
 from ..workloads import DIAGONAL, JACOBIAN, LAPLACIAN, Problem, entries
 from .local import peer
 
@@ -60,10 +61,31 @@ def _laplacian(library: Any, y: Any, x: torch.Tensor, workload: Any) -> torch.Te
     return sum(part if isinstance(part, torch.Tensor) else part[0] for part in found)
 
 
+def _residual(library: Any, y: Any, x: torch.Tensor, workload: Any) -> torch.Tensor:
+    """By its ``jacobian`` of what was found before, which it keeps by itself."""
+    equation = EQUATIONS[workload.kind]
+    known: dict[tuple[str, str], Any] = {}
+
+    def field(unknown: str, by: str) -> Any:
+        if (unknown, by) not in known:
+            lower, row = (y, equation.outputs.index(unknown)) if len(by) == 1 else (field(unknown, by[:-1]), 0)
+            known[unknown, by] = library.jacobian(lower, x, i=row, j=equation.inputs.index(by[-1]))
+        return known[unknown, by]
+
+    fields = {}
+    for name, unknown, by in equation.names():
+        found = field(unknown, by) if by else y
+        tensor = found if isinstance(found, torch.Tensor) else found[0]
+        fields[name] = tensor[:, 0] if by else tensor[:, equation.outputs.index(unknown)]
+    return equation.stacked(fields)
+
+
 FIRST = (DIAGONAL, JACOBIAN)
 CONTENDERS = [
     *peer("DeepXDE reverse", "DeepXDE", FIRST, _in_mode("reverse", _rows), loops=True),
     *peer("DeepXDE forward", "DeepXDE", FIRST, _in_mode("forward", _columns), loops=True),
     *peer("DeepXDE reverse", "DeepXDE", (LAPLACIAN,), _in_mode("reverse", _laplacian), loops=True),
     *peer("DeepXDE forward", "DeepXDE", (LAPLACIAN,), _in_mode("forward", _laplacian), loops=True),
+    *peer("DeepXDE reverse", "DeepXDE", KINDS, _in_mode("reverse", _residual)),
+    peer("DeepXDE forward", "DeepXDE", KINDS, _in_mode("forward", _residual))[0],
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..contender import Derivative
+from ..equations import EQUATIONS, KINDS
 from ..workloads import DIAGONAL, GRADIENT, JACOBIAN, LAPLACIAN, Problem
 from .local import peer
 
@@ -42,7 +43,30 @@ def _laplacian(problem: Problem) -> Derivative:
     return derivative
 
 
+def _residual(problem: Problem) -> Derivative:
+    """Every gradient is taken once, and all that start with it go on from there."""
+    equation = EQUATIONS[problem.workload.kind]
+
+    def derivative(x: torch.Tensor) -> torch.Tensor:
+        x = x.detach().requires_grad_()
+        y = problem.net(x)
+        gradients: dict[tuple[str, str], torch.Tensor] = {}
+
+        def field(unknown: str, coordinates: str) -> torch.Tensor:
+            if not coordinates:
+                return y[:, equation.outputs.index(unknown)]
+            lower = unknown, coordinates[:-1]
+            if lower not in gradients:
+                (gradients[lower],) = torch.autograd.grad(field(*lower).sum(), x, create_graph=True)
+            return gradients[lower][:, equation.inputs.index(coordinates[-1])]
+
+        return equation.stacked({name: field(*parts) for name, *parts in equation.names()})
+
+    return derivative
+
+
 CONTENDERS = [
     *peer("torch.autograd loop", "torch.autograd", (DIAGONAL, JACOBIAN), _first, loops=True),
     *peer("torch.autograd nested", "torch.autograd", (LAPLACIAN,), _laplacian, loops=True),
+    *peer("torch.autograd nested", "torch.autograd", KINDS, _residual),
 ]

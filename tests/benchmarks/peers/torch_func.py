@@ -9,6 +9,7 @@ import torch
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from ..contender import Derivative
+from ..equations import EQUATIONS, KINDS
 from ..workloads import DIAGONAL, JACOBIAN, LAPLACIAN, Problem, entries
 from .local import peer
 
@@ -84,6 +85,53 @@ def _vjp_of_grad(problem: Problem) -> Derivative:
     return derivative
 
 
+def _towers(problem: Problem) -> Derivative:
+    """For each coordinate nested jvp to the highest order that is named (no name here is mixed)."""
+    equation = EQUATIONS[problem.workload.kind]
+    names = equation.names()
+    orders = {letter: max(len(by) for *_, by in names if set(by) <= {letter}) for letter in equation.inputs}
+
+    def derivative(x: torch.Tensor) -> torch.Tensor:
+        found: dict[str, tuple[torch.Tensor, ...]] = {}
+        for place, (letter, order) in enumerate(orders.items()):
+            tangent = torch.zeros_like(x)
+            tangent[:, place] = 1
+            found[letter] = _tower(problem.net, tangent, order)(x)
+        fields = {}
+        for name, unknown, by in names:
+            fields[name] = found[by[0] if by else equation.inputs[0]][len(by)][:, equation.outputs.index(unknown)]
+        return equation.stacked(fields)
+
+    return derivative
+
+
+def _tower(function: Callable[..., Any], tangent: torch.Tensor, order: int) -> Callable[..., tuple[torch.Tensor, ...]]:
+    """The value and all derivatives along a direction up to an order."""
+    if order == 0:
+        return lambda x: (function(x),)
+    lower = _tower(function, tangent, order - 1)
+
+    def upper(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        values, tangents = jvp(lower, (x,), (tangent,))
+        return *values, tangents[-1]
+
+    return upper
+
+
+def _grads(problem: Problem) -> Derivative:
+    """``grad`` of sums nested for each name, as far as it goes."""
+    equation = EQUATIONS[problem.workload.kind]
+
+    def of(unknown: str, by: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        if not by:
+            return lambda x: problem.net(x)[:, equation.outputs.index(unknown)]
+        lower = grad(lambda x: of(unknown, by[:-1])(x).sum())
+        return lambda x: lower(x)[:, equation.inputs.index(by[-1])]
+
+    fields = {name: of(*parts) for name, *parts in equation.names()}
+    return lambda x: equation.stacked({name: field(x) for name, field in fields.items()})
+
+
 def _everywhere(row: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """The same row for every sample."""
     rows = row.expand_as(like)
@@ -106,4 +154,6 @@ CONTENDERS = [
     peer("nested jvp", FAMILY, (LAPLACIAN,), _nested_jvp)[0],  # compiled, a kernel of torch 2.13 ends the process
     *peer("jvp of grad", FAMILY, (LAPLACIAN,), _jvp_of_grad, common="eager"),
     *peer("vjp of grad", FAMILY, (LAPLACIAN,), _vjp_of_grad),
+    peer("nested jvp", FAMILY, KINDS, _towers)[0],
+    *peer("nested grad", FAMILY, KINDS, _grads),
 ]
