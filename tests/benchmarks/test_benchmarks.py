@@ -150,7 +150,7 @@ def _judged(bar: Bar, factor: float) -> tuple[bool | None, str]:
         peak = int(1e6 * factor * workload.sizes[0])
         ours = [Entry(name, OURS, kind, rounds, peak=peak) for name, kind in kinds]
         others = [one for one in contenders() if workload.kind in one.kinds and one.family != OURS]
-        peers = [Entry(one.name, one.family, one.compiled, [2e-2] * 3, agrees=True) for one in others]
+        peers = [Entry(one.name, one.family, one.compiled, [2e-2] * 3, agrees=True, peak=10**6) for one in others]
         found.append(Found(workload, ours + peers))
     (verdict,) = [one for one in verdicts(Run("", {}, found)) if (one.workload, one.bar) == (bar.workload, bar.text)]
     return verdict.holds, told(verdict)
