@@ -14,6 +14,7 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 
 from . import caches, trees
+from .closeness import agree
 from .errors import UnsupportedOperationError
 from .levels import differentiated_again, inside_transform
 from .options import METHODS
@@ -98,12 +99,4 @@ def _needed(guards: Sequence[Any]) -> list[bool]:
 
 def _close(found: Any, truth: Any) -> bool:
     """Whether compiled numbers are the eager ones but for the order in which they were rounded."""
-    return all(map(_agree, trees.tensors(found), trees.tensors(truth)))
-
-
-def _agree(one: torch.Tensor, other: torch.Tensor) -> bool:
-    if not one.is_floating_point():
-        return torch.equal(one, other)
-    room = torch.finfo(one.dtype).eps ** 0.5
-    size = other.detach().nan_to_num(posinf=0.0, neginf=0.0).abs().amax() if other.numel() else 0.0
-    return torch.allclose(one.detach(), other.detach(), rtol=room, atol=float(room * size), equal_nan=True)
+    return all(map(agree, trees.tensors(found), trees.tensors(truth)))

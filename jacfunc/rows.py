@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch.func import vmap
 
+from .closeness import agree
 from .levels import inside_vmap
 
 Shape = tuple[int, ...]
@@ -98,20 +99,9 @@ def through(linear: Callable[..., Tensors], rows: Tensors, vectorised: bool, ver
     results: Tensors = vmap(linear, randomness="same")(*rows)
     if verified and not inside_vmap():
         last = linear(*(row[-1] for row in rows))
-        if not all(_agree(result[-1], alone) for result, alone in zip(results, last, strict=True)):
+        if not all(agree(result[-1], alone) for result, alone in zip(results, last, strict=True)):
             raise RuntimeError("an operation inside f gives other derivatives under torch.func.vmap than by itself")
     return results
-
-
-def _agree(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Finite in the same places, and equal there but for rounding."""
-    tolerance = torch.finfo(one.dtype).eps ** 0.5
-    one, other = one.detach().double(), other.detach().double()
-    finite = one.isfinite() & other.isfinite()
-    size = torch.where(finite, other.abs(), 0.0)
-    scale = size.amax() if size.numel() else size.sum()
-    close = torch.where(finite, (one - other).abs() <= tolerance * scale, one.isfinite() == other.isfinite())
-    return bool(close.all())
 
 
 def flattened(
