@@ -17,6 +17,9 @@ from .workloads import DIAGONAL, JACOBIAN, LAPLACIAN, Problem
 TRANSFORMS = {DIAGONAL: diag_jac, JACOBIAN: batch_jac, LAPLACIAN: laplacian}
 KINDS = tuple(TRANSFORMS)
 
+Residual = Callable[[Any, torch.Tensor], torch.Tensor]
+"""Of parameters and points."""
+
 OURS, PLAIN = "jacfunc", "plain forward"
 BLOCKS = "jacfunc, in blocks"
 SUMMED = "jacfunc, by laplacian"
@@ -56,36 +59,33 @@ def _compiled_with(problem: Problem, sample_chunk_size: int | None) -> Running:
     return Local(problem, lambda x: call(params, x))
 
 
-def _residual(problem: Problem) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+def _residual(problem: Problem) -> Residual:
     f, _ = make_functional(problem.net)
     equation = EQUATIONS[problem.workload.kind]
     wanted = partials(f, equation.wanted, inputs=" ".join(equation.inputs), outputs=" ".join(equation.outputs))
     return lambda params, x: torch.stack(equation.residual(wanted(params, x)), dim=1)
 
 
-def _step(problem: Problem) -> Running:
-    residual, params = _residual(problem), make_functional(problem.net)[1]
-    return Local(problem, lambda x: residual(params, x))
-
-
-def _compiled_step(problem: Problem) -> Running:
-    residual, params = torch.compile(_residual(problem), fullgraph=True), make_functional(problem.net)[1]
-    return Local(problem, lambda x: residual(params, x))
-
-
-def _summed(problem: Problem) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+def _summed(problem: Problem) -> Residual:
     """Poisson's equation by the sum that it is about."""
     derivative = laplacian(make_functional(problem.net)[0])
     return lambda params, x: derivative(params, x) - 1.0
 
 
-def _summed_step(problem: Problem) -> Running:
-    residual, params = _summed(problem), make_functional(problem.net)[1]
-    return Local(problem, lambda x: residual(params, x))
+def _steps(name: str, kinds: tuple[str, ...], make: Callable[[Problem], Residual]) -> list[Contender]:
+    """Both of them, eager and compiled."""
+
+    def eager(problem: Problem) -> Running:
+        return _with_parameters(problem, make(problem))
+
+    def compiled(problem: Problem) -> Running:
+        return _with_parameters(problem, torch.compile(make(problem), fullgraph=True))
+
+    return [Contender(name, OURS, kinds, eager), Contender(name, OURS, kinds, compiled, compiled=True)]
 
 
-def _compiled_summed_step(problem: Problem) -> Running:
-    residual, params = torch.compile(_summed(problem), fullgraph=True), make_functional(problem.net)[1]
+def _with_parameters(problem: Problem, residual: Residual) -> Running:
+    params = make_functional(problem.net)[1]
     return Local(problem, lambda x: residual(params, x))
 
 
@@ -101,9 +101,7 @@ CONTENDERS = [
     Contender(BLOCKS, OURS, (LAPLACIAN,), _compiled_in_blocks, compiled=True, heavy=_no_blocks),
 ]
 CONTENDERS += [
-    Contender(OURS, OURS, STEPS, _step),
-    Contender(OURS, OURS, STEPS, _compiled_step, compiled=True),
-    Contender(SUMMED, OURS, ("poisson",), _summed_step),
-    Contender(SUMMED, OURS, ("poisson",), _compiled_summed_step, compiled=True),
+    *_steps(OURS, STEPS, _residual),
+    *_steps(SUMMED, ("poisson",), _summed),
 ]
 FORWARD = Contender(PLAIN, PLAIN, (*KINDS, *STEPS), _plain, common=True)
