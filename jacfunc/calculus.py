@@ -6,6 +6,7 @@ Each says which entries or mixed derivatives it wants and how its result is buil
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Unpack
@@ -258,6 +259,10 @@ def _along(request: Request, outcome: Outcome) -> Any:
     return request.outputs.structure.build(ordered)
 
 
+def _of_order(order: int, request: Request) -> MultiIndices:
+    return MultiIndices.around([(order,)])
+
+
 def directional(f: Callable[..., Any], order: int = 1, **keywords: Unpack[Keywords]) -> Directional:
     r"""The k-th derivative of every output along a direction of the input, ``(N, *O)``.
 
@@ -298,8 +303,7 @@ def directional(f: Callable[..., Any], order: int = 1, **keywords: Unpack[Keywor
         raise ArgumentError(
             "directional takes no sample_chunk_size and no in_dims, as the direction may carry samples; leave them out"
         )
-    indices = MultiIndices.around([(order,)])
-    wanted = Wanted("directional", order, None, _along, indices=lambda _: indices, key=order)
+    wanted = Wanted("directional", order, None, _along, indices=functools.partial(_of_order, order), key=order)
     along = Along(as_function(f), options.argnums, options.batch_dims)
     inner = Options.of("directional", {**keywords, "argnums": -1})
     return Directional(Transform(along, wanted, inner), options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import keyword
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from .errors import ArgumentTypeError, NotationError
@@ -37,14 +38,22 @@ class Variables:
     @classmethod
     def of(cls, inputs: str, outputs: str) -> Variables:
         """From strings of names apart by spaces or commas."""
+        inputs, outputs = _text("inputs", inputs), _text("outputs", outputs)
         names = [_listed("inputs", inputs), _listed("outputs", outputs)]
         for name in names[1]:
             if name in names[0]:
                 raise NotationError(
                     f"{name!r} is both an input (inputs={inputs!r}) and an output (outputs={outputs!r}); give one of "
-                    "them another name" + _pointer(outputs, outputs.index(name), name)
+                    "them another name" + _pointer(outputs, _place(outputs, name), name)
                 )
-        return cls(*names)
+        variables = cls(*names)
+        for name in names[0]:
+            for reading in _readings(variables, name):
+                raise NotationError(
+                    f"{name!r} is an input (inputs={inputs!r}) and can be read as {_told(variables, reading)} as well; "
+                    "give the input another name" + _pointer(inputs, _place(inputs, name), name)
+                )
+        return variables
 
     def name(self, token: str, within: str | None = None, at: int = 0) -> Name:
         """What a token such as ``u_xx`` means, which stands at a place within a longer string."""
@@ -52,12 +61,11 @@ class Variables:
 
     def names(self, wanted: str) -> tuple[Name, ...]:
         """What the tokens of a string mean, in order."""
-        return _names(self, wanted)
+        return _names(self, _text("wanted", wanted))
 
 
-def _listed(argument: str, text: object) -> tuple[str, ...]:
-    tokens = _tokens(argument, text)
-    assert isinstance(text, str)
+def _listed(argument: str, text: str) -> tuple[str, ...]:
+    tokens = _tokens(text)
     if not tokens:
         raise NotationError(f'{argument}={text!r} names nothing; write names apart by spaces, as in {argument}="t x"')
     seen: list[str] = []
@@ -77,14 +85,24 @@ def _listed(argument: str, text: object) -> tuple[str, ...]:
     return tuple(seen)
 
 
-def _tokens(argument: str, text: object) -> list[tuple[str, int]]:
-    """Tokens and where they stand."""
+def _text(argument: str, text: object) -> str:
+    """The string in the normal form that Python gives attributes, where a letter in italics is the letter."""
     if not isinstance(text, str):
         raise ArgumentTypeError(
             f"{argument} is a {type(text).__name__}; pass one string with names apart by spaces, as in "
             f'{argument}="{"u u_t u_xx" if argument == "wanted" else "t x"}"'
         )
+    return unicodedata.normalize("NFKC", text)
+
+
+def _tokens(text: str) -> list[tuple[str, int]]:
+    """Tokens and where they stand."""
     return [(match.group(), match.start()) for match in re.finditer(r"[^\s,]+", text)]
+
+
+def _place(text: str, name: str) -> int:
+    """Where a name stands in a string, as a token of its own."""
+    return next(at for token, at in _tokens(text) if token == name)
 
 
 def _pointer(text: str, at: int, token: str) -> str:
@@ -95,7 +113,7 @@ def _pointer(text: str, at: int, token: str) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _names(variables: Variables, wanted: str) -> tuple[Name, ...]:
-    tokens = _tokens("wanted", wanted)
+    tokens = _tokens(wanted)
     if not tokens:
         raise NotationError(f'wanted={wanted!r} asks for nothing; write partial derivatives, as in "u u_t u_xx"')
     names: list[Name] = []

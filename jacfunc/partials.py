@@ -34,14 +34,13 @@ class Asked:
 
     def wanted(self) -> Wanted:
         """What a plan has to compute."""
-        indices = MultiIndices.around(name.index for name in self.names)
         return Wanted(
             "partials",
-            indices.order,
+            max(1, *[sum(name.index) for name in self.names]),
             None,
             self._fields,
             refuse=self._refuse,
-            indices=lambda _: indices,
+            indices=self._indices,
             key=(self.variables, tuple([(name.output, name.index) for name in self.names]), self.axis),
             refuse_inputs=self._refuse_inputs,
         )
@@ -56,6 +55,9 @@ class Asked:
             found = outcome.results[leaf, name.index] if any(name.index) else outcome.evaluation.outputs[leaf]
             fields.append(found if column is None else found[..., column])
         return tuple(fields)
+
+    def _indices(self, request: Request) -> MultiIndices:
+        return MultiIndices.around(name.index for name in self.names)
 
     def _refuse(self, request: Request, outputs: Outputs) -> None:
         _columns(self, outputs)

@@ -23,8 +23,8 @@ from .transforms import Transform
 Equation = Callable[[Any], Any]
 
 
-class UnreadError(Exception):
-    """A name that the propagation did not compute."""
+class UnreadError(BaseException):
+    """A name that the propagation did not compute; no ``except Exception`` of the equation's is about it."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -32,7 +32,9 @@ class UnreadError(Exception):
 
 
 class Reading(Derivatives):
-    """What an equation is given: a name that is not there interrupts it."""
+    """What an equation is given: a name that is not there interrupts it, and is ``_unread`` even if it goes on."""
+
+    _unread: str | None = None
 
     @classmethod
     def of(cls, derivatives: Derivatives) -> Reading:
@@ -43,14 +45,18 @@ class Reading(Derivatives):
     def __getattr__(self, name: str) -> torch.Tensor:
         if name.startswith("_"):
             raise AttributeError(name)
+        self._unread = name
         raise UnreadError(name)
 
 
 class DryReading(Derivatives):
-    """What it is given in the dry run: values of outputs stand for all their derivatives, and ``_read`` is noted."""
+    """What it is given in the dry run: values of outputs stand for all their derivatives, and ``_read`` is noted.
+
+    Each is a copy, since what an equation does to it in place must not be seen by anyone.
+    """
 
     def __init__(self, values: Derivatives, variables: Variables) -> None:
-        super().__init__((), (), [(name, getattr(values, name)) for name in values._inputs])
+        super().__init__((), (), [(name, getattr(values, name).clone()) for name in values._inputs])
         self._values, self._variables = list(values), variables
         self._read: list[str] = []
 
@@ -59,7 +65,7 @@ class DryReading(Derivatives):
             raise AttributeError(name)
         output = self._variables.name(name).output
         self._read.append(name)
-        return self._values[output]
+        return self._values[output].clone()
 
 
 class Residual:
@@ -85,10 +91,13 @@ class Residual:
         partials = self._known(args, kwargs)
         while True:
             derivatives, others = self._computed(partials, args, kwargs)
+            reading = Reading.of(derivatives)
             try:
-                result = self.equation(Reading.of(derivatives))
+                result = self.equation(reading)
             except UnreadError as unread:
-                partials = self._read((unread.name,))
+                reading._unread = unread.name
+            if reading._unread is not None:
+                partials = self._read((reading._unread,))
                 continue
             _check(result, next(iter(derivatives)))
             return (result, *others) if others else result

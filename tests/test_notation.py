@@ -71,9 +71,23 @@ def test_errors_point_at_the_token(wanted, token, message):
     )
 
 
+def test_letters_are_compared_as_python_does():
+    assert read("\N{MATHEMATICAL ITALIC SMALL X}", "\N{MICRO SIGN}", "\N{GREEK SMALL LETTER MU}_xx") == [(0, (2,))]
+
+
+@pytest.mark.parametrize("wanted", [["u", "u_x"], None, 3])
+def test_names_are_one_string(wanted):
+    with pytest.raises(ArgumentTypeError, match="wanted is a .*; pass one string with names apart by spaces, as in"):
+        read("x", "u", wanted)
+
+
 def test_names_of_variables():
     refused("'x' is both an input (inputs='t x') and an output (outputs='u x')", "t x", "u x", "u")
     refused("'x' in inputs='x x' is there twice", "x x", "u", "u")
+    text = refused("'x' is both an input", "t x", "xx x", "xx")
+    assert text.splitlines()[-2:] == ["    xx x", "       ^"]
+    text = refused("'u_t' is an input (inputs='t u_t') and can be read as 'u' once by 't' as well", "t u_t", "u", "u_t")
+    assert text.splitlines()[-2:] == ["    t u_t", "      ^^^"]
     refused("'1x' in inputs='t 1x' is no name that Python takes for an attribute", "t 1x", "u", "u")
     refused("'lambda' in outputs='lambda' is no name", "t", "lambda", "u")
     refused("'_u' in outputs='_u' begins or ends with an underscore", "t", "_u", "u")

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+import torchgen
 from differences import TRUTH, along_parameters, stencil
 from torch import distributions, nn
 from torch.nn import functional as F
 
-from jacfunc import UnsupportedOperationError, batch_jac, diag_jac, explain, hess_diag, laplacian, operations
+from jacfunc import (
+    UnsupportedOperationError,
+    batch_jac,
+    diag_jac,
+    explain,
+    hess_diag,
+    laplacian,
+    operations,
+)
+from jacfunc.errors import RefusedOperationError
+from jacfunc.operations.foreign import SMOOTH
 
 torch.manual_seed(0)
 A, B = torch.randn(3, 6, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
@@ -206,6 +218,7 @@ def test_every_entry_has_an_example():
     assert {entry.name for entry in operations.ENTRIES if entry.functions} == {
         *OPERATIONS,
         *REFUSED,
+        *SMOOTH,
         "data",
         "_standard_gamma",
     }  # which differences cannot judge: test_modes.py, and below
@@ -294,6 +307,69 @@ def test_operations_without_a_right_derivative_are_refused_by_name(name):
 def test_refusals_hold_for_other_names(name, operation):
     with pytest.raises(UnsupportedOperationError, match=rf"^{name}.* has no second derivative in torch; "):
         laplacian(operation, check=False)(torch.randn(4, 3, dtype=torch.float64))
+
+
+METHODS = ("taylor", "forward", "reverse")
+
+
+def _special(name):
+    function = getattr(torch.special, name)
+    return (lambda x: function(x, 3)) if "polynomial" in name else function
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [(name, "auto") for name in SMOOTH]
+    + [(name, method) for name in ("bessel_j0", "airy_ai", "hermite_polynomial_he") for method in METHODS],
+)
+def test_smooth_functions_that_torch_takes_for_constants_are_refused(name, method):
+    x, function = torch.rand(4, 3, dtype=torch.float64) + 0.5, _special(name)
+    dense = torch.func.jacfwd(function)(x)
+    assert not dense.any(), "torch has a derivative of it now"
+    for transform in (diag_jac, batch_jac, laplacian):
+        with pytest.raises(RefusedOperationError, match=f"torch has no derivative of {name} and takes it for a"):
+            transform(function, method=method)(x)
+        constant = transform(lambda x: x.square() * function(x.detach()), method=method)(x)
+        assert constant.abs().max() > 0
+    assert torch.equal(diag_jac(lambda x: x * function(x.detach()), method=method)(x), function(x))
+    with torch.no_grad(), pytest.raises(RefusedOperationError, match=name):
+        diag_jac(function, method=method)(x)
+
+
+def test_none_of_them_is_left_out():
+    text = (Path(torchgen.__file__).parent / "packaged/autograd/derivatives.yaml").read_text()
+    entries = [
+        entry for entry in text.split("\n- name: special_")[1:] if "non_differentiable" in entry.split("\n\n")[0]
+    ]
+    assert {entry.split("(")[0].split(".")[0] for entry in entries} == set(SMOOTH)
+
+
+class _BesselJ0(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return torch.special.bessel_j0(x)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        return -cotangent * torch.special.bessel_j1(ctx.saved_tensors[0].detach())
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return -tangent * torch.special.bessel_j1(ctx.saved_tensors[0].detach())
+
+
+@pytest.mark.parametrize("method", ["auto", "forward", "reverse"])
+def test_the_way_out_of_that_refusal(method):
+    x = torch.rand(4, 3, dtype=torch.float64)
+    found = diag_jac(lambda x: _BesselJ0.apply(2 * x), method=method)(x)
+    torch.testing.assert_close(found, -2 * torch.special.bessel_j1(2 * x))
 
 
 DRAWS = {

@@ -22,6 +22,7 @@ from jacfunc import (
     Derivatives,
     PrecisionWarning,
     ShapeError,
+    directional,
     explain,
     make_functional,
     partials,
@@ -433,6 +434,14 @@ def test_the_result_unpacks_and_has_names():
     assert repr(d) == "Derivatives(u=(4,), u_t=(4,); t, x)"
     again = pickle.loads(pickle.dumps(copy.deepcopy(d)))
     assert torch.equal(again.u_t, d.u_t)
+
+
+def test_functions_of_names_are_pickled():
+    net, x = network("tanh", 2, 1), torch.rand(4, 2, dtype=torch.double)
+    for transform in (partials(net, "u u_xx", inputs="t x", outputs="u"), directional(net, 2)):
+        args = (x,) if hasattr(transform, "asked") else (x, torch.ones(2, dtype=torch.double))
+        again = pickle.loads(pickle.dumps(transform))
+        close(torch.stack(list(again(*args))), torch.stack(list(transform(*args))))
 
 
 def test_any_name_is_good():

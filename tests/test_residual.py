@@ -125,6 +125,49 @@ def test_unknown_names_are_refused():
     assert not hasattr(wrong, "_anything")
 
 
+def test_a_late_name_is_not_for_the_handlers_of_the_equation():
+    f, params, tx = setting()
+
+    def equation(d):
+        try:
+            return d.u_xx if late else d.u_x
+        except Exception:
+            return 0 * d.u
+
+    def careless(d):
+        try:
+            return d.u_xx if late else d.u_x
+        except:  # noqa: E722
+            return 0 * d.u
+
+    d = partials(f, "u_x u_xx", inputs="t x", outputs="u")(params, tx)
+    for of in (equation, careless):
+        late = False
+        found = residual(f, of, inputs="t x", outputs="u")
+        close(found(params, tx), d.u_x)
+        late = True
+        close(found(params, tx), d.u_xx)
+
+
+def test_the_dry_run_hands_out_copies():
+    f, params, tx = setting()
+    before = tx.clone()
+    seen = []
+
+    def equation(d):
+        if not seen:
+            d.x.sub_(1)
+            d.u.zero_()
+            seen.append(d.u_x.abs().max())
+        return d.u_x + d.u
+
+    found = residual(f, equation, inputs="t x", outputs="u")(params, tx)
+    assert torch.equal(tx, before)
+    assert seen[0] > 0
+    u_x, u = partials(f, "u_x u", inputs="t x", outputs="u")(params, tx)
+    close(found, u_x + u)
+
+
 def test_a_residual_of_inputs_alone():
     f, params, tx = setting()
     close(residual(f, lambda d: d.t * d.x, inputs="t x", outputs="u")(params, tx), tx.prod(1))

@@ -21,7 +21,7 @@ from ..levels import compiling
 from ..recomputing import begin, end
 from . import algebra, attention, convolution, draws, elementwise, losses, norms
 from .expansion import constant, in_place, refusing
-from .foreign import is_foreign, refuse_constants
+from .foreign import SMOOTH, is_foreign, refuse_constants, refusing_zeros
 
 Functions = tuple[Callable[..., Any], ...]
 
@@ -50,6 +50,7 @@ NO_ZERO = "torch's backward has no derivative where a cotangent is zero"
 INNERMOST = "torch's is constant for the innermost transform only"
 OVERFLOWS = "torch's second derivative is NaN where an exponential overflows"
 NO_SECOND = "torch has no second derivative of it"
+NO_DERIVATIVE = "torch has no derivative of it and takes it for a constant"
 NO_SECOND_OR_VMAP = f"{NO_SECOND}, and vmap over the first is wrong"
 NAN_THIRD = "torch's third derivative is NaN"
 CONSTANT_CHUNKS = "torch takes the backward of its chunks for a constant"
@@ -91,6 +92,9 @@ flash = "_scaled_dot_product_flash_attention_for_cpu"
 FLASH: Functions = (getattr(torch, flash), *_ops(flash))
 SPARSE: Functions = (torch.Tensor.to_sparse, torch.Tensor._to_sparse, *_ops("to_sparse", "_to_sparse"))
 CTC: Functions = (F.ctc_loss, torch.ctc_loss, torch._ctc_loss, *_ops("ctc_loss", "_ctc_loss"))
+SPECIAL: Mapping[str, Functions] = {
+    name: (getattr(torch.special, name), *_ops(f"special_{name}")) for name in SMOOTH if hasattr(torch.special, name)
+}
 SEGMENT: Functions = (torch.segment_reduce, *_ops("segment_reduce"))
 DIRECT_BAGS: Functions = (torch.embedding_bag, *_ops("embedding_bag"))
 PRIVATE_BAGS: Functions = (torch._embedding_bag, torch._embedding_bag_forward_only)
@@ -159,6 +163,7 @@ ENTRIES = (
     *(Entry("ctc_loss", (ctc,), refusing(ctc, "ctc_loss", UNROLL), NO_SECOND) for ctc in CTC),
     Entry("sparse.mm", (torch.sparse.mm, *_ops("_sparse_mm")), sparse_mm, NO_SECOND),
     Entry("_standard_gamma", (torch._standard_gamma, *_ops("_standard_gamma")), draws.standard_gamma, NO_SECOND),
+    *(Entry(name, (s,), refusing_zeros(s, name), NO_DERIVATIVE) for name, forms in SPECIAL.items() for s in forms),
     *(Entry("segment_reduce", (s,), refusing(s, "segment_reduce", SCATTER), NO_SECOND) for s in SEGMENT),
 )  # fmt: skip
 

@@ -1,11 +1,13 @@
-"""Operators of other libraries (``torch.library``), which ``torch.func`` may take for constants without a word.
+"""What torch takes for constants without a word: operators of other libraries (``torch.library``), and its own few.
 
-One whose derivative is registered in Python has none in forward mode, and one without a formula has none in any mode of
-``torch.func``: all get zeros.  ``torch.autograd.grad`` follows both, or says that there is no derivative.
+An operator whose derivative is registered in Python has none in forward mode, and one without a formula has none in any
+mode of ``torch.func``: all get zeros.  ``torch.autograd.grad`` follows both, or says that there is no derivative.
+Bessel functions and orthogonal polynomials of ``torch.special`` are smooth, and declared as not differentiable.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +20,20 @@ from ..levels import inside_jvp, is_dual, tracked
 OWN = ("aten", "prims")
 DEVICES = ("", "CPU", "CUDA", "XPU", "MPS", "HPU", "PrivateUse1", "Other")
 FORMULAS = tuple(f"Autograd{device}" for device in DEVICES)
+
+
+SMOOTH = (
+    "airy_ai",
+    *(f"bessel_{kind}" for kind in ("j0", "j1", "y0", "y1")),
+    *(f"modified_bessel_{kind}" for kind in ("i0", "i1", "k0", "k1")),
+    *(f"scaled_modified_bessel_{kind}" for kind in ("k0", "k1")),
+    "spherical_bessel_j0",
+    *(f"{shifted}chebyshev_polynomial_{kind}" for shifted in ("", "shifted_") for kind in "tuvw"),
+    *(f"hermite_polynomial_{kind}" for kind in ("h", "he")),
+    "laguerre_polynomial_l",
+    "legendre_polynomial_p",
+)
+"""Of ``torch.special``: what torch has no derivative of, though there is one."""
 
 
 def is_foreign(function: Any) -> bool:
@@ -34,7 +50,7 @@ def refuse_constants(function: Any, args: Any, kwargs: Any, result: Any) -> None
     given, made = _floating((args, kwargs)), _floating(result)
     if not made or _has(function, "CompositeImplicitAutograd"):
         return
-    if any(is_dual(tensor) or (inside_jvp() and tracked(tensor, strictly=False)) for tensor in given):
+    if any(map(_pushed, given)):
         raise UnsupportedOperationError(f"torch takes the operator {function} for a constant in forward mode")
     if _has(function, *FORMULAS):
         return
@@ -45,6 +61,29 @@ def refuse_constants(function: Any, args: Any, kwargs: Any, result: Any) -> None
             f"the operator {function} is applied to what is differentiated, but has no derivative; register one with "
             "torch.library.register_autograd, or detach what it is given if it is meant to be constant"
         )
+
+
+def refusing_zeros(native: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """A replacement for a smooth function without a derivative in torch: it refuses to be differentiated."""
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        if torch.is_grad_enabled() and any(map(_differentiated, _floating((args, kwargs)))):
+            raise RefusedOperationError(
+                f"torch has no derivative of {name} and takes it for a constant; give it one by a "
+                "torch.autograd.Function, or detach what it is given if it is meant to be constant"
+            )
+        return native(*args, **kwargs)
+
+    return refuse
+
+
+def _differentiated(tensor: torch.Tensor) -> bool:
+    return tensor.requires_grad or tracked(tensor) or _pushed(tensor)
+
+
+def _pushed(tensor: torch.Tensor) -> bool:
+    """Whether forward mode may differentiate what a tensor depends on."""
+    return is_dual(tensor) or (inside_jvp() and tracked(tensor, strictly=False))
 
 
 def _floating(tree: Any) -> list[torch.Tensor]:

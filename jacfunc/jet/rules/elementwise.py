@@ -332,8 +332,6 @@ BY_TORCH = [
     "entr",
     "gammaln",
     "psi",
-    "bessel_j0",
-    "bessel_j1",
     "i0e",
     "i1e",
 ]
