@@ -5,6 +5,7 @@ Each has the names that a guide imports and computes what the package's own code
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -26,6 +27,24 @@ def jacobian(ys: torch.Tensor, xs: torch.Tensor, i: int = 0, j: int | None = Non
 
 def hessian(ys: torch.Tensor, xs: torch.Tensor, component: int = 0, i: int = 0, j: int = 0) -> torch.Tensor:
     return jacobian(jacobian(ys, xs, i=component), xs, i=j, j=i)
+
+
+class FNN(torch.nn.Module):
+    """A network whose transforms lie in attributes, as ``deepxde.nn.FNN`` keeps them."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__()
+        self.linears = torch.nn.ModuleList(torch.nn.Linear(a, b, dtype=torch.float64) for a, b in pairwise(sizes))
+        self.input_transform: Any = None
+        self.output_transform: Any = None
+        self.auxiliary_vars: Any = None
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        x = inputs if self.input_transform is None else self.input_transform(inputs)
+        for linear in self.linears[:-1]:
+            x = linear(x).tanh()
+        x = self.linears[-1](x)
+        return x if self.output_transform is None else self.output_transform(inputs, x)
 
 
 # -------------------------------------------------------------------- neurodiffeq
