@@ -6,7 +6,6 @@ Each says which entries or mixed derivatives it wants and how its result is buil
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Unpack
@@ -248,8 +247,7 @@ class Directional:
         return position
 
     def __repr__(self) -> str:
-        (index,) = self.transform.wanted.indices(None).wanted  # type: ignore[misc,arg-type]
-        changed = [f"order={index[0]}", *self.options.changed()]
+        changed = [f"order={self.transform.wanted.order}", *self.options.changed()]
         return f"directional({self.transform.transformed!r}, {', '.join(changed)})"
 
 
@@ -257,10 +255,6 @@ def _along(request: Request, outcome: Outcome) -> Any:
     assert request.outputs is not None
     ordered = [outcome.results[key] for key in sorted(outcome.results)]
     return request.outputs.structure.build(ordered)
-
-
-def _of_order(order: int, request: Request) -> MultiIndices:
-    return MultiIndices.around([(order,)])
 
 
 def directional(f: Callable[..., Any], order: int = 1, **keywords: Unpack[Keywords]) -> Directional:
@@ -303,7 +297,7 @@ def directional(f: Callable[..., Any], order: int = 1, **keywords: Unpack[Keywor
         raise ArgumentError(
             "directional takes no sample_chunk_size and no in_dims, as the direction may carry samples; leave them out"
         )
-    wanted = Wanted("directional", order, None, _along, indices=functools.partial(_of_order, order), key=order)
+    wanted = Wanted("directional", order, None, _along, indices=MultiIndices.around([(order,)]), key=order)
     along = Along(as_function(f), options.argnums, options.batch_dims)
     inner = Options.of("directional", {**keywords, "argnums": -1})
     return Directional(Transform(along, wanted, inner), options)

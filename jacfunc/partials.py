@@ -34,13 +34,14 @@ class Asked:
 
     def wanted(self) -> Wanted:
         """What a plan has to compute."""
+        indices = MultiIndices.around(name.index for name in self.names)
         return Wanted(
             "partials",
-            max(1, *[sum(name.index) for name in self.names]),
+            indices.order,
             None,
             self._fields,
             refuse=self._refuse,
-            indices=self._indices,
+            indices=indices,
             key=(self.variables, tuple([(name.output, name.index) for name in self.names]), self.axis),
             refuse_inputs=self._refuse_inputs,
         )
@@ -55,9 +56,6 @@ class Asked:
             found = outcome.results[leaf, name.index] if any(name.index) else outcome.evaluation.outputs[leaf]
             fields.append(found if column is None else found[..., column])
         return tuple(fields)
-
-    def _indices(self, request: Request) -> MultiIndices:
-        return MultiIndices.around(name.index for name in self.names)
 
     def _refuse(self, request: Request, outputs: Outputs) -> None:
         _columns(self, outputs)

@@ -50,7 +50,7 @@ class Wanted:
     assemble: Callable[[Request, Outcome], Any]
     paired: bool = False
     refuse: Callable[[Request, Outputs], None] | None = None
-    indices: Callable[[Request], MultiIndices] | None = None
+    indices: MultiIndices | Callable[[Request], MultiIndices] | None = None
     key: Hashable = None
     refuse_inputs: Callable[[Request], None] | None = None
 
@@ -170,7 +170,7 @@ def make_plan(request: Request, wanted: Wanted, outputs: Outputs, random: bool, 
     """The cheapest route that the method allows first, then what can replace it."""
     routes = ("taylor", "forward", "reverse")
     inputs, output_rows = Rows(request.input_shapes), Rows(outputs.shapes)
-    indices = None if wanted.indices is None else wanted.indices(request)
+    indices = wanted.indices(request) if callable(wanted.indices) else wanted.indices
     if indices is None:
         costs = {route: _cost(route, wanted.order, inputs.total, output_rows.total) for route in routes}
     else:
