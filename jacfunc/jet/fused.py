@@ -2,9 +2,10 @@
 
 With ``z = g(x)`` in truncated Taylor arithmetic, ``dz = g'(x) dx``: the coefficients ``h`` of ``g'(x)`` are all that
 either direction needs.  Forward, ``n z_n = sum_p p x_p h_{n-p}`` by order; backward, the gradient of row b is
-``sum_a zbar_a h_{a-b}``.  Recorded operation by operation, the same takes about twice as many passes over memory.  A
-gradient that is differentiated again goes by the formula of Faa di Bruno (``build.py``) instead, as does whatever
-runs in a transform of ``torch.func`` or is compiled.
+``sum_a zbar_a h_{a-b}``.  Where g' is a quadratic of the result (tanh), so is h, and of rows only the result's are
+kept, which a linear layer keeps anyway.  Recorded operation by operation, the same takes about twice as many passes
+over memory.  A gradient that is differentiated again goes by the formula of Faa di Bruno (``build.py``) instead,
+as does whatever runs in a transform of ``torch.func`` or is compiled.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .layout import Layout
 
 Tensor = torch.Tensor
 Rows = list[Tensor | None]
+Quadratic = tuple[float, float, float]
 Composed = Callable[[Jet, Sequence[Any]], Coefficients]
 
 
@@ -37,7 +39,7 @@ class Elementwise:
     derivatives: Callable[[Tensor, Tensor, int], Sequence[Any]]
     composed: Composed
     product: Callable[[Jet, Jet], Jet]
-    quadratic: tuple[float, float, float] | None = None
+    quadratic: Quadratic | None = None
 
 
 def fits(jet: Jet) -> bool:
@@ -60,13 +62,17 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, elementwise: Elementwise, frame: Frame, value: Tensor, *x: Tensor | None) -> Any:
         y = elementwise.function(value)
-        z, h = _series(elementwise, frame, value, y, list(x))
+        # What is saved is what a gradient of the gradient depends on.
+        if elementwise.quadratic is None:
+            z, h = _series(elementwise, frame, value, y, list(x))
+            ctx.save_for_backward(value, *x, *h)
+        else:
+            slope, twice = _slope(elementwise.quadratic, y)
+            z = _quadratic_series(elementwise.quadratic, frame.layout, (slope, twice), list(x))
+            ctx.save_for_backward(y, *z, slope, twice)
         ctx.elementwise, ctx.frame = elementwise, frame
         ctx.shapes = [None if rows is None else rows.shape for rows in (value, *x)]
         ctx.set_materialize_grads(False)
-        # What a gradient of the gradient depends on: a quadratic slope on the result, which others keep anyway.
-        results = (value, *x) if elementwise.quadratic is None else (y, *z)
-        ctx.save_for_backward(*results, *h)
         return (y, *z)
 
     @staticmethod
@@ -75,9 +81,12 @@ class _Fused(torch.autograd.Function):
         count = frame.layout.order + 1
         saved = ctx.saved_tensors  # once: a checkpoint gives it a single time
         kept, h = saved[:count], saved[count:]
+        quadratic = ctx.elementwise.quadratic
         if not torch.is_grad_enabled():
+            if quadratic is not None:
+                h = _slopes(quadratic, frame.layout, kept, h)
             found = _transposed(frame.layout, ctx.shapes, h, gradients)
-        elif ctx.elementwise.quadratic is None:
+        elif quadratic is None:
             found = _differentiably(ctx.elementwise, frame, kept, gradients)
         else:
             found = _by_result(ctx.elementwise, frame, ctx.shapes, kept, gradients)
@@ -87,20 +96,38 @@ class _Fused(torch.autograd.Function):
 def _series(elementwise: Elementwise, frame: Frame, value: Tensor, y: Tensor, x: Rows) -> tuple[Rows, Rows]:
     """The rows of ``g(x)`` from the first order, and of ``g'(x)`` from the value."""
     order, layout = frame.layout.order, frame.layout
-    z: Rows = []
-    if elementwise.quadratic is not None:
-        a, b, c = elementwise.quadratic
-        twice = 2 * c * y if b == 0 else (2 * c * y).add_(b)
-        h: Rows = [torch.addcmul(y.new_full((), a), y, (c * y).add_(b) if b else c * y)]
-        for n in range(1, order + 1):
-            z.append(_next(layout, x, h, n))
-            h.append(_of_quadratic(layout, twice, c, z, n))
-        return z, h
     first, *others = elementwise.derivatives(value, y, order + 1)
     h = [first, *elementwise.composed(Jet(value, tuple(x), frame), others)]
-    for n in range(1, order + 1):
+    return [_next(layout, x, h, n) for n in range(1, order + 1)], h
+
+
+def _quadratic_series(quadratic: Quadratic, layout: Layout, of_value: tuple[Tensor, Tensor], x: Rows) -> Rows:
+    """The rows of ``g(x)`` where ``g'`` is a quadratic of the result, whose rows take turns with them."""
+    z: Rows = []
+    slope, twice = of_value
+    h: Rows = [slope]
+    for n in range(1, layout.order + 1):
         z.append(_next(layout, x, h, n))
-    return z, h
+        if n < layout.order:
+            h.append(_of_quadratic(layout, twice, quadratic[2], z, n))
+    return z
+
+
+def _slopes(
+    quadratic: Quadratic, layout: Layout, results: Sequence[Tensor | None], of_value: tuple[Tensor, Tensor]
+) -> Rows:
+    """The rows of ``g'(x)`` from those of ``g(x)``."""
+    y, *z = results
+    assert y is not None
+    slope, twice = of_value
+    return [slope, *[_of_quadratic(layout, twice, quadratic[2], z, n) for n in range(1, layout.order + 1)]]
+
+
+def _slope(quadratic: Quadratic, y: Tensor) -> tuple[Tensor, Tensor]:
+    """``a + b y + c y^2``, and ``b + 2 c y``."""
+    a, b, c = quadratic
+    twice = 2 * c * y if b == 0 else (2 * c * y).add_(b)
+    return torch.addcmul(y.new_full((), a), y, (c * y).add_(b) if b else c * y), twice
 
 
 def _next(layout: Layout, x: Rows, h: Rows, n: int) -> Tensor | None:
@@ -113,7 +140,7 @@ def _next(layout: Layout, x: Rows, h: Rows, n: int) -> Tensor | None:
     return total
 
 
-def _of_quadratic(layout: Layout, twice: Tensor, c: float, z: Rows, n: int) -> Tensor | None:
+def _of_quadratic(layout: Layout, twice: Tensor, c: float, z: Sequence[Tensor | None], n: int) -> Tensor | None:
     """``h_n`` of ``h = a + b z + c z^2``, where ``twice = b + 2 c z_0``."""
     own = z[n - 1]
     total = None if own is None else own * twice
