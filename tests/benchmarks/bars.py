@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from .equations import EQUATIONS
-from .ours import BLOCKS, OURS, PLAIN
+from .ours import BLOCKS, FORCED, OURS, PLAIN
 from .results import Entry, Found, Run, ratios, spread
 from .workloads import WORKLOADS, Workload
 
@@ -14,6 +14,7 @@ from .workloads import WORKLOADS, Workload
 STEP_PEERS = ("torch.func", "torch.autograd", "DeepXDE")
 BEST_PEERS = (*STEP_PEERS, "folx", "JAX")
 """omnibias-torch takes a list of layers and no function: it has bars of its own."""
+WHOLE = "all, those too that a private switch of torch compiles whole"
 EAGER, COMPILED = False, True
 MIB = 2**20
 
@@ -61,13 +62,21 @@ def at_most(workload: str, compiled: bool, limit: float, unit: float, text: str)
     return Bar(workload, f"{_kind(compiled)} at most {limit:g}x {text}", judge)
 
 
-def faster(workload: str, compiled: bool, limit: float, names: tuple[str, ...], text: str, name: str = OURS) -> Bar:
+def faster(
+    workload: str,
+    compiled: bool,
+    limit: float,
+    names: tuple[str, ...],
+    text: str,
+    name: str = OURS,
+    private: tuple[bool, ...] = (False,),
+) -> Bar:
     """At least ``limit`` times as fast as the best of ``names``, which are families or contenders."""
 
     def judge(run: Run, bar: Bar) -> Verdict:
         found, ours = _found(run, bar), _ours(run, bar, compiled, name=name)
         # An eager bar faces eager peers; a compiled one whichever is faster.
-        peer = found.best(names, (EAGER, COMPILED) if compiled else (EAGER,))
+        peer = found.best(names, (EAGER, COMPILED) if compiled else (EAGER,), private)
         if ours is None or peer is None:
             return _missing(bar, f"{OURS if ours is None else ', '.join(names)} did not run")
         measured = spread(ratios(peer, ours))
@@ -77,6 +86,19 @@ def faster(workload: str, compiled: bool, limit: float, names: tuple[str, ...], 
 
     wanted = "no slower than" if limit == 1 else f"at least {limit:g}x faster than"
     return Bar(workload, f"{_kind(compiled)}{_of(name)} {wanted} {text}", judge)
+
+
+def chosen_well(workload: str, limit: float) -> Bar:
+    """``method="auto"`` takes at most ``limit`` times as long as the fastest method does when it is asked for."""
+
+    def judge(run: Run, bar: Bar) -> Verdict:
+        ours, forced = _ours(run, bar, EAGER), _found(run, bar).best([FORCED])
+        if ours is None or forced is None:
+            return _missing(bar, f"{OURS if ours is None else FORCED} did not run")
+        measured = spread(ratios(ours, forced))
+        return Verdict(bar.workload, bar.text, forced.label, measured, measured[1] <= limit)
+
+    return Bar(workload, f"eager at most {limit:g}x the best method", judge)
 
 
 def overhead(workload: str, limit: float) -> Bar:
@@ -110,11 +132,12 @@ def below_block(workload: str, name: str = OURS) -> Bar:
 
 
 def less_memory(workload: str, compiled: bool, limit: float) -> Bar:
-    """At most ``limit`` times the peak of the peer that takes the least."""
+    """At most ``limit`` times the peak of the peer that takes the least; an eager bar faces eager peers."""
 
     def judge(run: Run, bar: Bar) -> Verdict:
         found, ours = _found(run, bar), _ours(run, bar, compiled)
-        peers = [entry for entry in found.entries if entry.family in STEP_PEERS and entry.counts and entry.peak]
+        kinds = (EAGER, COMPILED) if compiled else (EAGER,)
+        peers = [entry for entry in found.counting(STEP_PEERS, kinds) if entry.peak]
         if ours is None or not ours.peak or not peers:
             return _missing(bar, "memory was not measured")
         least = min(peers, key=lambda entry: entry.peak or 0)
@@ -201,8 +224,9 @@ def _equation(name: str, compiled: float, eager: float) -> list[Bar]:
     return [
         faster(name, COMPILED, compiled, STEP_PEERS, "the best peer"),
         faster(name, EAGER, eager, STEP_PEERS, "the best peer"),
+        faster(name, COMPILED, 1, STEP_PEERS, WHOLE, private=(False, True)),
         at_most(name, COMPILED, 1.4, rows, f"of the floor, {rows} plain steps"),
-        less_memory(name, EAGER, 2 / 3),
+        *(less_memory(name, compiled, 2 / 3) for compiled in (COMPILED, EAGER)),
     ]
 
 
@@ -222,6 +246,7 @@ BARS = [
     *_laplacian("laplacian-1000", 10, 10, BEST_PEERS, "the best peer"),
     *_laplacian("laplacian-2", 1, 1.5, ("JAX jit nested jvp",), "JAX jit of nested jvp"),
     overhead("call", 100),
+    *(chosen_well(workload.name, 1.1) for workload in WORKLOADS if workload.kind not in EQUATIONS),
     *_equation("burgers", 1.6, 1.2),
     *_equation("navier-stokes", 2.5, 2.2),
     *_equation("kuramoto-sivashinsky", 6, 3),

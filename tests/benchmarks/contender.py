@@ -40,6 +40,7 @@ class Contender:
     """``start`` makes it ready.
 
     Attributes:
+        private: whether only a private switch of torch makes it run as it does.
         common: whether it runs in sweeps too.
         quick: whether it runs where there is no time to compile everyone.
         heavy: says why it is not even tried on a problem, or is empty.
@@ -50,6 +51,7 @@ class Contender:
     kinds: tuple[str, ...]
     start: Callable[[Problem], Running]
     compiled: bool = False
+    private: bool = False
     common: bool = False
     quick: bool = True
     heavy: Callable[[Problem], str] = field(default=lambda problem: "")

@@ -56,7 +56,9 @@ def measured(workload: Workload, contenders: Sequence[Contender], settings: Sett
     """Every contender that fits the workload; ``step`` is told what comes next."""
     torch.compiler.reset()  # or its limit on recompilations would be spent by the workloads before
     problem = Problem.make(workload)
-    entries = [Entry(one.name, one.family, one.compiled, note=one.heavy(problem)) for one in contenders]
+    entries = [
+        Entry(one.name, one.family, one.compiled, private=one.private, note=one.heavy(problem)) for one in contenders
+    ]
     if settings.memory:  # first, so that what a process of its own does not survive is not run in this one
         for entry, contender in zip(entries, contenders, strict=True):
             step(f"{workload.name}: memory of {entry.label}")

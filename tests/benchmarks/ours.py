@@ -23,6 +23,7 @@ Residual = Callable[[Any, torch.Tensor], torch.Tensor]
 OURS, PLAIN = "jacfunc", "plain forward"
 BLOCKS = "jacfunc, in blocks"
 SUMMED = "jacfunc, by laplacian"
+FORCED = "jacfunc, method"
 LEAST = {DIAGONAL: 256, LAPLACIAN: 64}
 """Samples from which on there are blocks."""
 FEW = "too few samples for blocks"
@@ -104,4 +105,16 @@ CONTENDERS += [
     *_steps(OURS, STEPS, _residual),
     *_steps(SUMMED, ("poisson",), _summed),
 ]
+
+
+def _forced(method: str) -> Contender:
+    def eager(problem: Problem) -> Running:
+        f, params = make_functional(problem.net)
+        derivative = TRANSFORMS[problem.workload.kind](f, method=method)
+        return Local(problem, lambda x: derivative(params, x))
+
+    return Contender(f"{FORCED}={method!r}", FORCED, KINDS, eager, quick=False)
+
+
+METHODS = [_forced(method) for method in ("taylor", "forward", "reverse")]
 FORWARD = Contender(PLAIN, PLAIN, (*KINDS, *STEPS), _plain, common=True)

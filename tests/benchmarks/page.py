@@ -47,7 +47,8 @@ taken within each round; its median and quartiles are shown.
 
 **Who competes.** `torch.func` in all its ways, `torch.autograd` nested by hand, DeepXDE's PyTorch backend and omnibias-torch
 in the same process, eager and by `torch.compile`; JAX and folx under `jit` in a process of their own that the same
-rounds call. Before anything is timed its result is compared with ours; who disagrees does not count. Who fails or is absent
+rounds call. What calls `torch.autograd.grad` is *compiled whole* by a private switch of torch (`trace_autograd_ops`), without
+which it compiles in pieces that cannot be differentiated twice; a bar counts it only where it says so. Before anything is timed its result is compared with ours; who disagrees does not count. Who fails or is absent
 is in the tables, with the reason.
 
 {_disturbed(run)}

@@ -17,6 +17,7 @@ class Entry:
 
     Attributes:
         rounds: the seconds of a call in each round; rounds of different contenders with the same number ran in turn.
+        private: whether only a private switch of torch makes it run as it does.
         difference: the largest difference from our result, relative to the largest entry of ours.
         agrees: whether that is rounding.
         peak: the bytes by which one call grows its process at most.
@@ -30,11 +31,14 @@ class Entry:
     difference: float | None = None
     agrees: bool | None = None
     peak: int | None = None
+    private: bool = False
     note: str = ""
 
     @property
     def label(self) -> str:
-        return f"{self.name}, compiled" if self.compiled and "jit" not in self.name else self.name
+        if not self.compiled or "jit" in self.name:
+            return self.name
+        return f"{self.name}, compiled whole" if self.private else f"{self.name}, compiled"
 
     @property
     def seconds(self) -> float:
@@ -54,14 +58,24 @@ class Found:
     entries: list[Entry]
     busy: float = 0.0
 
-    def best(self, names: Collection[str], compiled: Collection[bool] = (False, True)) -> Entry | None:
+    def best(
+        self, names: Collection[str], compiled: Collection[bool] = (False, True), private: Collection[bool] = (False,)
+    ) -> Entry | None:
         """The fastest of the contenders, or of the families, that are named."""
-        found = [
+        return min(self.counting(names, compiled, private), key=lambda entry: entry.seconds, default=None)
+
+    def counting(
+        self, names: Collection[str], compiled: Collection[bool] = (False, True), private: Collection[bool] = (False,)
+    ) -> list[Entry]:
+        """Those of them that count."""
+        return [
             entry
             for entry in self.entries
-            if (entry.name in names or entry.family in names) and entry.compiled in compiled and entry.counts
+            if (entry.name in names or entry.family in names)
+            and entry.compiled in compiled
+            and entry.private in private
+            and entry.counts
         ]
-        return min(found, key=lambda entry: entry.seconds, default=None)
 
 
 @dataclass

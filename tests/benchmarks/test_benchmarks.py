@@ -150,7 +150,8 @@ def _judged(bar: Bar, factor: float) -> tuple[bool | None, str]:
         peak = int(1e6 * factor * workload.sizes[0])
         ours = [Entry(name, OURS, kind, rounds, peak=peak) for name, kind in kinds]
         others = [one for one in contenders() if workload.kind in one.kinds and one.family != OURS]
-        peers = [Entry(one.name, one.family, one.compiled, [2e-2] * 3, agrees=True, peak=10**6) for one in others]
+        taken = {"rounds": [2e-2] * 3, "agrees": True, "peak": 10**6}
+        peers = [Entry(one.name, one.family, one.compiled, private=one.private, **taken) for one in others]
         found.append(Found(workload, ours + peers))
     (verdict,) = [one for one in verdicts(Run("", {}, found)) if (one.workload, one.bar) == (bar.workload, bar.text)]
     return verdict.holds, told(verdict)
@@ -182,6 +183,21 @@ def test_a_bar_is_open_without_a_peer_and_fails_all_the_same() -> None:
         entries.append(Entry("nested jvp", "torch.func", False, [2.0], agrees=True))
         (verdict,) = [one for one in verdicts(Run("", {}, [Found(workload, entries)])) if one.bar == bar.text]
         assert told(verdict) == said
+
+
+def test_what_a_private_switch_compiles_counts_where_a_bar_says_so() -> None:
+    workload = next(workload for workload in WORKLOADS if workload.name == "burgers")
+    entries = [
+        Entry(OURS, OURS, COMPILED, [1.0]),
+        Entry("DeepXDE reverse", "DeepXDE", EAGER, [2.0]),
+        Entry("torch.autograd nested", "torch.autograd", COMPILED, [0.5], private=True),
+        Entry("nested grad", "torch.func", COMPILED, [3.0]),
+    ]
+    found = [
+        one for one in verdicts(Run("", {}, [Found(workload, entries)])) if "faster" in one.bar or "all" in one.bar
+    ]
+    told = {(verdict.against, verdict.holds) for verdict in found if verdict.bar.startswith("compiled")}
+    assert told == {("DeepXDE reverse", True), ("torch.autograd nested, compiled whole", False)}
 
 
 def test_numbers() -> None:

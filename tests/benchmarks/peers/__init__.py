@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..contender import Contender
-from ..ours import CONTENDERS, FORWARD
+from ..ours import CONTENDERS, FORWARD, METHODS
 from . import deepxde, hand, jax, omnibias, torch_func
 
 
 def contenders(second: Path | None = None) -> list[Contender]:
     """Everyone, ours first; ``second`` is the Python of the environment that has JAX."""
     torch_peers = [*torch_func.CONTENDERS, *hand.CONTENDERS, *deepxde.CONTENDERS, *omnibias.CONTENDERS]
-    return [*CONTENDERS, FORWARD, *torch_peers, *jax.contenders(second)]
+    return [*CONTENDERS, *METHODS, FORWARD, *torch_peers, *jax.contenders(second)]

@@ -82,10 +82,10 @@ def _residual(library: Any, y: Any, x: torch.Tensor, workload: Any) -> torch.Ten
 
 FIRST = (DIAGONAL, JACOBIAN)
 CONTENDERS = [
-    *peer("DeepXDE reverse", "DeepXDE", FIRST, _in_mode("reverse", _rows), loops=True),
-    *peer("DeepXDE forward", "DeepXDE", FIRST, _in_mode("forward", _columns), loops=True),
-    *peer("DeepXDE reverse", "DeepXDE", (LAPLACIAN,), _in_mode("reverse", _laplacian), loops=True),
-    *peer("DeepXDE forward", "DeepXDE", (LAPLACIAN,), _in_mode("forward", _laplacian), loops=True),
-    *peer("DeepXDE reverse", "DeepXDE", KINDS, _in_mode("reverse", _residual)),
+    *peer("DeepXDE reverse", "DeepXDE", FIRST, _in_mode("reverse", _rows), loops=True, private=True),
+    *peer("DeepXDE forward", "DeepXDE", FIRST, _in_mode("forward", _columns), loops=True, private=True),
+    *peer("DeepXDE reverse", "DeepXDE", (LAPLACIAN,), _in_mode("reverse", _laplacian), loops=True, private=True),
+    *peer("DeepXDE forward", "DeepXDE", (LAPLACIAN,), _in_mode("forward", _laplacian), loops=True, private=True),
+    *peer("DeepXDE reverse", "DeepXDE", KINDS, _in_mode("reverse", _residual), private=True),
     peer("DeepXDE forward", "DeepXDE", KINDS, _in_mode("forward", _residual))[0],
 ]

@@ -66,7 +66,7 @@ def _residual(problem: Problem) -> Derivative:
 
 
 CONTENDERS = [
-    *peer("torch.autograd loop", "torch.autograd", (DIAGONAL, JACOBIAN), _first, loops=True),
-    *peer("torch.autograd nested", "torch.autograd", (LAPLACIAN,), _laplacian, loops=True),
-    *peer("torch.autograd nested", "torch.autograd", KINDS, _residual),
+    *peer("torch.autograd loop", "torch.autograd", (DIAGONAL, JACOBIAN), _first, loops=True, private=True),
+    *peer("torch.autograd nested", "torch.autograd", (LAPLACIAN,), _laplacian, loops=True, private=True),
+    *peer("torch.autograd nested", "torch.autograd", KINDS, _residual, private=True),
 ]

@@ -22,14 +22,18 @@ def peer(
     *,
     common: str = "",
     loops: bool = False,
+    private: bool = False,
 ) -> list[Contender]:
-    """Both of them; ``common`` says which of ``eager`` and ``compiled`` runs in sweeps too."""
+    """Both of them; ``common`` says which of ``eager`` and ``compiled`` runs in sweeps too.
+
+    ``private``: that it calls ``torch.autograd.grad``, which torch compiles by a switch of its own only.
+    """
 
     def eager(problem: Problem) -> Running:
         return Local(problem, make(problem))
 
     def compiled(problem: Problem) -> Running:
-        # Off by default, and without it a peer that calls torch.autograd.grad compiles in pieces or not at all.
+        # Off by default, and without it these compile in pieces that cannot be differentiated twice.
         torch._dynamo.config.trace_autograd_ops = True
         return Local(problem, torch.compile(make(problem)))
 
@@ -40,5 +44,15 @@ def peer(
 
     return [
         Contender(name, family, kinds, eager, common=common == "eager"),
-        Contender(name, family, kinds, compiled, compiled=True, common=common == "compiled", quick=False, heavy=heavy),
+        Contender(
+            name,
+            family,
+            kinds,
+            compiled,
+            compiled=True,
+            private=private,
+            common=common == "compiled",
+            quick=False,
+            heavy=heavy,
+        ),
     ]
