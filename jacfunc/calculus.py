@@ -238,6 +238,8 @@ class Directional:
 
     def _position(self, own: list[Any]) -> int:
         number = self.options.numbers[0]
+        if not own:
+            raise ArgumentError("the last argument is the direction, and no other was given; pass those of f before it")
         position = number + len(own) if number < 0 else number
         if not 0 <= position < len(own):
             raise ArgumentError(

@@ -18,7 +18,8 @@ from .trees import NAMESPACE
 class Derivatives:
     """Partial derivatives as ``partials`` returns them.
 
-    They unpack in the order that they were asked for, and each is an attribute under the name that it was written by.
+    They unpack in the order that they were asked for, and each is an attribute under the name that it was written by,
+    or ``d[name]`` where the name is in a string.
     The inputs are attributes too, but no part of the unpacking.  It is a tree of all of them, for ``torch.func``,
     ``torch.compile`` and ``optree`` (namespace ``"jacfunc"``).
 
@@ -48,6 +49,12 @@ class Derivatives:
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if isinstance(name, str) and not name.startswith("_"):
+            found: torch.Tensor = getattr(self, name)
+            return found
+        raise TypeError(f"derivatives are found by name, as in d['{self._names[0]}'], not by {name!r}; or unpack them")
 
     def __getattr__(self, name: str) -> torch.Tensor:
         # Only for what is not there.

@@ -107,8 +107,14 @@ def _output_problem(leaf: Any, batch: Shape, modules: Modules) -> Problem | None
         )
     return ShapeError, (
         f"has shape {shape}, whose first axes are not the batch {batch} of the input; return one result for "
-        f"each sample{_batch_first_hint(modules())}, or set batch_dims"
+        f"each sample{_batch_first_hint(modules())}, or set batch_dims{_later_axis_hint(shape, batch)}"
     )
+
+
+def _later_axis_hint(shape: Shape, batch: Shape) -> str:
+    if len(batch) == 1 and batch[0] > 1 and batch[0] in shape:
+        return f"; in partials out_dims={shape.index(batch[0])} is for samples that lie on a later axis"
+    return ""
 
 
 def _a(leaf: Any) -> str:

@@ -188,6 +188,8 @@ def _cause(part: torch.Tensor, like: torch.Tensor) -> str:
     """What usually makes a residual of such a shape."""
     if part.dim() < like.dim():
         return "reduce it outside of the residual"
+    if part.dim() == like.dim():
+        return "select samples outside of the residual, or inside by torch.where"
     return "something beside the names has an axis more, such as (N, 1), which broadcasts: drop it with [:, 0]"
 
 

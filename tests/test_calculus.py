@@ -130,5 +130,5 @@ def test_directional_refuses():
         directional(torch.sin)(x, torch.ones(3, dtype=torch.double))
     with pytest.raises(ArgumentTypeError, match="the direction, the last argument, is built as"):
         directional(torch.sin)(x, {"v": torch.ones(3)})
-    with pytest.raises(ArgumentError, match="selects nothing among the 0 arguments before the direction"):
+    with pytest.raises(ArgumentError, match="the last argument is the direction, and no other was given"):
         directional(torch.sin)(x)

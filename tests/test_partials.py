@@ -427,6 +427,13 @@ def test_the_result_unpacks_and_has_names():
     assert u is d.u
     assert u_t is d.u_t
     assert len(d) == 2
+    assert d["u_t"] is d.u_t
+    assert torch.equal(d["x"], tx[:, 1])
+    with pytest.raises(AttributeError, match="'u_x' was not asked for"):
+        _ = d["u_x"]
+    for wrong in (0, "_names", slice(2)):
+        with pytest.raises(TypeError, match=r"derivatives are found by name, as in d\['u'\], not by"):
+            _ = d[wrong]
     assert torch.equal(d.t, tx[:, 0])
     assert torch.equal(d.x, tx[:, 1])
     with pytest.raises(AttributeError, match="'u_x' was not asked for; there are u, u_t and the inputs t, x"):
@@ -558,6 +565,10 @@ def test_out_dims_are_checked():
         ShapeError, match=r"output has shape \(3, 5, 1\), but out_dims=2 says that its axis 2 has the 5"
     ):
         partials(f, "u", inputs="t x", outputs="u", out_dims=2)(params, branch, trunk)
+    with pytest.raises(
+        ShapeError, match="or set batch_dims; in partials out_dims=1 is for samples that lie on a later"
+    ):
+        partials(f, "u", inputs="t x", outputs="u")(params, branch, trunk)
     with pytest.raises(ArgumentError, match="out_dims=-1 is not the axis"):
         partials(f, "u", inputs="t x", outputs="u", out_dims=-1)
     with pytest.raises(ArgumentError, match="out_dims=1 with batch_dims=2"):

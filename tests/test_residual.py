@@ -95,6 +95,10 @@ def test_the_dry_run_draws_nothing():
     [
         (lambda d: d.u_t[:, None] - d.u, r"the residual has shape \(5, 5\), but one number for each sample was"),
         (lambda d: d.u_t[:, None], r"the residual has shape \(5, 1\).*drop it with \[:, 0\]"),
+        (
+            lambda d: d.u_t[d.t > d.t.mean()],
+            r"the residual has shape \(\d,\).*select samples outside of the residual, or",
+        ),
         (lambda d: d.u_t.mean(), r"the residual has shape \(\).*reduce it outside of the residual"),
         (lambda d: (d.u, d.u_t[:2]), r"residual 1 has shape \(2,\)"),
     ],
