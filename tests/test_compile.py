@@ -247,20 +247,69 @@ def test_unsupported_is_no_silent_number_when_chunks_would_draw_anew():
         torch.compile(derivative, fullgraph=True, backend="eager")(torch.ones(4, 3))
 
 
-LAYERS = sorted(LAYER_TYPES - {nn.Sequential, nn.Linear, nn.Flatten, nn.Unflatten}, key=lambda layer: layer.__name__)
+MADE = {
+    nn.LayerNorm: lambda: nn.Sequential(nn.LayerNorm(6), nn.Tanh()),
+    nn.Unflatten: lambda: nn.Sequential(nn.Unflatten(1, (2, 3)), nn.Tanh(), nn.LayerNorm((2, 3)), nn.Flatten()),
+}
+LAYERS = sorted(LAYER_TYPES - {nn.Sequential, nn.Linear, nn.Flatten}, key=lambda layer: layer.__name__)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("transform", [batch_jac, laplacian])
 def test_layers_that_jets_are_traced_through(layer, transform):
-    f, params = make_functional(nn.Sequential(nn.Linear(3, 6), layer(), nn.Linear(6, 2)).double())
+    made = MADE.get(layer, layer)()
+    f, params = make_functional(nn.Sequential(nn.Linear(3, 6), made, nn.Linear(6, 2)).double())
     assert f.of_plain_layers
     x = torch.randn(4, 3, dtype=torch.float64)
     compiled = torch.compile(lambda params, x: transform(f)(params, x), fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(params, x), transform(f, method="reverse")(params, x))
 
 
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.other, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return x + self.last(torch.tanh(self.one(x)) * torch.sigmoid(self.other(x)))
+
+
+TRACED = {
+    "layer norm": nn.LayerNorm(4),
+    "RMS norm": nn.RMSNorm(4),
+    "group norm": nn.GroupNorm(1, 4),
+    "batch norm": nn.BatchNorm1d(4).eval(),
+    "softmax": nn.Softmax(-1),
+    "convolution": nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 3, 3, padding=1), nn.Tanh(), nn.Flatten()),
+    "gated": Gated(),
+    "from a number": lambda x: 1 - x * x,
+    "over a number": lambda x: 1 / (x.exp() + 2),
+    "power of a number": lambda x: 2**x,
+    "length": lambda x: x / x.norm(dim=1, keepdim=True),
+    "normalised": lambda x: F.normalize(x, dim=1),
+    "F.tanh": lambda x: F.tanh(x) * F.sigmoid(x),
+    "cut": lambda x: torch.cat([part * part for part in x.split(2, dim=1)], 1),
+    "cut by torch": lambda x: torch.cat([part.sin() for part in torch.split(x, 2, dim=1)], 1),
+    "einsum": lambda x: torch.einsum("ni,nj->nij", x, x).flatten(1),
+    "angle": lambda x: F.cosine_similarity(x, torch.arange(4.0, dtype=x.dtype)[None] + x.sin(), dim=1)[:, None],
+    "in place": lambda x: x.clone().add_(x * x),
+    "layer norm by F": lambda x: F.layer_norm(x, (4,)),
+}
+
+
+@pytest.mark.parametrize(("name", "method"), [*((name, "taylor") for name in TRACED), ("convolution", "auto")])
+@pytest.mark.parametrize("transform", [batch_jac, laplacian])
+def test_operations_are_traced_on_the_taylor_route(name, transform, method):
+    torch.manual_seed(0)
+    function = TRACED[name].double() if isinstance(TRACED[name], nn.Module) else TRACED[name]
+    f = lambda x: torch.tanh(function(x))
+    x = torch.rand(5, 4, dtype=torch.float64) + 0.5
+    compiled = torch.compile(transform(f, method=method), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), transform(f, method="reverse")(x))
+
+
 def test_other_functions_are_compiled_on_other_routes():
     x = torch.randn(4, 3, dtype=torch.float64)
-    f = lambda x: nn.functional.tanh(x)  # which Dynamo takes no jet through
-    torch.testing.assert_close(torch.compile(diag_jac(f), fullgraph=True, backend="eager")(x), 1 - x.tanh() ** 2)
+    f = lambda x: F.glu(torch.cat([x, x], 1), 1)  # which Dynamo takes no jet through
+    compiled = torch.compile(diag_jac(f), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), diag_jac(f, method="reverse")(x))

@@ -7,6 +7,7 @@ through raises :class:`CannotFollowError`, and ``plan.py`` takes another route.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from types import FunctionType
@@ -117,6 +118,7 @@ def _composite(function: Any) -> Function | None:
         return None
     never = {name: _never for name in function.__globals__ if name.startswith("has_torch_function")}
     inner = {**function.__globals__, **never}
+    del inner["__name__"]  # by which Dynamo would look globals up in the module
     copied = FunctionType(code, inner, function.__name__, function.__defaults__, function.__closure__)
     copied.__kwdefaults__ = function.__kwdefaults__
     copied.body = True  # type: ignore[attr-defined]
@@ -212,14 +214,21 @@ _FUNCTION_FILE = torch.autograd.function.__file__[-len("autograd/function.py") :
 
 
 def _torch_function(cls: type, function: Function, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    if compiling() and name_of(function) in IN_PYTHON:
+        function = getattr(torch.Tensor, name_of(function))
     return apply(function, args, kwargs or {})
 
 
 def _method(function: Function) -> Function:
-    def method(self: Jet, *args: Any, **kwargs: Any) -> Any:
-        return apply(function, (self, *args), kwargs)
+    name = function.__name__
+    if isinstance(function, FunctionType):
+        return lambda self, *args, **kwargs: apply(getattr(torch.Tensor, name), (self, *args), kwargs)
+    return lambda self, *args, **kwargs: apply(function, (self, *args), kwargs)
 
-    return method
+
+# Dynamo forgets where a method in Python is from, and finds no rule for it then; looked up at the tensor it does.
+IN_PYTHON = frozenset(name for name, _ in inspect.getmembers(torch.Tensor, inspect.isfunction)) - set(dir(torch))
+"""Methods that are no function by the same name too."""
 
 
 def _attribute(name: str) -> property:

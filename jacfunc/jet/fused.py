@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd import forward_ad
@@ -64,12 +64,12 @@ class _Fused(torch.autograd.Function):
         y = elementwise.function(value)
         # What is saved is what a gradient of the gradient depends on.
         if elementwise.quadratic is None:
-            z, h = _series(elementwise, frame, value, y, list(x))
-            ctx.save_for_backward(value, *x, *h)
+            h = _slopes(elementwise, frame, value, y, x)
+            z = [_next(frame.layout, x, h, n) for n in range(1, frame.layout.order + 1)]
+            ctx.save_for_backward(value, *x, *h.rows)
         else:
-            slope, twice = _slope(elementwise.quadratic, y)
-            z = _quadratic_series(elementwise.quadratic, frame.layout, (slope, twice), list(x))
-            ctx.save_for_backward(y, *z, slope, twice)
+            z = _quadratic_series(_Quadratic.of(elementwise.quadratic, y), frame.layout, x)
+            ctx.save_for_backward(y, *z)
         ctx.elementwise, ctx.frame = elementwise, frame
         ctx.shapes = [None if rows is None else rows.shape for rows in (value, *x)]
         ctx.set_materialize_grads(False)
@@ -80,11 +80,9 @@ class _Fused(torch.autograd.Function):
         frame: Frame = ctx.frame
         count = frame.layout.order + 1
         saved = ctx.saved_tensors  # once: a checkpoint gives it a single time
-        kept, h = saved[:count], saved[count:]
-        quadratic = ctx.elementwise.quadratic
+        kept, quadratic = saved[:count], ctx.elementwise.quadratic
         if not torch.is_grad_enabled():
-            if quadratic is not None:
-                h = _slopes(quadratic, frame.layout, kept, h)
+            h = Slopes(saved[count:]) if quadratic is None else _slopes_of_result(quadratic, frame.layout, kept)
             found = _transposed(frame.layout, ctx.shapes, h, gradients)
         elif quadratic is None:
             found = _differentiably(ctx.elementwise, frame, kept, gradients)
@@ -93,62 +91,75 @@ class _Fused(torch.autograd.Function):
         return (None, None, *found)
 
 
-def _series(elementwise: Elementwise, frame: Frame, value: Tensor, y: Tensor, x: Rows) -> tuple[Rows, Rows]:
-    """The rows of ``g(x)`` from the first order, and of ``g'(x)`` from the value."""
-    order, layout = frame.layout.order, frame.layout
-    first, *others = elementwise.derivatives(value, y, order + 1)
-    h = [first, *elementwise.composed(Jet(value, tuple(x), frame), others)]
-    return [_next(layout, x, h, n) for n in range(1, order + 1)], h
+class Slopes(NamedTuple):
+    """The rows of ``g'(x)``, the value in front; those of all other orders are to be multiplied by ``scale``."""
+
+    rows: Sequence[Tensor | None]
+    scale: float = 1.0
 
 
-def _quadratic_series(quadratic: Quadratic, layout: Layout, of_value: tuple[Tensor, Tensor], x: Rows) -> Rows:
-    """The rows of ``g(x)`` where ``g'`` is a quadratic of the result, whose rows take turns with them."""
+def _slopes(elementwise: Elementwise, frame: Frame, value: Tensor, y: Tensor, x: Sequence[Tensor | None]) -> Slopes:
+    """By the formula."""
+    first, *others = elementwise.derivatives(value, y, frame.layout.order + 1)
+    return Slopes([first, *elementwise.composed(Jet(value, tuple(x), frame), others)])
+
+
+@dataclass(frozen=True)
+class _Quadratic:
+    """``g' = a + b g + c g^2`` at a value: itself, and its own slope ``b + 2 c g`` as ``scale * factor``."""
+
+    slope: Tensor
+    factor: Tensor
+    scale: float
+    c: float
+
+    @classmethod
+    def of(cls, quadratic: Quadratic, y: Tensor) -> _Quadratic:
+        a, b, c = quadratic
+        constant = y.new_full((), a)
+        if b == 0:
+            return cls(torch.addcmul(constant, y, y, value=c), y, 2 * c, c)
+        return cls(torch.addcmul(constant, y, (c * y).add_(b)), (2 * c * y).add_(b), 1.0, c)
+
+    def rows(self, layout: Layout, z: Sequence[Tensor | None], n: int) -> Tensor | None:
+        """Those of order n of ``g'(x)``, without the scale."""
+        own = z[n - 1]
+        total = None if own is None else own * self.factor
+        if self.c:
+            for p in range(1, (n - 1) // 2 + 1):
+                total = _accumulated(layout, p, n - p, total, z[p - 1], z[n - p - 1], 2 * self.c / self.scale)
+            if n % 2 == 0:
+                half = z[n // 2 - 1]
+                total = _accumulated(layout, n // 2, n // 2, total, half, half, self.c / self.scale)
+        return total
+
+
+def _quadratic_series(quadratic: _Quadratic, layout: Layout, x: Sequence[Tensor | None]) -> Rows:
+    """The rows of ``g(x)``, which take turns with those of ``g'(x)``."""
     z: Rows = []
-    slope, twice = of_value
-    h: Rows = [slope]
+    h: Rows = [quadratic.slope]
     for n in range(1, layout.order + 1):
-        z.append(_next(layout, x, h, n))
+        z.append(_next(layout, x, Slopes(h, quadratic.scale), n))
         if n < layout.order:
-            h.append(_of_quadratic(layout, twice, quadratic[2], z, n))
+            h.append(quadratic.rows(layout, z, n))
     return z
 
 
-def _slopes(
-    quadratic: Quadratic, layout: Layout, results: Sequence[Tensor | None], of_value: tuple[Tensor, Tensor]
-) -> Rows:
-    """The rows of ``g'(x)`` from those of ``g(x)``."""
-    y, *z = results
+def _slopes_of_result(quadratic: Quadratic, layout: Layout, result: Sequence[Tensor | None]) -> Slopes:
+    """From the rows of ``g(x)``."""
+    y, *z = result
     assert y is not None
-    slope, twice = of_value
-    return [slope, *[_of_quadratic(layout, twice, quadratic[2], z, n) for n in range(1, layout.order + 1)]]
+    at = _Quadratic.of(quadratic, y)
+    return Slopes([at.slope, *[at.rows(layout, z, n) for n in range(1, layout.order + 1)]], at.scale)
 
 
-def _slope(quadratic: Quadratic, y: Tensor) -> tuple[Tensor, Tensor]:
-    """``a + b y + c y^2``, and ``b + 2 c y``."""
-    a, b, c = quadratic
-    twice = 2 * c * y if b == 0 else (2 * c * y).add_(b)
-    return torch.addcmul(y.new_full((), a), y, (c * y).add_(b) if b else c * y), twice
-
-
-def _next(layout: Layout, x: Rows, h: Rows, n: int) -> Tensor | None:
+def _next(layout: Layout, x: Sequence[Tensor | None], h: Slopes, n: int) -> Tensor | None:
     """``z_n = sum_p p/n x_p h_{n-p}``."""
-    own, slope = x[n - 1], h[0]
+    own, slope = x[n - 1], h.rows[0]
     assert slope is not None
     total = None if own is None else own * slope
     for p in range(1, n):
-        total = _accumulated(layout, p, n - p, total, x[p - 1], h[n - p], p / n)
-    return total
-
-
-def _of_quadratic(layout: Layout, twice: Tensor, c: float, z: Sequence[Tensor | None], n: int) -> Tensor | None:
-    """``h_n`` of ``h = a + b z + c z^2``, where ``twice = b + 2 c z_0``."""
-    own = z[n - 1]
-    total = None if own is None else own * twice
-    if c:
-        for p in range(1, (n - 1) // 2 + 1):
-            total = _accumulated(layout, p, n - p, total, z[p - 1], z[n - p - 1], 2 * c)
-        if n % 2 == 0:
-            total = _accumulated(layout, n // 2, n // 2, total, z[n // 2 - 1], z[n // 2 - 1], c)
+        total = _accumulated(layout, p, n - p, total, x[p - 1], h.rows[n - p], p / n * h.scale)
     return total
 
 
@@ -165,13 +176,10 @@ def _accumulated(
 
 
 def _transposed(
-    layout: Layout,
-    shapes: Sequence[torch.Size | None],
-    h: Sequence[Tensor | None],
-    gradients: Sequence[Tensor | None],
+    layout: Layout, shapes: Sequence[torch.Size | None], h: Slopes, gradients: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """The gradient of row b: ``sum_a zbar_a h_{a-b}``."""
-    slope = h[0]
+    slope = h.rows[0]
     assert slope is not None
     found: list[Tensor | None] = [_of_value(slope, h, gradients)]
     like = next(gradient for gradient in gradients if gradient is not None)  # batched where vmap runs around this
@@ -183,21 +191,21 @@ def _transposed(
         own = gradients[p]
         total = like.new_zeros((layout.sizes[p - 1], *slope.shape)) if own is None else own * slope
         for q in range(1, layout.order - p + 1):
-            table, above, factor = layout.table(p, q), gradients[p + q], h[q]
+            table, above, factor = layout.table(p, q), gradients[p + q], h.rows[q]
             if table is not None and above is not None and factor is not None:
-                table.accumulate_left(total, above, factor)
+                table.accumulate_left(total, above, factor, h.scale)
         found.append(total if total.shape == shape else total.sum_to_size(shape))
     return found
 
 
-def _of_value(slope: Tensor, h: Sequence[Tensor | None], gradients: Sequence[Tensor | None]) -> Tensor | None:
+def _of_value(slope: Tensor, h: Slopes, gradients: Sequence[Tensor | None]) -> Tensor | None:
     first = gradients[0]
     total = None if first is None else first * slope
-    for gradient, factor in zip(gradients[1:], h[1:], strict=True):
+    for gradient, factor in zip(gradients[1:], h.rows[1:], strict=True):
         if gradient is None or factor is None:
             continue
         for own, other in zip(gradient.unbind(0), factor.unbind(0), strict=True):
-            total = own * other if total is None else total.addcmul_(own, other)
+            total = h.scale * own * other if total is None else total.addcmul_(own, other, value=h.scale)
     return total
 
 

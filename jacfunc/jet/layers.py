@@ -2,7 +2,7 @@
 
 They are known to work where the Taylor route cannot be verified: under ``vmap``, where no value can be looked at, and
 under ``torch.compile``, where nothing can fall back and Dynamo takes no jet through some functions of torch, which no
-mode sees (``F.tanh``).  And nothing else runs in their forward, so a jet needs neither their call nor a dispatcher,
+mode sees (``F.pad``).  And nothing else runs in their forward, so a jet needs neither their call nor a dispatcher,
 which together take as long as a small layer.
 """
 
@@ -34,7 +34,7 @@ ACTIVATIONS: dict[type[nn.Module], tuple[Callable[..., Any], tuple[str, ...]]] =
 """Activations by their function, and the attributes that it takes."""
 
 LAYERS = frozenset(
-    [nn.Sequential, nn.Linear, nn.Identity, nn.Flatten, nn.Unflatten]
+    [nn.Sequential, nn.Linear, nn.LayerNorm, nn.Identity, nn.Flatten, nn.Unflatten]
     + [*ACTIVATIONS, nn.LeakyReLU, nn.ELU, nn.SELU, nn.LogSigmoid]
 )
 
@@ -99,14 +99,15 @@ def _steps(module: nn.Module, prefix: str, aliases: Mapping[str, str]) -> list[S
         return [step for name, child in children for step in _steps(child, f"{prefix}{name}.", aliases)]
     if type(module) is nn.Linear:
         return [_linear(module, prefix, aliases)]
+    if type(module) is nn.LayerNorm:
+        return [_layer_norm(module, prefix, aliases)]
     if type(module) in ACTIVATIONS:
         return [_activation(module, *ACTIVATIONS[type(module)])]
     return [lambda params, x: module(x)]
 
 
 def _linear(module: nn.Module, prefix: str, aliases: Mapping[str, str]) -> Step:
-    weight, bias = f"{prefix}weight", f"{prefix}bias"
-    weight, bias = aliases.get(weight, weight), aliases.get(bias, bias)
+    weight, bias = _names(prefix, aliases)
 
     def step(params: Params, x: Any) -> Any:
         w: Any = params[weight]
@@ -116,6 +117,21 @@ def _linear(module: nn.Module, prefix: str, aliases: Mapping[str, str]) -> Step:
         return _applied(F.linear, x, w, b)
 
     return step
+
+
+def _layer_norm(module: nn.LayerNorm, prefix: str, aliases: Mapping[str, str]) -> Step:
+    weight, bias = _names(prefix, aliases)
+
+    def step(params: Params, x: Any) -> Any:
+        args = (x, module.normalized_shape, params.get(weight), params.get(bias), module.eps)
+        return apply(F.layer_norm, args, {})
+
+    return step
+
+
+def _names(prefix: str, aliases: Mapping[str, str]) -> tuple[str, str]:
+    weight, bias = f"{prefix}weight", f"{prefix}bias"
+    return aliases.get(weight, weight), aliases.get(bias, bias)
 
 
 def _activation(module: nn.Module, function: Callable[..., Any], attributes: tuple[str, ...]) -> Step:

@@ -75,18 +75,18 @@ class Table:
             total[row].addcmul_(left[i], right[j], value=scale)
         return total
 
-    def accumulate_left(self, total: Tensor, sums: Tensor, right: Tensor) -> None:
+    def accumulate_left(self, total: Tensor, sums: Tensor, right: Tensor, scale: float) -> None:
         """The transpose by the left stack, in place: to row i of ``total`` is added row k of ``sums`` times row j."""
         if self.each or self.summed:
-            total.addcmul_(sums, right)
+            total.addcmul_(sums, right, value=scale)
         elif self.aligned:
-            _range(total, self.left).addcmul_(sums, _range(right, self.right))
+            _range(total, self.left).addcmul_(sums, _range(right, self.right), value=scale)
         elif len(self.into) > UNROLLED:
             left = torch.tensor(self.left, device=total.device)
-            total.index_add_(0, left, sums[list(self.into)] * right[list(self.right)])
+            total.index_add_(0, left, sums[list(self.into)] * right[list(self.right)], alpha=scale)
         else:
             for i, j, row in zip(self.left, self.right, self.into, strict=True):
-                total[i].addcmul_(sums[row], right[j])
+                total[i].addcmul_(sums[row], right[j], value=scale)
 
     def squared(self, stack: Tensor) -> Tensor:
         """A stack convolved with itself by :func:`torch.mul`: each pair of rows is multiplied once."""

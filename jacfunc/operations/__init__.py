@@ -177,6 +177,8 @@ class Corrections(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in TABLE and "out" not in kwargs:
             return self.exchanged(TABLE[func], args, kwargs)
+        if func is torch.Tensor.unflatten and compiling():  # whose super() Dynamo cannot trace under a mode
+            func = torch.unflatten
         return func(*args, **kwargs)
 
     def exchanged(self, entry: Entry, args: Any, kwargs: Any) -> Any:
@@ -232,13 +234,13 @@ def _corrected_again(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _hand_over() -> bool:
-    """Let Dynamo hand all of the table to a mode, as torch does; run while it traces, not traced itself.
+    """Let Dynamo hand all of the table to a mode, as torch does, and jets; run while it traces, not traced itself.
 
     It goes by a list that torch has for its tests, which lacks what these leave out, such as ``F.hardsigmoid``.
     """
     from torch._dynamo.variables.torch import get_overridable_functions
 
-    get_overridable_functions().update(TABLE)
+    get_overridable_functions().update(TABLE, (F.tanh, F.sigmoid))
     return True
 
 

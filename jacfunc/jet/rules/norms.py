@@ -123,9 +123,11 @@ def _powered(input: Any, exponent: float) -> Any:
     return torch.where(zero, 0.0, torch.where(zero, 1.0, input) ** exponent)
 
 
-def norm(input: Any, p: Any = 2, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Any:
-    """``torch.norm`` of a number; of other kinds it is composed by torch."""
-    return vector_norm(input, 2 if p is None else p, dim, keepdim, dtype=dtype)
+def norm(input: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Any:
+    """``torch.norm``: of a number, and the Frobenius norm."""
+    if p == "nuc":
+        return matrix_norm(input, p, tuple(range(input.dim())) if dim is None else dim, keepdim, dtype=dtype)
+    return vector_norm(input, 2 if p in ("fro", None) else p, dim, keepdim, dtype=dtype)
 
 
 def frobenius(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
@@ -301,6 +303,7 @@ def install() -> None:
     named(_with_mean(deviation, torch.std_mean), "std_mean")
     add(valued(torch.linalg.vector_norm, vector_norm), torch.linalg.vector_norm)
     add(valued(torch._VF.norm, norm), torch._VF.norm)  # type: ignore[attr-defined]
+    add(valued(torch.norm, norm), torch.norm, torch.Tensor.norm)
     named(valued(torch.frobenius_norm, frobenius), "frobenius_norm")
     add(valued(torch.linalg.matrix_norm, matrix_norm), torch.linalg.matrix_norm)
     add(valued(torch.linalg.norm, any_norm), torch.linalg.norm)
