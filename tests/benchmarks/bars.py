@@ -48,16 +48,16 @@ def verdicts(run: Run) -> list[Verdict]:
 # -------------------------------------------------------------------- time
 
 
-def at_most(workload: str, compiled: bool, limit: float, unit: float, text: str) -> Bar:
-    """So many times ``unit`` plain forwards."""
+def at_most(workload: str, compiled: bool, limit: float, unit: float, text: str, name: str = PLAIN) -> Bar:
+    """So many times ``unit`` calls of the best of a family, plain forwards if it is not said."""
 
     def judge(run: Run, bar: Bar) -> Verdict:
         found, ours = _found(run, bar), _ours(run, bar, compiled)
-        plain = found.best([PLAIN])
-        if ours is None or plain is None:
-            return _missing(bar, f"{OURS if ours is None else PLAIN} did not run")
-        measured = spread(ratio / unit for ratio in ratios(ours, plain))
-        return Verdict(bar.workload, bar.text, PLAIN, measured, measured[1] <= limit)
+        other = found.best([name])
+        if ours is None or other is None:
+            return _missing(bar, f"{OURS if ours is None else name} did not run")
+        measured = spread(ratio / unit for ratio in ratios(ours, other))
+        return Verdict(bar.workload, bar.text, other.label, measured, measured[1] <= limit)
 
     return Bar(workload, f"{_kind(compiled)} at most {limit:g}x {text}", judge)
 
@@ -86,19 +86,6 @@ def faster(
 
     wanted = "no slower than" if limit == 1 else f"at least {limit:g}x faster than"
     return Bar(workload, f"{_kind(compiled)}{_of(name)} {wanted} {text}", judge)
-
-
-def chosen_well(workload: str, limit: float) -> Bar:
-    """``method="auto"`` takes at most ``limit`` times as long as the fastest method does when it is asked for."""
-
-    def judge(run: Run, bar: Bar) -> Verdict:
-        ours, forced = _ours(run, bar, EAGER), _found(run, bar).best([FORCED])
-        if ours is None or forced is None:
-            return _missing(bar, f"{OURS if ours is None else FORCED} did not run")
-        measured = spread(ratios(ours, forced))
-        return Verdict(bar.workload, bar.text, forced.label, measured, measured[1] <= limit)
-
-    return Bar(workload, f"eager at most {limit:g}x the best method", judge)
 
 
 def overhead(workload: str, limit: float) -> Bar:
@@ -246,7 +233,11 @@ BARS = [
     *_laplacian("laplacian-1000", 10, 10, BEST_PEERS, "the best peer"),
     *_laplacian("laplacian-2", 1, 1.5, ("JAX jit nested jvp",), "JAX jit of nested jvp"),
     overhead("call", 100),
-    *(chosen_well(workload.name, 1.1) for workload in WORKLOADS if workload.kind not in EQUATIONS),
+    *(
+        at_most(workload.name, EAGER, 1.1, 1, "the best method that can be forced", FORCED)
+        for workload in WORKLOADS
+        if workload.kind not in EQUATIONS and workload.name != "call"
+    ),
     *_equation("burgers", 1.6, 1.2),
     *_equation("navier-stokes", 2.5, 2.2),
     *_equation("kuramoto-sivashinsky", 6, 3),
