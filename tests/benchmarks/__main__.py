@@ -22,6 +22,7 @@ from .page import page, text
 from .peers import contenders
 from .peers.jax import versions
 from .plots import drawn
+from .quiet import keep_pages
 from .results import Run
 from .workloads import WORKLOADS, Workload, sweeps
 
@@ -66,6 +67,7 @@ def _run(options: argparse.Namespace) -> Run:
     settings = replace(settings, memory=settings.memory and not options.no_memory)
     workloads = _chosen(options.workload, options.quick)
     everyone = contenders(options.peers)
+    keep_pages()
     run = Run(_machine(), _versions(options.peers), [])
     if options.resume and options.json.exists():
         run.found = Run.from_json(options.json.read_text(encoding="utf-8")).found

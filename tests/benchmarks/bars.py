@@ -236,7 +236,7 @@ BARS = [
     *(
         at_most(workload.name, EAGER, 1.1, 1, "the best method that can be forced", FORCED)
         for workload in WORKLOADS
-        if workload.kind not in EQUATIONS and workload.name != "call"
+        if workload.kind not in EQUATIONS and workload.wide
     ),
     *_equation("burgers", 1.6, 1.2),
     *_equation("navier-stokes", 2.5, 2.2),

@@ -1,14 +1,32 @@
-"""Whether others use the machine: torch's threads wait for each other, and beside a busy neighbour a call takes
-hundreds of times as long, so that no ratio means anything."""
+"""What disturbs a measurement: others that use the machine, and memory that goes back to the system between calls.
+
+Torch's threads wait for each other, so beside a busy neighbour a call takes hundreds of times as long.  Pages that the C
+library gave back cost a fault each when they are taken again: half of a call, or nothing, as it happens to be.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
 QUIET = 0.1
 """The share of all cores that others may use."""
+
+PAGES_KEPT = {"MALLOC_MMAP_THRESHOLD_": str(10**9), "MALLOC_TRIM_THRESHOLD_": str(2 * 10**9)}
+"""The environment of a process whose C library (glibc) gives nothing back; for this one there is ``keep_pages``."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+
+def keep_pages() -> None:
+    """Let the C library keep from now on what this process frees."""
+    if sys.platform == "linux":
+        with suppress(AttributeError, OSError):  # musl has none
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(M_MMAP_THRESHOLD, 10**9)
+            mallopt(M_TRIM_THRESHOLD, 2 * 10**9)
 
 
 def busy(seconds: float = 0.3) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import torch
 import jacfunc.memory
 
 from ..contender import Contender, Running
+from ..quiet import PAGES_KEPT
 from ..workloads import DIAGONAL, JACOBIAN, LAPLACIAN, Problem
 from .jax_worker import METHODS
 
@@ -28,7 +30,8 @@ class Remote:
     def __init__(self, python: Path, method: str, problem: Problem) -> None:
         self.folder = tempfile.TemporaryDirectory()
         command = [str(python), *WORKER, jacfunc.memory.__file__]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipe, kept = subprocess.PIPE, {**os.environ, **PAGES_KEPT}
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=kept)
         try:
             self._ask(do="prepare", method=method, **_told(problem), arrays=self._save(problem))
         except BaseException:
