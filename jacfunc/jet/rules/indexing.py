@@ -13,8 +13,9 @@ from ..frame import CannotFollowError
 from ..jet import Jet
 from ..registry import add, named
 from ..values import plain
+from .parts import getitem
 from .shared import broadcast, gathered, jointly, row_by_row, valued
-from .structure import _view, from_end, getitem
+from .structure import from_end, viewed
 
 Tensor = torch.Tensor
 
@@ -271,7 +272,7 @@ def diagonal(input: Jet, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Jet:
     """Of two axes, put last."""
     one, two = (from_end(dim, input.dim()) for dim in (dim1, dim2))
     value = torch.diagonal(input.value, offset, dim1, dim2)
-    return _view(input, linear(input, lambda _: value, lambda rows: rows.diagonal(offset, one, two)))
+    return viewed(input, linear(input, lambda _: value, lambda rows: rows.diagonal(offset, one, two)))
 
 
 def diag_embed(input: Jet, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Jet:

@@ -1,0 +1,139 @@
+"""Parts of a tensor, read and written: indices, ranges and slices, as views where torch has views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ..build import linear
+from ..frame import CannotFollowError
+from ..jet import Jet
+from ..registry import add, named, writing
+from ..values import plain
+from .structure import from_end, viewed
+
+Tensor = torch.Tensor
+
+
+def getitem(input: Any, index: Any) -> Any:
+    """Indexing by anything but a jet, whose values are constants."""
+    index = plain(index)
+    if type(input) is not Jet:
+        return input[index]
+    items = index if isinstance(index, tuple) else (index,)
+    if _separated(items):
+        raise CannotFollowError("an index with tensors on both sides of a slice")
+    basic = all(item is None or item is Ellipsis or isinstance(item, int | slice) for item in items)
+    result = linear(input, lambda x: x[index], lambda rows: rows[(slice(None), *items)])
+    return input.seen_by(result, index) if basic else result
+
+
+def _separated(items: tuple[Any, ...]) -> bool:
+    """Whether torch would put the indexed axis in front: then the axis of the rows would lie elsewhere."""
+    advanced = [not (item is None or item is Ellipsis or isinstance(item, slice)) for item in items]
+    tensors = any(a and not isinstance(item, int) for a, item in zip(advanced, items, strict=True))
+    places = [place for place, is_advanced in enumerate(advanced) if is_advanced]
+    return tensors and bool(places) and places[-1] - places[0] + 1 != len(places)
+
+
+def setitem(input: Any, index: Any, item: Any) -> None:
+    """Writing into a jet; into a plain tensor it cannot be followed."""
+    if type(input) is not Jet:
+        raise CannotFollowError("a differentiated tensor is written into another one")
+    index = plain(index)
+    items = index if isinstance(index, tuple) else (index,)
+    if _separated(items):
+        raise CannotFollowError("an index with tensors on both sides of a slice")
+    taken_back = input.takes_back(item, index)
+    value = input.value.clone()
+    value[index] = plain(item)
+    written: list[Tensor | None] = []
+    for order in range(1, input.frame.layout.order + 1):
+        rows, other = input.full(order), item.full(order) if type(item) is Jet else None
+        written.append(_written(rows, other, (slice(None), *items), value))
+    input.become(Jet(value, tuple(written), input.frame))
+    if taken_back:
+        item.end()
+
+
+def _written(rows: Tensor | None, other: Tensor | None, at: tuple[Any, ...], value: Tensor) -> Tensor | None:
+    """Rows of a tensor after those of an item were written to a place; None for zero."""
+    if other is None:
+        if rows is None:
+            return None
+        result = rows.clone()
+        result[at] = 0
+        return result
+    result = value.new_zeros((len(other), *value.shape)) if rows is None else rows.clone()
+    axes = result[at].dim() - 1
+    missing, leading = max(axes - (other.dim() - 1), 0), max(other.dim() - 1 - axes, 0)
+    result[at] = other.reshape(len(other), *(1,) * missing, *other.shape[1 + leading :]).to(result.dtype)
+    return result
+
+
+def copy_(input: Any, src: Any, non_blocking: bool = False) -> Any:
+    """All elements written."""
+    setitem(input, Ellipsis, src)
+    return input
+
+
+def fill_(input: Any, value: Any) -> Any:
+    """One number everywhere."""
+    return copy_(input, value)
+
+
+def zero_(input: Any) -> Any:
+    """Zeros everywhere."""
+    return copy_(input, 0)
+
+
+def unbind(input: Jet, dim: int = 0) -> tuple[Jet, ...]:
+    """The slices along an axis."""
+    at = from_end(dim, input.dim())
+    return tuple(select(input, at, place) for place in range(input.shape[at]))
+
+
+def select(input: Jet, dim: int, index: int) -> Jet:
+    """One slice along an axis."""
+    at = from_end(dim, input.dim())
+    return viewed(input, linear(input, lambda x: x.select(at, index), lambda rows: rows.select(at, index)))
+
+
+def _pieces(cut: Callable[..., Sequence[Tensor]]) -> Callable[..., tuple[Jet, ...]]:
+    """The rule of ``split``, ``chunk`` and their kin: as many narrow views."""
+
+    def rule(input: Jet, sizes: Any = None, dim: int = 0, **named_sizes: Any) -> tuple[Jet, ...]:
+        sizes = next(iter(named_sizes.values()), sizes)
+        at = from_end(dim, input.dim())
+        lengths = [piece.shape[at] for piece in cut(input.value, sizes, at)]
+        starts = [sum(lengths[:place]) for place in range(len(lengths))]
+        return tuple(narrow(input, at, start, length) for start, length in zip(starts, lengths, strict=True))
+
+    return rule
+
+
+def narrow(input: Jet, dim: int, start: int, length: int) -> Jet:
+    """A range of an axis."""
+    at = from_end(dim, input.dim())
+    return viewed(
+        input, linear(input, lambda x: x.narrow(at, start, length), lambda rows: rows.narrow(at, start, length))
+    )
+
+
+def install() -> None:
+    """Enter the rules of this file."""
+    method = torch.Tensor
+    add(getitem, method.__getitem__)
+    add(writing(setitem), method.__setitem__)
+    add(writing(copy_), method.copy_)
+    add(writing(fill_), method.fill_, torch.fill_)
+    add(writing(zero_), method.zero_, torch.zero_)
+    named(unbind, "unbind")
+    named(select, "select")
+    named(narrow, "narrow")
+    add(_pieces(lambda x, sizes, dim: x.split(sizes, dim)), torch.split, torch._VF.split, method.split)  # type: ignore[attr-defined]
+    named(_pieces(lambda x, sizes, dim: x.split(sizes, dim)), "split_with_sizes")
+    named(_pieces(lambda x, sizes, dim: x.chunk(sizes, dim)), "chunk")
+    named(_pieces(lambda x, sizes, dim: x.tensor_split(sizes, dim)), "tensor_split")
