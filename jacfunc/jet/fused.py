@@ -68,9 +68,8 @@ class _Fused(torch.autograd.Function):
             z = [_next(frame.layout, x, h, n) for n in range(1, frame.layout.order + 1)]
             ctx.save_for_backward(value, *x, *h.rows)
         else:
-            at = _Quadratic.of(elementwise.quadratic, y)
-            z = _quadratic_series(at, frame.layout, x)
-            ctx.save_for_backward(y, *z, at.slope)
+            z = _quadratic_series(_Quadratic.of(elementwise.quadratic, y), frame.layout, x)
+            ctx.save_for_backward(y, *z)
         ctx.elementwise, ctx.frame = elementwise, frame
         ctx.shapes = [None if rows is None else rows.shape for rows in (value, *x)]
         ctx.set_materialize_grads(False)
@@ -81,9 +80,9 @@ class _Fused(torch.autograd.Function):
         frame: Frame = ctx.frame
         count = frame.layout.order + 1
         saved = ctx.saved_tensors  # once: a checkpoint gives it a single time
-        kept, h_saved, quadratic = saved[:count], saved[count:], ctx.elementwise.quadratic
+        kept, quadratic = saved[:count], ctx.elementwise.quadratic
         if not torch.is_grad_enabled():
-            h = Slopes(h_saved) if quadratic is None else _slopes_of_result(quadratic, frame.layout, kept, *h_saved)
+            h = Slopes(saved[count:]) if quadratic is None else _slopes_of_result(quadratic, frame.layout, kept)
             found = _transposed(frame.layout, ctx.shapes, h, gradients)
         elif quadratic is None:
             found = _differentiably(ctx.elementwise, frame, kept, gradients)
@@ -115,13 +114,12 @@ class _Quadratic:
     c: float
 
     @classmethod
-    def of(cls, quadratic: Quadratic, y: Tensor, slope: Tensor | None = None) -> _Quadratic:
-        """With the slope, where it is known."""
+    def of(cls, quadratic: Quadratic, y: Tensor) -> _Quadratic:
         a, b, c = quadratic
-        if slope is None:
-            constant = y.new_full((), a)
-            slope = torch.addcmul(constant, y, (c * y).add_(b)) if b else torch.addcmul(constant, y, y, value=c)
-        return cls(slope, (2 * c * y).add_(b), 1.0, c) if b else cls(slope, y, 2 * c, c)
+        constant = y.new_full((), a)
+        if b == 0:
+            return cls(torch.addcmul(constant, y, y, value=c), y, 2 * c, c)
+        return cls(torch.addcmul(constant, y, (c * y).add_(b)), (2 * c * y).add_(b), 1.0, c)
 
     def rows(self, layout: Layout, z: Sequence[Tensor | None], n: int) -> Tensor | None:
         """Those of order n of ``g'(x)``, without the scale."""
@@ -147,11 +145,11 @@ def _quadratic_series(quadratic: _Quadratic, layout: Layout, x: Sequence[Tensor 
     return z
 
 
-def _slopes_of_result(quadratic: Quadratic, layout: Layout, result: Sequence[Tensor | None], slope: Tensor) -> Slopes:
-    """From the rows of ``g(x)``, and the value of ``g'(x)``."""
+def _slopes_of_result(quadratic: Quadratic, layout: Layout, result: Sequence[Tensor | None]) -> Slopes:
+    """From the rows of ``g(x)``."""
     y, *z = result
     assert y is not None
-    at = _Quadratic.of(quadratic, y, slope)
+    at = _Quadratic.of(quadratic, y)
     return Slopes([at.slope, *[at.rows(layout, z, n) for n in range(1, layout.order + 1)]], at.scale)
 
 
