@@ -8,6 +8,7 @@ import io
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from jacfunc import batch_jac, caches, diag_jac, hess_diag, laplacian, make_functional
 
@@ -102,3 +103,35 @@ def test_a_tensor_attribute_is_read_and_not_written_to(method):
         ):
             assert torch.equal(derivative, x)
             assert module.calls == 0
+
+
+PLACES = torch.tensor([[0, 1], [1, 2]])
+IN_PLACE = {
+    "detach": lambda x: x * x.clone().detach().mul_(2),
+    "data": lambda x: x * x.clone().data.mul_(2),
+    "detached result": lambda x: x * (x * 1).detach().mul_(2),
+    "view": lambda x: x * x.contiguous().detach()[:, :1].mul_(3),
+    "no_grad": lambda x: x * _doubled(x),
+    "embedding": lambda x: torch.stack([F.embedding(PLACES, w.clone()[:, None], max_norm=0.5) for w in x]),
+    "bag": lambda x: torch.stack([F.embedding_bag(PLACES, w.clone()[:, None], max_norm=0.5) for w in x]),
+}
+
+
+def _doubled(x):
+    with torch.no_grad():
+        y = x.clone().view(-1)
+        y.mul_(2)
+    return y.view(x.shape)
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+@pytest.mark.parametrize("method", ["auto", "taylor", "forward", "reverse"])
+def test_what_shares_memory_with_a_copy_is_written_to(name, method):
+    x = torch.arange(1.0, 13, dtype=torch.float64).reshape(4, 3)
+    before = x.clone()
+    found = batch_jac(IN_PLACE[name], method=method, check=False)(x)
+    assert torch.equal(x, before)
+    one = x.clone().requires_grad_()
+    output = IN_PLACE[name](one)
+    (expected,) = torch.autograd.grad(output.sum(), one, retain_graph=True)
+    torch.testing.assert_close(found.flatten(1, -2).sum(1), expected)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
+import optree
 import torch
 
 from .. import caches
@@ -194,7 +195,15 @@ def _constant(function: Function, args: Any, kwargs: Any) -> Any:
         raise CannotFollowError(f"{name_of(function)} in place under no_grad")
     if not compiling() and _in_autograd_function():
         raise CannotFollowError("an autograd.Function")
-    return function(*plain(args), **plain(kwargs))
+    jets = jets_in(args, kwargs)
+    found = function(*plain(args), **plain(kwargs))
+    places = {jet.value.untyped_storage().data_ptr() for jet in jets}
+
+    def apart(leaf: Any) -> Any:
+        shared = isinstance(leaf, torch.Tensor) and leaf.untyped_storage().data_ptr() in places
+        return jets[0].propagation.apart(leaf) if shared else leaf
+
+    return found if compiling() else optree.tree_map(apart, found)
 
 
 def _in_autograd_function() -> bool:

@@ -39,12 +39,16 @@ LAYERS = frozenset(
 )
 
 
+class Token:
+    """Something that equals nothing else; of a class, since Dynamo cannot make a plain ``object``."""
+
+
 class PlainLayers:
     """The layers of a module in the order in which they run; ``token`` is that of no others, before or after."""
 
     def __init__(self, module: nn.Module, aliases: Mapping[str, str]) -> None:
         self.modules = [(child, tuple(child._modules.values()), _missing(child)) for child in module.modules()]
-        self.token = object()
+        self.token = Token()
         self.steps = list(_steps(module, "", aliases))
 
     @classmethod

@@ -115,7 +115,7 @@ def embedding_bag(
     if input.is_nested:
         return F.embedding_bag(input, weight, offsets, *rest)
     with torch.no_grad():  # which also checks the arguments, and applies max_norm to the weight
-        value = F.embedding_bag(input, weight, offsets, *rest)
+        value = F.embedding_bag(input.detach(), weight.detach(), offsets, *rest)
     if input.is_floating_point():  # the deprecated order
         input, weight = weight, input
     if offsets is None:

@@ -24,14 +24,11 @@ def constant(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def detach(function: Callable[..., Tensor]) -> Callable[..., Any]:
-    """The same for ``detach``, whose result is the value's memory: whether that changed is told in the end."""
+    """The same for ``detach``, whose result would be the value's memory."""
 
     def rule(input: Any) -> Tensor:
-        value = function(input.value)
-        propagation = input.frame.propagation
-        if not propagation.traced:
-            propagation.detached.append((value, value._version))
-        return value
+        apart: Tensor = input.frame.propagation.apart(function(input.value))
+        return apart
 
     return rule
 
@@ -139,7 +136,6 @@ CONSTANT_METHODS = [
     "__contains__",
 ]
 CONSTANT_ATTRIBUTES = [
-    "data",
     "requires_grad",
     "is_leaf",
     "grad",
@@ -181,7 +177,8 @@ def install() -> None:
     for name in CONSTANT:
         for function in forms(name):
             add(constant(function), function)
-    for function in forms("detach"):
+    data: Any = method.data
+    for function in (*forms("detach"), data.__get__):
         add(detach(function), function)
     for name in CONSTANT_METHODS:
         function = getattr(method, name)
