@@ -67,7 +67,6 @@ def _run(options: argparse.Namespace) -> Run:
     settings = replace(settings, memory=settings.memory and not options.no_memory)
     workloads = _chosen(options.workload, options.quick)
     everyone = contenders(options.peers)
-    keep_pages()
     run = Run(_machine(), _versions(options.peers), [])
     if options.resume and options.json.exists():
         run.found = Run.from_json(options.json.read_text(encoding="utf-8")).found
@@ -120,4 +119,5 @@ def _versions(second: Path | None) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    keep_pages()  # of this process, which tests share with others
     main()
