@@ -26,10 +26,6 @@ Equation = Callable[[Any], Any]
 class UnreadError(BaseException):
     """A name that the propagation did not compute; no ``except Exception`` of the equation's is about it."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
-
 
 class Reading(Derivatives):
     """What an equation is given: a name that is not there interrupts it, and is ``_unread`` even if it goes on."""
@@ -94,8 +90,9 @@ class Residual:
             reading = Reading.of(derivatives)
             try:
                 result = self.equation(reading)
-            except UnreadError as unread:
-                reading._unread = unread.name
+            except UnreadError:
+                if reading._unread is None:  # it is the name of another residual, around this one
+                    raise
             if reading._unread is not None:
                 partials = self._read((reading._unread,))
                 continue

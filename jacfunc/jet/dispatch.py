@@ -195,15 +195,19 @@ def _constant(function: Function, args: Any, kwargs: Any) -> Any:
         raise CannotFollowError(f"{name_of(function)} in place under no_grad")
     if not compiling() and _in_autograd_function():
         raise CannotFollowError("an autograd.Function")
-    jets = jets_in(args, kwargs)
-    found = function(*plain(args), **plain(kwargs))
+    result = function(*plain(args), **plain(kwargs))
+    return result if compiling() else _apart(result, jets_in(args, kwargs))
+
+
+def _apart(result: Any, jets: list[Jet]) -> Any:
+    """A result none of whose tensors shares memory with a jet."""
     places = {jet.value.untyped_storage().data_ptr() for jet in jets}
 
-    def apart(leaf: Any) -> Any:
+    def one(leaf: Any) -> Any:
         shared = isinstance(leaf, torch.Tensor) and leaf.untyped_storage().data_ptr() in places
         return jets[0].propagation.apart(leaf) if shared else leaf
 
-    return found if compiling() else optree.tree_map(apart, found)
+    return optree.tree_map(one, result)
 
 
 def _in_autograd_function() -> bool:

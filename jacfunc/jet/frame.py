@@ -63,6 +63,7 @@ class Propagation:
     replacing: set[Any] = field(default_factory=set)
     coarsest: float = 0.0
     detached: list[tuple[Tensor, int]] = field(default_factory=list)
+    scaled: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def apart(self, value: Tensor) -> Tensor:
         """A copy of what shares memory with a jet, and that perhaps with the caller; its change is told in the end."""
@@ -71,8 +72,6 @@ class Propagation:
         copy = value.clone()
         self.detached.append((copy, copy._version))
         return copy
-
-    scaled: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def identity(self, size: int, like: Tensor) -> Tensor:
         """``(size, 1, size)``: one-hot rows, the same for every sample."""
