@@ -99,7 +99,7 @@ def test_compiled_products_are_chosen_at_each_call(convolving, dynamic):
         y = step(*operands)
         _close([y, *torch.autograd.grad(y.sin().sum(), operands)], _true(operands)[:4])
     assert len(graphs) == 1
-    assert [shape[2] for shape in convolving] == [9000, 9000, 20000, 20000]  # forward and gradient by the rows
+    assert [shape[3] for shape in convolving] == [9000, 9000, 20000, 20000]  # forward and gradient by the rows
     assert "product" in graphs[0].code
 
 

@@ -73,7 +73,7 @@ def _single(rows: Tensor, weight: Tensor) -> bool:
 
 def _image(rows: Tensor) -> Tensor:
     """Rows as the points of an image, with their entries for its channels."""
-    return rows.reshape(1, -1, 1, rows.shape[-1]).permute(0, 3, 1, 2)
+    return rows.reshape(1, 1, -1, rows.shape[-1]).permute(0, 3, 1, 2)
 
 
 def _kernel(weight: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from ..build import Derivatives, composed, elementwise
 from ..frame import CannotFollowError
 from ..jet import Jet
 from ..registry import add, forms, named
+from ..tanh import tanh
 from .powers import constant_power
 
 Tensor = torch.Tensor
@@ -278,7 +279,7 @@ def _derivative(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 LISTS: dict[str, tuple[Any, ...]] = {
-    "tanh": (torch.tanh, _tanh, torch.ops.aten.tanh_backward.default, (1.0, 0.0, -1.0)),
+    "tanh": (tanh, _tanh, torch.ops.aten.tanh_backward.default, (1.0, 0.0, -1.0)),
     "sigmoid": (torch.sigmoid, _sigmoid, torch.ops.aten.sigmoid_backward.default, (0.0, 1.0, -1.0)),
     "sin": (torch.sin, _sin),
     "cos": (torch.cos, _cos),
