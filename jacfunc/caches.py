@@ -82,7 +82,7 @@ class Memory:
 
 
 PLANS = Memory()
-"""Which route worked, by transform, function and signature (``plan.py``)."""
+"""Which route worked, by transform, function and signature (``run.py``)."""
 
 INDEPENDENT = Memory()
 """Functions and signatures whose samples were found independent (``independence.py``)."""

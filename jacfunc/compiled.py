@@ -1,7 +1,7 @@
 """``compile=True``: a transform under ``torch.compile``, compiled once for a function and a kind of arguments.
 
 Which route is compiled, whether samples are independent, and that the compiled numbers are the eager ones is found out
-at the first call; what a call does is in ``transforms.py`` and ``plan.py``, which ``torch.compile`` traces.
+at the first call; what a call does is in ``transforms.py`` and ``run.py``, which ``torch.compile`` traces.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a transform does with given arguments: its plan, with the costs counted, as text and as a table.
 
-The plan is found and settled exactly as in a call (``plan.py``), on a trial of a few rows; nothing is decided here.
+The plan is found and settled exactly as in a call (``run.py``), on a trial of a few rows; nothing is decided here.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from .calculus import Directional
 from .errors import ArgumentTypeError
 from .operations import Entry, Noting
 from .partials import Partials
-from .plan import Plan, run
+from .plan import Plan
 from .request import requested
 from .residual import Residual
 from .rng import replaying
+from .run import run
 from .sizes import forward_bytes
 from .transforms import Transform
 

@@ -1,4 +1,4 @@
-"""The peak memory of one call, and the processes to measure it in; what is measured is in ``founding.py``."""
+"""The peak memory of one call, and the processes to measure it in; what is measured is in ``measured.py``."""
 
 from __future__ import annotations
 

@@ -20,8 +20,9 @@ from .errors import ShapeError
 from .independence import probe_now
 from .levels import tracing
 from .options import Keywords, Options
-from .plan import Outcome, Plan, Wanted, run
+from .plan import Outcome, Plan, Wanted
 from .request import Outputs, Request, as_function, requested
+from .run import run
 
 F = TypeVar("F", bound=Callable[..., Any])
 

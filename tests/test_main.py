@@ -14,8 +14,9 @@ import torch
 
 import jacfunc
 from jacfunc import __main__ as command
-from jacfunc import founding, memory
-from jacfunc.founding import METHODS, OURS, PLAIN, Example, Method, Result, Setup
+from jacfunc import founding, measured, memory
+from jacfunc.founding import METHODS, OURS, PLAIN, Example, Method, Setup
+from jacfunc.measured import Result
 
 SMALL = ["--samples", "5", "--outputs", "7", "--width", "3", "--calls", "2", "--no-memory"]
 SETUP = Setup(samples=5, outputs=7, width=3, dtype="float64")
@@ -71,15 +72,15 @@ def test_the_plain_forward_is_the_network():
     assert torch.equal(PLAIN.prepare(example)(), example.network(example.t))
 
 
-@pytest.mark.parametrize("dtype", founding.TOLERANCES)
+@pytest.mark.parametrize("dtype", measured.TOLERANCES)
 def test_the_founding_sizes_are_far_within_the_tolerance(dtype):
     example = Example.make(Setup(dtype=dtype))
     assert example.t.shape == (100, 1)
     assert example.network(example.t).shape == (100, 400)
-    with founding._threads(1):
-        error = founding._error(OURS.prepare(example)(), OURS, example)
-    assert error < founding.TOLERANCES[dtype] / 4
-    assert example.truth.abs().max() > 4 * founding.TOLERANCES[dtype]
+    with measured._threads(1):
+        error = measured._error(OURS.prepare(example)(), OURS, example)
+    assert error < measured.TOLERANCES[dtype] / 4
+    assert example.truth.abs().max() > 4 * measured.TOLERANCES[dtype]
 
 
 def test_the_same_seed_draws_the_same_example_and_no_other_does():
@@ -99,7 +100,7 @@ def test_all_checks_pass(capsys):
 
 
 def test_a_tolerance_that_is_not_met_fails(capsys, monkeypatch):
-    monkeypatch.setitem(founding.TOLERANCES, "float32", 0.0)
+    monkeypatch.setitem(measured.TOLERANCES, "float32", 0.0)
     status, out = run(capsys)
     assert status == 1
     assert "FAIL  diag_jac against 35 dense Jacobian rows: error " in out
@@ -148,7 +149,7 @@ def test_a_wrong_diag_jac_fails(capsys, monkeypatch, spoil, message, as_json):
 
 def test_a_wrong_other_method_fails(capsys, monkeypatch):
     methods = [Method(method.name, lambda example: lambda: torch.zeros(5, 7)) for method in METHODS]
-    monkeypatch.setattr(founding, "METHODS", (OURS, *(m for m in methods if m.name != OURS.name)))
+    monkeypatch.setattr(measured, "METHODS", (OURS, *(m for m in methods if m.name != OURS.name)))
     status, out = run(capsys)
     assert status == 1
     assert "FAIL  the other methods against 35 dense Jacobian rows" in out
@@ -162,7 +163,7 @@ def test_samples_that_are_not_independent_fail(capsys, monkeypatch):
 
 
 def test_what_is_too_large_is_skipped_with_a_note(capsys, monkeypatch):
-    monkeypatch.setattr(founding, "BYTES_ALLOWED", 0)
+    monkeypatch.setattr(measured, "BYTES_ALLOWED", 0)
     status, out = run(capsys)
     assert status == 0
     assert "jacobian, vectorize, forward   skipped: needs about 0 GiB, see --full" in out
@@ -201,7 +202,7 @@ def test_the_table_is_aligned_and_narrow(capsys):
 
 def test_the_default_sizes_fit_into_the_width():
     results = [Result(method.name, 0.02, (123.456, 999.9), 10**10, 1e-8) for method in METHODS]
-    lines = command._as_text(founding.Report(Setup(), 800, tuple(results), ())).splitlines()
+    lines = command._as_text(measured.Report(Setup(), 800, tuple(results), ())).splitlines()
     assert max(map(len, lines)) <= 100
 
 
@@ -249,7 +250,7 @@ def test_the_bar_is_on_a_terminal_s_stderr(capsys, monkeypatch):
     captured = capsys.readouterr()
     assert json.loads(captured.out)["passed"]
     assert "seconds: jacfunc.diag_jac:" in captured.err
-    assert f"/{founding.steps(memory=False)} [" in captured.err
+    assert f"/{measured.steps(memory=False)} [" in captured.err
 
 
 # ---------------------------------------------------------------- options

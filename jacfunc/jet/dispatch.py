@@ -2,7 +2,7 @@
 
 In this order: the rule of the operation; what the table of corrected operations has instead; the body of a Python
 function of torch with jets inside; the forward route for this operation alone (``fallback.py``).  What no jet can go
-through raises :class:`CannotFollowError`, and ``plan.py`` takes another route.
+through raises :class:`CannotFollowError`, and ``run.py`` takes another route.
 """
 
 from __future__ import annotations

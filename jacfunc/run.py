@@ -1,0 +1,212 @@
+"""A plan found, run and remembered, and the next route where an operation inside the function forbids the first.
+
+What a plan is, and which route comes first, is in ``plan.py``; what a route does is in ``routes/``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from . import caches, independence
+from .entries import Pair
+from .errors import JacfuncError, RefusedOperationError, UnsupportedOperationError
+from .levels import compiling, differentiated_again, inside_transform, inside_vmap, is_dual
+from .plan import Outcome, Plan, Wanted, make_plan, no_route
+from .reasons import first_line, place
+from .request import OutputsChangedError, Request
+from .rng import Draw
+from .routes import ROUTES
+from .routes.autograd import value_only
+from .routes.task import Task
+from .rows import Rows
+from .scripted import plainly
+from .slots import locked
+
+FATAL = (JacfuncError, torch.OutOfMemoryError)
+"""What is no reason to try another route; what is the function's own fault shows in a plain forward."""
+
+
+def run(request: Request, wanted: Wanted, limit: int | None = None) -> Outcome:
+    """Find the plan, run it, and remember what worked; ``limit`` bounds the rows for a trial."""
+    if request.traced:
+        return _run_traced(request, wanted)
+    plan = _remembered(request, wanted)
+    try:
+        if plan is not None and not plan.random:
+            return _descend(plan, request, None, limit)
+        with locked():  # the generators belong to all threads: no other one may draw in between, or find them set back
+            if plan is not None:
+                return _descend(plan, request, request.draw(), limit)
+            plan, draw = _find(request, wanted)
+            return _descend(_followable(plan, request), request, draw, limit, looked=True)
+    except OutputsChangedError:
+        caches.PLANS.forget(request.captured.key)
+        return run(request, wanted, limit)
+
+
+def _descend(plan: Plan, request: Request, draw: Draw | None, limit: int | None, looked: bool = False) -> Outcome:
+    """Run the plan's attempts until one succeeds; ``looked`` after a plain forward has."""
+    while plan.attempts:
+        try:
+            outcome = _attempt(plan, request, draw, limit)
+        except OutputsChangedError:
+            if draw is not None:
+                draw.restore()
+            raise
+        except RefusedOperationError as error:
+            raise RefusedOperationError(f"{error}{place(error)}") from None
+        except Exception as error:
+            if isinstance(error, FATAL) and not isinstance(error, UnsupportedOperationError):
+                raise
+            draw = draw or request.draw()
+            draw.restore()
+            if not looked:  # an error of the function itself shows in a plain forward and surfaces as it is
+                _look(request, draw)
+                looked = True
+            plan = plan.fell_back(error)
+        else:
+            if not plan.settled:
+                _remember(request, outcome.plan)
+            return outcome
+    raise UnsupportedOperationError(no_route(plan))
+
+
+def _remembered(request: Request, wanted: Wanted) -> Plan | None:
+    """The plan for this function and signature, if there is one and the independence is settled as well."""
+    plan: Plan | None = caches.PLANS.get(request.captured.key, _plan_signature(request, wanted))
+    if plan is None or plan.independence is independence.BLIND:
+        return None
+    request.expected, request.scripted = plan.outputs, plan.scripted
+    return plan
+
+
+def _find(request: Request, wanted: Wanted) -> tuple[Plan, Draw]:
+    """A plan after a plain forward, whose random draw comes with it."""
+    _refuse_inputs(request, wanted)
+    draw = request.draw()
+    values, random = _look(request, draw)
+    plan: Plan | None = caches.PLANS.get(request.captured.key, _plan_signature(request, wanted))
+    if plan is None or plan.outputs != request.outputs:
+        plan = _planned(request, wanted, random, independence.UNCHECKED)
+    plan = replace(plan, independence=independence.standing(request) or independence.check(request, values, draw))
+    if plan.settled:  # only the independence was open
+        _remember(request, plan)
+    return plan, draw
+
+
+def _refuse_inputs(request: Request, wanted: Wanted) -> None:
+    """What needs no evaluation to be refused."""
+    if wanted.refuse_inputs is not None:
+        wanted.refuse_inputs(request)
+
+
+def _look(request: Request, draw: Draw) -> tuple[tuple[torch.Tensor, ...], bool]:
+    """The outputs of a plain forward, and whether it drew random numbers; refuses what is no batch of samples."""
+    request.expected = None
+    try:
+        with plainly() as called:
+            values = request.first_values(draw)
+        request.scripted = request.scripted or called()
+        return values, not draw.is_now()
+    except RuntimeError as error:
+        if inside_transform() and not isinstance(error, JacfuncError):
+            raise UnsupportedOperationError(
+                f"f cannot run inside the surrounding torch.func transform ({first_line(error)}); take its derivative "
+                "outside of it, or replace that operation"
+            ) from error
+        raise
+    finally:
+        draw.restore()
+
+
+def _planned(request: Request, wanted: Wanted, random: bool, independent: str) -> Plan:
+    assert request.outputs is not None
+    if wanted.refuse is not None:
+        wanted.refuse(request, request.outputs)
+    return make_plan(request, wanted, request.outputs, random, independent)
+
+
+def _plan_signature(request: Request, wanted: Wanted) -> tuple[object, ...]:
+    inside = inside_transform()
+    surroundings = (torch.is_grad_enabled() or inside, inside and inside_vmap())
+    return (wanted.identity, request.options.planned, independence.several(request), request.signature, surroundings)
+
+
+def _remember(request: Request, plan: Plan) -> None:
+    if request.captured.rememberable:
+        caches.PLANS.put(request.captured.key, request.captured.parts, _plan_signature(request, plan.wanted), plan)
+
+
+def _run_traced(request: Request, wanted: Wanted) -> Outcome:
+    """Under ``torch.compile``: nothing remembered, nothing retried; the forward for the shapes is dead code."""
+    _refuse_inputs(request, wanted)
+    request.scripted = not compiling()
+    with torch.no_grad():
+        request.evaluate(*(leaf.detach() for leaf in request.leaves))
+    plan = _planned(request, wanted, False, independence.TRACED)
+    return _attempt(_followable(plan, request), request, None, None)
+
+
+def _followable(plan: Plan, request: Request) -> Plan:
+    """Without Taylor where it cannot be verified (under ``torch.compile`` and ``vmap``), but for plain layers."""
+    verified = plan.settled or not (request.traced or inside_vmap())
+    if verified or request.options.method != "auto" or getattr(request.function, "of_plain_layers", False):
+        return plan
+    return replace(plan, attempts=tuple(attempt for attempt in plan.attempts if attempt.route != "taylor"))
+
+
+def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None) -> Outcome:
+    attempt = plan.attempts[0]
+    if attempt.route == "autograd" and inside_transform():
+        raise UnsupportedOperationError("torch.autograd.grad cannot run inside another torch.func transform")
+    if attempt.route == "autograd" and any(map(is_dual, request.leaves)):
+        raise UnsupportedOperationError("torch.autograd.grad forgets the tangents of forward mode")
+    inputs, outputs, leaves = plan.inputs, plan.output_rows, request.leaves
+    if limit is not None and plan.indices is None:
+        inputs, outputs = Rows(inputs.shapes, limit), Rows(outputs.shapes, limit)
+    make = plan.wanted.entries
+    entries = (
+        {}
+        if make is None
+        else {(m, k): make(Pair(request.batch, outputs.shapes[m], inputs.shapes[k], leaves[k])) for m, k in plan.pairs}
+    )
+    task = Task(
+        request.evaluate,
+        leaves,
+        request.batch,
+        inputs,
+        outputs,
+        entries,
+        request.options.chunk_size,
+        attempt.vectorised,
+        draw,
+        not plan.settled and not request.traced and not inside_vmap(),
+        differentiated_again(),
+        request.options.return_value,
+        plan.wanted.order,
+        request.traced,
+        not request.traced and not getattr(request.function, "alone", False),
+        plan.indices,
+    )
+    route = ROUTES[attempt.route]
+    results: dict[Any, torch.Tensor]
+    if plan.indices is not None:
+        evaluation, results = route.partials(task), task.derivatives
+    else:
+        evaluation = route.first_order(task) if plan.wanted.order == 1 else route.second_order(task)
+        results = {} if limit is not None else {pair: entry.result() for pair, entry in entries.items()}
+    undifferentiable = attempt.route == "autograd" and (plan.undifferentiable or evaluation.undifferentiable)
+    if undifferentiable:
+        results = {pair: value_only(result, evaluation.outputs) for pair, result in results.items()}
+    if not plan.settled and not request.traced:
+        plan = replace(
+            plan,
+            settled=True,
+            undifferentiable=undifferentiable,
+            scripted=request.scripted,
+            notes=evaluation.notes,
+        )
+    return Outcome(plan, results, evaluation)
