@@ -13,6 +13,7 @@ import optree
 import torch
 
 from .. import caches
+from ..levels import compiling
 from ..linear import pullback, pushforward
 from ..operations import corrected
 from ..rng import Draw
@@ -60,21 +61,26 @@ def name_of(function: Any) -> str:
     return name
 
 
+def _in_place(name: str) -> bool:
+    return name.endswith("_") and not name.endswith("__")
+
+
 WRITING = frozenset(
     [
         "__setitem__",
         "__set__",
         *(f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "div", "mod", "pow", "matmul")),
         *(f"__i{name}__" for name in ("and", "or", "xor", "lshift", "rshift")),
+        *(name for place in (torch, torch.Tensor, torch.nn.functional) for name in dir(place) if _in_place(name)),
     ]
 )
-"""Methods that change their tensor, beside those whose names end in an underscore."""
+"""Methods that change their tensor; those with an underscore at the end, because Dynamo cannot ask how a name ends."""
 
 
 def writes(function: Any, kwargs: dict[str, Any]) -> bool:
     """Whether an operation changes its first argument, or writes into ``out``."""
     name = name_of(function)
-    return (name.endswith("_") and not name.endswith("__")) or name in WRITING or kwargs.get("out") is not None
+    return name in WRITING or kwargs.get("out") is not None or (not compiling() and _in_place(name))
 
 
 def refuse_writing(function: Any, kwargs: dict[str, Any]) -> None:
