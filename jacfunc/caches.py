@@ -95,6 +95,18 @@ SAMPLE_BYTES = Memory()
 COMPILED = Memory()
 """Transforms under ``torch.compile``, by function and signature (``compiled.py``)."""
 
+LATEST: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+"""The last of them that a transform called, and for arguments of which kind."""
+
+
+class Settled(threading.local):
+    """Whether what this thread calls is compiled already, or not to be called (``compiled.py``)."""
+
+    only = False
+
+
+SETTLED = Settled()
+
 
 class Around(threading.local):
     """What surrounds the evaluations of this thread, innermost last (``recomputing.py``)."""
@@ -135,6 +147,8 @@ CHECKS = itertools.count()
 
 RULES: dict[Any, tuple[Any, bool]] = {}
 """The rule of each operation of the Taylor route, and whether it keeps a frame (``jet/registry.py``)."""
+RULES_ENTERED = Count()
+"""How often that table was added to, by which what was compiled by it is known to be of old."""
 
 BATCHED: dict[Any, bool] = {}
 """Whether the derivative of an operation without a rule works under ``vmap`` (``jet/fallback.py``)."""

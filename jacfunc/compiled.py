@@ -1,12 +1,16 @@
 """``compile=True``: a transform under ``torch.compile``, compiled once for a function and a kind of arguments.
 
 Which route is compiled, whether samples are independent, and that the compiled numbers are the eager ones is found out
-at the first call; what a call does is in ``transforms.py`` and ``run.py``, which ``torch.compile`` traces.
+at the first call; what a call does is in ``transforms.py`` and ``run.py``, which ``torch.compile`` traces.  Later calls
+of a module for arguments of the same shapes ask the guards of Dynamo alone, and look again where something has changed.
 """
 
 from __future__ import annotations
 
+import re
+import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +20,7 @@ from torch._dynamo.exc import TorchDynamoException
 from . import caches, trees
 from .closeness import agree
 from .errors import UnsupportedOperationError
+from .functional import FunctionalModule
 from .levels import differentiated_again, inside_transform
 from .options import METHODS
 from .request import Request, requested
@@ -28,6 +33,42 @@ def call_compiled(transform: Transform, args: tuple[Any, ...], kwargs: dict[str,
     """The result of a transform for these arguments, compiled; eager inside of ``torch.func``, which takes no other."""
     if inside_transform():
         return _eager(transform)(*args, **kwargs)
+    if not isinstance(transform.transformed, FunctionalModule):
+        return _looked_at(transform, args, kwargs)[1]
+    kind = _kind(transform.transformed, args, kwargs)
+    known, latest = caches.LATEST.get(transform, (None, None))
+    call: Call | None = latest() if known == kind else None
+    if call is not None:
+        with suppress(TorchDynamoException):
+            return _as_it_is(call, args, kwargs)
+    call, result = _looked_at(transform, args, kwargs)
+    if call is not None:
+        caches.LATEST[transform] = (kind, weakref.ref(call))  # which refers to what the transform is of
+    return result
+
+
+def _kind(f: FunctionalModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[object, ...]:
+    """What later calls must share with the one that was looked at: what Dynamo does not ask, or would compile for."""
+    shapes = [argument.shape if isinstance(argument, torch.Tensor) else type(argument) for argument in args]
+    return (caches.RULES_ENTERED.number, torch.is_inference_mode_enabled(), f.shape(), tuple(kwargs), *shapes)
+
+
+def _as_it_is(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result without compiling; if Dynamo would, something that was looked at has changed, and it raises."""
+    settled = caches.SETTLED
+    settled.only = True
+    try:
+        return call(*args, **kwargs)
+    finally:
+        settled.only = False
+
+
+class _ChangedError(Exception):
+    """What is called was compiled for something else."""
+
+
+def _looked_at(transform: Transform, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call | None, Any]:
+    """What is called for these arguments, if it can be remembered, and its result."""
     if not torch.is_inference_mode_enabled():
         request = Request(transform.transformed, transform.options, args, kwargs)
         if not request.inference:
@@ -36,15 +77,17 @@ def call_compiled(transform: Transform, args: tuple[Any, ...], kwargs: dict[str,
         return _called(transform, request)
 
 
-def _called(transform: Transform, request: Request) -> Any:
+def _called(transform: Transform, request: Request) -> tuple[Call | None, Any]:
     key, signature = request.captured.key, _signature(transform, request)
     known: Call | None = caches.COMPILED.get(key, signature)
     if known is not None:
-        return known(*request.args, **request.kwargs)
+        with suppress(TorchDynamoException):  # of what cannot be traced any more, or is refused: by its own words below
+            return known, known(*request.args, **request.kwargs)
     call, result = _compiled(_eager(transform), request)
-    if request.captured.rememberable:
-        caches.COMPILED.put(key, request.captured.parts, signature, call)
-    return result
+    if not request.captured.rememberable:
+        return None, result
+    caches.COMPILED.put(key, request.captured.parts, signature, call)
+    return call, result
 
 
 def _eager(transform: Transform) -> Transform:
@@ -52,8 +95,8 @@ def _eager(transform: Transform) -> Transform:
 
 
 def _signature(transform: Transform, request: Request) -> tuple[object, ...]:
-    options = transform.options
-    return (transform.wanted.identity, options.planned, options.return_value, request.signature, differentiated_again())
+    options, surroundings = transform.options, (differentiated_again(), caches.RULES_ENTERED.number)
+    return (transform.wanted.identity, options.planned, options.return_value, request.signature, *surroundings)
 
 
 def _compiled(eager: Transform, request: Request) -> tuple[Call, Any]:
@@ -84,17 +127,39 @@ def _traced(transform: Transform) -> Call:
     def call(*args: Any, **kwargs: Any) -> Any:
         return transform(*args, **kwargs)
 
+    adapted = isinstance(transform.transformed, FunctionalModule)
     # Code of its own: torch.compile counts how often a code is compiled, for all functions made here together.
     call.__code__ = call.__code__.replace()
-    return torch.compile(call, fullgraph=True, options={"guard_filter_fn": _needed})
+    return torch.compile(call, fullgraph=True, options={"guard_filter_fn": _needed(adapted)})
 
 
-def _needed(guards: Sequence[Any]) -> list[bool]:
-    """Which guards of Dynamo's to keep: not those for what this package's own modules consist of, half of them all.
+def _needed(adapted: bool) -> Callable[[Sequence[Any]], list[bool]]:
+    """Which guards of Dynamo's to keep: not those for what nobody changes, two thirds of them all.
 
-    Rules may be registered, so their table is watched.
+    That is what the modules of this package (but for the rules, which are counted) and the private ones of torch
+    consist of, the builtins, and the transform itself, which is frozen.  Of an ``adapted`` module it is the adapter,
+    and how its layers are put together, which is part of what a call is remembered by.
     """
-    return ["__import_jacfunc" not in guard.name or "RULES" in guard.name for guard in guards]
+    ours = re.compile(f"{_OURS}|{_ADAPTER}" if adapted else _OURS)
+
+    def needed(guards: Sequence[Any]) -> list[bool]:
+        if caches.SETTLED.only:
+            raise _ChangedError
+        return [ours.search(f"{guard.name} {guard.guard_type}") is None for guard in guards]
+
+    return needed
+
+
+_OURS = (
+    r"__import_(jacfunc|torch_dot__)|__builtins_dict__|___unnamed_scope"  # of modules, and of what makes a named tuple
+    r"|^(dict\()?(type\()?transform\b(?!\.transformed\b)"
+)
+_ADAPTER = (
+    r"^(dict\()?type\(transform\.transformed\)"
+    r"|^transform\.transformed(\._layers(\.steps(\[\d+\](\.__closure__\[\d+\]\.cell_contents)?)?)?)? "
+    r"|^transform\.transformed\._layers\.modules.*"
+    r"( (EMPTY_NN_MODULE_HOOKS_DICT|DICT_KEYS_MATCH|SEQUENCE_LENGTH|TYPE_MATCH)|\[2\]\[\d+\] CONSTANT_MATCH)$"
+)
 
 
 def _close(found: Any, truth: Any) -> bool:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
+from torch.autograd import forward_ad
 
 from jacfunc import batch_jac, caches, compiled, diag_jac, divergence, hess_diag, laplacian, make_functional
-from jacfunc.errors import ArgumentTypeError, CoupledSamplesError, ShapeError, UnsupportedOperationError
+from jacfunc.errors import (
+    ArgumentTypeError,
+    CoupledSamplesError,
+    ParametersError,
+    ShapeError,
+    UnsupportedOperationError,
+)
 
 double = torch.float64
 TRANSFORMS = [diag_jac, batch_jac, divergence, hess_diag, laplacian]
@@ -104,6 +112,117 @@ def test_inside_of_torch_func_it_is_eager(counter):
             outer(lambda x: diag_jac(f, compile=True)(params, x)), outer(lambda x: diag_jac(f)(params, x))
         )
     assert counter.frame_count == 0
+
+
+# -------------------------------------------------------------------- later calls, which only the guards look at
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """How often a call was looked at."""
+    seen, looked_at = [], compiled._looked_at
+    monkeypatch.setattr(compiled, "_looked_at", lambda *args: (seen.append(1), looked_at(*args))[1])
+    return seen
+
+
+def test_later_calls_are_not_looked_at(counter, looks):
+    f, params = make_functional(net())
+    fast, x = diag_jac(f, compile=True), torch.randn(5, 3, dtype=double)
+    for _ in range(3):
+        x = torch.randn(5, 3, dtype=double)
+        torch.testing.assert_close(fast(params, x), diag_jac(f)(params, x))
+        with torch.no_grad():
+            next(iter(params.values())).mul_(1.5)
+    others = {name: torch.randn_like(value, requires_grad=True) for name, value in params.items()}
+    assert len(looks) == counter.frame_count == 1
+    torch.testing.assert_close(fast(others, x), diag_jac(f)(others, x))
+    torch.testing.assert_close(fast(params, x), diag_jac(f)(params, x))
+
+
+@pytest.mark.parametrize("change", ["number", "coupled", "layer", "activation", "hook", "forward", "rule", "frozen"])
+def test_what_has_changed_is_looked_at_again(counter, looks, monkeypatch, change):
+    module = net()
+    scale, mean = 2.0, False
+
+    def g(x):
+        y = module(x) * scale
+        return y - y.mean(0) if mean else y
+
+    adapted, params = make_functional(module)
+    own = change in ("number", "coupled")
+    f, args = (g, ()) if own else (adapted, (params,))
+    fast, x = diag_jac(f, compile=True), torch.randn(5, 3, dtype=double)
+    fast(*args, x)
+    fast(*args, x)
+    assert len(looks) == (2 if own else 1)
+    if change == "number":
+        scale = 3.0
+    if change == "coupled":
+        mean = True
+        with pytest.raises(CoupledSamplesError):
+            fast(x)
+        return
+    if change == "layer":
+        module[0] = nn.Linear(3, 8).double()
+        args = (make_functional(module)[1],)
+    if change == "activation":
+        module[1] = nn.Sigmoid()
+    if change == "hook":
+        module[1].register_forward_hook(lambda *args: 2 * args[-1])
+    if change == "forward":
+        module[1].forward = torch.sin
+    if change == "frozen":
+        for value in params.values():
+            value.requires_grad_(False)
+    if change == "rule":
+        monkeypatch.setattr(caches.RULES_ENTERED, "number", caches.RULES_ENTERED.number + 1)
+    found, truth = fast(*args, x), diag_jac(f)(*args, x)
+    torch.testing.assert_close(found, truth)
+    assert found.requires_grad == truth.requires_grad
+    assert len(looks) == (3 if own else 2)
+
+
+def test_bad_arguments_are_refused_by_later_calls_too(counter):
+    f, params = make_functional(net())
+    fast, x = diag_jac(f, compile=True), torch.randn(5, 3, dtype=double)
+    for _ in range(2):
+        fast(params, x)
+        with pytest.raises(ParametersError, match="lacks the key"):
+            fast({name: value for name, value in params.items() if name != "0.bias"}, x)
+        with pytest.raises(ParametersError, match="shape"):
+            fast({**params, "0.bias": torch.zeros(3, dtype=double)}, x)
+        with pytest.raises(ParametersError, match="shape"):  # which the derivative does not depend on
+            fast({**params, "3.bias": torch.zeros(4, dtype=double)}, x)
+        with pytest.raises(ArgumentTypeError):
+            fast(params, x.long())
+
+
+def test_other_modes_and_levels_after_a_call_that_was_looked_at(counter):
+    f, params = make_functional(net())
+    fast, x = diag_jac(f, compile=True), torch.randn(5, 3, dtype=double)
+    truth = diag_jac(f)(params, x)
+    for _ in range(2):
+        assert fast(params, x).requires_grad
+        for mode in (torch.no_grad, torch.inference_mode):
+            with mode():
+                found = fast(params, x)
+                assert not found.requires_grad
+                torch.testing.assert_close(found, truth.detach())
+        outer = [torch.func.jacrev(lambda x, by=by: by(params, x))(x) for by in (fast, diag_jac(f))]
+        torch.testing.assert_close(*outer)
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(x, torch.ones_like(x))
+            tangents = [forward_ad.unpack_dual(by(params, dual)).tangent for by in (fast, diag_jac(f))]
+        torch.testing.assert_close(*tangents)
+
+
+def test_in_threads(counter):
+    f, params = make_functional(net())
+    fast = diag_jac(f, compile=True)
+    xs = [torch.randn(5, 3, dtype=double) for _ in range(24)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda x: fast(params, x), xs))
+    torch.testing.assert_close(found, [diag_jac(f)(params, x) for x in xs])
 
 
 def test_a_changed_module_is_compiled_anew(counter):

@@ -29,6 +29,7 @@ def add(rule: Rule, *functions: Any, keeps_frame: bool = False) -> None:
 
     ``keeps_frame``: it leaves the first axis in front, so that rows may be relative to a narrow layer.
     """
+    caches.RULES_ENTERED.number += 1
     for function in functions:
         caches.RULES[function] = (rule, keeps_frame)
         for in_place in _in_place_forms(function):

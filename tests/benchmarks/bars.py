@@ -10,7 +10,7 @@ from .ours import BLOCKS, FORCED, OURS, PLAIN
 from .results import Entry, Found, Run, ratios, spread
 from .workloads import WORKLOADS, Workload
 
-# Of ours a bar takes the fastest too, whole or in blocks: ``OURS`` is the family of both.
+# Of ours a bar takes the fastest too, whole or in blocks, by torch.compile or compile=True: ``OURS`` is their family.
 STEP_PEERS = ("torch.func", "torch.autograd", "DeepXDE")
 BEST_PEERS = (*STEP_PEERS, "folx", "JAX")
 """omnibias-torch takes a list of layers and no function: it has bars of its own."""

@@ -22,6 +22,7 @@ Residual = Callable[[Any, torch.Tensor], torch.Tensor]
 
 OURS, PLAIN = "jacfunc", "plain forward"
 BLOCKS = "jacfunc, in blocks"
+BY_OPTION = "jacfunc, compile=True"
 SUMMED = "jacfunc, by laplacian"
 FORCED = "jacfunc, method"
 LEAST = {DIAGONAL: 256, LAPLACIAN: 64}
@@ -47,6 +48,12 @@ def _no_blocks(problem: Problem) -> str:
 
 def _compiled(problem: Problem) -> Running:
     return _compiled_with(problem, None)
+
+
+def _compiled_by_option(problem: Problem) -> Running:
+    f, params = make_functional(problem.net)
+    derivative = TRANSFORMS[problem.workload.kind](f, compile=True)
+    return Local(problem, lambda x: derivative(params, x))
 
 
 def _compiled_in_blocks(problem: Problem) -> Running:
@@ -98,6 +105,7 @@ def _plain(problem: Problem) -> Running:
 CONTENDERS = [
     Contender(OURS, OURS, KINDS, _eager, common=True),
     Contender(OURS, OURS, KINDS, _compiled, compiled=True, common=True),
+    Contender(BY_OPTION, OURS, KINDS, _compiled_by_option, compiled=True),
     Contender(BLOCKS, OURS, (DIAGONAL,), _in_blocks, heavy=_no_blocks),
     Contender(BLOCKS, OURS, (LAPLACIAN,), _compiled_in_blocks, compiled=True, heavy=_no_blocks),
 ]
