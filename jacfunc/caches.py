@@ -95,8 +95,8 @@ SAMPLE_BYTES = Memory()
 COMPILED = Memory()
 """Transforms under ``torch.compile``, by function and signature (``compiled.py``)."""
 
-LATEST: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
-"""The last of them that a transform called, and for arguments of which kind."""
+SETTLED_CALLS: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+"""Which of them a transform calls for which kind of arguments; weakly, for they refer to what it is of."""
 
 
 class Settled(threading.local):

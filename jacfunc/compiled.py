@@ -33,24 +33,45 @@ def call_compiled(transform: Transform, args: tuple[Any, ...], kwargs: dict[str,
     """The result of a transform for these arguments, compiled; eager inside of ``torch.func``, which takes no other."""
     if inside_transform():
         return _eager(transform)(*args, **kwargs)
-    if not isinstance(transform.transformed, FunctionalModule):
-        return _looked_at(transform, args, kwargs)[1]
     kind = _kind(transform.transformed, args, kwargs)
-    known, latest = caches.LATEST.get(transform, (None, None))
-    call: Call | None = latest() if known == kind else None
+    if kind is None:
+        return _looked_at(transform, args, kwargs)[1]
+    settled = caches.SETTLED_CALLS.setdefault(transform, {})
+    known = settled.get(kind, _unknown)
+    call: Call | None = known()
     if call is not None:
         with suppress(TorchDynamoException):
             return _as_it_is(call, args, kwargs)
-    call, result = _looked_at(transform, args, kwargs)
-    if call is not None:
-        caches.LATEST[transform] = (kind, weakref.ref(call))  # which refers to what the transform is of
+    found, result = _looked_at(transform, args, kwargs)
+    if found is not None and known is not _unclear:
+        settled[kind] = weakref.ref(found) if call is None or call is found else _unclear
+        if len(settled) > caches.MAX_SIGNATURES:
+            del settled[next(iter(settled))]
     return result
 
 
-def _kind(f: FunctionalModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[object, ...]:
-    """What later calls must share with the one that was looked at: what Dynamo does not ask, or would compile for."""
-    shapes = [argument.shape if isinstance(argument, torch.Tensor) else type(argument) for argument in args]
-    return (caches.RULES_ENTERED.number, torch.is_inference_mode_enabled(), f.shape(), tuple(kwargs), *shapes)
+def _unknown() -> None:
+    """In place of the reference to a call: of a kind that is new."""
+
+
+def _unclear() -> None:
+    """The same for a kind that turned out to be two: each would be traced in vain for the other, time and again."""
+
+
+def _kind(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[object, ...] | None:
+    """What tells calls apart, as quickly as may be; None where that takes as long as looking.
+
+    That is what Dynamo does not ask (hooks among it), and what another compilation is looked up by.
+    """
+    if type(f) is not FunctionalModule or kwargs:
+        return None
+    kind: list[object] = [caches.RULES_ENTERED.number, f.shape()]
+    kind += [torch.is_grad_enabled(), torch.is_inference_mode_enabled()]
+    for argument in args[f.state_arguments :]:
+        if type(argument) is not torch.Tensor:
+            return None
+        kind += (argument.shape, argument.dtype, argument.device)
+    return tuple(kind)
 
 
 def _as_it_is(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

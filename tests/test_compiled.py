@@ -182,6 +182,40 @@ def test_what_has_changed_is_looked_at_again(counter, looks, monkeypatch, change
     assert len(looks) == (3 if own else 2)
 
 
+def test_calls_that_alternate_are_each_looked_at_once(counter, looks):
+    f, params = make_functional(net())
+    fast, x = diag_jac(f, compile=True), torch.randn(5, 3, dtype=double)
+    frozen = {name: value.detach().clone() for name, value in params.items()}
+    single = {name: value.float() for name, value in frozen.items()}
+    for _ in range(3):
+        fast(params, x)
+        fast(frozen, x)
+        fast(single, x.float())
+        fast(params, x[:2])
+        with torch.no_grad():
+            fast(params, x)
+    traced = counter.frame_count
+    assert len(looks) <= traced
+    for _ in range(3):
+        fast(frozen, x)
+        fast(params, x)
+        fast(single, x.float())
+    assert counter.frame_count == traced
+    assert len(looks) <= traced
+
+
+def test_one_kind_that_turns_out_to_be_two_is_looked_at_each_time(counter, looks, monkeypatch):
+    f, params = make_functional(net())
+    fast, x = diag_jac(f, compile=True), torch.randn(5, 3, dtype=double)
+    single = {name: value.detach().float() for name, value in params.items()}
+    monkeypatch.setattr(compiled, "_kind", lambda f, args, kwargs: (len(args),))
+    for _ in range(4):
+        for state, points in ((params, x), (single, x.float())):
+            torch.testing.assert_close(fast(state, points), diag_jac(f)(state, points))
+    assert len(looks) == 8
+    assert counter.frame_count == 3  # one in vain
+
+
 def test_bad_arguments_are_refused_by_later_calls_too(counter):
     f, params = make_functional(net())
     fast, x = diag_jac(f, compile=True), torch.randn(5, 3, dtype=double)
