@@ -10,6 +10,8 @@ from .results import Entry, Run
 
 AXES = {"samples": "samples N", "input": "input dimension d", "width": "width", "depth": "hidden layers"}
 QUANTITIES = {"time": "ms", "memory": "peak memory, MiB"}
+KEEPING = ("JAX", "folx")
+"""Families by XLA, which keeps memory for later calls: what one of those adds, sometimes nothing, is no curve."""
 
 Curve = list[tuple[int, Entry]]
 
@@ -29,7 +31,7 @@ def quantity(curve: Curve, name: str) -> list[tuple[int, float]]:
     """The points of a curve that have a time in ms, or a peak memory in MiB."""
     if name == "time":
         return sorted((point, 1e3 * entry.seconds) for point, entry in curve)
-    return sorted((point, entry.peak / 2**20) for point, entry in curve if entry.peak)
+    return sorted((point, entry.peak / 2**20) for point, entry in curve if entry.peak and entry.family not in KEEPING)
 
 
 def known(curves: dict[str, dict[str, Curve]]) -> list[str]:

@@ -54,7 +54,8 @@ is in the tables, with the reason.
 
 {_disturbed(run)}
 
-**Memory** is what one call, not the first, adds to its process at its peak, in a process of its own.
+**Memory** is what one call, not the first, adds to its process at its peak, in a process of its own. For JAX and folx that
+is too little: XLA keeps memory of earlier calls for later ones, so how theirs grows is not shown.
 """
 
 

@@ -19,7 +19,7 @@ from .__main__ import main
 from .bars import BARS, COMPILED, EAGER, Bar, told, verdicts
 from .contender import Contender, Local, Running
 from .cuda import floor, on_device
-from .growth import exponent
+from .growth import exponent, quantity
 from .harness import Late, Settings, _limit, measured
 from .ours import BLOCKS, CONTENDERS, FEW, FORWARD, OURS, PLAIN
 from .page import page, text
@@ -254,3 +254,12 @@ def test_floor() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_device() -> None:
     assert len(on_device(TINY[:1], lambda text: None)) == 9
+
+
+def test_what_xla_adds_to_memory_it_kept_is_no_curve():
+    curves = {
+        name: [(n, Entry(name, name, COMPILED, [1.0], peak=2**20)) for n in (1, 2)] for name in (OURS, "JAX", "folx")
+    }
+    assert quantity(curves[OURS], "memory") == [(1, 1.0), (2, 1.0)]
+    assert quantity(curves["JAX"], "memory") == quantity(curves["folx"], "memory") == []
+    assert quantity(curves["JAX"], "time") == [(1, 1e3), (2, 1e3)]
