@@ -21,18 +21,23 @@ class OldStyle(torch.autograd.Function):
         return g * ctx.saved_tensors[0].cos()
 
 
-class OnlyOnce(torch.autograd.Function):
-    """A backward that torch.func silently takes for a constant."""
+class Saving(torch.autograd.Function):
+    """One whose formulas need its inputs."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x):
-        return x.sin()
-
-    @staticmethod
     def setup_context(ctx, inputs, output):
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+
+class OnlyOnce(Saving):
+    """A backward that torch.func silently takes for a constant."""
+
+    @staticmethod
+    def forward(x):
+        return x.sin()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -48,11 +53,6 @@ class Detaching(OnlyOnce):
 
 class Dual(OnlyOnce):
     """The same with a forward formula."""
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def jvp(ctx, t):
