@@ -121,7 +121,7 @@ def test_compiled_small_layers_and_nested_levels_stay_linear(convolving):
 def test_the_operators_keep_what_torch_asks_of_operators(convolving):
     rows, weight, _ = _operands((90, 64), 64)
     torch.library.opcheck(gemm.product, (rows, weight))
-    torch.library.opcheck(gemm.outer_product, (rows.detach(), rows.detach()))
+    torch.library.opcheck(gemm.outer_product, (rows.detach(), rows.detach(), weight.detach()))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
+from ..levels import compiling
 from . import fused
+from .activated import Activated
 from .frame import Frame
 from .jet import Coefficients, Jet
 
@@ -126,13 +128,13 @@ def elementwise(
     function: Callable[..., Tensor],
     derivatives: Derivatives,
     kernel: Callable[[Tensor, Tensor], Tensor] | None = None,
-    quadratic: tuple[float, float, float] | None = None,
+    quadratic: fused.Quadratic | None = None,
     smooth: bool = False,
 ) -> Callable[..., Any]:
     """The rule of an elementwise function of one tensor; ``kernel(rows, y)`` does the first order at once.
 
     ``smooth``: its derivatives are tensors of its dtype, however high the order that is asked for, so that its rows may
-    be one node of a graph, which needs one order more; ``quadratic`` are a, b, c where ``g' = a + b g + c g^2``.
+    be one node of a graph, which needs one order more; ``quadratic`` are a and b where ``g' = a + b g - g^2``.
     """
     whole = fused.Elementwise(function, derivatives, composed, _multiplied, quadratic)
 
@@ -148,8 +150,12 @@ def elementwise(
                 rows = frame.propagation.times(kernel(torch.ones_like(y), y), rows)
             elif rows is not None:
                 rows = kernel(rows, y)
-            return Jet(y, (rows,), frame)
-        return Jet(y, composed(input, derivatives(value, y, order)), frame)
+            result = Jet(y, (rows,), frame)
+        else:
+            result = Jet(y, composed(input, derivatives(value, y, order)), frame)
+        if smooth and frame.propagation.traced and compiling() and fused.recorded(input):
+            result.activated = Activated(whole, input)
+        return result
 
     return rule
 

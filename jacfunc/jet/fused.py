@@ -24,7 +24,7 @@ from .layout import Layout
 
 Tensor = torch.Tensor
 Rows = list[Tensor | None]
-Quadratic = tuple[float, float, float]
+Quadratic = tuple[int, int]
 Composed = Callable[[Jet, Sequence[Any]], Coefficients]
 
 
@@ -32,7 +32,7 @@ Composed = Callable[[Jet, Sequence[Any]], Coefficients]
 class Elementwise:
     """An elementwise function: itself, its derivatives, the formula that its rows have otherwise, and products of jets.
 
-    ``quadratic`` are a, b, c where ``g' = a + b g + c g^2``.
+    ``quadratic`` are a and b where ``g' = a + b g - g^2``, 0 or 1, which Dynamo takes for constants.
     """
 
     function: Callable[..., Tensor]
@@ -45,9 +45,14 @@ class Elementwise:
 def fits(jet: Jet) -> bool:
     """Whether a graph is recorded of this jet by autograd and by nothing else."""
     frame = jet.frame
-    if frame.layout.order == 1 or frame.metric is not None or frame.propagation.traced or jet.value.is_complex():
+    return frame.layout.order > 1 and not frame.propagation.traced and recorded(jet)
+
+
+def recorded(jet: Jet) -> bool:
+    """Whether a graph is recorded of this jet by autograd and by nothing else, whatever its order."""
+    if jet.frame.metric is not None or jet.value.is_complex() or not torch.is_grad_enabled():
         return False
-    if not torch.is_grad_enabled() or inside_transform() or forward_ad._current_level >= 0:
+    if inside_transform() or forward_ad._current_level >= 0:
         return False
     return jet.value.requires_grad or any(rows is not None and rows.requires_grad for rows in jet.coefficients)
 
@@ -106,31 +111,29 @@ def _slopes(elementwise: Elementwise, frame: Frame, value: Tensor, y: Tensor, x:
 
 @dataclass(frozen=True)
 class _Quadratic:
-    """``g' = a + b g + c g^2`` at a value: itself, and its own slope ``b + 2 c g`` as ``scale * factor``."""
+    """``g' = a + b g - g^2`` at a value: itself, and its own slope ``b - 2 g`` as ``scale * factor``."""
 
     slope: Tensor
     factor: Tensor
     scale: float
-    c: float
 
     @classmethod
     def of(cls, quadratic: Quadratic, y: Tensor) -> _Quadratic:
-        a, b, c = quadratic
+        a, b = quadratic
         constant = y.new_full((), a)
         if b == 0:
-            return cls(torch.addcmul(constant, y, y, value=c), y, 2 * c, c)
-        return cls(torch.addcmul(constant, y, (c * y).add_(b)), (2 * c * y).add_(b), 1.0, c)
+            return cls(torch.addcmul(constant, y, y, value=-1), y, -2.0)
+        return cls(torch.addcmul(constant, y, (-y).add_(b)), (-2 * y).add_(b), 1.0)
 
     def rows(self, layout: Layout, z: Sequence[Tensor | None], n: int) -> Tensor | None:
         """Those of order n of ``g'(x)``, without the scale."""
         own = z[n - 1]
         total = None if own is None else own * self.factor
-        if self.c:
-            for p in range(1, (n - 1) // 2 + 1):
-                total = _accumulated(layout, p, n - p, total, z[p - 1], z[n - p - 1], 2 * self.c / self.scale)
-            if n % 2 == 0:
-                half = z[n // 2 - 1]
-                total = _accumulated(layout, n // 2, n // 2, total, half, half, self.c / self.scale)
+        for p in range(1, (n - 1) // 2 + 1):
+            total = _accumulated(layout, p, n - p, total, z[p - 1], z[n - p - 1], -2 / self.scale)
+        if n % 2 == 0:
+            half = z[n // 2 - 1]
+            total = _accumulated(layout, n // 2, n // 2, total, half, half, -1 / self.scale)
         return total
 
 
@@ -240,13 +243,13 @@ def _by_result(
 ) -> list[Tensor | None]:
     """The same where ``g'`` is a quadratic of the result: the transpose of ``dz = g'(x) dx``, by its own gradient."""
     assert elementwise.quadratic is not None
-    a, b, c = elementwise.quadratic
+    a, b = elementwise.quadratic
     y, *rows = z
     assert y is not None
     square = elementwise.product(Jet(y, tuple(rows), frame), Jet(y, tuple(rows), frame))
     pairs = zip(rows, square.coefficients, strict=True)
-    slope_rows = [None if one is None else b * one + (0 if two is None else c * two) for one, two in pairs]
-    slope = Jet(a + b * y + c * square.value, tuple(slope_rows), frame)
+    slope_rows = [None if one is None else b * one - (0 if two is None else two) for one, two in pairs]
+    slope = Jet(a + b * y - square.value, tuple(slope_rows), frame)
     moved = [None if shape is None else y.new_zeros(shape).requires_grad_() for shape in shapes]
     assert moved[0] is not None
     result = elementwise.product(slope, Jet(moved[0], tuple(moved[1:]), frame))

@@ -22,6 +22,8 @@ FEWEST_PRODUCTS, SMALLEST_RESULT = 6_000_000, 2**19
 """Products of two numbers, or entries of the result, from which on a convolution saves more than it costs to begin."""
 NARROWEST, NARROWEST_COMPILED = 16, 32
 """Columns of the result from which on that holds, and columns and rows of the weight under ``torch.compile``."""
+DOMINANT = 4
+"""How many times as many rows as all others have the ones that these are multiplied with, under ``torch.compile``."""
 
 
 def _faster() -> bool:
@@ -97,9 +99,38 @@ def _shifted(product: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _compiled(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if min(weight.shape) < NARROWEST_COMPILED or not _single(rows, weight) or inside_transform():
+    if not by_operator(rows, weight):
         return F.linear(rows, weight, bias)
-    return _shifted(torch.ops.jacfunc.product(rows, weight), bias)
+    return _shifted(multiplied(rows, weight), bias)
+
+
+def by_operator(rows: Tensor, weight: Tensor) -> bool:
+    """Whether a product is left to the operators below while ``torch.compile`` traces."""
+    return FASTER and min(weight.shape) >= NARROWEST_COMPILED and _single(rows, weight) and not inside_transform()
+
+
+def multiplied(rows: Tensor, weight: Tensor) -> Tensor:
+    """``rows @ weight.T`` by an operator."""
+    result: Tensor = torch.ops.jacfunc.product(rows, weight)
+    return result
+
+
+def multiplied_outer(cotangents: Tensor, rows: Tensor, after: Tensor) -> Tensor:
+    """``cotangents.T @ rows`` by an operator, once ``after`` is known."""
+    result: Tensor = torch.ops.jacfunc.outer_product(cotangents, rows, after)
+    return result
+
+
+def put_together(stacks: list[Tensor]) -> list[Tensor]:
+    """Stacks of rows as one, where the others are small beside the largest: their products would take long to begin."""
+    sizes = [len(stack) for stack in stacks]
+    largest = max(sizes)
+    return [torch.cat(stacks)] if largest >= DOMINANT * (sum(sizes) - largest) else stacks
+
+
+def taken_apart(stacks: list[Tensor], sizes: tuple[int, ...]) -> list[Tensor]:
+    """The stacks of one row and then of so many rows each that were put together, or were not."""
+    return list(torch.split(stacks[0], [1, *sizes])) if len(stacks) == 1 else stacks
 
 
 @torch.library.custom_op("jacfunc::product", mutates_args=())
@@ -115,8 +146,8 @@ def _(rows: Tensor, weight: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("jacfunc::outer_product", mutates_args=())
-def outer_product(cotangents: Tensor, rows: Tensor) -> Tensor:
-    """``cotangents.T @ rows``, the gradient by the weight."""
+def outer_product(cotangents: Tensor, rows: Tensor, after: Tensor) -> Tensor:
+    """``cotangents.T @ rows``, the gradient by the weight, once ``after`` is known."""
     m, k = cotangents.shape[-1], rows.shape[-1]
     like = rows.new_empty((m, k))
     if not _large(rows, like):
@@ -128,7 +159,7 @@ def outer_product(cotangents: Tensor, rows: Tensor) -> Tensor:
 
 
 @outer_product.register_fake
-def _(cotangents: Tensor, rows: Tensor) -> Tensor:
+def _(cotangents: Tensor, rows: Tensor, after: Tensor) -> Tensor:
     return rows.new_empty((cotangents.shape[-1], rows.shape[-1]))
 
 
@@ -140,8 +171,8 @@ def _pulled_back(ctx: Any, cotangents: Tensor) -> tuple[Tensor | None, Tensor | 
     rows, weight = ctx.saved_tensors
     by_rows, by_weight = ctx.needs_input_grad
     return (
-        torch.ops.jacfunc.product(cotangents, weight.t()) if by_rows else None,
-        torch.ops.jacfunc.outer_product(cotangents, rows) if by_weight else None,
+        multiplied(cotangents, weight.t()) if by_rows else None,
+        multiplied_outer(cotangents, rows, rows) if by_weight else None,
     )
 
 

@@ -43,12 +43,23 @@ class Jet:
     the first of an input may be ``OneHot`` until somebody looks at it.
     ``kin`` are the jets that may be views of the same numbers, itself included, weakly: while another lives, none may
     change in place, but for ``x[i] += y``, where one is a view by an index of the other (``origin``).
+    ``activated`` is what it is the activation of, where a compiled graph may join that with the next linear layer.
     ``pending`` is a linear layer, ``(jet, weight, bias)``, only multiplied out when something needs it, by when neither
     may have changed in place (``versions``); or, with a jet for the weight, a view that changed in place and has to be
     written back before anything else.
     """
 
-    __slots__ = ("__weakref__", "_coefficients", "_frame", "_value", "kin", "origin", "pending", "versions")
+    __slots__ = (
+        "__weakref__",
+        "_coefficients",
+        "_frame",
+        "_value",
+        "activated",
+        "kin",
+        "origin",
+        "pending",
+        "versions",
+    )
 
     def __init__(self, value: Tensor | None, coefficients: Coefficients, frame: Frame) -> None:
         self._value = value
@@ -58,6 +69,7 @@ class Jet:
         self.kin: list[Any] | None = None
         self.origin: tuple[Jet, Any] | None = None
         self.versions: tuple[int, int] | None = None
+        self.activated: Any = None
 
     @classmethod
     def linear(cls, source: Jet, weight: Tensor, bias: Tensor | None) -> Jet:
@@ -65,7 +77,9 @@ class Jet:
         value = source.value  # once and for all: the source itself may change in place
         frame = source.frame
         jet = cls(None, (), frame)
-        jet.pending = (cls(value, source._coefficients, frame), weight, bias)
+        kept = cls(value, source._coefficients, frame)
+        kept.activated = source.activated
+        jet.pending = (kept, weight, bias)
         if not frame.propagation.traced:
             jet.versions = _versions(weight, bias)
         return jet
@@ -76,6 +90,8 @@ class Jet:
         if self.pending is not None:
             if type(self.pending[1]) is Jet:
                 self._multiply_out()
+            if self._value is None and compiling() and self._multiply_out_at_once():
+                return self._value  # type: ignore[return-value]
             if self._value is None:  # the rows may never be asked for
                 self.check_unchanged()
                 source, weight, bias = self.pending
@@ -117,12 +133,26 @@ class Jet:
             raise CannotFollowError("an operation in place on a view")
         if self._value is None:
             self._value = self.value
+            if self.pending is None:  # the rows were multiplied with it
+                return
         else:
             self.check_unchanged()
         self.pending = None
         self._frame = source.frame
         self._coefficients = tuple([multiplied(source, weight, rows) for rows in source._coefficients])
         _narrow(self, source, weight)
+
+    def _multiply_out_at_once(self) -> bool:
+        assert self.pending is not None
+        source, weight, bias = self.pending
+        found = _at_once(source, weight)
+        if found is None:
+            return False
+        value, self._coefficients = found
+        self.pending, self._frame = None, source.frame
+        self._value = value if bias is None else value + bias
+        _narrow(self, source, weight)
+        return True
 
     def like(self, value: Tensor, coefficients: Coefficients) -> Jet:
         """Another jet of the same frame."""
@@ -138,6 +168,7 @@ class Jet:
     def move(self, other: Jet) -> None:
         """Be the same numbers in another frame."""
         self._value, self._coefficients, self._frame = other.value, other.coefficients, other.frame
+        self.activated = None
 
     def become(self, other: Jet) -> Jet:
         """Be another jet from now on: what an operation in place does."""
@@ -302,6 +333,27 @@ def _versions(weight: Tensor, bias: Tensor | None) -> tuple[int, int]:
         return weight._version, 0 if bias is None else bias._version
     except RuntimeError:  # made in inference mode
         return 0, 0
+
+
+def _at_once(source: Jet, weight: Tensor) -> tuple[Tensor, Coefficients] | None:
+    """Value and rows of ``source`` times ``weight.T`` where one product, or one node of a graph, is for all of them."""
+    value, propagation = source.value, source.propagation
+    stacks = [value.unsqueeze(0)]
+    for rows in source._coefficients:
+        if rows is None or type(rows) is OneHot or propagation.is_identity(rows) or rows.shape[1:] != value.shape:
+            return None
+        stacks.append(rows)
+    if propagation.scale_of(stacks[1]) is not None or not gemm.by_operator(value, weight):
+        return None
+    if source.activated is not None:
+        found: tuple[Tensor, Coefficients] | None = source.activated.multiplied(weight)
+        if found is not None:
+            return found
+    together = gemm.put_together(stacks)
+    if len(together) > 1:
+        return None
+    product, *products = gemm.taken_apart([gemm.multiplied(together[0], weight)], source.frame.layout.sizes)
+    return product.squeeze(0), tuple(products)
 
 
 def multiplied(source: Jet, weight: Tensor, rows: Any) -> Tensor | None:

@@ -21,9 +21,6 @@ Tensor = torch.Tensor
 
 FEWEST = 2**16
 """Entries from which on oneDNN saves more than the copies cost."""
-SMALL = 0.625
-POLYNOMIAL = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
-"""``(tanh(x) - x) / x^3`` in ``x^2`` below that, from the highest power down."""
 
 
 def tanh(x: Tensor) -> Tensor:
@@ -70,11 +67,11 @@ def _by_onednn(x: Tensor) -> Tensor:
 
 
 def _formula(x: Tensor) -> Tensor:
-    """A polynomial near zero, an exponential away from it."""
+    """A polynomial near zero, for ``(tanh(x) - x) / x^3`` in ``x^2``, and an exponential away from it."""
+    # No named constants: for dynamic=True Dynamo would make inputs of them, which a function of autograd cannot have.
     square = x * x
-    polynomial: Any = POLYNOMIAL[0]
-    for coefficient in POLYNOMIAL[1:]:
-        polynomial = polynomial * square + coefficient
+    polynomial = (-5.70498872745e-3 * square + 2.06390887954e-2) * square - 5.37397155531e-2
+    polynomial = (polynomial * square + 1.33314422036e-1) * square - 3.33332819422e-1
     size = x.abs()
     away = 1 - 2 / (torch.exp(2 * size) + 1)
-    return torch.copysign(torch.where(size < SMALL, polynomial * square * size + size, away), x)
+    return torch.copysign(torch.where(size < 0.625, polynomial * square * size + size, away), x)

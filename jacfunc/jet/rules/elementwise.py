@@ -279,8 +279,8 @@ def _derivative(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 LISTS: dict[str, tuple[Any, ...]] = {
-    "tanh": (tanh, _tanh, torch.ops.aten.tanh_backward.default, (1.0, 0.0, -1.0)),
-    "sigmoid": (torch.sigmoid, _sigmoid, torch.ops.aten.sigmoid_backward.default, (0.0, 1.0, -1.0)),
+    "tanh": (tanh, _tanh, torch.ops.aten.tanh_backward.default, (1, 0)),
+    "sigmoid": (torch.sigmoid, _sigmoid, torch.ops.aten.sigmoid_backward.default, (0, 1)),
     "sin": (torch.sin, _sin),
     "cos": (torch.cos, _cos),
     "sinh": (torch.sinh, _sinh),
