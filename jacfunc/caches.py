@@ -145,6 +145,9 @@ PLAIN_COPIES: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 CHECKS = itertools.count()
 """Counts the checks of independence, so that each of them cuts the samples differently."""
 
+TRACED = itertools.count()
+"""Counts what ``compile=True`` gave to torch.compile, so that each has a name of its own."""
+
 RULES: dict[Any, tuple[Any, bool]] = {}
 """The rule of each operation of the Taylor route, and whether it keeps a frame (``jet/registry.py``)."""
 RULES_ENTERED = Count()

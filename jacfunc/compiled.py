@@ -149,8 +149,9 @@ def _traced(transform: Transform) -> Call:
         return transform(*args, **kwargs)
 
     adapted = isinstance(transform.transformed, FunctionalModule)
-    # Code of its own: torch.compile counts how often a code is compiled, for all functions made here together.
-    call.__code__ = call.__code__.replace()
+    # Code and a name of its own: torch.compile counts how often a code is compiled, and lets numbers vary that were not
+    # the same in all calls by a name, for all functions made here together.
+    call.__code__ = call.__code__.replace(co_name=f"call_{next(caches.TRACED)}")
     return torch.compile(call, fullgraph=True, options={"guard_filter_fn": _needed(adapted)})
 
 
@@ -179,7 +180,9 @@ _ADAPTER = (
     r"^(dict\()?type\(transform\.transformed\)"
     r"|^transform\.transformed(\._layers(\.steps(\[\d+\](\.__closure__\[\d+\]\.cell_contents)?)?)?)? "
     r"|^transform\.transformed\._layers\.modules.*"
-    r"( (EMPTY_NN_MODULE_HOOKS_DICT|DICT_KEYS_MATCH|SEQUENCE_LENGTH|TYPE_MATCH)|\[2\]\[\d+\] CONSTANT_MATCH)$"
+    r"( (EMPTY_NN_MODULE_HOOKS_DICT|DICT_KEYS_MATCH|SEQUENCE_LENGTH|TYPE_MATCH)|\[2\]\[\d+\] CONSTANT_MATCH"
+    r"|\[3\] CLASS_MATCH)$"
+    r"|^type\(transform\.transformed\._layers\.modules(\[\d+\]|\._modules\['[^']*'\])*\) "
 )
 
 

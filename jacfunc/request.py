@@ -125,6 +125,8 @@ class Request:
         count, positions = len(self.args), []
         for number in self.options.numbers:
             position = number + count if number < 0 else number
+            if self.traced and position >= 0:  # torch.compile would let it vary after another transform's
+                (position,) = fixed((position,))
             if not self.state_arguments <= position < count or position in positions:
                 self._refuse_position(number, position, count)
             positions.append(position)

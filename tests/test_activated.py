@@ -102,6 +102,11 @@ class Residual(nn.Module):
             k = torch.sigmoid(z)
             k *= h
             return self.last(torch.tanh(self.third(k)))
+        if self.kind == "argument in place":
+            k = torch.sin(z)
+            z.mul_(2.0)
+            k = torch.tanh(self.third(k) + z)
+            return self.last(k)
         if self.kind == "twice":
             k = torch.sin(z)
             return self.last(torch.tanh(self.third(k)) * torch.tanh(self.second(k)))
@@ -171,7 +176,9 @@ def test_compiled_gradients(backend, transform, activation):
 
 
 @traced
-@pytest.mark.parametrize(("kind", "nodes"), [("skipped", 1), ("in place", 1), ("twice", 3), ("constant", 2)])
+@pytest.mark.parametrize(
+    ("kind", "nodes"), [("skipped", 1), ("in place", 1), ("argument in place", 2), ("twice", 3), ("constant", 2)]
+)
 def test_activations_that_are_used_otherwise_too(backend, kind, nodes):
     _agree(laplacian, Residual(kind), torch.randn(7, 3, requires_grad=True), backend)
     assert backend.nodes == [nodes]

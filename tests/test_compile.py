@@ -315,6 +315,21 @@ def test_operations_are_traced_on_the_taylor_route(name, transform, method):
     torch.testing.assert_close(compiled(x), transform(f, method="reverse")(x))
 
 
+def test_a_matrix_product_whose_operands_dynamo_exchanges_is_refused():
+    x, weight = torch.rand(4, 4, dtype=torch.float64), torch.rand(4, 4, dtype=torch.float64)
+    true = batch_jac(lambda x: x.tanh() @ weight, method="reverse")(x)
+    with pytest.raises(Exception, match="Observed exception|write torch.matmul"):
+        torch.compile(batch_jac(lambda x: x.tanh() @ weight, method="taylor"), fullgraph=True, backend="eager")(x)
+    for f, keywords in [
+        (lambda x: torch.matmul(x.tanh(), weight), {"method": "taylor"}),
+        (lambda x: x.tanh().matmul(weight), {"method": "taylor"}),
+        (lambda x: x.tanh() @ weight, {}),
+    ]:
+        compiled = torch.compile(batch_jac(f, **keywords), fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(x), true)
+    torch.testing.assert_close(batch_jac(lambda x: x.tanh() @ weight, compile=True)(x), true)
+
+
 def test_other_functions_are_compiled_on_other_routes():
     x = torch.randn(4, 3, dtype=torch.float64)
     f = lambda x: F.glu(torch.cat([x, x], 1), 1)  # which Dynamo takes no jet through

@@ -64,6 +64,18 @@ def test_it_is_compiled_once_for_any_number_of_samples_and_for_a_transform_made_
     assert counter.frame_count == 2  # the first size, then any size
 
 
+@pytest.mark.parametrize("later", [0, 1, -2])
+def test_another_argument_after_that_of_another_transform(later):
+    torch._dynamo.reset()
+    f, other = lambda a, b: a.sin() * b, lambda a, b: a * b.cos()
+    a, b = torch.randn(2, 4, 3, dtype=double)
+    for function, argnums in [(f, -1), (f, later), (other, later)]:
+        calls = [diag_jac(function, argnums=argnums, compile=compile) for compile in (True, False)]
+        torch.testing.assert_close(calls[0](a, b), calls[1](a, b))
+        by_user = torch.compile(calls[1], backend="eager", fullgraph=True)
+        torch.testing.assert_close(by_user(a, b), calls[1](a, b))
+
+
 def test_one_graph_where_the_number_of_samples_is_marked_as_one_that_varies():
     f, params = make_functional(net())
     counting = CompileCounter()
@@ -139,7 +151,9 @@ def test_later_calls_are_not_looked_at(counter, looks):
     torch.testing.assert_close(fast(params, x), diag_jac(f)(params, x))
 
 
-@pytest.mark.parametrize("change", ["number", "coupled", "layer", "activation", "hook", "forward", "rule", "frozen"])
+@pytest.mark.parametrize(
+    "change", ["number", "coupled", "layer", "activation", "class", "hook", "forward", "rule", "frozen"]
+)
 def test_what_has_changed_is_looked_at_again(counter, looks, monkeypatch, change):
     module = net()
     scale, mean = 2.0, False
@@ -167,6 +181,8 @@ def test_what_has_changed_is_looked_at_again(counter, looks, monkeypatch, change
         args = (make_functional(module)[1],)
     if change == "activation":
         module[1] = nn.Sigmoid()
+    if change == "class":
+        module[1].__class__ = nn.Sigmoid
     if change == "hook":
         module[1].register_forward_hook(lambda *args: 2 * args[-1])
     if change == "forward":

@@ -297,9 +297,10 @@ def test_what_does_not_depend_on_an_input_is_zero():
     assert torch.equal(d.u_xx, torch.zeros(4))
 
 
-def test_no_samples():
-    d = partials(network("tanh", 2, 1), "u u_xx", inputs="t x", outputs="u")(torch.empty(0, 2, dtype=torch.double))
-    assert d.u_xx.shape == (0,)
+@pytest.mark.parametrize("method", ["auto", "taylor", "forward", "reverse"])
+def test_no_samples(method):
+    d = partials(network("tanh", 2, 1), "u u_xxt", inputs="t x", outputs="u", method=method)
+    assert d(torch.empty(0, 2, dtype=torch.double)).u_xxt.shape == (0,)
 
 
 def test_values_alone():

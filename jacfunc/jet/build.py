@@ -154,7 +154,8 @@ def elementwise(
         else:
             result = Jet(y, composed(input, derivatives(value, y, order)), frame)
         if smooth and frame.propagation.traced and compiling() and fused.recorded(input):
-            result.activated = Activated(whole, input)
+            # Not the jet itself, which may change in place.
+            result.activated = Activated(whole, Jet(value, input.coefficients, frame))
         return result
 
     return rule

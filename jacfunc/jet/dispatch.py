@@ -227,8 +227,11 @@ _FUNCTION_FILE = torch.autograd.function.__file__[-len("autograd/function.py") :
 
 
 def _torch_function(cls: type, function: Function, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-    if compiling() and name_of(function) in IN_PYTHON:
-        function = getattr(torch.Tensor, name_of(function))
+    if compiling():
+        if name_of(function) in IN_PYTHON:
+            function = getattr(torch.Tensor, name_of(function))
+        if function == MATMUL and type(args[0]) is not Jet:
+            raise CannotFollowError("@ of a tensor and a jet, which Dynamo may have exchanged (write torch.matmul)")
     return apply(function, args, kwargs or {})
 
 
@@ -238,6 +241,9 @@ def _method(function: Function) -> Function:
         return lambda self, *args, **kwargs: apply(getattr(torch.Tensor, name), (self, *args), kwargs)
     return lambda self, *args, **kwargs: apply(function, (self, *args), kwargs)
 
+
+MATMUL = torch.Tensor.matmul
+"""What Dynamo takes for ``@``: it puts a tensor first, whichever operand it is, and has no reflected method for it."""
 
 # Dynamo forgets where a method in Python is from, and finds no rule for it then; looked up at the tensor it does.
 IN_PYTHON = frozenset(name for name, _ in inspect.getmembers(torch.Tensor, inspect.isfunction)) - set(dir(torch))

@@ -47,7 +47,9 @@ class PlainLayers:
     """The layers of a module in the order in which they run; ``token`` is that of no others, before or after."""
 
     def __init__(self, module: nn.Module, aliases: Mapping[str, str]) -> None:
-        self.modules = [(child, tuple(child._modules.values()), _missing(child)) for child in module.modules()]
+        self.modules = [
+            (child, tuple(child._modules.values()), _missing(child), type(child)) for child in module.modules()
+        ]
         self.token = Token()
         self.steps = list(_steps(module, "", aliases))
 
@@ -58,8 +60,10 @@ class PlainLayers:
 
     def unchanged(self) -> bool:
         """Whether they are still those of the module, with and without the same parameters, and nothing else runs."""
-        for module, children, missing in self.modules:
+        for module, children, missing, kind in self.modules:
             if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
+                return False
+            if type(module) is not kind:
                 return False
             if children and tuple(module._modules.values()) != children:
                 return False

@@ -7,6 +7,7 @@ with rows of the first and second order is its own business.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -52,6 +53,7 @@ def by_gradients(
 ) -> tuple[Tensors, Tensors]:
     """A level from gradients of single output coordinates of the level below: of which tensor, by which cotangent."""
     axes, count = len(task.batch), len(task.outputs.shapes)
+    sizes = [math.prod(shape) for shape in task.inputs.shapes]
     known: dict[tuple[int, int], Tensors] = {}
 
     def cell(place: int, coordinate: int, by: int) -> torch.Tensor:
@@ -60,7 +62,7 @@ def by_gradients(
             hot = torch.ones_like(tensors[place]) if cotangent is None else _hot(cotangent, coordinate)
             known[place, coordinate] = gradients(place, hot.reshape(tensors[place].shape))
         (segment,) = task.inputs.segments(by, by + 1)
-        return known[place, coordinate][segment.leaf].reshape(*task.batch, -1)[..., segment.start]
+        return known[place, coordinate][segment.leaf].reshape(*task.batch, sizes[segment.leaf])[..., segment.start]
 
     found = []
     for parent, by in parents:
