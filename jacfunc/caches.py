@@ -99,6 +99,10 @@ SETTLED_CALLS: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyD
 """Which of them a transform calls for which kind of arguments; weakly, for they refer to what it is of."""
 
 
+SETTLED_REQUESTS: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+"""Of each transform, by the kind of arguments, what is not to be checked and planned anew (``settled.py``)."""
+
+
 class Settled(threading.local):
     """Whether what this thread calls is compiled already, or not to be called (``compiled.py``)."""
 

@@ -24,6 +24,7 @@ from .functional import FunctionalModule
 from .levels import differentiated_again, inside_transform
 from .options import METHODS
 from .request import Request, requested
+from .settled import kind_of
 
 Transform = Any
 Call = Callable[..., Any]
@@ -33,7 +34,7 @@ def call_compiled(transform: Transform, args: tuple[Any, ...], kwargs: dict[str,
     """The result of a transform for these arguments, compiled; eager inside of ``torch.func``, which takes no other."""
     if inside_transform():
         return _eager(transform)(*args, **kwargs)
-    kind = _kind(transform.transformed, args, kwargs)
+    kind = kind_of(transform.transformed, args, kwargs)
     if kind is None:
         return _looked_at(transform, args, kwargs)[1]
     settled = caches.SETTLED_CALLS.setdefault(transform, {})
@@ -56,22 +57,6 @@ def _unknown() -> None:
 
 def _unclear() -> None:
     """The same for a kind that turned out to be two: each would be traced in vain for the other, time and again."""
-
-
-def _kind(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[object, ...] | None:
-    """What tells calls apart, as quickly as may be; None where that takes as long as looking.
-
-    That is what Dynamo does not ask (hooks among it), and what another compilation is looked up by.
-    """
-    if type(f) is not FunctionalModule or kwargs:
-        return None
-    kind: list[object] = [caches.RULES_ENTERED.number, f.shape()]
-    kind += [torch.is_grad_enabled(), torch.is_inference_mode_enabled()]
-    for argument in args[f.state_arguments :]:
-        if type(argument) is not torch.Tensor:
-            return None
-        kind += (argument.shape, argument.dtype, argument.device)
-    return tuple(kind)
 
 
 def _as_it_is(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

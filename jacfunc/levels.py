@@ -13,13 +13,11 @@ from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.torch_version import TorchVersion
 
+compiling = torch.compiler.is_dynamo_compiling
+"""Whether ``torch.compile`` is tracing this call.
 
-def compiling() -> bool:
-    """Whether ``torch.compile`` is tracing this call.
-
-    ``torch.compiler.is_compiling`` will not do: it is true in every thread while one of them compiles.
-    """
-    return torch.compiler.is_dynamo_compiling()
+``torch.compiler.is_compiling`` will not do: it is true in every thread while one of them compiles.
+"""
 
 
 def tracing() -> bool:

@@ -76,7 +76,8 @@ class Request:
     ``batch`` is the shape of the sample axes, ``input_shapes`` is ``I`` of every differentiated leaf;
     ``differentiates`` is set where f itself takes ``torch.autograd.grad`` by its input, and so needs a graph,
     ``scripted`` where it calls scripted code;
-    ``state_arguments`` are how many leading arguments are parameters (and buffers), not data.
+    ``state_arguments`` are how many leading arguments are parameters (and buffers), not data; ``plan`` is that of an
+    earlier call of the same kind (``settled.py``).
     """
 
     function: Callable[..., Any]
@@ -95,6 +96,7 @@ class Request:
     differentiates: bool = False
     scripted: bool = False
     state_arguments: int = 0
+    plan: Any = None
     _captured: Captured | None = None
     _signature: tuple[Any, ...] | None = None
 
@@ -118,6 +120,20 @@ class Request:
         self.input_shapes = tuple([self._sample_shape(leaf) for leaf in leaves])
         if len(leaves) > 1:
             self._check_batch()
+
+    def without_arguments(self, plan: Any) -> Request:
+        """What is the same in another call of its kind, and its plan."""
+        kept = Request.__new__(Request)
+        kept.__dict__.update(self.__dict__, args=(), kwargs={}, leaves=(), aux_leaves=[], aux_structure=None)
+        kept.plan, kept.expected, kept.scripted, kept.differentiates = plan, plan.outputs, plan.scripted, False
+        return kept
+
+    def of(self, args: tuple[Any, ...]) -> Request:
+        """That of another call of its kind, of which one argument is differentiated, a tensor."""
+        again = Request.__new__(Request)
+        again.__dict__.update(self.__dict__)
+        again.args, again.leaves = args, (args[self.arguments[0].position],)
+        return again
 
     # ---------------------------------------------------------------- the arguments
 

@@ -33,7 +33,7 @@ def run(request: Request, wanted: Wanted, limit: int | None = None) -> Outcome:
     """Find the plan, run it, and remember what worked; ``limit`` bounds the rows for a trial."""
     if request.traced:
         return _run_traced(request, wanted)
-    plan = _remembered(request, wanted)
+    plan = request.plan or _remembered(request, wanted)
     try:
         if plan is not None and not plan.random:
             return _descend(plan, request, None, limit)
@@ -44,6 +44,7 @@ def run(request: Request, wanted: Wanted, limit: int | None = None) -> Outcome:
             return _descend(_followable(plan, request), request, draw, limit, looked=True)
     except OutputsChangedError:
         caches.PLANS.forget(request.captured.key)
+        request.plan = None
         return run(request, wanted, limit)
 
 

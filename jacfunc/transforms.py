@@ -23,6 +23,7 @@ from .options import Keywords, Options
 from .plan import Outcome, Plan, Wanted
 from .request import Outputs, Request, as_function, requested
 from .run import run
+from .settled import Kind, settle, settled_request
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,14 +45,18 @@ class Transform:
         if traced:  # which cannot trace a question about inference mode
             return self._result(Request(self.transformed, self.options, args, kwargs, traced=True))
         if not torch.is_inference_mode_enabled():
-            request = Request(self.transformed, self.options, args, kwargs)
+            kind, known = settled_request(self, args, kwargs)
+            request = known or Request(self.transformed, self.options, args, kwargs)
             if not request.inference:
-                return self._result(request)
+                return self._result(request, kind)
         with requested(self.transformed, self.options, args, kwargs) as request:
             return self._result(request)
 
-    def _result(self, request: Request) -> Any:
-        return self.outcome(request)[0]
+    def _result(self, request: Request, kind: Kind | None = None) -> Any:
+        result, plan = self.outcome(request)
+        if kind is not None and request.plan is None:
+            settle(self, kind, request, plan)
+        return result
 
     def outcome(self, request: Request) -> tuple[Any, Plan]:
         """The result for a request, and how it was computed."""

@@ -84,13 +84,22 @@ class Jet:
             jet.versions = _versions(weight, bias)
         return jet
 
+    @classmethod
+    def multiplied(cls, source: Jet, weight: Tensor, bias: Tensor | None) -> Jet:
+        """The same at once, where all of it is needed next."""
+        frame = source.frame
+        value = gemm.linear(source.value, weight, bias)
+        jet = cls(value, tuple([multiplied(source, weight, rows) for rows in source._coefficients]), frame)
+        _narrow(jet, source, weight)
+        return jet
+
     @property
     def value(self) -> Tensor:
         """What the tensor would be."""
         if self.pending is not None:
             if type(self.pending[1]) is Jet:
                 self._multiply_out()
-            if self._value is None and compiling() and self._multiply_out_at_once():
+            if self._value is None and self._frame.propagation.traced and compiling() and self._multiply_out_at_once():
                 return self._value  # type: ignore[return-value]
             if self._value is None:  # the rows may never be asked for
                 self.check_unchanged()

@@ -19,6 +19,7 @@ from .. import caches
 from ..levels import compiling
 from .dispatch import apply
 from .jet import Jet
+from .rules.products import linear_layer, multiplies
 
 Params = Mapping[str, torch.Tensor]
 Step = Callable[[Params, Any], Any]
@@ -101,12 +102,18 @@ def _missing(module: nn.Module) -> list[bool]:
     return [parameter is None for parameter in module._parameters.values()]
 
 
-def _steps(module: nn.Module, prefix: str, aliases: Mapping[str, str]) -> list[Step]:
+def _steps(module: nn.Module, prefix: str, aliases: Mapping[str, str], activated: bool = False) -> list[Step]:
+    """The steps of a module; ``activated``: an activation comes next."""
     if type(module) is nn.Sequential:
-        children = module._modules.items()
-        return [step for name, child in children for step in _steps(child, f"{prefix}{name}.", aliases)]
+        children = list(module._modules.items())
+        following = [type(child) in ACTIVATIONS for _, child in children[1:]] + [False]
+        return [
+            step
+            for (name, child), activated in zip(children, following, strict=True)
+            for step in _steps(child, f"{prefix}{name}.", aliases, activated)
+        ]
     if type(module) is nn.Linear:
-        return [_linear(module, prefix, aliases)]
+        return [_linear(prefix, aliases, activated)]
     if type(module) is nn.LayerNorm:
         return [_layer_norm(module, prefix, aliases)]
     if type(module) in ACTIVATIONS:
@@ -114,7 +121,7 @@ def _steps(module: nn.Module, prefix: str, aliases: Mapping[str, str]) -> list[S
     return [lambda params, x: module(x)]
 
 
-def _linear(module: nn.Module, prefix: str, aliases: Mapping[str, str]) -> Step:
+def _linear(prefix: str, aliases: Mapping[str, str], activated: bool) -> Step:
     weight, bias = _names(prefix, aliases)
 
     def step(params: Params, x: Any) -> Any:
@@ -122,6 +129,9 @@ def _linear(module: nn.Module, prefix: str, aliases: Mapping[str, str]) -> Step:
         b: Any = params.get(bias)
         if type(w) is Jet or type(b) is Jet:
             return apply(F.linear, (x, w, b), {})
+        at_once = activated and type(x) is Jet and not x.propagation.traced
+        if at_once and caches.RULES[F.linear][0] is linear_layer and multiplies(x, w):
+            return Jet.multiplied(x, w, b)
         return _applied(F.linear, x, w, b)
 
     return step

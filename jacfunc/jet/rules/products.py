@@ -139,13 +139,17 @@ def linear_layer(input: Operand, weight: Operand, bias: Operand = None) -> Jet:
     if type(input) is not Jet or type(weight) is Jet or type(bias) is Jet:
         result = matrix_product(input, weight.t() if weight.dim() == 2 else weight)
         return result if bias is None else sum_of(result, bias)
-    if weight.dim() == 2:
-        value = input.value
-        if value.dim() and weight.dtype == value.dtype and not _autocasting():
-            return Jet.linear(input, weight, bias)
+    if weight.dim() == 2 and multiplies(input, weight):
+        return Jet.linear(input, weight, bias)
     product = F.linear if weight.dim() == 2 else torch.matmul
     result = linear(input, lambda x: F.linear(x, weight, bias), lambda rows: product(rows, weight))
     return _cast(result.value, result.coefficients, input.frame)
+
+
+def multiplies(input: Jet, weight: Tensor) -> bool:
+    """Whether rows times a matrix have the dtype of both."""
+    value = input.value
+    return value.dim() > 0 and weight.dtype == value.dtype and not _autocasting()
 
 
 def _autocasting() -> bool:

@@ -1,0 +1,153 @@
+"""``jacfunc/settled.py``: a call like an earlier one is neither checked nor planned anew, and right all the same."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from jacfunc import batch_jac, caches, diag_jac, laplacian, make_functional
+from jacfunc.request import Request
+
+double = torch.float64
+
+
+class Cut(nn.Module):
+    """Its output is as wide as an attribute says."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.width, self.scale = nn.Linear(3, 3), 3, 1.0
+
+    def forward(self, x):
+        return torch.sin(self.layer(x))[:, : self.width] * self.scale
+
+
+def net():
+    return nn.Sequential(nn.Linear(3, 8), nn.Softplus(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+
+
+@pytest.fixture
+def checked(monkeypatch):
+    """The requests that were checked."""
+    seen, check = [], Request.__post_init__
+    monkeypatch.setattr(Request, "__post_init__", lambda self: (seen.append(self), check(self))[1])
+    return seen
+
+
+@pytest.mark.parametrize("transform", [diag_jac, batch_jac, laplacian])
+@pytest.mark.parametrize("make", [net, lambda: Cut().double()])
+def test_later_calls_are_not_checked_anew(checked, transform, make):
+    f, params = make_functional(make())
+    derivative = transform(f, return_value=True)
+    for _ in range(3):
+        x = torch.randn(5, 3, dtype=double)
+        torch.testing.assert_close(derivative(params, x), transform(f, return_value=True, method="reverse")(params, x))
+    assert len([request for request in checked if request.options.method == "auto"]) == 1
+    others = {name: torch.randn_like(tensor, requires_grad=True) for name, tensor in params.items()}
+    found, value = derivative(others, x)
+    assert len([request for request in checked if request.options.method == "auto"]) == 1
+    torch.testing.assert_close((found, value), transform(f, return_value=True)(others, x))
+    assert all(g is not None for g in torch.autograd.grad(found.sum(), list(others.values())[:1]))
+
+
+CHANGES = {
+    "layer": lambda module: module.__setitem__(0, nn.Linear(3, 8).double()),
+    "activation": lambda module: module.__setitem__(3, nn.Sigmoid()),
+    "class": lambda module: setattr(module[3], "__class__", nn.Sigmoid),
+    "number": lambda module: setattr(module[1], "beta", 3.0),
+    "hook": lambda module: module[3].register_forward_hook(lambda *args: 2 * args[-1]),
+    "forward": lambda module: setattr(module[3], "forward", torch.sin),
+    "frozen": lambda module: module.requires_grad_(False),
+    "width": lambda module: setattr(module, "width", 2),
+    "scale": lambda module: setattr(module, "scale", 3.0),
+    "rule": lambda module: setattr(caches.RULES_ENTERED, "number", caches.RULES_ENTERED.number + 1),
+    "float": lambda module: module.float(),
+    "more": lambda module: None,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_has_changed_is_seen(change):
+    module = Cut().double() if change in ("width", "scale") else net()
+    f, params = make_functional(module)
+    derivative, x = batch_jac(f), torch.randn(5, 3, dtype=double)
+    derivative(params, x)
+    derivative(params, x)
+    CHANGES[change](module)
+    params = make_functional(module)[1]
+    x = torch.randn(7 if change == "more" else 5, 3, dtype=next(iter(params.values())).dtype)
+    for _ in range(2):
+        found, true = derivative(params, x), batch_jac(f, method="reverse")(params, x)
+        torch.testing.assert_close(found, true)
+        assert found.requires_grad == true.requires_grad
+
+
+def test_modes_and_levels_around_a_later_call():
+    f, params = make_functional(net())
+    derivative, x = laplacian(f), torch.randn(5, 3, dtype=double)
+    true = derivative(params, x)
+    for _ in range(2):
+        with torch.no_grad():
+            assert not derivative(params, x).requires_grad
+        with torch.inference_mode():
+            torch.testing.assert_close(derivative(params, x.clone()), true)
+        torch.testing.assert_close(torch.vmap(derivative, (None, 0))(params, x[:, None])[:, 0], true)
+        (slope,) = torch.func.grad(lambda s: derivative(params, x * s).sum())(torch.ones((), dtype=double)).reshape(1)
+        step = 1e-6
+        apart = (derivative(params, x * (1 + step)) - derivative(params, x * (1 - step))).sum() / (2 * step)
+        torch.testing.assert_close(slope, apart, rtol=1e-5, atol=1e-5)
+    with torch.inference_mode():
+        made_there = x.clone()
+    torch.testing.assert_close(derivative(params, made_there), true)
+
+
+def test_bad_arguments_of_a_later_call_are_refused_by_the_same_words():
+    f, params = make_functional(net())
+    derivative, x = diag_jac(f), torch.randn(5, 3, dtype=double)
+    derivative(params, x)
+    derivative(params, x)
+    short = {name: value for name, value in params.items() if name != "0.bias"}
+    for args in [(x,), (x, x), (params, x.long()), (params, x.to_sparse()), (params, [1.0]), (short, x), (), (params,)]:
+        errors = []
+        for call in (derivative, diag_jac(f)):
+            with pytest.raises(Exception, match=".") as caught:
+                call(*args)
+            errors.append((type(caught.value), str(caught.value)))
+        assert errors[0] == errors[1]
+        assert errors[0][0].__module__ == "jacfunc.errors"
+
+
+def test_a_random_module_is_planned_each_time(checked):
+    f, params = make_functional(nn.Sequential(nn.Linear(3, 50), nn.Dropout(0.5), nn.Linear(50, 3)).double())
+    derivative, x = diag_jac(f), torch.randn(5, 3, dtype=double)
+    first, second = derivative(params, x), derivative(params, x)
+    assert len(checked) == 2
+    assert not torch.equal(first, second)
+
+
+def test_no_tensor_is_kept_and_nothing_of_a_transform_that_has_gone():
+    f, params = make_functional(net())
+    derivative, x = diag_jac(f), torch.randn(5, 3, dtype=double)
+    derivative(params, x)
+    derivative(params, x)
+    assert derivative in caches.SETTLED_REQUESTS
+    before, kept = len(caches.SETTLED_REQUESTS), weakref.ref(x)
+    del x
+    gc.collect()
+    assert kept() is None
+    del derivative
+    gc.collect()
+    assert len(caches.SETTLED_REQUESTS) == before - 1
+
+
+def test_not_more_kinds_than_a_number(monkeypatch):
+    monkeypatch.setattr(caches, "MAX_SIGNATURES", 3)
+    f, params = make_functional(net())
+    derivative = diag_jac(f)
+    for n in range(1, 8):
+        derivative(params, torch.randn(n, 3, dtype=double))
+    assert len(caches.SETTLED_REQUESTS[derivative]) == 3
