@@ -17,6 +17,7 @@ from .plan import Plan
 from .request import Request
 
 Kind = tuple[object, ...]
+_NONE: dict[Kind | None, Request] = {}
 
 
 def kind_of(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Kind | None:
@@ -46,11 +47,8 @@ def settled_request(
         if type(argument) is not torch.Tensor or argument.layout is not torch.strided or argument.is_inference():
             return None, None
     kind = kind_of(f, args, kwargs)
-    known = caches.SETTLED_REQUESTS.get(transform)
-    if kind is None or known is None or kind not in known:
-        return kind, None
-    request: Request = known[kind].of(args)
-    return kind, request
+    known: Request | None = caches.SETTLED_REQUESTS.get(transform, _NONE).get(kind)
+    return kind, None if known is None else known.of(args)
 
 
 def settle(transform: Any, kind: Kind, request: Request, plan: Plan) -> None:

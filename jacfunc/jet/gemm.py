@@ -48,11 +48,9 @@ FASTER = _faster()
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``rows @ weight.T + bias``, for ``(*, k)`` and ``(m, k)``."""
-    if not FASTER:
-        return F.linear(rows, weight, bias)
     if compiling():
         return _compiled(rows, weight, bias)
-    if _large(rows, weight) and _single(rows, weight) and not inside_transform():
+    if FASTER and _large(rows, weight) and _single(rows, weight) and not inside_transform():
         return _shifted(_convolved(rows, weight), bias)
     return F.linear(rows, weight, bias)
 
@@ -99,6 +97,8 @@ def _shifted(product: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _compiled(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if weight.shape[1] == 1:  # no sum, so what comes next can be fused with it
+        return _shifted(rows * weight.squeeze(1), bias)
     if not by_operator(rows, weight):
         return F.linear(rows, weight, bias)
     return _shifted(multiplied(rows, weight), bias)
