@@ -95,6 +95,11 @@ class Plan:
         return self.attempts[0].route
 
     @property
+    def stands(self) -> bool:
+        """Whether a later call may take it as it is: whether samples are independent was decided."""
+        return self.independence is not independence.BLIND
+
+    @property
     def input_shapes(self) -> tuple[Shape, ...]:
         """The sample shape of each differentiated leaf."""
         return self.inputs.shapes

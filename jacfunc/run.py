@@ -78,7 +78,7 @@ def _descend(plan: Plan, request: Request, draw: Draw | None, limit: int | None,
 def _remembered(request: Request, wanted: Wanted) -> Plan | None:
     """The plan for this function and signature, if there is one and the independence is settled as well."""
     plan: Plan | None = caches.PLANS.get(request.captured.key, _plan_signature(request, wanted))
-    if plan is None or plan.independence is independence.BLIND:
+    if plan is None or not plan.stands:
         return None
     request.expected, request.scripted = plan.outputs, plan.scripted
     return plan

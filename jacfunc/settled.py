@@ -32,7 +32,7 @@ def kind_of(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Kind | Non
     for argument in args[f.state_arguments :]:
         if type(argument) is not torch.Tensor:
             return None
-        kind += (argument.shape, argument.dtype, argument.device)
+        kind += (argument.shape, argument.dtype, argument.device, argument.layout, argument.is_inference())
     return tuple(kind)
 
 
@@ -40,20 +40,17 @@ def settled_request(
     transform: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Kind | None, Request | None]:
     """The kind of a call, None where it is not to be remembered, and its request, if an earlier one was of the kind."""
-    f = transform.transformed
-    if type(f) is not FunctionalModule or not args or type(args[0]) is not dict or inside_transform():
+    if not args or type(args[0]) is not dict or inside_transform():
         return None, None
-    for argument in args[f.state_arguments :]:
-        if type(argument) is not torch.Tensor or argument.layout is not torch.strided or argument.is_inference():
-            return None, None
-    kind = kind_of(f, args, kwargs)
+    kind = kind_of(transform.transformed, args, kwargs)
     known: Request | None = caches.SETTLED_REQUESTS.get(transform, _NONE).get(kind)
     return kind, None if known is None else known.of(args)
 
 
 def settle(transform: Any, kind: Kind, request: Request, plan: Plan) -> None:
     """Remember the request and its plan for calls of this kind, where nothing in it is to be found out at each call."""
-    if not plan.settled or plan.random or not request.captured.rememberable or len(request.arguments) != 1:
+    lasting = plan.settled and plan.stands and not plan.random
+    if not lasting or not request.captured.rememberable or len(request.arguments) != 1:
         return
     known = caches.SETTLED_REQUESTS.setdefault(transform, {})
     known[kind] = request.without_arguments(plan)

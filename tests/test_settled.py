@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from jacfunc import batch_jac, caches, diag_jac, laplacian, make_functional
+from jacfunc.errors import CoupledSamplesError
 from jacfunc.request import Request
 
 double = torch.float64
@@ -119,6 +120,20 @@ def test_bad_arguments_of_a_later_call_are_refused_by_the_same_words():
             errors.append((type(caught.value), str(caught.value)))
         assert errors[0] == errors[1]
         assert errors[0][0].__module__ == "jacfunc.errors"
+
+
+class Coupled(nn.Module):
+    def forward(self, x):
+        return torch.sin(x - x.mean(0))
+
+
+def test_what_no_finite_output_decided_is_asked_again():
+    f, params = make_functional(Coupled())
+    derivative = batch_jac(f)
+    derivative(params, torch.full((4, 3), torch.nan, dtype=double))
+    for _ in range(2):
+        with pytest.raises(CoupledSamplesError):
+            derivative(params, torch.randn(4, 3, dtype=double))
 
 
 def test_a_random_module_is_planned_each_time(checked):
