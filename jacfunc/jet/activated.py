@@ -9,6 +9,7 @@ What is done without ``torch.compile`` is in ``fused.py``; what multiplies is in
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from . import gemm
-from .frame import Frame
+from .frame import Frame, plus
 from .fused import Elementwise, Quadratic
 from .jet import Coefficients, Jet
 from .layout import UNROLLED, Layout, Table
@@ -73,7 +74,7 @@ class _Layer(torch.autograd.Function):
             found = back.by_argument(ctx.elementwise.derivatives(value, y.squeeze(0), ctx.layout.order + 1), x)
         by_weight = None
         for cotangent, stack in zip(cotangents, stacks, strict=True):
-            by_weight = _sum(by_weight, gemm.multiplied_outer(cotangent, stack, found[1]))
+            by_weight = plus(by_weight, gemm.multiplied_outer(cotangent, stack, found[1]))
         by_x = [_fitted(part, axes) for part, axes in zip(found, ctx.shared, strict=True)]
         return (None, None, by_weight, *by_x)
 
@@ -129,7 +130,7 @@ class _Back:
             for i, j, k in terms if self.single or table is None else [(0, 0, 0)]:
                 row, other = rows[p + q - 1][k], x[q - 1][j]
                 if row is not None and other is not None:
-                    found[i] = _sum(found[i], row * other)
+                    found[i] = plus(found[i], row * other)
         return found
 
     def _added_up(self, factors: Sequence[Any], terms: Sequence[Term]) -> list[Tensor]:
@@ -153,7 +154,7 @@ def _dot(left: Sequence[Groups], right: Sequence[Groups]) -> Part:
     for ones, others in zip(left, right, strict=True):
         for one, other in zip(ones, others, strict=True):
             if one is not None and other is not None:
-                total = _sum(total, (one * other).sum(0))
+                total = plus(total, (one * other).sum(0))
     return total
 
 
@@ -161,16 +162,10 @@ def _times(factor: Any, part: Part) -> Part:
     return None if factor is None or part is None else factor * part
 
 
-def _total(parts: Sequence[Part]) -> Tensor:
-    total = None
-    for part in parts:
-        total = total if part is None else _sum(total, part)
+def _total(parts: Iterable[Part]) -> Tensor:
+    total = functools.reduce(plus, parts)
     assert total is not None
     return total
-
-
-def _sum(one: Part, other: Tensor) -> Tensor:
-    return other if one is None else one + other
 
 
 def _shared(part: Tensor, y: Tensor) -> list[int]:

@@ -14,7 +14,7 @@ import torch
 from ..levels import compiling
 from . import fused
 from .activated import Activated
-from .frame import Frame
+from .frame import Frame, plus
 from .jet import Coefficients, Jet
 
 Tensor = torch.Tensor
@@ -31,12 +31,6 @@ def _times(factor: Tensor | float, rows: Tensor, frame: Frame) -> Tensor:
     if factor.dtype == torch.bool:
         return torch.where(factor, rows, 0.0)
     return frame.propagation.times(factor, rows)
-
-
-def _plus(left: Tensor | None, right: Tensor | None) -> Tensor | None:
-    if left is None or right is None:
-        return right if left is None else left
-    return left + right
 
 
 def composed(jet: Jet, derivatives: Sequence[Tensor | float | None]) -> Coefficients:
@@ -111,7 +105,7 @@ def _sum_of_powers(
         factor = derivatives[k - 1] if k <= len(derivatives) else None
         if factor is not None and power is not None:
             rows, times = power
-            total = _plus(total, _times(_scaled(factor, times / math.factorial(k)), rows, frame))
+            total = plus(total, _times(_scaled(factor, times / math.factorial(k)), rows, frame))
     return total
 
 
@@ -218,8 +212,8 @@ def bilinear(
     for n in range(1, order + 1):
         rows = None if xs[n - 1] is None else left(xs[n - 1], y_value)  # type: ignore[arg-type]
         if ys[n - 1] is not None:
-            rows = _plus(rows, right(x_value, ys[n - 1]))  # type: ignore[arg-type]
+            rows = plus(rows, right(x_value, ys[n - 1]))  # type: ignore[arg-type]
         for p in range(1, n):
-            rows = _plus(rows, frame.convolve(p, n - p, xs[p - 1], ys[n - p - 1], both))
+            rows = plus(rows, frame.convolve(p, n - p, xs[p - 1], ys[n - p - 1], both))
         result.append(rows)
     return Jet(product(x_value, y_value), tuple(result), frame)

@@ -166,3 +166,10 @@ def contracted(factor: Tensor, rows: Tensor) -> Tensor:
         product = torch.matmul(factor.transpose(0, 1), flat.transpose(0, 1)).transpose(0, 1)
     result: Tensor = product.reshape(factor.shape[0], product.shape[1], *rows.shape[2:])
     return result
+
+
+def plus(left: Tensor | None, right: Tensor | None) -> Tensor | None:
+    """The sum of rows, of which None is zero."""
+    if left is None or right is None:
+        return right if left is None else left
+    return left + right

@@ -88,9 +88,8 @@ class Jet:
     def multiplied(cls, source: Jet, weight: Tensor, bias: Tensor | None) -> Jet:
         """The same at once, where all of it is needed next."""
         frame = source.frame
-        value = gemm.linear(source.value, weight, bias)
-        jet = cls(value, tuple([multiplied(source, weight, rows) for rows in source._coefficients]), frame)
-        _narrow(jet, source, weight)
+        jet = cls(gemm.linear(source.value, weight, bias), (), frame)
+        jet._have(source, weight, _rows(source, weight))
         return jet
 
     @property
@@ -146,9 +145,11 @@ class Jet:
                 return
         else:
             self.check_unchanged()
-        self.pending = None
-        self._frame = source.frame
-        self._coefficients = tuple([multiplied(source, weight, rows) for rows in source._coefficients])
+        self._have(source, weight, _rows(source, weight))
+
+    def _have(self, source: Jet, weight: Tensor, rows: Coefficients) -> None:
+        """Have these rows from now on, of a layer that is multiplied out."""
+        self.pending, self._frame, self._coefficients = None, source.frame, rows
         _narrow(self, source, weight)
 
     def _multiply_out_at_once(self) -> bool:
@@ -157,10 +158,9 @@ class Jet:
         found = _at_once(source, weight)
         if found is None:
             return False
-        value, self._coefficients = found
-        self.pending, self._frame = None, source.frame
+        value, rows = found
         self._value = value if bias is None else value + bias
-        _narrow(self, source, weight)
+        self._have(source, weight, rows)
         return True
 
     def like(self, value: Tensor, coefficients: Coefficients) -> Jet:
@@ -342,6 +342,11 @@ def _versions(weight: Tensor, bias: Tensor | None) -> tuple[int, int]:
         return weight._version, 0 if bias is None else bias._version
     except RuntimeError:  # made in inference mode
         return 0, 0
+
+
+def _rows(source: Jet, weight: Tensor) -> Coefficients:
+    """Of every order, those of ``source`` times ``weight.T``."""
+    return tuple([multiplied(source, weight, rows) for rows in source._coefficients])
 
 
 def _at_once(source: Jet, weight: Tensor) -> tuple[Tensor, Coefficients] | None:

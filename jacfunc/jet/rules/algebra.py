@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..build import Operand, frame_of
-from ..frame import CannotFollowError
+from ..frame import CannotFollowError, plus
 from ..jet import Jet
 from ..registry import add, named, spelled
 from ..values import plain
@@ -23,12 +23,6 @@ from .shared import valued
 Tensor = torch.Tensor
 Solver = Callable[[Tensor], Tensor]
 """From the right-hand side to the solution, for the value of the matrix."""
-
-
-def _plus(left: Tensor | None, right: Tensor | None) -> Tensor | None:
-    if left is None or right is None:
-        return right if left is None else left
-    return left + right
 
 
 # -------------------------------------------------------------------- products
@@ -192,7 +186,7 @@ def solved(a: Operand, b: Operand, value: Tensor, solver: Solver, rows_of: Calla
         own = a_rows[n - 1]
         rest = None if own is None else _product(own, value[None])
         for p in range(1, n):
-            rest = _plus(rest, frame.convolve(p, n - p, a_rows[p - 1], found[n - p - 1], _product))
+            rest = plus(rest, frame.convolve(p, n - p, a_rows[p - 1], found[n - p - 1], _product))
         right = b_rows[n - 1]
         if rest is not None:
             right = -rest if right is None else right - rest
@@ -300,7 +294,7 @@ def _log_determinant(A: Jet) -> Any:  # noqa: N803
         total = None if own is None else traces(own, inverted.value) * n
         for p in range(1, n):
             term = frame.convolve(p, n - p, rows[p - 1], inverted.coefficients[n - p - 1], traces)
-            total = _plus(total, None if term is None else term * p)
+            total = plus(total, None if term is None else term * p)
         found.append(None if total is None else total / n)
     return found
 

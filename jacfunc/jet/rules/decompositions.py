@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from ..fallback import pushed
+from ..frame import plus
 from ..jet import Jet
 from ..registry import add, named
 from ..values import plain
-from .algebra import _matrices, _plus, cholesky_solve, inverse, solve
+from .algebra import _matrices, cholesky_solve, inverse, solve
 from .shared import valued
 
 Tensor = torch.Tensor
@@ -32,12 +33,12 @@ def _lower_orders(A: Jet, n: int, left: Rows, right: Rows, product: Product = to
     """``sum_{0<p<n} left_p right_{n-p}``; None for zero."""
     total: Tensor | None = None
     for p in range(1, n):
-        total = _plus(total, A.frame.convolve(p, n - p, left[p - 1], right[n - p - 1], product))
+        total = plus(total, A.frame.convolve(p, n - p, left[p - 1], right[n - p - 1], product))
     return total
 
 
 def _less(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    return _plus(one, None if other is None else -other)
+    return plus(one, None if other is None else -other)
 
 
 def _jet(value: Tensor, rows: Rows, A: Jet) -> Jet:  # noqa: N803
@@ -99,7 +100,7 @@ def _lu_factor(function: Callable[..., Any]) -> Callable[..., Any]:
             inner = torch.linalg.solve_triangular(upper, inner, upper=True, left=False)
             lowers.append(lower @ inner.tril(-1))
             uppers.append(inner.triu() @ upper)
-        both = [_plus(one, other) for one, other in zip(lowers, uppers, strict=True)]
+        both = [plus(one, other) for one, other in zip(lowers, uppers, strict=True)]
         return type(values)((_jet(values[0], both, A), *values[1:]))
 
     return rule
@@ -172,7 +173,7 @@ def _eigen(A: Jet, values: Tensor, vectors: Tensor, all_orders: bool) -> tuple[R
     found: Rows = []
     turns: Rows = []
     for n in range(1, order + 1):
-        rest = _plus(inner[n - 1], _lower_orders(A, n, inner, turns))
+        rest = plus(inner[n - 1], _lower_orders(A, n, inner, turns))
         rest = _less(rest, _lower_orders(A, n, turns, found, lambda x, y: x * y.unsqueeze(-2)))
         if rest is None:
             found.append(None)
