@@ -7,7 +7,15 @@ from torch.nn import functional as F
 from jacfunc.jet import gemm
 from jacfunc.levels import LEVELS_TRACED
 
-SIZES = [((1000, 64), 128), ((7, 300, 64), 96), ((3, 4, 128, 64), 64), ((9000, 1), 64), ((40000, 3), 16)]
+SIZES = [
+    ((1000, 64), 128),
+    ((7, 300, 64), 96),
+    ((3, 4, 128, 64), 64),
+    ((9000, 1), 64),
+    ((40000, 3), 16),
+    ((2003, 64), 64),  # as many as nothing divides
+    ((700, 64), 160),  # wide
+]
 
 
 @pytest.fixture
@@ -99,7 +107,8 @@ def test_compiled_products_are_chosen_at_each_call(convolving, dynamic):
         y = step(*operands)
         _close([y, *torch.autograd.grad(y.sin().sum(), operands)], _true(operands)[:4])
     assert len(graphs) == 1
-    assert [shape[3] for shape in convolving] == [9000, 9000, 20000, 20000]  # forward and gradient by the rows
+    counts = [shape[0] * shape[3] for shape in convolving]
+    assert counts == [9000, 9000, 20000, 20000]  # forward and gradient by the rows
     assert "product" in graphs[0].code
 
 

@@ -22,6 +22,8 @@ FEWEST_PRODUCTS, SMALLEST_RESULT = 6_000_000, 2**19
 """Products of two numbers, or entries of the result, from which on a convolution saves more than it costs to begin."""
 NARROWEST, NARROWEST_COMPILED = 16, 32
 """Columns of the result from which on that holds, and columns and rows of the weight under ``torch.compile``."""
+IMAGES, WIDEST = 8, 128
+"""Images that rows are cut into at most, and columns and rows of the weight up to which that pays."""
 DOMINANT = 4
 """How many times as many rows as all others have the ones that these are multiplied with, under ``torch.compile``."""
 
@@ -71,9 +73,16 @@ def _single(rows: Tensor, weight: Tensor) -> bool:
     return rows.dtype == weight.dtype == torch.float32 and rows.is_cpu
 
 
-def _image(rows: Tensor) -> Tensor:
-    """Rows as the points of an image, with their entries for its channels."""
-    return rows.reshape(1, 1, -1, rows.shape[-1]).permute(0, 3, 1, 2)
+def _image(rows: Tensor, images: int = 1) -> Tensor:
+    """Rows as the points of an image, or of several, with their entries for its channels."""
+    return rows.reshape(images, 1, -1, rows.shape[-1]).permute(0, 3, 1, 2)
+
+
+def _images(rows: Tensor, weight: Tensor) -> int:
+    """Into how many images rows are cut for the weight's gradient, whose kernel then waits less for memory."""
+    count = rows.numel() // rows.shape[-1]
+    most = IMAGES if max(weight.shape) <= WIDEST else 1
+    return next(images for images in range(most, 0, -1) if count % images == 0)
 
 
 def _kernel(weight: Tensor) -> Tensor:
@@ -81,7 +90,8 @@ def _kernel(weight: Tensor) -> Tensor:
 
 
 def _convolved(rows: Tensor, weight: Tensor) -> Tensor:
-    points = F.conv2d(_image(rows), _kernel(weight)).permute(0, 2, 3, 1)
+    images = _images(rows, weight) if weight.requires_grad and torch.is_grad_enabled() else 1
+    points = F.conv2d(_image(rows, images), _kernel(weight)).permute(0, 2, 3, 1)
     return points.reshape(*rows.shape[:-1], weight.shape[0])
 
 
@@ -152,9 +162,10 @@ def outer_product(cotangents: Tensor, rows: Tensor, after: Tensor) -> Tensor:
     like = rows.new_empty((m, k))
     if not _large(rows, like):
         return torch.mm(cotangents.reshape(-1, m).t(), rows.reshape(-1, k))
+    images = _images(rows, like)
+    operands = (_image(cotangents, images), _image(rows, images), _kernel(like), None)
     sizes = ([1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False])
-    gradients = torch.ops.aten.convolution_backward(_image(cotangents), _image(rows), _kernel(like), None, *sizes)
-    gradient: Tensor = gradients[1].reshape(m, k)
+    gradient: Tensor = torch.ops.aten.convolution_backward(*operands, *sizes)[1].reshape(m, k)
     return gradient.contiguous()
 
 
