@@ -152,9 +152,15 @@ def _run_traced(request: Request, wanted: Wanted) -> Outcome:
 
 
 def _followable(plan: Plan, request: Request) -> Plan:
-    """Without Taylor where it cannot be verified (under ``torch.compile`` and ``vmap``), but for plain layers."""
+    """Without Taylor where it cannot be verified (under ``torch.compile`` and ``vmap``), but for plain layers.
+
+    First derivatives that are traced in chunks of rows are also without it, which would evaluate f for each.
+    """
+    size = request.options.chunk_size
+    whole = not request.traced or size is None or size >= plan.inputs.total or plan.wanted.order > 1
     verified = plan.settled or not (request.traced or inside_vmap())
-    if verified or request.options.method != "auto" or getattr(request.function, "of_plain_layers", False):
+    known = verified or getattr(request.function, "of_plain_layers", False)
+    if (whole and known) or request.options.method != "auto":
         return plan
     return replace(plan, attempts=tuple(attempt for attempt in plan.attempts if attempt.route != "taylor"))
 
