@@ -503,6 +503,14 @@ def test_compiled(activation):
         close(got, want)
 
 
+def test_made_inside_of_what_is_compiled():
+    def u_t(tx):
+        return partials(lambda tx: tx.prod(1), "u_t", inputs="t x", outputs="u")(tx).u_t
+
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="call partials once before"):
+        torch.compile(u_t, fullgraph=True, backend="eager")(torch.randn(4, 2))
+
+
 def test_compile_keyword():
     net, tx = network("tanh", 2, 1), torch.randn(4, 2, dtype=torch.double)
     eager = partials(net, "u u_t u_xx", inputs="t x", outputs="u")(tx)

@@ -15,14 +15,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .contender import Contender
+from .alone import measured_alone
 from .cuda import on_device
-from .harness import Settings, measured
+from .harness import Settings
 from .page import page, text
-from .peers import contenders
 from .peers.jax import versions
 from .plots import drawn
-from .quiet import keep_pages
 from .results import Run
 from .workloads import WORKLOADS, Workload, sweeps
 
@@ -66,16 +64,14 @@ def _run(options: argparse.Namespace) -> Run:
     settings = replace(settings, rounds=options.rounds or settings.rounds)
     settings = replace(settings, memory=settings.memory and not options.no_memory)
     workloads = _chosen(options.workload, options.quick)
-    everyone = contenders(options.peers)
     run = Run(_machine(), _versions(options.peers), [])
     if options.resume and options.json.exists():
         run.found = Run.from_json(options.json.read_text(encoding="utf-8")).found
         workloads = [workload for workload in workloads if run.of(workload.name) is None]
     with tqdm(workloads, unit="workload", smoothing=0) as bar:
         for workload in bar:
-            taking_part = [one for one in everyone if _takes_part(one, workload, options.quick)]
-            run.found.append(measured(workload, taking_part, settings, bar.set_postfix_str))
-            _save(run, options.json)  # after each, because a crash of one peer ends the process
+            run.found.append(measured_alone(workload, options.quick, settings, bar.set_postfix_str))
+            _save(run, options.json)  # after each, because a crash of one peer ends the run
         run.cuda = on_device([workload for workload in workloads if not workload.sweep], bar.set_postfix_str)
     _save(run, options.json)
     return run
@@ -96,11 +92,6 @@ def _chosen(patterns: list[str], quick: bool) -> list[Workload]:
     return [workload for workload in everything if any(fnmatch.fnmatch(workload.name, one) for one in patterns)]
 
 
-def _takes_part(contender: Contender, workload: Workload, quick: bool) -> bool:
-    wanted = contender.common or (workload.wide and (contender.quick or not quick))
-    return workload.kind in contender.kinds and wanted
-
-
 def _machine() -> str:
     """In words: what matters of it and nothing that names it."""
     memory = ""
@@ -119,5 +110,4 @@ def _versions(second: Path | None) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    keep_pages()  # of this process, which tests share with others
     main()

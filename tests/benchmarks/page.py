@@ -43,8 +43,8 @@ One run of {rounds} rounds on {run.machine}. Versions: {versions}. [How to run i
 parameters frozen. *Parameter gradient*: the gradient of the mean of its squares by all parameters, the derivative included.
 Everything is made ready first, compiled where it is, and called twice. Then all contenders of a workload run in turn, in
 rounds, every other round in reverse; a time is the median of the rounds, each the lower quartile of its calls. A ratio is
-taken within each round; its median and quartiles are shown. The C library keeps what the processes free
-([why](faq.md#why-do-calls-on-a-cpu-take-so-different-times)).
+taken within each round; its median and quartiles are shown. Each workload has processes of its own, whose C library keeps
+what they free ([why](faq.md#why-do-calls-on-a-cpu-take-so-different-times)).
 
 **Who competes.** `torch.func` in all its ways, `torch.autograd` nested by hand, DeepXDE's PyTorch backend and omnibias-torch
 in the same process, eager and by `torch.compile`; JAX and folx under `jit` in a process of their own that the same

@@ -16,6 +16,7 @@ import torch
 
 from . import quiet
 from .__main__ import main
+from .alone import measured_alone
 from .bars import BARS, COMPILED, EAGER, Bar, told, verdicts
 from .contender import Contender, Local, Running
 from .cuda import floor, on_device
@@ -234,6 +235,16 @@ def test_command_reads_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixtu
     main(["--read", str(file), "--page"], tmp_path)
     assert "fails  call: at most 100 us over the plain forward: 290" in capsys.readouterr().out
     assert "**fails**" in (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
+
+
+def test_a_workload_has_a_process_of_its_own() -> None:
+    told: list[str] = []
+    nobody = replace(TINY[0], kind="nobody takes part")
+    found = measured_alone(nobody, False, BRIEF, told.append)
+    assert found.workload == nobody
+    assert told == [f"{nobody.name}: round {number}" for number in (1, 2)]
+    with pytest.raises(SystemExit, match="process of tiny-diagonal ended with status 1; go on with --resume"):
+        measured_alone(replace(nobody, sizes=(-1, 2)), False, BRIEF, told.append)
 
 
 def test_an_unknown_workload_is_refused() -> None:
