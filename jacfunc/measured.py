@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 import torch
 
 from .founding import METHODS, OURS, PLAIN, Example, Method, Setup
-from .memory import growth, import_late, processes
+from .memory import growth, import_late, started
 
 # The largest |error| allowed.  Entries are about 0.1, each a sum of `width` terms: these are a dozen roundings or more.
 TOLERANCES = {"float64": 1e-13, "float32": 2e-6, "bfloat16": 2e-2}
@@ -94,16 +94,12 @@ def with_peak(result: Result, method: Method, setup: Setup) -> Result:
     """Measure the peak memory of one call, in a process of its own."""
     if result.note:
         return result
-    context = processes()
-    receiver, sender = context.Pipe(duplex=False)
-    # By its number, because a method's functions cannot be pickled.
-    process = context.Process(target=_send_peak, args=(sender, result, METHODS.index(method), setup), daemon=True)
-    process.start()
-    sender.close()
     measured: Result | None = None
-    with suppress(EOFError):
-        measured = receiver.recv()
-    process.join()
+    # By its number, because a method's functions cannot be pickled.
+    with started(_send_peak, result, METHODS.index(method), setup) as (receiver, process):
+        with suppress(EOFError):
+            measured = receiver.recv()
+        process.join()
     return measured or result.died(process.exitcode)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,21 @@ def processes() -> ForkServerContext | SpawnContext:
     # Imports take seconds and a call milliseconds: the server imports once, and every process is forked from it.
     context.set_forkserver_preload([*LATE_IMPORTS])
     return context
+
+
+@contextmanager
+def started(target: Callable[..., None], *told: object) -> Iterator[tuple[Connection, BaseProcess]]:
+    """A process that calls ``target(connection, *told)``, and what it sends; none is left behind."""
+    context = processes()
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=target, args=(sender, *told))
+    process.start()
+    sender.close()  # or its end would not show here
+    try:
+        yield receiver, process
+    finally:
+        process.kill()
+        process.join()
 
 
 def import_late() -> None:

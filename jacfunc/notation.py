@@ -12,8 +12,9 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from .errors import ArgumentTypeError, NotationError
+from .errors import ArgumentTypeError, NotationError, UnsupportedOperationError
 from .jet.layout import Index
+from .levels import compiling
 
 LONGEST = 64
 """Characters of a subscript: nobody means a derivative of such an order, and splitting it takes time."""
@@ -38,6 +39,11 @@ class Variables:
     @classmethod
     def of(cls, inputs: str, outputs: str) -> Variables:
         """From strings of names apart by spaces or commas."""
+        if compiling():
+            raise UnsupportedOperationError(
+                "names of derivatives cannot be read while torch.compile traces; call partials once before, or "
+                "residual, and only its result in what is compiled"
+            )
         inputs, outputs = _text("inputs", inputs), _text("outputs", outputs)
         names = [_listed("inputs", inputs), _listed("outputs", outputs)]
         for name in names[1]:

@@ -14,8 +14,7 @@ import torch
 
 from . import trees
 from .derivatives import Derivatives
-from .errors import ArgumentError, ArgumentTypeError, ShapeError, UnsupportedOperationError
-from .levels import compiling
+from .errors import ArgumentError, ArgumentTypeError, ShapeError
 from .multiindices import MultiIndices
 from .notation import Name, Variables
 from .options import Keywords, Options
@@ -379,10 +378,5 @@ def partials(
     The propagation is multivariate Taylor arithmetic (A. Griewank and A. Walther, "Evaluating Derivatives", 2008,
     chapter 13).
     """
-    if compiling():
-        raise UnsupportedOperationError(
-            "the names that partials is asked for cannot be read while torch.compile traces; call partials once "
-            "before, and only its result in what is compiled"
-        )
     options = Options.of("partials", keywords)
     return made(as_function(f), wanted, Variables.of(inputs, outputs), options, out_dims)

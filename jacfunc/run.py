@@ -156,11 +156,12 @@ def _followable(plan: Plan, request: Request) -> Plan:
 
     First derivatives that are traced in chunks of rows are also without it, which would evaluate f for each.
     """
-    size = request.options.chunk_size
-    whole = not request.traced or size is None or size >= plan.inputs.total or plan.wanted.order > 1
-    verified = plan.settled or not (request.traced or inside_vmap())
-    known = verified or getattr(request.function, "of_plain_layers", False)
-    if (whole and known) or request.options.method != "auto":
+    if request.options.method != "auto":
+        return plan
+    traced, chunk_size = request.traced, request.options.chunk_size
+    verified = plan.settled or not (traced or inside_vmap()) or getattr(request.function, "of_plain_layers", False)
+    again = traced and plan.wanted.order == 1 and len(plan.inputs.chunks(chunk_size)) > 1
+    if verified and not again:
         return plan
     return replace(plan, attempts=tuple(attempt for attempt in plan.attempts if attempt.route != "taylor"))
 

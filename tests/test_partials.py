@@ -507,8 +507,12 @@ def test_made_inside_of_what_is_compiled():
     def u_t(tx):
         return partials(lambda tx: tx.prod(1), "u_t", inputs="t x", outputs="u")(tx).u_t
 
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="call partials once before"):
-        torch.compile(u_t, fullgraph=True, backend="eager")(torch.randn(4, 2))
+    def transport(tx):
+        return jacfunc.residual(lambda tx: tx.prod(1), lambda d: d.u_t - d.u_x, inputs="t x", outputs="u")(tx)
+
+    for made_inside in (u_t, transport):
+        with pytest.raises(torch._dynamo.exc.Unsupported, match="call partials once before"):
+            torch.compile(made_inside, fullgraph=True, backend="eager")(torch.randn(4, 2))
 
 
 def test_compile_keyword():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from multiprocessing.connection import Connection
 
-from jacfunc.memory import processes
+from jacfunc.memory import started
 
 from .contender import Contender
 from .harness import Settings, Step, measured
@@ -19,22 +19,15 @@ from .workloads import Workload
 
 def measured_alone(workload: Workload, quick: bool, settings: Settings, step: Step) -> Found:
     """What ``measured`` finds of all that take part, there; ``step`` is told here."""
-    context = processes()
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(sender, workload, quick, settings))
-    process.start()
-    sender.close()
-    try:
-        while not isinstance(told := receiver.recv(), Found):
-            step(told)
-    except EOFError:
-        process.join()
-        raise SystemExit(
-            f"the process of {workload.name} ended with status {process.exitcode}; go on with --resume"
-        ) from None
-    finally:
-        process.kill()
-        process.join()
+    with started(_measure, workload, quick, settings) as (receiver, process):
+        try:
+            while not isinstance(told := receiver.recv(), Found):
+                step(told)
+        except EOFError:
+            process.join()
+            raise SystemExit(
+                f"the process of {workload.name} ended with status {process.exitcode}; go on with --resume"
+            ) from None
     return told
 
 
@@ -42,11 +35,11 @@ def _measure(sender: Connection, workload: Workload, quick: bool, settings: Sett
     from .peers import contenders
 
     keep_pages()
-    taking_part = [one for one in contenders(settings.second) if takes_part(one, workload, quick)]
+    taking_part = [one for one in contenders(settings.second) if _takes_part(one, workload, quick)]
     sender.send(measured(workload, taking_part, settings, sender.send))
 
 
-def takes_part(contender: Contender, workload: Workload, quick: bool) -> bool:
+def _takes_part(contender: Contender, workload: Workload, quick: bool) -> bool:
     """Whether it runs on a workload; fewer do in sweeps, and where there is no time to compile everyone."""
     wanted = contender.common or (workload.wide and (contender.quick or not quick))
     return workload.kind in contender.kinds and wanted

@@ -7,7 +7,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from jacfunc.memory import processes
+from jacfunc.memory import started
 
 from .contender import Contender
 from .workloads import Problem, Workload
@@ -15,26 +15,13 @@ from .workloads import Problem, Workload
 
 def peak(contender: Contender, workload: Workload, second: Path | None, patience: int) -> tuple[int | None, str]:
     """The bytes by which a call after the first grows its process at most, where known; and why there is none."""
-    context = processes()
-    receiver, sender = context.Pipe(duplex=False)
     # By what it is called, because its functions cannot be pickled.
-    told = (sender, contender.name, contender.compiled, workload, second)
-    process = context.Process(target=_send, args=told)
-    process.start()
-    sender.close()
-    measured: int | None = None
-    died = ""
-    try:
-        if receiver.poll(patience):
-            measured = receiver.recv()
-        else:
-            died = f"not ready after {patience} s"
-    except EOFError:
-        process.join()
-        died = f"its process ended with status {process.exitcode}"
-    process.kill()
-    process.join()
-    return measured, died
+    with started(_send, contender.name, contender.compiled, workload, second) as (receiver, process):
+        try:
+            return (receiver.recv(), "") if receiver.poll(patience) else (None, f"not ready after {patience} s")
+        except EOFError:
+            process.join()
+            return None, f"its process ended with status {process.exitcode}"
 
 
 def _send(sender: Connection, name: str, compiled: bool, workload: Workload, second: Path | None) -> None:
