@@ -17,7 +17,7 @@ from .entries import Block
 from .errors import ArgumentError, ArgumentTypeError, ShapeError
 from .jet.layout import Index
 from .levels import tracing
-from .multiindices import MultiIndices
+from .multiindices import MultiIndices, Terms
 from .options import Keywords, Options
 from .plan import Outcome, Wanted
 from .request import Outputs, Request, as_function
@@ -95,23 +95,22 @@ def _coordinates(request: Request, span: slice) -> range:
     return range(sum(sizes[: span.start]), sum(sizes[: span.stop]))
 
 
-def _fourth_derivatives(request: Request) -> MultiIndices:
+def _twice_laplacian(request: Request, span: slice) -> Terms:
+    """The biharmonic operator over the leaves of one argument, as a combination of fourth derivatives."""
     count = sum(torch.Size(shape).numel() for shape in request.input_shapes)
-    own = [_coordinates(request, argument.span) for argument in request.arguments]
-    return MultiIndices.around(_fourth(i, j, count) for places in own for i in places for j in places)
+    places = _coordinates(request, span)
+    return tuple([(_fourth(i, j, count), 1.0 if i == j else 2.0) for i in places for j in places if i <= j])
+
+
+def _fourth_derivatives(request: Request) -> MultiIndices:
+    return MultiIndices.around((), [_twice_laplacian(request, argument.span) for argument in request.arguments])
 
 
 def _biharmonic(request: Request, outcome: Outcome) -> Any:
     assert request.outputs is not None
-    count = sum(torch.Size(shape).numel() for shape in request.input_shapes)
     trees_of_outputs = []
     for output in range(len(request.outputs.shapes)):
-        sums = []
-        for argument in request.arguments:
-            places = _coordinates(request, argument.span)
-            pure = [outcome.results[output, _fourth(i, i, count)] for i in places]
-            mixed = [outcome.results[output, _fourth(i, j, count)] for i in places for j in places if i < j]
-            sums.append(sum(pure[1:], pure[0]) + 2 * sum(mixed) if mixed else sum(pure[1:], pure[0]))
+        sums = [outcome.combined(output, _twice_laplacian(request, each.span)) for each in request.arguments]
         trees_of_outputs.append(tuple(sums) if isinstance(request.options.argnums, tuple) else sums[0])
     return request.outputs.structure.build(trees_of_outputs)
 
@@ -134,7 +133,8 @@ def biharmonic(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform
 
     .. math:: \Delta^2 y_{no} = \sum_{ij} \frac{\partial^4 y_{no}}{\partial x_{ni}^2 \, \partial x_{nj}^2}
 
-    All fourth derivatives come from one propagation of ``2 d (d + 1)`` rows beside the value.
+    It comes from one propagation of ``3 d (d + 1) / 2 + 1`` rows beside the value: the fourth derivatives travel as
+    their sum.
 
     Args:
         f: a function or an ``nn.Module``, ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``, as for

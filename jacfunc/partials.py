@@ -15,13 +15,21 @@ import torch
 from . import trees
 from .derivatives import Derivatives
 from .errors import ArgumentError, ArgumentTypeError, ShapeError
-from .multiindices import MultiIndices
+from .multiindices import MultiIndices, Terms
 from .notation import Name, Variables
 from .options import Keywords, Options
 from .plan import Outcome, Wanted
 from .precision import warn_of_rounding
 from .request import Outputs, Request, as_function
 from .transforms import Transform
+
+
+class Combined(NamedTuple):
+    """A linear combination of derivatives of an output that nobody asks for one by one."""
+
+    written: str
+    output: int
+    terms: Terms
 
 
 @dataclass(frozen=True)
@@ -31,10 +39,12 @@ class Asked:
     variables: Variables
     names: tuple[Name, ...]
     axis: int
+    combined: tuple[Combined, ...] = ()
 
     def wanted(self) -> Wanted:
         """What a plan has to compute."""
-        indices = MultiIndices.around(name.index for name in self.names)
+        indices = self.indices
+        asked = [*[(name.output, name.index) for name in self.names], *[each[1:] for each in self.combined]]
         return Wanted(
             "partials",
             indices.order,
@@ -42,9 +52,14 @@ class Asked:
             self._fields,
             refuse=self._refuse,
             indices=indices,
-            key=(self.variables, tuple([(name.output, name.index) for name in self.names]), self.axis),
+            key=(self.variables, tuple(asked), self.axis),
             refuse_inputs=self._refuse_inputs,
         )
+
+    @property
+    def indices(self) -> MultiIndices:
+        """All of them together."""
+        return MultiIndices.around((name.index for name in self.names), (each.terms for each in self.combined))
 
     def _fields(self, request: Request, outcome: Outcome) -> tuple[torch.Tensor, ...]:
         """The tensor of each name, samples in front."""
@@ -55,6 +70,10 @@ class Asked:
             leaf, column = columns[name.output]
             found = outcome.results[leaf, name.index] if any(name.index) else outcome.evaluation.outputs[leaf]
             fields.append(found if column is None else found[..., column])
+        for each in self.combined:
+            leaf, column = columns[each.output]
+            found = outcome.combined(leaf, each.terms)
+            fields.append(found if column is None else found[..., column])
         return tuple(fields)
 
     def _refuse(self, request: Request, outputs: Outputs) -> None:
@@ -63,7 +82,9 @@ class Asked:
     def _refuse_inputs(self, request: Request) -> None:
         _check_inputs(request, self)
         if not request.traced:
-            warn_of_rounding(request, max(sum(name.index) for name in self.names))
+            orders = [sum(name.index) for name in self.names]
+            orders += [sum(index) for each in self.combined for index, _ in each.terms]
+            warn_of_rounding(request, max(orders))
 
 
 # -------------------------------------------------------------------- which tensors the names are
@@ -250,7 +271,7 @@ class Partials:
         """The tensors under their names, and the inputs beside them."""
         if self.asked.axis:
             fields = [self._moved_back(field) for field in fields]
-        names = [name.written for name in self.asked.names]
+        names = [name.written for name in self.asked.names] + [each.written for each in self.asked.combined]
         inputs = zip(self.asked.variables.inputs, coordinates(args, options), strict=True)
         return Derivatives(names, fields, list(inputs))
 
@@ -291,11 +312,16 @@ def _told(asked: Asked, transform: Transform) -> str:
 
 
 def made(
-    function: Callable[..., Any], wanted: str, variables: Variables, options: Options, out_dims: int | None
+    function: Callable[..., Any],
+    wanted: str,
+    variables: Variables,
+    options: Options,
+    out_dims: int | None,
+    combined: tuple[Combined, ...] = (),
 ) -> Partials:
-    """The transform for these names, of a function and options that are checked."""
+    """The transform for these names and combinations, of a function and options that are checked."""
     axis = _axis(out_dims, options)
-    asked = Asked(variables, variables.names(wanted), axis)
+    asked = Asked(variables, variables.names(wanted) if wanted or not combined else (), axis, combined)
     numbers = tuple(range(-len(variables.inputs), 0))
     computed = asked.wanted()
 

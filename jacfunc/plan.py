@@ -16,7 +16,7 @@ from . import independence
 from .entries import Pair
 from .jet.frame import AllRowsError, CannotFollowError
 from .levels import inside_transform
-from .multiindices import MultiIndices
+from .multiindices import MultiIndices, Sum, Terms
 from .reasons import place, reason
 from .request import Outputs, Request, Shape
 from .routes.task import Evaluation
@@ -108,11 +108,16 @@ class Plan:
     def rows(self) -> int:
         """How many rows it pushes or pulls through."""
         if self.indices is not None:
-            return len(self.indices.indices)
+            return self.carried(self.route).rows
         inputs, outputs = self.inputs.total, self.output_rows.total
         if self.route in ("taylor", "forward", "dual"):
             return inputs
         return outputs if self.wanted.order == 1 else outputs * inputs
+
+    def carried(self, route: str) -> MultiIndices:
+        """The derivatives that a route computes: sums of some are for Taylor alone."""
+        assert self.indices is not None
+        return self.indices if route == "taylor" else self.indices.separate
 
     @property
     def cost(self) -> float:
@@ -149,7 +154,8 @@ def _cost(route: str, order: int, inputs: int, outputs: int) -> float:
 def _cost_of(indices: MultiIndices, route: str, outputs: int) -> float:
     """Of mixed derivatives, for so many coordinates of the output; a nested pass costs twice the one inside of it."""
     if route == "taylor":
-        return 1 + len(indices.indices)
+        return 1 + indices.rows
+    indices = indices.separate
     cost = 1 + (route == "forward")
     for order in range(1, indices.order + 1):
         parents = indices.parents(order)
@@ -219,3 +225,19 @@ class Outcome(NamedTuple):
     plan: Plan
     results: dict[Any, torch.Tensor]
     evaluation: Evaluation
+
+    def combined(self, leaf: int, terms: Terms) -> torch.Tensor:
+        """A linear combination of derivatives of an output leaf."""
+        assert self.plan.indices is not None
+        total = None
+        for key, coefficient in self.plan.indices.made_of(terms):
+            within = key.terms if isinstance(key, Sum) and (leaf, key) not in self.results else ((key, 1.0),)
+            for each, weight in within:
+                part = _times(self.results[leaf, each], coefficient * weight)
+                total = part if total is None else total + part
+        assert total is not None
+        return total
+
+
+def _times(derivative: torch.Tensor, number: float) -> torch.Tensor:
+    return derivative if number == 1 else derivative * number

@@ -197,7 +197,7 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
         plan.wanted.order,
         request.traced,
         not request.traced and not getattr(request.function, "alone", False),
-        plan.indices,
+        None if plan.indices is None else plan.carried(attempt.route),
     )
     route = ROUTES[attempt.route]
     results: dict[Any, torch.Tensor]

@@ -19,6 +19,7 @@ from jacfunc import (
     hess_diag,
     laplacian,
     make_functional,
+    partials,
 )
 from jacfunc.jet.layers import LAYERS as LAYER_TYPES
 
@@ -337,3 +338,15 @@ def test_other_functions_are_compiled_on_other_routes():
     f = lambda x: F.glu(torch.cat([x, x], 1), 1)  # which Dynamo takes no jet through
     compiled = torch.compile(diag_jac(f), fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x), diag_jac(f, method="reverse")(x))
+
+
+def test_first_partials_in_chunks():
+    f, params = make_functional(nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 1)).double())
+    first = partials(f, "u u_t u_x", inputs="t x", outputs="u", chunk_size=1)
+    tx = torch.randn(5, 2, dtype=torch.float64)
+    compiled = torch.compile(lambda params, tx: tuple(first(params, tx)), fullgraph=True, backend="eager")
+    for got, want in zip(compiled(params, tx), first(params, tx), strict=True):
+        torch.testing.assert_close(got, want)
+    second = partials(f, "u_tt u_xx", inputs="t x", outputs="u", chunk_size=1)
+    with pytest.raises(Exception, match="compile it without chunk_size"):
+        torch.compile(lambda params, tx: tuple(second(params, tx)), fullgraph=True, backend="eager")(params, tx)

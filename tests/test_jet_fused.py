@@ -32,8 +32,17 @@ LAYOUTS = {
     "plate": MultiIndices.around([(4, 0), (2, 2), (0, 4)]).layout,
     "all": MultiIndices.around([(2, 1, 0), (1, 1, 1), (0, 0, 3)]).layout,
     "many": MultiIndices.around([(1, 1, 1, 1, 0), (2, 0, 0, 1, 1), (0, 2, 2, 0, 0)]).layout,
+    "wave": MultiIndices.around([], [(((2, 0), 1.0), ((0, 2), -4.0))]).layout,
+    "biharmonic": MultiIndices.around([], [(((4, 0), 1.0), ((2, 2), 2.0), ((0, 4), 1.0))]).layout,
+    "two sums": MultiIndices.around(
+        [(1, 0, 0)], [(((0, 0, 3), 1.0), ((0, 3, 0), 0.5), ((0, 1, 0), 2.0)), (((2, 0, 0), 1.0), ((0, 2, 0), 3.0))]
+    ).layout,
     # Beyond the size up to which products are taken one by one.
     "dense": closed(tuple(all_indices(4, 4)[1:])),
+    "dense sum": MultiIndices.around(
+        all_indices(4, 3),
+        [tuple((index, 1.0 + place) for place, index in enumerate(all_indices(4, 4)) if sum(index) > 3)],
+    ).layout,
 }
 
 

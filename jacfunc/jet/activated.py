@@ -126,11 +126,11 @@ class _Back:
         found: Groups = [None] * len(x[p - 1])
         for q in range(1, self.layout.order - p + 1):
             table = self.layout.table(p, q)
-            terms: Any = () if table is None else zip(table.left, table.right, table.into, strict=True)
-            for i, j, k in terms if self.single or table is None else [(0, 0, 0)]:
+            terms: Any = () if table is None else table.terms()
+            for i, j, k, weight in terms if self.single or table is None else [(0, 0, 0, 1.0)]:
                 row, other = rows[p + q - 1][k], x[q - 1][j]
                 if row is not None and other is not None:
-                    found[i] = plus(found[i], row * other)
+                    found[i] = plus(found[i], row * other if weight == 1 else row * other * weight)
         return found
 
     def _added_up(self, factors: Sequence[Any], terms: Sequence[Term]) -> list[Tensor]:

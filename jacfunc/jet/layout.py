@@ -4,12 +4,14 @@ A layout is static.  It says how many rows there are of each order, and for ever
 a product ``x y`` the products of their rows belong to.  With normalised coefficients ``u_a = d^a u / a!`` that is the
 convolution ``z_a = sum_{b+c=a} x_b y_c``, whatever the order.  A row may also stand for a sum of derivatives, such as
 the Laplacian's (the forward Laplacian: R. Li et al., "A computational framework for neural network-based variational
-Monte Carlo with forward Laplacian", 2024).
+Monte Carlo with forward Laplacian", 2024), since what a function does to the coefficients of one order is linear in
+them but for products of lower ones.  First derivatives, of which no product is a part, may be in a sum of any order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +24,9 @@ UNROLLED = 48
 Index = tuple[int, ...]
 """A multi-index: how often each direction is differentiated by."""
 
+Row = tuple[tuple[Index, float], ...]
+"""Several coefficients that travel as their sum, each with its weight; those of the highest order come first."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -29,7 +34,7 @@ class Table:
 
     ``each``: row i with row i gives row i.  ``summed``: row i with row i, all added up to the one row of the result.
     ``aligned``: rows that follow one another on both sides make all rows of the result, one each.  Else products
-    ``left[k]`` with ``right[k]`` add to row ``into[k]``.
+    ``left[k]`` with ``right[k]`` add to row ``into[k]``, times ``weights[k]`` where there are any.
     """
 
     left: tuple[int, ...]
@@ -39,16 +44,26 @@ class Table:
     each: bool = False
     summed: bool = False
     aligned: bool = False
+    weights: tuple[float, ...] | None = None
 
     @classmethod
-    def of(cls, terms: Sequence[tuple[int, int, int]], sizes: tuple[int, int], rows: int) -> Table:
+    def of(
+        cls, terms: Sequence[tuple[int, int, int]], sizes: tuple[int, int], rows: int, weights: Sequence[float] = ()
+    ) -> Table:
         """The table of these ``(left, right, into)`` for stacks of these sizes."""
         left, right, into = (tuple(term[part] for term in terms) for part in range(3))
+        if any(weight != 1 for weight in weights):
+            return cls(left, right, into, rows, weights=tuple(weights))
         all_rows = tuple(range(sizes[0]))
         paired = left == right == all_rows and sizes[0] == sizes[1]
         each = paired and into == all_rows and rows == len(into)
         aligned = into == tuple(range(rows)) and _is_range(left) and _is_range(right)
         return cls(left, right, into, rows, each, paired and rows == 1, aligned)
+
+    def terms(self) -> Iterator[tuple[int, int, int, float]]:
+        """``(left, right, into, weight)``, product by product."""
+        weights = (1.0,) * len(self.into) if self.weights is None else self.weights
+        return zip(self.left, self.right, self.into, weights, strict=True)
 
     def convolve(self, left: Tensor, right: Tensor, product: Product) -> Tensor:
         """The stack of all products, each in its row of the result."""
@@ -71,8 +86,8 @@ class Table:
             return total.addcmul_(_range(left, self.left), _range(right, self.right), value=scale)
         if self.summed or len(self.into) > UNROLLED:
             return total.add_(self.convolve(left, right, torch.mul), alpha=scale)
-        for i, j, row in zip(self.left, self.right, self.into, strict=True):
-            total[row].addcmul_(left[i], right[j], value=scale)
+        for i, j, row, weight in self.terms():
+            total[row].addcmul_(left[i], right[j], value=scale * weight)
         return total
 
     def accumulate_left(self, total: Tensor, sums: Tensor, right: Tensor, scale: float) -> None:
@@ -83,21 +98,22 @@ class Table:
             _range(total, self.left).addcmul_(sums, _range(right, self.right), value=scale)
         elif len(self.into) > UNROLLED:
             left = torch.tensor(self.left, device=total.device)
-            total.index_add_(0, left, sums[list(self.into)] * right[list(self.right)], alpha=scale)
+            products = self._weighted(sums[list(self.into)] * right[list(self.right)])
+            total.index_add_(0, left, products, alpha=scale)
         else:
-            for i, j, row in zip(self.left, self.right, self.into, strict=True):
-                total[i].addcmul_(sums[row], right[j], value=scale)
+            for i, j, row, weight in self.terms():
+                total[i].addcmul_(sums[row], right[j], value=scale * weight)
 
     def squared(self, stack: Tensor) -> Tensor:
         """A stack convolved with itself by :func:`torch.mul`: each pair of rows is multiplied once."""
         if self.each or self.summed or self.aligned:
             return self.convolve(stack, stack, torch.mul)
-        once = [(i, j, row) for i, j, row in zip(self.left, self.right, self.into, strict=True) if i <= j]
+        once = [term for term in self.terms() if term[0] <= term[1]]
         if len(once) > UNROLLED:
             return self.gathered(stack[list(self.left)] * stack[list(self.right)])
         rows = _single(stack)
-        products = [rows[i] * rows[j] if i == j else 2 * rows[i] * rows[j] for i, j, _ in once]
-        return _summed(products, [row for _, _, row in once], self.rows)
+        products = [rows[i] * rows[j] if i == j else 2 * rows[i] * rows[j] for i, j, _, _ in once]
+        return _summed(products, [(row, weight) for _, _, row, weight in once], self.rows)
 
     def gathered(self, products: Tensor) -> Tensor:
         """Products, one for each term, added up in the rows that they belong to."""
@@ -107,11 +123,17 @@ class Table:
             return products.sum(0, keepdim=True)
         if len(self.into) > UNROLLED:
             into = torch.tensor(self.into, device=products.device)
-            return products.new_zeros((self.rows, *products.shape[1:])).index_add(0, into, products)
+            return products.new_zeros((self.rows, *products.shape[1:])).index_add(0, into, self._weighted(products))
         return self._sums(_single(products))
 
     def _sums(self, products: Sequence[Tensor]) -> Tensor:
-        return _summed(products, self.into, self.rows)
+        return _summed(products, [(row, weight) for _, _, row, weight in self.terms()], self.rows)
+
+    def _weighted(self, products: Tensor) -> Tensor:
+        if self.weights is None:
+            return products
+        weights = torch.tensor(self.weights, dtype=products.dtype, device=products.device)
+        return products * weights.reshape(-1, *(1,) * (products.dim() - 1))
 
 
 def _single(stack: Tensor) -> tuple[Tensor, ...]:
@@ -119,12 +141,15 @@ def _single(stack: Tensor) -> tuple[Tensor, ...]:
     return torch.split(stack, 1)
 
 
-def _summed(products: Sequence[Tensor], into: Sequence[int], rows: int) -> Tensor:
-    """Rows of one product each, added up in the rows that they belong to, zero where to none."""
+def _summed(products: Sequence[Tensor], into: Sequence[tuple[int, float]], rows: int) -> Tensor:
+    """Rows of one product each, added up with their weights in the rows that they belong to, zero where to none."""
     sums: list[Tensor | None] = [None] * rows
-    for term, row in zip(products, into, strict=True):
+    for term, (row, weight) in zip(products, into, strict=True):
         before = sums[row]
-        sums[row] = term if before is None else before + term
+        if before is None:
+            sums[row] = term if weight == 1 else term * weight
+        else:
+            sums[row] = before + term if weight == 1 else torch.add(before, term, alpha=weight)
     filled = [torch.zeros_like(products[0]) if total is None else total for total in sums]
     return filled[0] if rows == 1 else torch.cat(filled)
 
@@ -190,31 +215,43 @@ def pairs(rows: int, chosen: tuple[tuple[int, int], ...]) -> Layout:
     return Layout((rows, len(chosen)), (((1, 1), Table.of(terms, (rows, rows), len(chosen))),))
 
 
-def closed(indices: tuple[Index, ...]) -> Layout:
-    """Any downward-closed set of multi-indices, of any order; rows are in the order given, within each order."""
-    by_order: dict[int, list[Index]] = {}
-    for index in indices:
-        if sum(index):
-            by_order.setdefault(sum(index), []).append(index)
-    places = {index: (order, row) for order, group in by_order.items() for row, index in enumerate(group)}
+def closed(indices: Sequence[Index], sums: Sequence[Row] = ()) -> Layout:
+    """Any downward-closed set of multi-indices, of any order; rows are in the order given, within each order.
+
+    Sums come after the others of the order of their first coefficient.  What is below any of their coefficients has
+    rows of its own, but for first-order ones, which appear in no product that makes a sum.
+    """
+    by_order: dict[int, list[Row]] = {}
+    for row in (*[((index, 1.0),) for index in indices if sum(index)], *sums):
+        by_order.setdefault(sum(row[0][0]), []).append(row)
     top = max(by_order, default=0)
     tables = []
     for p in range(1, top):
         for q in range(1, top - p + 1):
-            terms = _terms(by_order, places, p, q)
+            terms, weights = _terms(by_order[p], by_order[q], by_order[p + q])
             if terms:
                 sizes = (len(by_order[p]), len(by_order[q]))
-                tables.append(((p, q), Table.of(terms, sizes, len(by_order[p + q]))))
+                tables.append(((p, q), Table.of(terms, sizes, len(by_order[p + q]), weights)))
     return Layout(tuple(len(by_order[k]) for k in range(1, top + 1)), tuple(tables))
 
 
 def _terms(
-    by_order: dict[int, list[Index]], places: dict[Index, tuple[int, int]], p: int, q: int
-) -> list[tuple[int, int, int]]:
+    left: Sequence[Row], right: Sequence[Row], result: Sequence[Row]
+) -> tuple[list[tuple[int, int, int]], list[float]]:
+    """The products of rows of two orders that belong to rows of a third, and their weights."""
+    places: dict[Index, list[tuple[int, float]]] = {}
+    for row, coefficients in enumerate(result):
+        for index, weight in coefficients:
+            places.setdefault(index, []).append((row, weight))
     terms = []
-    for i, b in enumerate(by_order.get(p, [])):
-        for j, c in enumerate(by_order.get(q, [])):
-            product = tuple(map(int.__add__, b, c))
-            if product in places:
-                terms.append((i, j, places[product][1]))
-    return sorted(terms, key=lambda term: term[2])
+    for (i, b), (j, c) in itertools.product(_apart(left), _apart(right)):
+        # Not by map(int.__add__, b, c), which is NotImplemented under Dynamo.
+        for row, weight in places.get(tuple([x + y for x, y in zip(b, c, strict=True)]), ()):
+            terms.append((i, j, row, weight))
+    terms.sort(key=lambda term: term[2])
+    return [term[:3] for term in terms], [term[3] for term in terms]
+
+
+def _apart(rows: Sequence[Row]) -> list[tuple[int, Index]]:
+    """The rows of a single coefficient, which are what products are of."""
+    return [(place, row[0][0]) for place, row in enumerate(rows) if len(row) == 1]

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..errors import UnsupportedOperationError
-from ..jet.layout import Index
-from ..multiindices import MultiIndices
+from ..multiindices import Key, MultiIndices
 from ..rng import Draw
 from ..rows import Rows, flattened, through
 
@@ -25,7 +24,7 @@ class Task:
     for the checks that a route makes of itself when it is taken for the first time, ``differentiated_again`` says that
     the result is part of a graph or of a surrounding transform, ``wants_value`` that the caller asks for the value too,
     ``traced`` that values cannot be looked at, ``recomputes`` that the function may checkpoint.  ``indices`` are mixed
-    derivatives that are wanted instead of entries, which go to ``derivatives`` by output leaf and multi-index.
+    derivatives that are wanted instead of entries, which go to ``derivatives`` by output leaf and key.
     """
 
     evaluate: Callable[..., tuple[Tensors, Tensors]]
@@ -44,7 +43,7 @@ class Task:
     traced: bool = False
     recomputes: bool = True
     indices: MultiIndices | None = None
-    derivatives: dict[tuple[int, Index], torch.Tensor] = field(default_factory=dict)
+    derivatives: dict[tuple[int, Key], torch.Tensor] = field(default_factory=dict)
 
     def input_chunks(self) -> list[tuple[int, int]]:
         """The chunks of the rows of the input."""
@@ -121,10 +120,10 @@ class Task:
                 if entry := self.entries.get((leaf, segment.leaf)):
                     entry.columns(seconds[place : place + 1].to(dtype), segment.start)
 
-    def take_partial(self, leaf: int, index: Index, derivative: torch.Tensor) -> None:
-        """Keep a mixed derivative of an output leaf."""
+    def take_partial(self, leaf: int, key: Key, derivative: torch.Tensor) -> None:
+        """Keep a mixed derivative of an output leaf, or a sum of some."""
         dtype = self.leaves[0].dtype
-        self.derivatives[leaf, index] = derivative if derivative.dtype == dtype else derivative.to(dtype)
+        self.derivatives[leaf, key] = derivative if derivative.dtype == dtype else derivative.to(dtype)
 
     def direction(self, coordinate: int) -> Tensors:
         """The tangent of every leaf along one coordinate of the input, in full."""

@@ -6,7 +6,7 @@ another route; that what it went through was right is verified once against reve
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -55,7 +55,10 @@ def partials(task: Task) -> Evaluation:
         task.refuse_evaluations()
     evaluation = None
     for part in parts:
-        outputs, aux, notes = follow(task, part.layout, _along(task, part.directions))
+        # A sum of second derivatives in a new frame leaves no first ones.
+        narrowing = not part.layout.total or part.taken[0][0] > 1
+        started = _started(task, part)
+        outputs, aux, notes = follow(task, part.layout, _along(task, part.directions), started, narrowing)
         _take_partials(task, part, outputs)
         if evaluation is None:
             evaluation = Evaluation(tuple(o.value if type(o) is Jet else o for o in outputs), aux, notes=notes)
@@ -67,12 +70,24 @@ def _take_partials(task: Task, part: MultiIndices, outputs: Outputs) -> None:
     for order, count, rows in part.taken:
         for leaf, output in enumerate(outputs):
             stack = rows_of(output, order, count, task.leaves[0])
-            for row, index, factorial in rows:  # coefficients are normalised
-                task.take_partial(leaf, index, _times(stack[row], factorial))
+            for row, key, factorial in rows:  # coefficients are normalised
+                task.take_partial(leaf, key, _times(stack[row], factorial))
 
 
 def _times(derivative: torch.Tensor, number: int) -> torch.Tensor:
     return derivative if number == 1 else derivative * number
+
+
+def _started(task: Task, part: MultiIndices) -> dict[int, list[torch.Tensor]]:
+    """What rows of the input are, for some orders those of each leaf, where first derivatives are in sums."""
+    if not part.starts:
+        return {}
+    basis = task.inputs.basis(0, task.inputs.total, task.leaves, (1,) * len(task.batch))
+    found = {}
+    for order, matrix in part.starts:
+        weights = [torch.tensor(matrix, dtype=hot.dtype, device=hot.device) for hot in basis]
+        found[order] = [torch.tensordot(own, hot, 1) for own, hot in zip(weights, basis, strict=True)]
+    return found
 
 
 def _along(task: Task, directions: tuple[int, ...]) -> Callable[[Propagation], list[torch.Tensor | None]]:
@@ -112,18 +127,26 @@ def _swept(
 
 
 def follow(
-    task: Task, rows_layout: layout.Layout, rows: Callable[[Propagation], list[Any]]
+    task: Task,
+    rows_layout: layout.Layout,
+    rows: Callable[[Propagation], list[Any]],
+    started: Mapping[int, Sequence[torch.Tensor]] | None = None,
+    narrowing: bool = True,
 ) -> tuple[Outputs, tuple[torch.Tensor, ...], tuple[str, ...]]:
     """Run ``f`` on jets of the leaves with these first-order rows: outputs, aux, and what is to be told of it.
 
-    Every call sees the same random draw.
+    ``started`` has the rows of other orders, or all of the first, where there are some.  Every call sees the same
+    random draw.
     """
     task.redraw()
     quiet = not torch.is_grad_enabled()
-    propagation = Propagation(task.batch, quiet=quiet, narrowing=task.vectorised, traced=task.traced)
+    narrowing = narrowing and task.vectorised
+    propagation = Propagation(task.batch, quiet=quiet, narrowing=narrowing, traced=task.traced)
     frame = Frame(propagation, rows_layout)
-    rest = (None,) * (rows_layout.order - 1)
-    jets = [Jet(leaf, (row, *rest), frame) for leaf, row in zip(task.leaves, rows(propagation), strict=True)]
+    of_order = {1: rows(propagation), **(started or {})}
+    none = [None] * len(task.leaves)
+    coefficients = zip(*[of_order.get(order, none) for order in range(1, rows_layout.order + 1)], strict=True)
+    jets = [Jet(leaf, row, frame) for leaf, row in zip(task.leaves, coefficients, strict=True)]
     run = _quietly if quiet else (_recomputed if task.recomputes else _directly)
     outputs, aux = run(task, jets, propagation)
     propagation.alive = False

@@ -19,7 +19,8 @@ VISCOSITY = 0.01
 class Equation:
     """Its coordinates and unknowns, a letter each, what it names of their derivatives, and its residuals.
 
-    ``rows`` are the Taylor coefficients that it needs, the value included: what forward propagation cannot do without.
+    ``rows`` are the Taylor coefficients that it needs, the value included: what forward propagation cannot do without,
+    where derivatives that are only needed as a sum are one.
     """
 
     title: str
@@ -63,7 +64,7 @@ _SECONDS = [f"u_{letter * 2}" for letter in _TEN]
 
 EQUATIONS = {
     "burgers": Equation(
-        "Burgers", "tx", "u", "u u_t u_x u_xx", lambda d: (d.u_t + d.u * d.u_x - VISCOSITY * d.u_xx,), 4
+        "Burgers", "tx", "u", "u u_t u_x u_xx", lambda d: (d.u_t + d.u * d.u_x - VISCOSITY * d.u_xx,), 3
     ),
     "navier-stokes": Equation(
         "Navier-Stokes 2-D",
@@ -71,7 +72,7 @@ EQUATIONS = {
         "uvp",
         "u v u_t u_x u_y u_xx u_yy v_t v_x v_y v_xx v_yy p_x p_y",
         _navier_stokes,
-        6,
+        4,
     ),
     "kuramoto-sivashinsky": Equation(
         "Kuramoto-Sivashinsky",
@@ -79,7 +80,7 @@ EQUATIONS = {
         "u",
         "u u_t u_x u_xx u_xxxx",
         lambda d: (d.u_t + d.u * d.u_x + d.u_xx + d.u_xxxx,),
-        6,
+        5,
     ),
     "poisson": Equation(
         "Poisson", _TEN, "u", " ".join(_SECONDS), lambda d: (sum(getattr(d, name) for name in _SECONDS) - 1.0,), 12

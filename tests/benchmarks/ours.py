@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from jacfunc import batch_jac, diag_jac, laplacian, make_functional, partials
+from jacfunc import batch_jac, diag_jac, laplacian, make_functional, partials, residual
 
 from .contender import Contender, Derivative, Local, Running
 from .equations import EQUATIONS
@@ -24,6 +24,7 @@ OURS, PLAIN = "jacfunc", "plain forward"
 BLOCKS = "jacfunc, in blocks"
 BY_OPTION = "jacfunc, compile=True"
 SUMMED = "jacfunc, by laplacian"
+NAMED = "jacfunc, by partials"
 FORCED = "jacfunc, method"
 LEAST = {DIAGONAL: 256, LAPLACIAN: 64}
 """Samples from which on there are blocks."""
@@ -68,6 +69,16 @@ def _compiled_with(problem: Problem, sample_chunk_size: int | None) -> Running:
 
 
 def _residual(problem: Problem) -> Residual:
+    f, params = make_functional(problem.net)
+    equation = EQUATIONS[problem.workload.kind]
+    inputs, outputs = " ".join(equation.inputs), " ".join(equation.outputs)
+    residuals = residual(f, equation.residual, inputs=inputs, outputs=outputs)
+    residuals(params, problem.x)  # what it reads is found out before it is compiled
+    return lambda params, x: torch.stack(residuals(params, x), dim=1)
+
+
+def _by_names(problem: Problem) -> Residual:
+    """With every derivative by itself, as whoever needs them for more than a residual has it."""
     f, _ = make_functional(problem.net)
     equation = EQUATIONS[problem.workload.kind]
     wanted = partials(f, equation.wanted, inputs=" ".join(equation.inputs), outputs=" ".join(equation.outputs))
@@ -111,6 +122,7 @@ CONTENDERS = [
 ]
 CONTENDERS += [
     *_steps(OURS, STEPS, _residual),
+    *_steps(NAMED, STEPS, _by_names),
     *_steps(SUMMED, ("poisson",), _summed),
 ]
 
