@@ -15,9 +15,9 @@ import torch
 from . import trees
 from .entries import Block
 from .errors import ArgumentError, ArgumentTypeError, ShapeError
-from .jet.layout import Index
+from .jet.layout import Index, Terms
 from .levels import tracing
-from .multiindices import MultiIndices, Terms
+from .multiindices import MultiIndices
 from .options import Keywords, Options
 from .plan import Outcome, Wanted
 from .request import Outputs, Request, as_function

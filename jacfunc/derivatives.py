@@ -12,6 +12,7 @@ import optree
 import torch
 from torch.utils import _pytree
 
+from .notation import without_spaces
 from .trees import NAMESPACE
 
 
@@ -19,7 +20,7 @@ class Derivatives:
     """Partial derivatives as ``partials`` returns them.
 
     They unpack in the order that they were asked for, and each is an attribute under the name that it was written by,
-    or ``d[name]`` where the name is in a string.
+    or ``d[name]`` where the name is in a string, or a sum.
     The inputs are attributes too, but no part of the unpacking.  It is a tree of all of them, for ``torch.func``,
     ``torch.compile`` and ``optree`` (namespace ``"jacfunc"``).
 
@@ -52,7 +53,7 @@ class Derivatives:
 
     def __getitem__(self, name: str) -> torch.Tensor:
         if isinstance(name, str) and not name.startswith("_"):
-            found: torch.Tensor = getattr(self, name)
+            found: torch.Tensor = getattr(self, without_spaces(name))
             return found
         raise TypeError(f"derivatives are found by name, as in d['{self._names[0]}'], not by {name!r}; or unpack them")
 

@@ -13,14 +13,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .jet.layout import Index, Layout, Row, closed
+from .jet.layout import Index, Layout, Terms, closed
 
-Terms = tuple[tuple[Index, float], ...]
-"""A linear combination of derivatives: each with its coefficient."""
+RATIO = 1e6
+"""By how much weights within a row may differ: beyond, one of its derivatives could be lost where another is zero."""
 
 
 class Sum(NamedTuple):
-    """A combination that has a row: led by a derivative of the highest order, whose coefficient is 1."""
+    """A combination that has a row: led by a derivative of the highest order, that with the largest coefficient, 1."""
 
     terms: Terms
 
@@ -118,7 +118,7 @@ def _around(wanted: tuple[Index, ...], combined: tuple[Terms, ...]) -> MultiIndi
     if apart is not None and len(full) + len(sums) > apart.rows:  # with the value
         return apart
     if not sums and not any(map(sum, full)):
-        full.add((1, *wanted[0][1:]))
+        full.add((1, *next(iter(full))[1:]))
     indices = tuple(sorted(filter(sum, full), key=_by_order))
     directions = tuple([index.index(1) for index in indices if sum(index) == 1])
     rows: list[Key] = sorted([*indices, *sums], key=lambda key: sum(_lead(key)))  # stable, so sums come last
@@ -148,14 +148,20 @@ def _pieces(wanted: Iterable[Index], combined: Sequence[Terms]) -> dict[Terms, t
 def _made(terms: Terms, rows: set[Index]) -> Iterator[tuple[Key, float]]:
     yield from (term for term in terms if term[0] in rows)
     rest = sorted([term for term in terms if term[0] not in rows], key=lambda term: _by_order(term[0]))
+    weights = [abs(coefficient) * _factorial(index) for index, coefficient in rest]
+    if weights and max(weights) > RATIO * min(weights):
+        yield from rest
+        return
     groups = [[term for term in rest if sum(term[0]) == order] for order in _orders(index for index, _ in rest)]
     if len(groups) > 1 and sum(groups[0][0][0]) == 1:  # first derivatives ride on the sum of the highest order
         groups[-1] += groups.pop(0)
     for group in groups:
-        lead = group[0][1]
         if len(group) == 1:
             yield group[0]
         else:
+            top = sum(group[0][0])
+            group.sort(key=lambda term: (-sum(term[0]), -abs(term[1]) if sum(term[0]) == top else 0))
+            lead = group[0][1]
             yield Sum(tuple([(index, coefficient / lead) for index, coefficient in group])), lead
 
 
@@ -169,7 +175,7 @@ def _lead(key: Key) -> Index:
     return key.lead if isinstance(key, Sum) else key
 
 
-def _row(key: Sum) -> Row:
+def _row(key: Sum) -> Terms:
     """The weights of Taylor coefficients in the row of a sum, whose lead has 1."""
     lead = _factorial(key.lead)
     return tuple([(index, coefficient * (_factorial(index) / lead)) for index, coefficient in key.terms])

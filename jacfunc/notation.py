@@ -1,4 +1,4 @@
-"""The subscript notation of partial derivatives, ``"u u_t u_xx"``, by the names of inputs and outputs; its refusals.
+"""The subscript notation of partial derivatives, ``"u u_t u_xx"``, and of their sums, ``"u_t-0.1*u_xx"``; its refusals.
 
 Only strings and multi-indices live here; no tensor, no function.  Every error repeats the string as it was written and
 points at the token that it is about.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import keyword
+import math
 import re
 import unicodedata
 from dataclasses import dataclass
 
 from .errors import ArgumentTypeError, NotationError, UnsupportedOperationError
-from .jet.layout import Index
+from .jet.layout import Index, Terms
 from .levels import compiling
 
 LONGEST = 64
@@ -27,6 +28,24 @@ class Name:
     written: str
     output: int
     index: Index
+
+    @property
+    def parts(self) -> tuple[tuple[int, Terms], ...]:
+        """As that of a sum."""
+        return ((self.output, ((self.index, 1.0),)),)
+
+
+@dataclass(frozen=True)
+class Combined:
+    """A sum of partial derivatives times numbers: how it was written, and for each output the derivatives of it."""
+
+    written: str
+    parts: tuple[tuple[int, Terms], ...]
+
+    @property
+    def output(self) -> int:
+        """The place of its first output."""
+        return self.parts[0][0]
 
 
 @dataclass(frozen=True)
@@ -61,11 +80,11 @@ class Variables:
                 )
         return variables
 
-    def name(self, token: str, within: str | None = None, at: int = 0) -> Name:
-        """What a token such as ``u_xx`` means, which stands at a place within a longer string."""
-        return _name(self, token, token if within is None else within, at)
+    def name(self, token: str) -> Name | Combined:
+        """What a token such as ``u_xx`` means."""
+        return _meaning(self, token, token, 0)
 
-    def names(self, wanted: str) -> tuple[Name, ...]:
+    def names(self, wanted: str) -> tuple[Name | Combined, ...]:
         """What the tokens of a string mean, in order."""
         return _names(self, _text("wanted", wanted))
 
@@ -118,19 +137,61 @@ def _pointer(text: str, at: int, token: str) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _names(variables: Variables, wanted: str) -> tuple[Name, ...]:
-    tokens = _tokens(wanted)
+def _names(variables: Variables, wanted: str) -> tuple[Name | Combined, ...]:
+    tokens = [(match.group(), match.start()) for match in SUM.finditer(wanted)]
     if not tokens:
         raise NotationError(f'wanted={wanted!r} asks for nothing; write partial derivatives, as in "u u_t u_xx"')
-    names: list[Name] = []
+    names: list[Name | Combined] = []
     for token, at in tokens:
-        name = _name(variables, token, wanted, at)
+        name = _meaning(variables, token, wanted, at)
         if any(name.written == other.written for other in names):
             raise NotationError(
                 f"{token!r} is asked for twice in {wanted!r}; name it once" + _pointer(wanted, at, token)
             )
         names.append(name)
     return tuple(names)
+
+
+SUM = re.compile(r"[^\s,]+(?:(?:\s+(?=[+*-])|(?<=[+*-])\s+)[^\s,]+)*")
+"""A name, or a sum, in which there may be spaces around operators."""
+TERM = re.compile(
+    r"\s*(?P<signs>(?:[+-]\s*)*)(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*\*\s*)?(?P<name>[^\s+*-]+)"
+)
+
+
+def without_spaces(written: str) -> str:
+    """How a name or a sum is looked up."""
+    return "".join(written.split())
+
+
+def _meaning(variables: Variables, token: str, within: str, at: int) -> Name | Combined:
+    """What a name or a sum means, which stands at a place within a longer string."""
+    if not any(operator in token for operator in "+-*"):
+        return _name(variables, token, within, at)
+    parts: dict[int, dict[Index, float]] = {}
+    place = 0
+    while place < len(token):
+        match = TERM.match(token, place)
+        if match is None or (place and not match["signs"]):
+            rest = token[place:]
+            raise NotationError(
+                f"{rest!r} is no term of the sum {token!r}; write names, each with a number in front if any, "
+                "as in u_t-0.1*u_xx" + _pointer(within, at + place, rest)
+            )
+        number = float(match["number"] or 1) * (-1) ** match["signs"].count("-")
+        if not math.isfinite(number):
+            raise NotationError(
+                f"{match['number']} is larger than any number of floating point; take a smaller one"
+                + _pointer(within, at + match.start("number"), match["number"])
+            )
+        name = _name(variables, match["name"], within, at + match.start("name"))
+        terms = parts.setdefault(name.output, {})
+        terms[name.index] = terms.get(name.index, 0.0) + number
+        place = match.end()
+    kept = {output: tuple([term for term in terms.items() if term[1]]) for output, terms in parts.items()}
+    if not any(kept.values()):
+        raise NotationError(f"{token!r} is zero; leave it out" + _pointer(within, at, token))
+    return Combined(without_spaces(token), tuple([(output, terms) for output, terms in kept.items() if terms]))
 
 
 @functools.lru_cache(maxsize=4096)

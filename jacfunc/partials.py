@@ -15,8 +15,8 @@ import torch
 from . import trees
 from .derivatives import Derivatives
 from .errors import ArgumentError, ArgumentTypeError, ShapeError
-from .multiindices import MultiIndices, Terms
-from .notation import Name, Variables
+from .multiindices import MultiIndices
+from .notation import Combined, Name, Variables
 from .options import Keywords, Options
 from .plan import Outcome, Wanted
 from .precision import warn_of_rounding
@@ -24,27 +24,20 @@ from .request import Outputs, Request, as_function
 from .transforms import Transform
 
 
-class Combined(NamedTuple):
-    """A linear combination of derivatives of an output that nobody asks for one by one."""
-
-    written: str
-    output: int
-    terms: Terms
-
-
 @dataclass(frozen=True)
 class Asked:
     """The derivatives that are asked for, and ``axis``: which axis of the outputs the samples lie on."""
 
     variables: Variables
-    names: tuple[Name, ...]
+    names: tuple[Name | Combined, ...]
     axis: int
-    combined: tuple[Combined, ...] = ()
 
     def wanted(self) -> Wanted:
         """What a plan has to compute."""
-        indices = self.indices
-        asked = [*[(name.output, name.index) for name in self.names], *[each[1:] for each in self.combined]]
+        parts = [terms for name in self.names for _, terms in name.parts]
+        indices = MultiIndices.around(
+            [terms[0][0] for terms in parts if len(terms) == 1], [terms for terms in parts if len(terms) > 1]
+        )
         return Wanted(
             "partials",
             indices.order,
@@ -52,14 +45,9 @@ class Asked:
             self._fields,
             refuse=self._refuse,
             indices=indices,
-            key=(self.variables, tuple(asked), self.axis),
+            key=(self.variables, tuple([name.parts for name in self.names]), self.axis),
             refuse_inputs=self._refuse_inputs,
         )
-
-    @property
-    def indices(self) -> MultiIndices:
-        """All of them together."""
-        return MultiIndices.around((name.index for name in self.names), (each.terms for each in self.combined))
 
     def _fields(self, request: Request, outcome: Outcome) -> tuple[torch.Tensor, ...]:
         """The tensor of each name, samples in front."""
@@ -67,13 +55,14 @@ class Asked:
         columns = _columns(self, request.outputs)
         fields = []
         for name in self.names:
-            leaf, column = columns[name.output]
-            found = outcome.results[leaf, name.index] if any(name.index) else outcome.evaluation.outputs[leaf]
-            fields.append(found if column is None else found[..., column])
-        for each in self.combined:
-            leaf, column = columns[each.output]
-            found = outcome.combined(leaf, each.terms)
-            fields.append(found if column is None else found[..., column])
+            field = None
+            for output, terms in name.parts:
+                leaf, column = columns[output]
+                found = outcome.combined(leaf, terms)
+                part = found if column is None else found[..., column]
+                field = part if field is None else field + part
+            assert field is not None
+            fields.append(field)
         return tuple(fields)
 
     def _refuse(self, request: Request, outputs: Outputs) -> None:
@@ -82,9 +71,8 @@ class Asked:
     def _refuse_inputs(self, request: Request) -> None:
         _check_inputs(request, self)
         if not request.traced:
-            orders = [sum(name.index) for name in self.names]
-            orders += [sum(index) for each in self.combined for index, _ in each.terms]
-            warn_of_rounding(request, max(orders))
+            parts = [terms for name in self.names for _, terms in name.parts]
+            warn_of_rounding(request, max(sum(index) for terms in parts for index, _ in terms))
 
 
 # -------------------------------------------------------------------- which tensors the names are
@@ -271,7 +259,7 @@ class Partials:
         """The tensors under their names, and the inputs beside them."""
         if self.asked.axis:
             fields = [self._moved_back(field) for field in fields]
-        names = [name.written for name in self.asked.names] + [each.written for each in self.asked.combined]
+        names = [name.written for name in self.asked.names]
         inputs = zip(self.asked.variables.inputs, coordinates(args, options), strict=True)
         return Derivatives(names, fields, list(inputs))
 
@@ -312,16 +300,11 @@ def _told(asked: Asked, transform: Transform) -> str:
 
 
 def made(
-    function: Callable[..., Any],
-    wanted: str,
-    variables: Variables,
-    options: Options,
-    out_dims: int | None,
-    combined: tuple[Combined, ...] = (),
+    function: Callable[..., Any], wanted: str, variables: Variables, options: Options, out_dims: int | None
 ) -> Partials:
-    """The transform for these names and combinations, of a function and options that are checked."""
+    """The transform for these names, of a function and options that are checked."""
     axis = _axis(out_dims, options)
-    asked = Asked(variables, variables.names(wanted) if wanted or not combined else (), axis, combined)
+    asked = Asked(variables, variables.names(wanted), axis)
     numbers = tuple(range(-len(variables.inputs), 0))
     computed = asked.wanted()
 
@@ -361,15 +344,16 @@ def partials(
 
     .. math:: \texttt{u\_txx} = \frac{\partial^3 u}{\partial t \, \partial x^2}, \qquad u = f(\theta, (t, x))
 
-    A name is that of an output, or an output, an underscore and the inputs that it is differentiated by.  All of them
-    come from one Taylor propagation of exactly the derivatives below those asked for (the smallest downward-closed set
-    of multi-indices), which costs about as many plain forwards as there are in it, the value included.
+    A name is that of an output, or an output, an underscore and the inputs that it is differentiated by.  A sum of
+    names, each with a number in front if any (``"u_t-0.1*u_xx"``), is one derivative as well.  All come from one
+    Taylor propagation of exactly the derivatives below those asked for (the smallest downward-closed set of
+    multi-indices), which costs about as many plain forwards as there are in it, the value included.
 
     Args:
         f: a function or an ``nn.Module``.  It takes coordinates, as one tensor ``(N, d)`` or as d separate last
             arguments ``(N,)`` or ``(N, 1)`` (or others, by ``argnums``).  It returns ``(N, m)``, ``(N,)`` where m is
             1, or a tuple or a dict by name of m tensors ``(N,)`` or ``(N, 1)``.
-        wanted: names apart by spaces, as in ``"u u_t u_x u_xx"``.
+        wanted: names apart by spaces, as in ``"u u_t u_x u_xx"``, or by commas; beside an operator spaces mean nothing.
         inputs: a name for each coordinate, as in ``"t x"``.
         outputs: a name for each output, as in ``"u v p"``.
         out_dims: the axis of the outputs that the samples lie on, None for the first.  For operator learning, where

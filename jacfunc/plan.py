@@ -15,8 +15,9 @@ import torch
 from . import independence
 from .entries import Pair
 from .jet.frame import AllRowsError, CannotFollowError
+from .jet.layout import Terms
 from .levels import inside_transform
-from .multiindices import MultiIndices, Sum, Terms
+from .multiindices import MultiIndices, Sum
 from .reasons import place, reason
 from .request import Outputs, Request, Shape
 from .routes.task import Evaluation
@@ -175,6 +176,8 @@ def make_plan(request: Request, wanted: Wanted, outputs: Outputs, random: bool, 
         costs = {route: _cost(route, wanted.order, inputs.total, output_rows.total) for route in routes}
     else:
         costs = {route: _cost_of(indices, route, output_rows.total) for route in routes}
+    if indices is not None and any(leaf.dtype == torch.float16 for leaf in request.leaves):
+        indices = indices.separate  # what is large in a sum may be too large for it
     method = request.options.method
     why = f"method={method!r} was asked for"
     if method == "auto":
@@ -233,7 +236,9 @@ class Outcome(NamedTuple):
         for key, coefficient in self.plan.indices.made_of(terms):
             within = key.terms if isinstance(key, Sum) and (leaf, key) not in self.results else ((key, 1.0),)
             for each, weight in within:
-                part = _times(self.results[leaf, each], coefficient * weight)
+                value = not isinstance(each, Sum) and not any(each)
+                found = self.evaluation.outputs[leaf] if value else self.results[leaf, each]
+                part = _times(found, coefficient * weight)
                 total = part if total is None else total + part
         assert total is not None
         return total

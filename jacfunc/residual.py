@@ -5,24 +5,63 @@ The derivatives come from ``partials.py``; here is only what the equation reads,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Unpack
 
 import torch
 
-from .combinations import evaluated
 from .derivatives import Derivatives
 from .errors import ArgumentTypeError, NotationError, ShapeError, UnsupportedOperationError
-from .levels import inside_vmap, tracing
+from .levels import tracing
 from .notation import Variables
 from .options import Keywords, Options
-from .partials import Combined, Partials, made
-from .readings import CombinedReading, DryReading, Needs, Reading, UnreadError, same_results
+from .partials import Partials, made
 from .request import as_function, requested
-from .rng import Draw, replaying
+from .rng import replaying
 from .transforms import Transform
 
 Equation = Callable[[Any], Any]
+
+
+class UnreadError(BaseException):
+    """A name that the propagation did not compute; no ``except Exception`` of the equation's is about it."""
+
+
+class Reading(Derivatives):
+    """What an equation is given: a name that is not there interrupts it, and is ``_unread`` even if it goes on."""
+
+    _unread: str | None = None
+
+    @classmethod
+    def of(cls, derivatives: Derivatives) -> Reading:
+        """With the same tensors."""
+        inputs = [(name, getattr(derivatives, name)) for name in derivatives._inputs]
+        return cls(derivatives._names, list(derivatives), inputs)
+
+    def __getattr__(self, name: str) -> torch.Tensor:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        self._unread = name
+        raise UnreadError(name)
+
+
+class DryReading(Derivatives):
+    """What it is given in the dry run: values of outputs stand for all their derivatives, and ``_read`` is noted.
+
+    Each is a copy, since what an equation does to it in place must not be seen by anyone.
+    """
+
+    def __init__(self, values: Derivatives, variables: Variables) -> None:
+        super().__init__((), (), [(name, getattr(values, name).clone()) for name in values._inputs])
+        self._values, self._variables = list(values), variables
+        self._read: list[str] = []
+
+    def __getattr__(self, name: str) -> torch.Tensor:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        output = self._variables.name(name).output
+        self._read.append(name)
+        return self._values[output].clone()
 
 
 class Residual:
@@ -43,111 +82,47 @@ class Residual:
         self.options, self.out_dims = options, out_dims
         self.names: tuple[str, ...] = ()
         self._partials: Partials | None = None
-        self._combined: tuple[Partials, Needs] | None = None
-        self._trial: tuple[Partials, Needs] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self._look(args, kwargs)
-        draw = self._draw_before_trial(args, kwargs)
-        result, derivatives, others = self._evaluated(args, kwargs)
-        _check(result, next(iter(derivatives)))
-        if draw is not None:
-            self._try(draw, args, kwargs, result, derivatives)
-        return (result, *others) if others else result
+        partials = self._known(args, kwargs)
+        while True:
+            derivatives, others = self._computed(partials, args, kwargs)
+            reading = Reading.of(derivatives)
+            try:
+                result = self.equation(reading)
+            except UnreadError:
+                if reading._unread is None:  # it is the name of another residual, around this one
+                    raise
+            if reading._unread is not None:
+                partials = self._read((reading._unread,))
+                continue
+            _check(result, next(iter(derivatives)))
+            return (result, *others) if others else result
 
     def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
         """The transform that is called for these arguments, and its own."""
-        self._look(args, kwargs)
-        combined = self._combined or self._trial
-        return (combined[0] if combined else self._separate()).resolved(args, kwargs)
+        return self._known(args, kwargs).resolved(args, kwargs)
 
-    def _evaluated(self, args: Any, kwargs: Any) -> tuple[Any, Derivatives, tuple[Any, ...]]:
-        """The result of the equation, the derivatives that it was given, and what comes with them."""
-        while True:
-            # In inference mode nothing tells whether a tensor was changed in place.
-            combined = None if not tracing() and torch.is_inference_mode_enabled() else self._combined
-            derivatives, others = self._computed(combined[0] if combined else self._separate(), args, kwargs)
-            found = self._by_combinations(derivatives, combined[1]) if combined else self._by_names(derivatives)
-            if found is not None:
-                return found[0], derivatives, others
-            self._combined = None
-
-    def _by_names(self, derivatives: Derivatives) -> tuple[Any] | None:
-        """The result of the equation; None where it reads another name, which is computed from now on."""
-        reading = Reading.of(derivatives)
-        result = None
-        try:
-            result = self.equation(reading)
-        except UnreadError:
-            if reading._unread is None:  # it is the name of another residual, around this one
-                raise
-        if reading._unread is None:
-            return (result,)
-        self._read((reading._unread,))
-        return None
-
-    def _by_combinations(self, derivatives: Derivatives, needs: Needs) -> tuple[Any] | None:
-        """The same of an equation that was seen to need combinations; None where tensors are what it is to be given."""
-        reading = CombinedReading(derivatives, needs)
-        result = None
-        try:
-            result = evaluated(self.equation(reading))
-        except UnreadError:
-            if not reading._refused:
-                raise
-        except Exception:  # of a function that takes tensors only, or of its own, which it then raises again
-            reading._refused = True
-        reading._over = True
-        return None if reading._refused or reading._changed else (result,)
-
-    def _look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """At the first call find out what the equation reads."""
-        if self._partials is not None:
-            return
-        if tracing():
-            raise UnsupportedOperationError(
-                "which derivatives a residual reads is found out at its first call, which torch.compile cannot trace; "
-                "call it once before"
-            )
-        dry, finished = self._dry_run(args, kwargs)
-        self._read(tuple(dry._read))
-        if finished and not dry._refused and self.options.method in ("auto", "taylor"):
-            needs = Needs.of(dry)
-            partials = self._made(needs.alone, needs.combined) if needs.combined else None
-            if partials is not None and partials.asked.indices.sums and self.options.chunk_size is None:
-                self._trial = (partials, needs)
-
-    def _draw_before_trial(self, args: Any, kwargs: Any) -> Draw | None:
-        """The random draw of a call after which combinations are to be tried; None where they are not, or cannot be."""
-        if self._trial is None or tracing() or inside_vmap() or torch.is_inference_mode_enabled():
-            return None
-        transform, own = self._separate().resolved(args, kwargs)
-        with requested(transform.transformed, transform.options, own, kwargs) as request:
-            return request.draw()
-
-    def _try(self, draw: Draw, args: Any, kwargs: Any, expected: Any, derivatives: Derivatives) -> None:
-        """Compute combinations from now on if the equation has the same result with them, whatever it asks of them."""
-        assert self._trial is not None
-        (partials, needs), self._trial = self._trial, None
-        with torch.no_grad(), replaying(draw):
-            combined, _ = self._computed(partials, args, kwargs)
-            found = self._by_combinations(combined, needs)
-        if found is not None and same_results(found[0], expected, list(derivatives)):
-            self._combined = (partials, needs)
-
-    def _separate(self) -> Partials:
-        assert self._partials is not None
+    def _known(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Partials:
+        """What the equation was seen to read; at the first call it is looked at."""
+        if self._partials is None:
+            if tracing():
+                raise UnsupportedOperationError(
+                    "which derivatives a residual reads is found out at its first call, which torch.compile "
+                    "cannot trace; "
+                    "call it once before"
+                )
+            return self._read(self._dry_run(args, kwargs))
         return self._partials
 
-    def _read(self, names: tuple[str, ...]) -> None:
+    def _read(self, names: tuple[str, ...]) -> Partials:
         """Compute these too from now on."""
         for name in names:
             self.variables.name(name)
         self.names = (*self.names, *(name for name in dict.fromkeys(names) if name not in self.names))
-        self._partials = self._made(self.names or self.variables.outputs)
-
-    def _made(self, names: Sequence[str], combined: tuple[Combined, ...] = ()) -> Partials:
-        return made(self.transformed, " ".join(names), self.variables, self.options, self.out_dims, combined)
+        wanted = ", ".join(self.names or self.variables.outputs)
+        self._partials = made(self.transformed, wanted, self.variables, self.options, self.out_dims)
+        return self._partials
 
     def _computed(self, partials: Partials, args: Any, kwargs: Any) -> tuple[Derivatives, tuple[Any, ...]]:
         result = partials(*args, **kwargs)
@@ -156,9 +131,9 @@ class Residual:
         derivatives, *others = result
         return derivatives, tuple(others)
 
-    def _dry_run(self, args: Any, kwargs: Any) -> tuple[DryReading, bool]:
-        """What it reads where the values of outputs stand for their derivatives, and whether it came through."""
-        values = self._made(self.variables.outputs)
+    def _dry_run(self, args: Any, kwargs: Any) -> tuple[str, ...]:
+        """The names that the equation reads where the values of outputs stand for their derivatives as well."""
+        values = made(self.transformed, " ".join(self.variables.outputs), self.variables, self.options, self.out_dims)
         transform, own = values.resolved(args, kwargs)
         with (
             torch.no_grad(),
@@ -168,12 +143,12 @@ class Residual:
             derivatives, _ = self._computed(values, args, kwargs)
         dry = DryReading(derivatives, self.variables)
         try:
-            evaluated(self.equation(dry))
+            self.equation(dry)
         except NotationError:
             raise
         except Exception:  # of numbers that are none: what else it reads shows when it has the right ones
-            return dry, False
-        return dry, True
+            pass
+        return tuple(dry._read)
 
     def _captured(self) -> tuple[object, ...]:
         names = (*self.variables.inputs, None, *self.variables.outputs)

@@ -24,8 +24,8 @@ UNROLLED = 48
 Index = tuple[int, ...]
 """A multi-index: how often each direction is differentiated by."""
 
-Row = tuple[tuple[Index, float], ...]
-"""Several coefficients that travel as their sum, each with its weight; those of the highest order come first."""
+Terms = tuple[tuple[Index, float], ...]
+"""A linear combination: derivatives, or Taylor coefficients, each with a number."""
 
 
 @dataclass(frozen=True)
@@ -215,13 +215,13 @@ def pairs(rows: int, chosen: tuple[tuple[int, int], ...]) -> Layout:
     return Layout((rows, len(chosen)), (((1, 1), Table.of(terms, (rows, rows), len(chosen))),))
 
 
-def closed(indices: Sequence[Index], sums: Sequence[Row] = ()) -> Layout:
+def closed(indices: Sequence[Index], sums: Sequence[Terms] = ()) -> Layout:
     """Any downward-closed set of multi-indices, of any order; rows are in the order given, within each order.
 
     Sums come after the others of the order of their first coefficient.  What is below any of their coefficients has
     rows of its own, but for first-order ones, which appear in no product that makes a sum.
     """
-    by_order: dict[int, list[Row]] = {}
+    by_order: dict[int, list[Terms]] = {}
     for row in (*[((index, 1.0),) for index in indices if sum(index)], *sums):
         by_order.setdefault(sum(row[0][0]), []).append(row)
     top = max(by_order, default=0)
@@ -236,7 +236,7 @@ def closed(indices: Sequence[Index], sums: Sequence[Row] = ()) -> Layout:
 
 
 def _terms(
-    left: Sequence[Row], right: Sequence[Row], result: Sequence[Row]
+    left: Sequence[Terms], right: Sequence[Terms], result: Sequence[Terms]
 ) -> tuple[list[tuple[int, int, int]], list[float]]:
     """The products of rows of two orders that belong to rows of a third, and their weights."""
     places: dict[Index, list[tuple[int, float]]] = {}
@@ -252,6 +252,6 @@ def _terms(
     return [term[:3] for term in terms], [term[3] for term in terms]
 
 
-def _apart(rows: Sequence[Row]) -> list[tuple[int, Index]]:
+def _apart(rows: Sequence[Terms]) -> list[tuple[int, Index]]:
     """The rows of a single coefficient, which are what products are of."""
     return [(place, row[0][0]) for place, row in enumerate(rows) if len(row) == 1]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from jacfunc import batch_jac, diag_jac, laplacian, make_functional, partials, residual
+from jacfunc import batch_jac, diag_jac, laplacian, make_functional, partials
 
 from .contender import Contender, Derivative, Local, Running
 from .equations import EQUATIONS
@@ -24,7 +24,7 @@ OURS, PLAIN = "jacfunc", "plain forward"
 BLOCKS = "jacfunc, in blocks"
 BY_OPTION = "jacfunc, compile=True"
 SUMMED = "jacfunc, by laplacian"
-NAMED = "jacfunc, by partials"
+NAMED = "jacfunc, name by name"
 FORCED = "jacfunc, method"
 LEAST = {DIAGONAL: 256, LAPLACIAN: 64}
 """Samples from which on there are blocks."""
@@ -68,21 +68,23 @@ def _compiled_with(problem: Problem, sample_chunk_size: int | None) -> Running:
     return Local(problem, lambda x: call(params, x))
 
 
-def _residual(problem: Problem) -> Residual:
-    f, params = make_functional(problem.net)
+def _by_sums(problem: Problem) -> Residual:
     equation = EQUATIONS[problem.workload.kind]
-    inputs, outputs = " ".join(equation.inputs), " ".join(equation.outputs)
-    residuals = residual(f, equation.residual, inputs=inputs, outputs=outputs)
-    residuals(params, problem.x)  # what it reads is found out before it is compiled
-    return lambda params, x: torch.stack(residuals(params, x), dim=1)
+    wanted = _partials(problem, equation.sums)
+    return lambda params, x: torch.stack(equation.of_sums(*wanted(params, x)), dim=1)
 
 
 def _by_names(problem: Problem) -> Residual:
-    """With every derivative by itself, as whoever needs them for more than a residual has it."""
-    f, _ = make_functional(problem.net)
+    """With every derivative by itself."""
     equation = EQUATIONS[problem.workload.kind]
-    wanted = partials(f, equation.wanted, inputs=" ".join(equation.inputs), outputs=" ".join(equation.outputs))
+    wanted = _partials(problem, equation.wanted)
     return lambda params, x: torch.stack(equation.residual(wanted(params, x)), dim=1)
+
+
+def _partials(problem: Problem, wanted: str) -> Callable[..., Any]:
+    equation = EQUATIONS[problem.workload.kind]
+    f, _ = make_functional(problem.net)
+    return partials(f, wanted, inputs=" ".join(equation.inputs), outputs=" ".join(equation.outputs))
 
 
 def _summed(problem: Problem) -> Residual:
@@ -121,7 +123,7 @@ CONTENDERS = [
     Contender(BLOCKS, OURS, (LAPLACIAN,), _compiled_in_blocks, compiled=True, heavy=_no_blocks),
 ]
 CONTENDERS += [
-    *_steps(OURS, STEPS, _residual),
+    *_steps(OURS, STEPS, _by_sums),
     *_steps(NAMED, STEPS, _by_names),
     *_steps(SUMMED, ("poisson",), _summed),
 ]
