@@ -117,6 +117,11 @@ class Residual:
 
     def _read(self, names: tuple[str, ...]) -> Partials:
         """Compute these too from now on."""
+        if tracing():
+            raise UnsupportedOperationError(
+                f"the equation reads {' and '.join(names)}, which it did not when it was called before torch.compile "
+                "traced it; call it once more outside, so that it does"
+            )
         for name in names:
             self.variables.name(name)
         self.names = (*self.names, *(name for name in dict.fromkeys(names) if name not in self.names))
@@ -141,13 +146,15 @@ class Residual:
             replaying(request.draw()),
         ):
             derivatives, _ = self._computed(values, args, kwargs)
+            draw = request.draw()
         dry = DryReading(derivatives, self.variables)
-        try:
-            self.equation(dry)
-        except NotationError:
-            raise
-        except Exception:  # of numbers that are none: what else it reads shows when it has the right ones
-            pass
+        with replaying(draw):  # the equation may draw too
+            try:
+                self.equation(dry)
+            except NotationError:
+                raise
+            except Exception:  # of numbers that are none: what else it reads shows when it has the right ones
+                pass
         return tuple(dry._read)
 
     def _captured(self) -> tuple[object, ...]:

@@ -90,6 +90,27 @@ def test_the_dry_run_draws_nothing():
     assert torch.equal(found, partials(net, "u_xx", inputs="t x", outputs="u")(tx).u_xx)
 
 
+def test_the_dry_run_leaves_the_draws_of_the_equation():
+    f, params, tx = setting()
+    noisy = lambda d: d.u_t + torch.randn(5, dtype=torch.double)
+    torch.manual_seed(1)
+    found = residual(f, noisy, inputs="t x", outputs="u")(params, tx)
+    torch.manual_seed(1)
+    assert torch.equal(found, noisy(partials(f, "u_t", inputs="t x", outputs="u")(params, tx)))
+
+
+def test_a_name_that_is_met_while_torch_compile_traces():
+    f, params, tx = setting()
+    late = False
+    equation = residual(f, lambda d: d.u_xx if late else d.u_t, inputs="t x", outputs="u")
+    equation(params, tx)
+    late = True
+    with pytest.raises(Exception, match=r"reads u_xx, which it did not when it was called before|Observed exception"):
+        torch.compile(lambda params, tx: equation(params, tx), fullgraph=True, backend="eager")(params, tx)
+    want = equation(params, tx)
+    close(torch.compile(lambda params, tx: equation(params, tx), fullgraph=True, backend="eager")(params, tx), want)
+
+
 @pytest.mark.parametrize(
     ("equation", "message"),
     [
