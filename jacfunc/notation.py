@@ -161,7 +161,7 @@ TERM = re.compile(
 
 def without_spaces(written: str) -> str:
     """How a name or a sum is looked up."""
-    return "".join(written.split())
+    return re.sub(r"\s*([+*-])\s*", r"\1", written.strip())
 
 
 def _meaning(variables: Variables, token: str, within: str, at: int) -> Name | Combined:
@@ -191,6 +191,8 @@ def _meaning(variables: Variables, token: str, within: str, at: int) -> Name | C
     kept = {output: tuple([term for term in terms.items() if term[1]]) for output, terms in parts.items()}
     if not any(kept.values()):
         raise NotationError(f"{token!r} is zero; leave it out" + _pointer(within, at, token))
+    if not all(math.isfinite(number) for terms in kept.values() for _, number in terms):
+        raise NotationError(f"numbers of {token!r} add up to infinity; take smaller ones" + _pointer(within, at, token))
     return Combined(without_spaces(token), tuple([(output, terms) for output, terms in kept.items() if terms]))
 
 
@@ -256,6 +258,13 @@ def _problem(variables: Variables, token: str) -> str:
             f"{token!r} is an input, which every result has as an attribute; ask for outputs ({outputs}) "
             "and their derivatives"
         )
+    if token[0].isdigit() or token[0] == ".":
+        return (
+            f"{token!r} begins with a number; between a number and a name is *, as in 0.1*{variables.outputs[0]}_"
+            f"{variables.inputs[0]}, and a number by itself is added in Python"
+        )
+    if "(" in token or ")" in token:
+        return f"{token!r} is no name; a sum has plain numbers in front of names, and all else is written in Python"
     heads = [output for output in variables.outputs if token.startswith(f"{output}_")]
     if not heads:
         return (

@@ -264,6 +264,8 @@ def test_a_residual_reads_sums():
         close(burgers(params, tx), d.u_t - nu * d.u_xx + d.u * d.u_x)
     assert burgers.names == ("u_t-0.1*u_xx", "u", "u_x")
     assert explain(burgers)(params, tx).plan.rows == 2
+    with pytest.raises(NotationError, match="'u_x x' has the subscript 'x x'"):
+        residual(f, lambda d: d["u_x x"], inputs="t x", outputs="u")(params, tx)
     negative = residual(f, lambda d: d.u + d["-u_x"], inputs="t x", outputs="u")
     close(negative(params, tx), d.u - d.u_x)
 
@@ -293,11 +295,16 @@ def test_where_sums_end():
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ("u u_t-0.1u_xx", r"'0.1u_xx' names no output.*\n    u u_t-0.1u_xx\n          \^{7}$"),
+        (
+            "u u_t-0.1u_xx",
+            r"'0.1u_xx' begins with a number; between a number and a name is \*.*\n    u u_t-0.1u_xx\n          \^{7}$",
+        ),
         ("u_t*u_x", r"'\*u_x' is no term of the sum 'u_t\*u_x'; write names, each.*\n    u_t\*u_x\n       \^{4}$"),
         ("u_t-", r"'-' is no term of the sum 'u_t-'"),
-        ("u_t-0.1*", r"'0.1' names no output.*\n    u_t-0.1\*\n        \^{3}$"),
-        ("u_t-0.1", r"'0.1' names no output"),
+        ("u_t-0.1*", r"'0.1' begins with a number.*\n    u_t-0.1\*\n        \^{3}$"),
+        ("u_t-0.1", r"'0.1' begins with a number.*by itself is added in Python"),
+        ("u_t-tensor(0.1)*u_xx", r"'tensor\(0.1\)' is no name; a sum has plain numbers"),
+        ("1e308*u+1e308*u", r"numbers of '1e308\*u\+1e308\*u' add up to infinity"),
         ("u_t+u_z", r"'u_z' has the subscript 'z'.*\n    u_t\+u_z\n        \^{3}$"),
         ("u_t-u_t", r"'u_t-u_t' is zero; leave it out\n    u_t-u_t\n    \^{7}$"),
         ("u 1e999*u_t", r"1e999 is larger than any number.*\n    u 1e999\*u_t\n      \^{5}$"),
