@@ -70,7 +70,7 @@ def test_biharmonic_is_the_laplacian_of_the_laplacian():
     assert explain(biharmonic(f))(x).plan.rows == 31  # 30 below the fourth order, and the sum
 
 
-@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("dims", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_biharmonic_compiled(dims):
     """Whose multi-indices are found while Dynamo traces, as the number of coordinates is known only then."""
     f, params = make_functional(network("tanh", dims, 2))

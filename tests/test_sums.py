@@ -126,7 +126,7 @@ def combinations(draw):
     return dims, list(zip(chosen, numbers, strict=True))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(combinations(), st.sampled_from(sorted(ACTIVATIONS)), st.sampled_from(["auto", "auto", "reverse"]))
 def test_any_sum_is_that_of_nested_reverse_mode(combination, activation, method):
     dims, terms = combination
@@ -232,9 +232,10 @@ def test_inside_transforms_of_torch():
         close(*(torch.func.jacfwd(lambda x, r=r: r(detached, x))(tx) for r in (one, other)))
 
 
-@pytest.mark.parametrize(
-    "wanted", ["u_t-0.1*u_xx", "u_tt-4*u_xx u_x", "u_xxxx+2*u_xxtt+u_tttt", "u_t+3*u_x", "u_xx+u_t+u"]
-)
+SLOWLY = [pytest.param(w, marks=pytest.mark.slow) for w in ("u_xxxx+2*u_xxtt+u_tttt", "u_t+3*u_x", "u_xx+u_t+u")]
+
+
+@pytest.mark.parametrize("wanted", ["u_t-0.1*u_xx", "u_tt-4*u_xx u_x", *SLOWLY])
 def test_under_torch_compile(wanted):
     f, params, tx = setting()
     found = partials(f, wanted, inputs="t x", outputs="u")
@@ -319,7 +320,6 @@ def test_other_sums_are_refused(wanted, message):
 
 
 def test_an_order_beyond_the_dtype_is_warned_of():
-    net = network("tanh", 2, 1).float()
-    tall = partials(net, "u_t+u_xxxxxxxxxxxx", inputs="t x", outputs="u")
-    with pytest.warns(PrecisionWarning, match="a derivative of order 12"):
-        tall(torch.randn(3, 2))
+    net = network("tanh", 2, 1).bfloat16()
+    with pytest.warns(PrecisionWarning, match="a derivative of order 3"):
+        partials(net, "u_t+u_xxx", inputs="t x", outputs="u")(torch.randn(3, 2).bfloat16())
