@@ -237,6 +237,7 @@ SLOWLY = [pytest.param(w, marks=pytest.mark.slow) for w in ("u_xxxx+2*u_xxtt+u_t
 
 @pytest.mark.parametrize("wanted", ["u_t-0.1*u_xx", "u_tt-4*u_xx u_x", *SLOWLY])
 def test_under_torch_compile(wanted):
+    torch._dynamo.reset()  # or torch 2.11 takes sizes of tables that differ for dynamic, since the code below is the same
     f, params, tx = setting()
     found = partials(f, wanted, inputs="t x", outputs="u")
     want = tuple(found(params, tx))
