@@ -108,9 +108,10 @@ def _fourth_derivatives(request: Request) -> MultiIndices:
 
 def _biharmonic(request: Request, outcome: Outcome) -> Any:
     assert request.outputs is not None
+    wanted = [_twice_laplacian(request, argument.span) for argument in request.arguments]
     trees_of_outputs = []
     for output in range(len(request.outputs.shapes)):
-        sums = [outcome.combined(output, _twice_laplacian(request, each.span)) for each in request.arguments]
+        sums = [outcome.combined(output, terms) for terms in wanted]
         trees_of_outputs.append(tuple(sums) if isinstance(request.options.argnums, tuple) else sums[0])
     return request.outputs.structure.build(trees_of_outputs)
 

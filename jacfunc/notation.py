@@ -20,6 +20,13 @@ from .levels import compiling
 LONGEST = 64
 """Characters of a subscript: nobody means a derivative of such an order, and splitting it takes time."""
 
+SUM = re.compile(r"[^\s,]+(?:(?:\s+(?=[+*-])|(?<=[+*-])\s+)[^\s,]+)*")
+"""A name, or a sum, in which there may be spaces around operators."""
+TERM = re.compile(
+    r"\s*(?P<signs>(?:[+-]\s*)*)(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*\*\s*)?(?P<name>[^\s+*-]+)"
+)
+"""A number and a name, with all signs before them."""
+
 
 @dataclass(frozen=True)
 class Name:
@@ -152,13 +159,6 @@ def _names(variables: Variables, wanted: str) -> tuple[Name | Combined, ...]:
     return tuple(names)
 
 
-SUM = re.compile(r"[^\s,]+(?:(?:\s+(?=[+*-])|(?<=[+*-])\s+)[^\s,]+)*")
-"""A name, or a sum, in which there may be spaces around operators."""
-TERM = re.compile(
-    r"\s*(?P<signs>(?:[+-]\s*)*)(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*\*\s*)?(?P<name>[^\s+*-]+)"
-)
-
-
 def without_spaces(written: str) -> str:
     """How a name or a sum is looked up."""
     return re.sub(r"\s*([+*-])\s*", r"\1", written.strip())
@@ -171,29 +171,33 @@ def _meaning(variables: Variables, token: str, within: str, at: int) -> Name | C
     parts: dict[int, dict[Index, float]] = {}
     place = 0
     while place < len(token):
-        match = TERM.match(token, place)
-        if match is None or (place and not match["signs"]):
-            rest = token[place:]
-            raise NotationError(
-                f"{rest!r} is no term of the sum {token!r}; write names, each with a number in front if any, "
-                "as in u_t-0.1*u_xx" + _pointer(within, at + place, rest)
-            )
-        number = float(match["number"] or 1) * (-1) ** match["signs"].count("-")
-        if not math.isfinite(number):
-            raise NotationError(
-                f"{match['number']} is larger than any number of floating point; take a smaller one"
-                + _pointer(within, at + match.start("number"), match["number"])
-            )
-        name = _name(variables, match["name"], within, at + match.start("name"))
+        name, number, place = _term(variables, token, place, within, at)
         terms = parts.setdefault(name.output, {})
         terms[name.index] = terms.get(name.index, 0.0) + number
-        place = match.end()
     kept = {output: tuple([term for term in terms.items() if term[1]]) for output, terms in parts.items()}
     if not any(kept.values()):
         raise NotationError(f"{token!r} is zero; leave it out" + _pointer(within, at, token))
     if not all(math.isfinite(number) for terms in kept.values() for _, number in terms):
         raise NotationError(f"numbers of {token!r} add up to infinity; take smaller ones" + _pointer(within, at, token))
     return Combined(without_spaces(token), tuple([(output, terms) for output, terms in kept.items() if terms]))
+
+
+def _term(variables: Variables, token: str, place: int, within: str, at: int) -> tuple[Name, float, int]:
+    """The term of a sum that begins at a place of it: the name, the number in front, and where it ends."""
+    match = TERM.match(token, place)
+    if match is None or (place and not match["signs"]):
+        rest = token[place:]
+        raise NotationError(
+            f"{rest!r} is no term of the sum {token!r}; write names, each with a number in front if any, "
+            "as in u_t-0.1*u_xx" + _pointer(within, at + place, rest)
+        )
+    number = float(match["number"] or 1) * (-1) ** match["signs"].count("-")
+    if not math.isfinite(number):
+        raise NotationError(
+            f"{match['number']} is larger than any number of floating point; take a smaller one"
+            + _pointer(within, at + match.start("number"), match["number"])
+        )
+    return _name(variables, match["name"], within, at + match.start("name")), number, match.end()
 
 
 @functools.lru_cache(maxsize=4096)

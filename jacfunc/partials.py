@@ -15,6 +15,7 @@ import torch
 from . import trees
 from .derivatives import Derivatives
 from .errors import ArgumentError, ArgumentTypeError, ShapeError
+from .jet.layout import Terms
 from .multiindices import MultiIndices
 from .notation import Combined, Name, Variables
 from .options import Keywords, Options
@@ -34,10 +35,8 @@ class Asked:
 
     def wanted(self) -> Wanted:
         """What a plan has to compute."""
-        parts = [terms for name in self.names for _, terms in name.parts]
-        indices = MultiIndices.around(
-            [terms[0][0] for terms in parts if len(terms) == 1], [terms for terms in parts if len(terms) > 1]
-        )
+        terms = self._terms
+        indices = MultiIndices.around([own[0][0] for own in terms if len(own) == 1], [s for s in terms if len(s) > 1])
         return Wanted(
             "partials",
             indices.order,
@@ -48,6 +47,11 @@ class Asked:
             key=(self.variables, tuple([name.parts for name in self.names]), self.axis),
             refuse_inputs=self._refuse_inputs,
         )
+
+    @property
+    def _terms(self) -> list[Terms]:
+        """Those of each name, one list of them for each output that it is about."""
+        return [terms for name in self.names for _, terms in name.parts]
 
     def _fields(self, request: Request, outcome: Outcome) -> tuple[torch.Tensor, ...]:
         """The tensor of each name, samples in front."""
@@ -71,8 +75,7 @@ class Asked:
     def _refuse_inputs(self, request: Request) -> None:
         _check_inputs(request, self)
         if not request.traced:
-            parts = [terms for name in self.names for _, terms in name.parts]
-            warn_of_rounding(request, max(sum(index) for terms in parts for index, _ in terms))
+            warn_of_rounding(request, max(sum(index) for terms in self._terms for index, _ in terms))
 
 
 # -------------------------------------------------------------------- which tensors the names are

@@ -20,7 +20,7 @@ from .levels import inside_transform
 from .multiindices import MultiIndices, Sum
 from .reasons import place, reason
 from .request import Outputs, Request, Shape
-from .routes.task import Evaluation
+from .routes.task import Evaluation, times
 from .routes.verify import NoTransposeError
 from .rows import Rows
 
@@ -172,12 +172,12 @@ def make_plan(request: Request, wanted: Wanted, outputs: Outputs, random: bool, 
     routes = ("taylor", "forward", "reverse")
     inputs, output_rows = Rows(request.input_shapes), Rows(outputs.shapes)
     indices = wanted.indices(request) if callable(wanted.indices) else wanted.indices
+    if indices is not None and any(leaf.dtype == torch.float16 for leaf in request.leaves):
+        indices = indices.separate  # what is large in a sum may be too large for it
     if indices is None:
         costs = {route: _cost(route, wanted.order, inputs.total, output_rows.total) for route in routes}
     else:
         costs = {route: _cost_of(indices, route, output_rows.total) for route in routes}
-    if indices is not None and any(leaf.dtype == torch.float16 for leaf in request.leaves):
-        indices = indices.separate  # what is large in a sum may be too large for it
     method = request.options.method
     why = f"method={method!r} was asked for"
     if method == "auto":
@@ -238,11 +238,7 @@ class Outcome(NamedTuple):
             for each, weight in within:
                 value = not isinstance(each, Sum) and not any(each)
                 found = self.evaluation.outputs[leaf] if value else self.results[leaf, each]
-                part = _times(found, coefficient * weight)
+                part = times(found, coefficient * weight)
                 total = part if total is None else total + part
         assert total is not None
         return total
-
-
-def _times(derivative: torch.Tensor, number: float) -> torch.Tensor:
-    return derivative if number == 1 else derivative * number

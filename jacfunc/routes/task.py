@@ -154,3 +154,8 @@ class Evaluation(NamedTuple):
     aux: Tensors
     undifferentiable: bool = False
     notes: tuple[str, ...] = ()
+
+
+def times(derivative: torch.Tensor, number: float) -> torch.Tensor:
+    """The product, of 1 the derivative itself."""
+    return derivative if number == 1 else derivative * number

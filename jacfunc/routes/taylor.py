@@ -18,7 +18,7 @@ from ..jet.ending import diagonal_of, rows_of
 from ..jet.frame import OneHot
 from ..multiindices import MultiIndices
 from ..recomputing import begin, end
-from .task import Evaluation, Task
+from .task import Evaluation, Task, times
 from .verify import verify_followed
 
 NAME = "taylor"
@@ -71,11 +71,7 @@ def _take_partials(task: Task, part: MultiIndices, outputs: Outputs) -> None:
         for leaf, output in enumerate(outputs):
             stack = rows_of(output, order, count, task.leaves[0])
             for row, key, factorial in rows:  # coefficients are normalised
-                task.take_partial(leaf, key, _times(stack[row], factorial))
-
-
-def _times(derivative: torch.Tensor, number: int) -> torch.Tensor:
-    return derivative if number == 1 else derivative * number
+                task.take_partial(leaf, key, times(stack[row], factorial))
 
 
 def _started(task: Task, part: MultiIndices) -> dict[int, list[torch.Tensor]]:
