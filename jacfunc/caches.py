@@ -113,10 +113,14 @@ SETTLED = Settled()
 
 
 class Around(threading.local):
-    """What surrounds the evaluations of this thread, innermost last (``recomputing.py``)."""
+    """What surrounds the evaluations of this thread, innermost last (``recomputing.py``).
+
+    ``told_off``: inside one, in a ``no_grad`` that switched forward mode off as well (``operations/``).
+    """
 
     def __init__(self) -> None:
         self.rebindings: list[Any] = []
+        self.told_off = False
 
 
 AROUND = Around()

@@ -13,6 +13,8 @@ from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.torch_version import TorchVersion
 
+from . import caches
+
 compiling = torch.compiler.is_dynamo_compiling
 """Whether ``torch.compile`` is tracing this call.
 
@@ -36,6 +38,9 @@ def fixed(shape: tuple[int, ...]) -> tuple[int, ...]:
 LEVELS_TRACED = TorchVersion(torch.__version__) >= TorchVersion("2.13")
 """Whether Dynamo follows a question for the levels around a call."""
 
+TIES_SHARED = TorchVersion(torch.__version__) >= TorchVersion("2.14")
+"""Whether ``clamp``, ``fmax`` and ``fmin`` share a derivative between equal operands, and a bound that is a number has it."""
+
 
 def inside_transform() -> bool:
     """Whether a torch.func transform (grad, vjp, jvp, vmap) is running around this call, as far as can be told."""
@@ -54,6 +59,16 @@ def inside_jvp() -> bool:
     """Whether one of the surrounding transforms is ``torch.func.jvp``."""
     stack = torch._C._functorch.get_interpreter_stack()
     return stack is not None and any(level.key() == torch._C._functorch.TransformType.Jvp for level in stack)
+
+
+def inside_function() -> bool:
+    """Whether the forward of an ``autograd.Function`` is around this call.
+
+    torch switches both modes of differentiation off for it, and ``no_grad`` only one; an evaluation that is told of a
+    ``no_grad`` switches the other one off as well, and says so.
+    """
+    off = not torch._C._is_fwd_grad_enabled() and not torch.is_inference_mode_enabled()
+    return off and not caches.AROUND.told_off
 
 
 def is_dual(tensor: torch.Tensor) -> bool:

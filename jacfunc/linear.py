@@ -1,8 +1,11 @@
-"""Pullback and pushforward of a function at a point: ``torch.func.vjp`` with one form of results, and its transpose."""
+"""Pullback and pushforward of a function at a point: ``torch.func.vjp`` with one form of results, and its transpose.
+
+And the pullback along a graph that is recorded already, by ``torch.autograd.grad``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,3 +33,19 @@ def pushforward(pull: Callable[..., Tensors], outputs: Tensors) -> Callable[...,
         lambda *cotangents: (pull(*cotangents), ()), *(torch.zeros_like(output) for output in outputs)
     )
     return push
+
+
+def graph_gradients(outputs: Sequence[torch.Tensor], leaves: Tensors, cotangents: Tensors, recorded: bool) -> Tensors:
+    """The gradients by the leaves, zeros where nothing depends on one; ``recorded``: with a graph of their own."""
+    used = [(output, row) for output, row in zip(outputs, cotangents, strict=True) if output.requires_grad]
+    if not used:
+        return tuple(torch.zeros_like(leaf) for leaf in leaves)
+    with torch.enable_grad():
+        return torch.autograd.grad(
+            [output for output, _ in used],
+            leaves,
+            [row for _, row in used],
+            retain_graph=True,
+            create_graph=recorded,
+            materialize_grads=True,
+        )

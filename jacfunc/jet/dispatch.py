@@ -8,7 +8,6 @@ through raises :class:`CannotFollowError`, and ``run.py`` takes another route.
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -17,7 +16,7 @@ import optree
 import torch
 
 from .. import caches
-from ..levels import compiling
+from ..levels import compiling, inside_function
 from ..operations import TABLE
 from .fallback import name_of, pushed, writes
 from .frame import CannotFollowError, Frame
@@ -193,7 +192,7 @@ def _constant(function: Function, args: Any, kwargs: Any) -> Any:
     """What happens under an inner ``no_grad`` is constant."""
     if writes(function, kwargs):
         raise CannotFollowError(f"{name_of(function)} in place under no_grad")
-    if not compiling() and _in_autograd_function():
+    if not compiling() and inside_function():
         raise CannotFollowError("an autograd.Function")
     result = function(*plain(args), **plain(kwargs))
     return result if compiling() else _apart(result, jets_in(args, kwargs))
@@ -208,19 +207,6 @@ def _apart(result: Any, jets: list[Jet]) -> Any:
         return jets[0].propagation.apart(leaf) if shared else leaf
 
     return optree.tree_map(one, result)
-
-
-def _in_autograd_function() -> bool:
-    """Whether the forward of an ``autograd.Function``, which torch runs without gradients, is around this call."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == "apply" and frame.f_code.co_filename.endswith(_FUNCTION_FILE):
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
-
-
-_FUNCTION_FILE = torch.autograd.function.__file__[-len("autograd/function.py") :]
 
 
 # -------------------------------------------------------------------- operators and methods

@@ -17,7 +17,8 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
-from ..levels import compiling
+from .. import caches
+from ..levels import compiling, inside_function
 from ..recomputing import begin, end
 from . import algebra, attention, convolution, draws, elementwise, losses, norms
 from .expansion import constant, in_place, refusing
@@ -207,11 +208,12 @@ class _Evaluation(Corrections):
 
     def __enter__(self) -> Any:
         begin(_corrected_again)
-        self.pushes = torch._C._is_fwd_grad_enabled()
+        self.pushes, self.told_off = torch._C._is_fwd_grad_enabled(), caches.AROUND.told_off
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch._C._set_grad_enabled:
+        if func is torch._C._set_grad_enabled and not inside_function():  # for whose forward torch has both off
+            caches.AROUND.told_off = not args[0]
             torch._C._set_fwd_grad_enabled(self.pushes and args[0])
         if is_foreign(func):
             result = func(*args, **(kwargs or {}))
@@ -221,6 +223,7 @@ class _Evaluation(Corrections):
 
     def __exit__(self, *raised: object) -> None:
         torch._C._set_fwd_grad_enabled(self.pushes)
+        caches.AROUND.told_off = self.told_off
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
         end()
 

@@ -14,6 +14,7 @@ import torch
 
 from ..entries import joined, own_coordinates
 from ..errors import UnsupportedOperationError
+from ..linear import graph_gradients
 from ..rows import Rows
 from . import nested
 from .task import Evaluation, Task, Tensors
@@ -27,7 +28,7 @@ def first_order(task: Task) -> Evaluation:
     recorded = torch.is_grad_enabled()
     leaves, outputs, aux = _evaluated(task)
     for index, cotangents in _single_rows(task, outputs):
-        gradients = _gradients(outputs, leaves, cotangents, recorded)
+        gradients = graph_gradients(outputs, leaves, cotangents, recorded)
         task.take_rows(index, index + 1, tuple(gradient[None] for gradient in gradients))
     no_gradient = task.verified and recorded and not _has_gradient(task, outputs, leaves)
     return _released(outputs, aux, recorded)._replace(undifferentiable=no_gradient)
@@ -40,7 +41,7 @@ def second_order(task: Task) -> Evaluation:
     if task.verified:
         _verify(task, outputs, leaves)
     for index, cotangents in _single_rows(task, outputs):
-        gradients = _gradients(outputs, leaves, cotangents, True)
+        gradients = graph_gradients(outputs, leaves, cotangents, True)
         cells = tuple(
             _diagonal(leaf, gradient, len(task.batch), recorded)
             for leaf, gradient in zip(leaves, gradients, strict=True)
@@ -61,7 +62,7 @@ def partials(task: Task) -> Evaluation:
             tensors, lower = level()
 
             def gradients(place: int, cotangent: torch.Tensor) -> Tensors:
-                return _gradients([tensors[place]], leaves, (cotangent,), True)
+                return graph_gradients([tensors[place]], leaves, (cotangent,), True)
 
             with torch.enable_grad():
                 return nested.by_gradients(task, parents, gradients, tensors, lower)
@@ -100,11 +101,11 @@ def _verify(task: Task, outputs: Tensors, leaves: Tensors) -> None:
     """The same as on the other routes: the pullback has a transpose."""
 
     def pull(*cotangents: torch.Tensor) -> Tensors:
-        return _gradients(outputs, leaves, cotangents, True)
+        return graph_gradients(outputs, leaves, cotangents, True)
 
     def push(*tangents: torch.Tensor) -> Tensors:
         cotangents = tuple(torch.zeros_like(output).requires_grad_() for output in outputs)
-        return _gradients(pull(*cotangents), cotangents, tangents, False)
+        return graph_gradients(pull(*cotangents), cotangents, tangents, False)
 
     verify_transpose(task, pull, push, outputs)
 
@@ -129,22 +130,6 @@ def _single_rows(task: Task, outputs: Tensors) -> Iterator[tuple[int, Tensors]]:
         yield start, tuple(row[0] for row in task.outputs.basis(start, stop, outputs, task.batch))
 
 
-def _gradients(outputs: Sequence[torch.Tensor], leaves: Tensors, cotangents: Tensors, recorded: bool) -> Tensors:
-    """The gradients by the leaves, zeros where nothing depends on one."""
-    used = [(output, row) for output, row in zip(outputs, cotangents, strict=True) if output.requires_grad]
-    if not used:
-        return tuple(torch.zeros_like(leaf) for leaf in leaves)
-    with torch.enable_grad():
-        return torch.autograd.grad(
-            [output for output, _ in used],
-            leaves,
-            [row for _, row in used],
-            retain_graph=True,
-            create_graph=recorded,
-            materialize_grads=True,
-        )
-
-
 def _diagonal(leaf: torch.Tensor, gradient: torch.Tensor, batch_dims: int, recorded: bool) -> torch.Tensor:
     """``(1, numel(I), *batch)``: the derivative of each coordinate of the gradient by the same coordinate."""
     batch = tuple(leaf.shape[:batch_dims])
@@ -152,7 +137,7 @@ def _diagonal(leaf: torch.Tensor, gradient: torch.Tensor, batch_dims: int, recor
     coordinates = []
     for start, stop in rows.chunks(1):
         (row,) = rows.basis(start, stop, (leaf,), batch)
-        (second,) = _gradients([gradient], (leaf,), (row[0],), recorded)
+        (second,) = graph_gradients([gradient], (leaf,), (row[0],), recorded)
         coordinates.append(own_coordinates(second[None], batch, start))
     return joined(coordinates)[None] if coordinates else leaf.new_zeros((1, 0, *batch))
 

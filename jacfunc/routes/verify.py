@@ -21,7 +21,7 @@ from ..jet import CannotFollowError, Propagation, layout
 from ..jet.ending import rows_of
 from ..jet.values import plain
 from ..levels import inside_transform
-from ..linear import pullback, pushforward
+from ..linear import graph_gradients, pullback, pushforward
 from ..rng import replaying
 from .task import Task, Tensors
 
@@ -64,23 +64,41 @@ Projection = tuple[torch.Tensor, torch.Tensor]
 def verify_followed(task: Task, follow: Callable[..., Any]) -> None:
     """Raise unless the jets' derivatives along one direction, projected to one number a sample, are reverse mode's.
 
-    ``follow`` runs the function on jets (``taylor.py``).  What reverse mode cannot differentiate proves nothing.
+    ``follow`` runs the function on jets (``taylor.py``).  What torch.func cannot differentiate (an ``autograd.Function``
+    in the old style, checkpointing) ``torch.autograd.grad`` may; what neither can proves nothing.
     """
     found, cotangents, coarsest = _followed_projections(task, follow)
-    try:
-        true = _reverse_projections(task, cotangents)
-    except (RuntimeError, NotImplementedError):
-        return
+    for reverse in (_reverse_projections, _graph_projections):
+        try:
+            true = reverse(task, cotangents)
+        except (RuntimeError, NotImplementedError):
+            continue
+        return _compare(task, follow, reverse, found, true, coarsest)
+
+
+def _compare(
+    task: Task,
+    follow: Callable[..., Any],
+    reverse: Callable[..., list[Projection]],
+    found: list[Projection],
+    true: list[Projection],
+    coarsest: float,
+) -> None:
     room = [min(0.5, 4**k * coarsest**0.5) * _scale(found[k], true[k]) for k in range(task.order + 1)]
     if _agree(found, true, room):
         return
-    noise = _noise(task, follow, found, true, coarsest)
+    noise = _noise(task, follow, reverse, found, true, coarsest)
     if not _agree(found, true, [a + b for a, b in zip(room, noise, strict=True)]):
         raise CannotFollowError("the derivatives by jets are not those of reverse mode: f treats tensors otherwise")
 
 
 def _noise(
-    task: Task, follow: Callable[..., Any], found: list[Projection], true: list[Projection], coarsest: float
+    task: Task,
+    follow: Callable[..., Any],
+    reverse: Callable[..., list[Projection]],
+    found: list[Projection],
+    true: list[Projection],
+    coarsest: float,
 ) -> list[torch.Tensor]:
     """How far derivatives that cancel to nothing may be off by rounding, as those of what is linear in effect.
 
@@ -89,7 +107,7 @@ def _noise(
     waves = _waves(task.leaves)
     near = tuple(leaf + leaf * wave * coarsest**0.25 for leaf, wave in zip(task.leaves, waves, strict=True))
     moved, cotangents, _ = _followed_projections(replace(task, leaves=near), follow)
-    turned = _reverse_projections(replace(task, leaves=near), cotangents)
+    turned = reverse(replace(task, leaves=near), cotangents)
     allowed, beside = [torch.zeros(())], torch.zeros(())
     for k in range(1, task.order + 1):
         beside = torch.maximum(beside, _scale(found[k - 1], true[k - 1]))
@@ -130,7 +148,27 @@ def _reverse_projections(task: Task, cotangents: Tensors) -> list[Projection]:
     for k in range(2, task.order + 1):
         level = _differentiated(level, tangents, k)
     last, others = level(*task.leaves)
-    found = [*grouped(others, len(tangents), len(cotangents)), last]
+    return _all_projected(task, cotangents, [*grouped(others, len(tangents), len(cotangents)), last])
+
+
+def _graph_projections(task: Task, cotangents: Tensors) -> list[Projection]:
+    """The same projections from a graph, by ``torch.autograd.grad``."""
+    tangents = _waves(task.leaves)
+    task.redraw()
+    with torch.enable_grad():
+        leaves = tuple(leaf.detach().requires_grad_() for leaf in task.leaves)
+        tensors, _ = task.evaluate(*leaves, others_copied=True)
+    found, along = [tensors], cotangents
+    for k in range(1, task.order + 1):
+        tensors = tuple(tensor / k for tensor in graph_gradients(tensors, leaves, along, k < task.order))
+        found.append(tensors)
+        along = tangents
+    return _all_projected(task, cotangents, found)
+
+
+def _all_projected(task: Task, cotangents: Tensors, found: Sequence[Tensors]) -> list[Projection]:
+    """Outputs along the cotangents, and derivatives of every order along the tangents."""
+    tangents = _waves(task.leaves)
     pairs = [(cotangents, found[0]), *((tensors, tangents) for tensors in found[1:])]
     return [_projected(left, right, task) for left, right in pairs]
 

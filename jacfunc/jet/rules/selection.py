@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+from ...levels import TIES_SHARED
 from ..build import Operand, composed, elementwise
 from ..jet import Jet
 from ..registry import add, named
@@ -46,9 +47,20 @@ def masked_fill(input: Operand, mask: Any, value: Operand) -> Any:
 
 
 def clamp(input: Operand, min: Operand = None, max: Operand = None) -> Any:
-    """Between bounds that may themselves be jets; at a bound the input counts, as torch has it."""
+    """Between bounds that may themselves be jets; what counts at a bound is what torch's own version has there."""
     x, lower, upper = plain(input), plain(min), plain(max)
     value = torch.clamp(x, lower, upper)
+    if not TIES_SHARED:
+        return merged(value, *_first_at_ties(x, (input, min, max), lower, upper))
+    if any(bound is not None and not isinstance(bound, Tensor) for bound in (lower, upper)):
+        above = torch.ones_like(x, dtype=torch.bool) if lower is None else x > lower
+        return merged(value, (above if upper is None else above & (x < upper), input))
+    return merged(value, *_shared_at_ties(value, (input, min, max), x, lower, upper))
+
+
+def _first_at_ties(x: Tensor, operands: Sequence[Operand], lower: Any, upper: Any) -> list[tuple[Tensor, Operand]]:
+    """Of an input and its bounds, which of them each element is; at a bound it is the input."""
+    input, min, max = operands
     above = torch.ones_like(x, dtype=torch.bool) if lower is None else x >= lower
     below = torch.ones_like(above) if upper is None else x <= upper
     parts = [(above & below, input)]
@@ -56,7 +68,26 @@ def clamp(input: Operand, min: Operand = None, max: Operand = None) -> Any:
         parts.append((~above if upper is None else ~above & (lower < upper), min))
     if type(max) is Jet:
         parts.append((~below if lower is None else ~below | (upper < lower), max))
-    return merged(value, *parts)
+    return parts
+
+
+def _shared_at_ties(
+    value: Tensor, operands: Sequence[Operand], x: Tensor, lower: Tensor | None, upper: Tensor | None
+) -> list[tuple[Tensor, Operand]]:
+    """The same with weights: at a bound that the other bound is apart from, half is the input's and half the bound's."""
+    input, min, max = operands
+    none = torch.zeros_like(value)
+    inside = torch.ones_like(value, dtype=torch.bool) if lower is None or upper is None else lower < upper
+    by_lower, by_upper = none, none
+    if lower is not None:
+        ordered = inside if upper is None else lower <= upper
+        by_lower = torch.where((x < lower) & ordered, 1.0, torch.where((x == lower) & inside, 0.5, none))
+    if upper is not None:
+        crossed = ~inside if lower is None else upper < lower
+        by_upper = torch.where((x > upper) | crossed, 1.0, torch.where((x == upper) & inside, 0.5, none))
+    parts = [(1 - by_lower - by_upper, input)]
+    parts += [(weight, bound) for weight, bound in ((by_lower, min), (by_upper, max)) if type(bound) is Jet]
+    return parts
 
 
 def clamp_min(input: Operand, min: Operand) -> Any:
@@ -87,11 +118,16 @@ def _extreme(function: Callable[..., Tensor], first: Callable[[Tensor, Tensor], 
 
 
 def _extreme_number(function: Callable[..., Tensor], first: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any]:
-    """``fmax`` and ``fmin``: a number before NaN, and the first of equal operands."""
+    """``fmax`` and ``fmin``: a number before NaN; of equal operands the first, or half of each as ``maximum`` has it."""
 
     def rule(input: Operand, other: Operand) -> Any:
         x, y = plain(input), plain(other)
-        return switched(function(x, y), first(x, y) | y.isnan(), input, other)
+        value = function(x, y)
+        chosen = first(x, y) | y.isnan()
+        if not TIES_SHARED:
+            return switched(value, chosen, input, other)
+        either = [switched(value, mask, input, other) for mask in (chosen, chosen ^ (x == y))]  # no weight meets a NaN
+        return merged(value, *((torch.full_like(value, 0.5), one) for one in either))
 
     return rule
 
