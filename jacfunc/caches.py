@@ -153,11 +153,16 @@ PLAIN_COPIES: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 CHECKS = itertools.count()
 """Counts the checks of independence, so that each of them cuts the samples differently."""
 
+CODES = Memory()
+"""The code by which torch.compile knows a transform (``entrance.py``)."""
+
 TRACED = itertools.count()
-"""Counts what ``compile=True`` gave to torch.compile, so that each has a name of its own."""
+"""Counts what was given to torch.compile, so that each has a name of its own."""
 
 RULES: dict[Any, tuple[Any, bool]] = {}
 """The rule of each operation of the Taylor route, and whether it keeps a frame (``jet/registry.py``)."""
+USER_RULES: dict[Any, Any] = {}
+"""Those of it that users have entered, as they are (``jet/registry.py``)."""
 RULES_ENTERED = Count()
 """How often that table was added to, by which what was compiled by it is known to be of old."""
 

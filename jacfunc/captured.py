@@ -7,6 +7,7 @@ buffers an evaluation must not touch.  Values of tensors are never looked at, on
 from __future__ import annotations
 
 import functools
+import sys
 import types
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
@@ -35,12 +36,13 @@ def tensor_signature(tensor: torch.Tensor, batch: Shape) -> Hashable:
 
 @dataclass
 class Captured:
-    """What was found in a function."""
+    """What was found in a function; ``scopes`` are the namespaces of functions in it that are of no module (``exec``)."""
 
     key: Hashable = None
     parts: list[object] = field(default_factory=list)
     modules: list[nn.Module] = field(default_factory=list)
     random: list[Any] = field(default_factory=list)
+    scopes: list[dict[str, Any]] = field(default_factory=list)
     rememberable: bool = True
 
     @classmethod
@@ -139,6 +141,8 @@ class _Walk:
 
     def function(self, function: types.FunctionType, depth: int) -> Iterator[Hashable]:
         yield function.__code__
+        if function.__globals__ is not getattr(sys.modules.get(function.__module__), "__dict__", None):
+            self.captured.scopes.append(function.__globals__)
         for cell in function.__closure__ or ():
             try:
                 yield self.key(cell.cell_contents, depth)

@@ -8,10 +8,12 @@ of a module for arguments of the same shapes ask the guards of Dynamo alone, and
 from __future__ import annotations
 
 import re
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from . import caches, trees
 from .closeness import agree
+from .entrance import own_code
 from .errors import UnsupportedOperationError
 from .functional import FunctionalModule
 from .levels import differentiated_again, inside_transform
@@ -42,7 +45,7 @@ def call_compiled(transform: Transform, args: tuple[Any, ...], kwargs: dict[str,
     call: Call | None = known()
     if call is not None:
         with suppress(TorchDynamoException):
-            return _as_it_is(call, args, kwargs)
+            return _as_it_is(call, transform.transformed, args, kwargs)
     found, result = _looked_at(transform, args, kwargs)
     if found is not None and known is not _unclear:
         settled[kind] = weakref.ref(found) if call is None or call is found else _unclear
@@ -59,18 +62,27 @@ def _unclear() -> None:
     """The same for a kind that turned out to be two: each would be traced in vain for the other, time and again."""
 
 
-def _as_it_is(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _as_it_is(call: Call, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The result without compiling; if Dynamo would, something that was looked at has changed, and it raises."""
     settled = caches.SETTLED
     settled.only = True
     try:
-        return call(*args, **kwargs)
+        return call(f, *args, **kwargs)
     finally:
         settled.only = False
 
 
 class _ChangedError(Exception):
     """What is called was compiled for something else."""
+
+
+def _refuse_changed() -> None:
+    """Run while Dynamo traces, so before anything is compiled."""
+    if caches.SETTLED.only:
+        raise _ChangedError
+
+
+_refuse_changed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _looked_at(transform: Transform, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call | None, Any]:
@@ -87,11 +99,12 @@ def _called(transform: Transform, request: Request) -> tuple[Call | None, Any]:
     key, signature = request.captured.key, _signature(transform, request)
     known: Call | None = caches.COMPILED.get(key, signature)
     if known is not None:
-        with suppress(TorchDynamoException):  # of what cannot be traced any more, or is refused: by its own words below
-            return known, known(*request.args, **request.kwargs)
-    call, result = _compiled(_eager(transform), request)
+        with suppress(TorchDynamoException):  # of what is another program after all, or refused: by its own words below
+            return known, _as_it_is(known, transform.transformed, request.args, request.kwargs)
+    call, result = _compiled(_eager(transform), request, known)
     if not request.captured.rememberable:
         return None, result
+    call.scopes = request.captured.scopes  # type: ignore[attr-defined]  # no other may be told apart by the same address
     caches.COMPILED.put(key, request.captured.parts, signature, call)
     return call, result
 
@@ -102,41 +115,57 @@ def _eager(transform: Transform) -> Transform:
 
 def _signature(transform: Transform, request: Request) -> tuple[object, ...]:
     options, surroundings = transform.options, (differentiated_again(), caches.RULES_ENTERED.number)
-    return (transform.wanted.identity, options.planned, options.return_value, request.signature, *surroundings)
+    asked = (transform.wanted.identity, options.planned, options.return_value)
+    # Dynamo takes functions of one code for one, in whatever namespaces they are.
+    return (*asked, request.signature, *map(id, request.captured.scopes), *surroundings)
 
 
-def _compiled(eager: Transform, request: Request) -> tuple[Call, Any]:
-    """The first route that can be traced and gives what the eager one does, and its result for this request."""
+def _of_the_call(*args: Any, **kwargs: Any) -> Any:
+    """In place of the function of a transform that is compiled, which is an argument."""
+    raise NotImplementedError
+
+
+def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[Call, Any]:
+    """The first route that can be traced and gives what the eager one does, and its result for this request.
+
+    The call that is ``known`` comes first: it is compiled once more, beside what it was compiled for.
+    """
     truth, plan = eager.outcome(request)
     methods = dict.fromkeys([plan.route, *METHODS[1:]] if eager.options.method == "auto" else [eager.options.method])
+    attempts = [] if known is None else [("the route before", lambda: known)]
+    attempts += [(method, partial(_by, eager, method)) for method in methods]
     reasons = []
-    for method in methods:
-        if method not in METHODS:
-            reasons.append(f"{method}: it has no trace")
-            continue
-        call = _traced(replace(eager, options=replace(eager.options, method=method, check=False)))
+    for name, make in attempts:
         try:
-            result = call(*request.args, **request.kwargs)
+            call = make()
+            result = call(request.function, *request.args, **request.kwargs)
         except (TorchDynamoException, UnsupportedOperationError) as error:
-            reasons.append(f"{method}: {str(error).strip().splitlines()[0]}")
+            reasons.append(f"{name}: {str(error).strip().splitlines()[0]}")
             continue
         if plan.random or _close(result, truth):
             return call, result
-        reasons.append(f"{method}: other numbers than the eager ones")
+        reasons.append(f"{name}: other numbers than the eager ones")
     raise UnsupportedOperationError(
         f"{eager.wanted.name} with compile=True found no route that torch.compile traces ({'; '.join(reasons)}); leave "
         "compile=True out"
     )
 
 
-def _traced(transform: Transform) -> Call:
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return transform(*args, **kwargs)
+def _by(eager: Transform, method: str) -> Call:
+    if method not in METHODS:
+        raise UnsupportedOperationError("it has no trace")
+    return _traced(replace(eager, options=replace(eager.options, method=method, check=False)))
 
+
+def _traced(transform: Transform) -> Call:
     adapted = isinstance(transform.transformed, FunctionalModule)
-    # Code and a name of its own: torch.compile counts how often a code is compiled, and lets numbers vary that were not
-    # the same in all calls by a name, for all functions made here together.
-    call.__code__ = call.__code__.replace(co_name=f"call_{next(caches.TRACED)}")
+    template = replace(transform, transformed=_of_the_call)
+
+    def call(f: Any, *args: Any, **kwargs: Any) -> Any:
+        _refuse_changed()
+        return template.traced(f, args, kwargs)
+
+    call.__code__ = own_code(call.__code__)
     return torch.compile(call, fullgraph=True, options={"guard_filter_fn": _needed(adapted)})
 
 
@@ -144,30 +173,53 @@ def _needed(adapted: bool) -> Callable[[Sequence[Any]], list[bool]]:
     """Which guards of Dynamo's to keep: not those for what nobody changes, two thirds of them all.
 
     That is what the modules of this package (but for the rules, which are counted) and the private ones of torch
-    consist of, the builtins, and the transform itself, which is frozen.  Of an ``adapted`` module it is the adapter,
-    and how its layers are put together, which is part of what a call is remembered by.
+    consist of, the builtins, and the template, which is frozen.  Of an ``adapted`` module it is the adapter, and how
+    its layers are put together, which is part of what a call is remembered by.
     """
     ours = re.compile(f"{_OURS}|{_ADAPTER}" if adapted else _OURS)
 
     def needed(guards: Sequence[Any]) -> list[bool]:
-        if caches.SETTLED.only:
-            raise _ChangedError
-        return [ours.search(f"{guard.name} {guard.guard_type}") is None for guard in guards]
+        modules = _aliases()
+        return [
+            _of_a_user(guard.name)
+            or not (_module_of(guard.name) in modules or ours.search(f"{guard.name} {guard.guard_type}"))
+            for guard in guards
+        ]
 
     return needed
 
 
+def _aliases() -> frozenset[str]:
+    """What Dynamo calls the modules whose guards are left out: exactly these, and none that is called alike."""
+    package = __name__.partition(".")[0]
+    names = [name for name in sys.modules if name == package or name.startswith((f"{package}.", "torch."))]
+    return frozenset(f"__import_{name.replace('.', '_dot_')}" for name in names)
+
+
+def _module_of(name: str) -> str | None:
+    found = _MODULE.search(name)
+    return None if found is None else found[1]
+
+
+def _of_a_user(name: str) -> bool:
+    """Whether it is part of a rule that a user has entered, which this package only keeps."""
+    return ".USER_RULES" in name
+
+
+_MODULE = re.compile(r"G\['(\w+)'\]")
 _OURS = (
-    r"__import_(jacfunc|torch_dot__)|__builtins_dict__|___unnamed_scope"  # of modules, and of what makes a named tuple
-    r"|^(dict\()?(type\()?transform\b(?!\.transformed\b)"
+    r"__builtins_dict__"
+    r"|___unnamed_scope_\d+_c\d+'\](\['_tuple_new'\].*)? \w+$"  # of what makes a named tuple
+    r"|^G\['_refuse_changed'\] "
+    r"|^(dict\()?(type\()?template\b"
 )
 _ADAPTER = (
-    r"^(dict\()?type\(transform\.transformed\)"
-    r"|^transform\.transformed(\._layers(\.steps(\[\d+\](\.__closure__\[\d+\]\.cell_contents)?)?)?)? "
-    r"|^transform\.transformed\._layers\.modules.*"
+    r"^(dict\()?type\(f\)"
+    r"|^f(\._layers(\.steps(\[\d+\](\.__closure__\[\d+\]\.cell_contents)?)?)?)? "
+    r"|^f\._layers\.modules.*"
     r"( (EMPTY_NN_MODULE_HOOKS_DICT|DICT_KEYS_MATCH|SEQUENCE_LENGTH|TYPE_MATCH)|\[2\]\[\d+\] CONSTANT_MATCH"
     r"|\[3\] CLASS_MATCH)$"
-    r"|^type\(transform\.transformed\._layers\.modules(\[\d+\]|\._modules\['[^']*'\])*\) "
+    r"|^type\(f\._layers\.modules(\[\d+\]|\._modules\['[^']*'\])*\) "
 )
 
 

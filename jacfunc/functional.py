@@ -16,7 +16,7 @@ from .captured import shape_of
 from .errors import ArgumentError, ArgumentTypeError, ParametersError
 from .jet import Jet
 from .jet.layers import PlainLayers
-from .levels import compiling
+from .levels import compiling, fixed
 from .slots import Inventory, Slot, call_with, held, locked
 
 Tensors = dict[str, torch.Tensor]
@@ -195,7 +195,7 @@ def _refuse_filled(inventory: Inventory) -> None:
 
 def _written(params: Mapping[str, torch.Tensor]) -> str:
     """Names and shapes as one string, which costs a compiled function one guard where a dict costs dozens."""
-    return "; ".join([f"{name} {tuple(tensor.shape)}" for name, tensor in params.items()])
+    return "; ".join([f"{name} {fixed(tuple(tensor.shape))}" for name, tensor in params.items()])
 
 
 def _check(

@@ -14,6 +14,7 @@ import torch
 
 from . import trees
 from .derivatives import Derivatives
+from .entrance import Entrance
 from .errors import ArgumentError, ArgumentTypeError, ShapeError
 from .jet.layout import Terms
 from .multiindices import MultiIndices
@@ -223,7 +224,7 @@ class PointsInFront:
 
 
 @dataclass(frozen=True, eq=False)
-class Partials:
+class Partials(Entrance):
     """A function of the same arguments as ``f`` that returns its :class:`Derivatives`, asked for by name.
 
     ``transform`` is of one tensor with all coordinates, ``separate`` of a tensor for each.

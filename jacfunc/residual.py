@@ -11,6 +11,7 @@ from typing import Any, Unpack
 import torch
 
 from .derivatives import Derivatives
+from .entrance import Entrance
 from .errors import ArgumentTypeError, NotationError, ShapeError, UnsupportedOperationError
 from .levels import tracing
 from .notation import Variables
@@ -64,7 +65,7 @@ class DryReading(Derivatives):
         return self._values[output].clone()
 
 
-class Residual:
+class Residual(Entrance):
     """A function of the same arguments as ``f`` that returns the residual of an equation for every sample.
 
     ``names`` is what the equation was seen to read so far.

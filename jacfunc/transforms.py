@@ -16,6 +16,7 @@ import torch
 from .blocks import Blocks, check_in_dims
 from .compiled import call_compiled
 from .entries import Block, Diagonal, HessianDiagonal, Laplacian, have_diagonal
+from .entrance import Entrance
 from .errors import ShapeError
 from .independence import probe_now
 from .levels import tracing
@@ -29,7 +30,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, eq=False)
-class Transform:
+class Transform(Entrance):
     """A function of the same arguments as ``f`` that returns a derivative of it."""
 
     transformed: Callable[..., Any]
@@ -43,7 +44,7 @@ class Transform:
         if self.options.compile and not traced:
             return call_compiled(self, args, kwargs)
         if traced:  # which cannot trace a question about inference mode
-            return self._result(Request(self.transformed, self.options, args, kwargs, traced=True))
+            return self.traced(self.transformed, args, kwargs)
         if not torch.is_inference_mode_enabled():
             kind, known = settled_request(self, args, kwargs)
             request = known or Request(self.transformed, self.options, args, kwargs)
@@ -51,6 +52,10 @@ class Transform:
                 return self._result(request, kind)
         with requested(self.transformed, self.options, args, kwargs) as request:
             return self._result(request)
+
+    def traced(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result for another function, while ``torch.compile`` traces."""
+        return self._result(Request(function, self.options, args, kwargs, traced=True))
 
     def _result(self, request: Request, kind: Kind | None = None) -> Any:
         result, plan = self.outcome(request)
