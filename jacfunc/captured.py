@@ -36,7 +36,7 @@ def tensor_signature(tensor: torch.Tensor, batch: Shape) -> Hashable:
 
 @dataclass
 class Captured:
-    """What was found in a function; ``scopes`` are the namespaces of functions in it that are of no module (``exec``)."""
+    """What was found in a function; ``scopes``: the namespaces, of no module, of functions that were executed."""
 
     key: Hashable = None
     parts: list[object] = field(default_factory=list)

@@ -132,8 +132,10 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
     """
     truth, plan = eager.outcome(request)
     methods = dict.fromkeys([plan.route, *METHODS[1:]] if eager.options.method == "auto" else [eager.options.method])
-    attempts = [] if known is None else [("the route before", lambda: known)]
-    attempts += [(method, partial(_by, eager, method)) for method in methods]
+    attempts: list[tuple[str, Callable[[], Call]]] = [(method, partial(_by, eager, method)) for method in methods]
+    if known is not None:
+        again = known
+        attempts.insert(0, ("the route before", lambda: again))
     reasons = []
     for name, make in attempts:
         try:

@@ -1,7 +1,8 @@
 """What ``torch.compile`` is handed for a transform: a function with code of its own.
 
-Dynamo keeps what it compiles, and which sizes it saw vary, by the code of a function.  Objects that are called have none,
-and share a wrapper's: the second network of other sizes would be traced with symbolic sizes, the ninth not at all.
+Dynamo keeps what it compiles, and which sizes it saw vary, by the code of a function.  Objects that are called have
+none, and share a wrapper's: the second network of other sizes would be traced with symbolic sizes, the ninth not at
+all.
 """
 
 from __future__ import annotations
@@ -41,5 +42,5 @@ def entrance(transform: Any) -> Callable[..., Any]:
 
 
 def own_code(code: CodeType) -> CodeType:
-    """Code that counts as another: by its name as well, by which Dynamo lets numbers vary that once were not the same."""
+    """Code that counts as another: by its name too, by which Dynamo lets numbers vary that once were not the same."""
     return code.replace(co_name=f"{code.co_name}_{next(caches.TRACED)}")

@@ -39,7 +39,7 @@ LEVELS_TRACED = TorchVersion(torch.__version__) >= TorchVersion("2.13")
 """Whether Dynamo follows a question for the levels around a call."""
 
 TIES_SHARED = TorchVersion(torch.__version__) >= TorchVersion("2.14")
-"""Whether ``clamp``, ``fmax`` and ``fmin`` share a derivative between equal operands, and a bound that is a number has it."""
+"""Whether equal operands of ``clamp``, ``fmax`` and ``fmin`` share a derivative; a bound that is a number takes it."""
 
 
 def inside_transform() -> bool:

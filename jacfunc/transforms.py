@@ -15,8 +15,8 @@ import torch
 
 from .blocks import Blocks, check_in_dims
 from .compiled import call_compiled
-from .entries import Block, Diagonal, HessianDiagonal, Laplacian, have_diagonal
 from .entrance import Entrance
+from .entries import Block, Diagonal, HessianDiagonal, Laplacian, have_diagonal
 from .errors import ShapeError
 from .independence import probe_now
 from .levels import tracing

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import sys
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,7 +13,16 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.autograd import forward_ad
 
-from jacfunc import batch_jac, caches, compiled, diag_jac, divergence, hess_diag, laplacian, make_functional
+from jacfunc import (
+    batch_jac,
+    caches,
+    compiled,
+    diag_jac,
+    divergence,
+    hess_diag,
+    laplacian,
+    make_functional,
+)
 from jacfunc.errors import (
     ArgumentTypeError,
     CoupledSamplesError,
@@ -273,6 +284,162 @@ def test_in_threads(counter):
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda x: fast(params, x), xs))
     torch.testing.assert_close(found, [diag_jac(f)(params, x) for x in xs])
+
+
+# -------------------------------------------------------------------- functions of the same code that hold other things
+
+
+def sine(weight, x):
+    return torch.sin(x @ weight)
+
+
+def reading(held, where):
+    return lambda x: torch.sin(x @ where(held))
+
+
+class Sine:
+    def __init__(self, weight):
+        self.weight = weight
+
+    def __call__(self, x):
+        return torch.sin(x @ self.weight)
+
+    def method(self, x):
+        return self(x)
+
+
+def executed(weight):
+    """A function whose code is the same object each time, in a namespace of its own."""
+    namespace = {"torch": torch, "weight": weight}
+    exec(EXECUTED, namespace)
+    return namespace["f"]
+
+
+EXECUTED = compile("def f(x):\n    return torch.sin(x @ weight)\n", "<a file>", "exec")
+
+
+def in_a_file(weight):
+    """A function of a module of its own, whose name begins as that of this package."""
+    module = types.ModuleType(f"jacfunc_experiments_{len(sys.modules)}")
+    module.__dict__.update(torch=torch, weight=weight)
+    sys.modules[module.__name__] = module
+    exec(compile("def f(x):\n    return torch.sin(x @ weight)\n", f"<{module.__name__}>", "exec"), module.__dict__)
+    return module.f
+
+
+def default(weight):
+    def f(x, weight=weight):
+        return torch.sin(x @ weight)
+
+    return f
+
+
+def keyword_default(weight):
+    def f(x, *, weight=weight):
+        return torch.sin(x @ weight)
+
+    return f
+
+
+HOLDING = {
+    "cell": lambda weight: lambda x: torch.sin(x @ weight),
+    "default": default,
+    "partial": lambda weight: functools.partial(sine, weight),
+    "dict": lambda weight: reading({"weight": weight}, lambda held: held["weight"]),
+    "list": lambda weight: reading([weight], lambda held: held[0]),
+    "tuple of tuples": lambda weight: reading((1, (weight,)), lambda held: held[1][0]),
+    "function in a cell": lambda weight: functools.partial(lambda inner, x: inner(x), lambda x: torch.sin(x @ weight)),
+    "object": Sine,
+    "method": lambda weight: Sine(weight).method,
+    "executed": executed,
+    "file": in_a_file,
+    "keyword default": keyword_default,
+}
+
+
+ONCE = {"cell", "default", "partial", "dict", "list", "tuple of tuples", "function in a cell", "keyword default"}
+
+
+@pytest.mark.parametrize("kind", HOLDING)
+def test_what_a_function_holds_is_never_that_of_another(counter, kind):
+    x = torch.randn(5, 3, dtype=double)
+    for _ in range(3):
+        weight = torch.randn(3, 3, dtype=double, requires_grad=True)
+        f = HOLDING[kind](weight)
+        found, truth = diag_jac(f, compile=True)(x), (x @ weight).cos() * weight.diagonal()
+        torch.testing.assert_close(found, truth)
+        by_weight = [torch.autograd.grad(result.square().sum(), weight)[0] for result in (found, truth)]
+        torch.testing.assert_close(*by_weight)
+    assert counter.frame_count == (1 if kind in ONCE else 3)
+
+
+def test_a_lambda_made_anew_for_each_step_is_compiled_once(counter):
+    x = torch.randn(5, 3, dtype=double)
+    for _ in range(100):
+        weight = torch.randn(3, 3, dtype=double)
+        found = diag_jac(lambda x, weight=weight: torch.sin(x @ weight), compile=True)(x)
+        torch.testing.assert_close(found, (x @ weight).cos() * weight.diagonal())
+    assert counter.frame_count == 1
+
+
+NUMBERS = {
+    "cell": lambda number: lambda x: torch.sin(x * number),
+    "default": lambda number: lambda x, number=number: torch.sin(x * number),
+    "list": lambda number: functools.partial(lambda held, x: torch.sin(x * held[0]), [number]),
+    "executed": lambda number: executed(torch.eye(3, dtype=double) * number),
+}
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_numbers_count_by_value(counter, kind):
+    x = torch.randn(5, 3, dtype=double)
+    for number in (2, 3, 0.5, 2):
+        found = diag_jac(NUMBERS[kind](number), compile=True)(x)
+        torch.testing.assert_close(found, number * (x * number).cos())
+
+
+def test_what_changes_in_a_users_module_or_object_is_compiled_anew_and_compared(counter, monkeypatch):
+    compared = []
+    close = compiled._close
+    monkeypatch.setattr(compiled, "_close", lambda found, truth: (compared.append(1), close(found, truth))[1])
+    f = in_a_file(torch.eye(3, dtype=double))
+    held = types.SimpleNamespace(number=1)
+    calls = [diag_jac(f, compile=True), diag_jac(lambda x: torch.sin(x * held.number), compile=True)]
+    x = torch.randn(5, 3, dtype=double)
+    for number in (1, 2, 3, 2, *range(4, 14)):
+        f.__globals__["weight"] = number * torch.eye(3, dtype=double)
+        held.number = number
+        for call in calls:
+            torch.testing.assert_close(call(x), number * (x * number).cos())
+    assert len(compared) == counter.frame_count
+
+
+GUARDS = {
+    "G['__import_jacfunc_dot_run'].make_plan": False,
+    "dict(G['__import_jacfunc_dot_run'].Pair.__dict__)['__new__'].__func__": False,
+    "G['__import_torch_dot__functorch_dot_vmap'].torch": False,
+    "G['___unnamed_scope_140231_c0']['_tuple_new']": False,
+    "template.options.batch_dims": False,
+    "G['__import_jacfunc_experiments'].K": True,
+    "G['__import_jacfunc_dot_mine'].K": True,
+    "G['__import_torch_dot_mine'].K": True,
+    "G['__import_torchmetrics'].K": True,
+    "G['__import___main__'].K": True,
+    "G['___unnamed_scope_140231_c0']['K']": True,
+    "G['__import_jacfunc_dot_caches'].USER_RULES[f].__closure__[0].cell_contents": True,
+    "f.__closure__[0].cell_contents": True,
+    "args[0]": True,
+    "templates.K": True,
+}
+
+
+@pytest.mark.parametrize("name", GUARDS)
+def test_no_guard_on_what_is_a_users_is_left_out(name):
+    guard = types.SimpleNamespace(name=name, guard_type="CONSTANT_MATCH")
+    assert compiled._needed(False)([guard]) == [GUARDS[name]]
+
+
+# -------------------------------------------------------------------- what changes
 
 
 def test_a_changed_module_is_compiled_anew(counter):

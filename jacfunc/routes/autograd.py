@@ -6,7 +6,7 @@ eagerly and under ``.backward()``; inside another transform it cannot work, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 

@@ -64,8 +64,8 @@ Projection = tuple[torch.Tensor, torch.Tensor]
 def verify_followed(task: Task, follow: Callable[..., Any]) -> None:
     """Raise unless the jets' derivatives along one direction, projected to one number a sample, are reverse mode's.
 
-    ``follow`` runs the function on jets (``taylor.py``).  What torch.func cannot differentiate (an ``autograd.Function``
-    in the old style, checkpointing) ``torch.autograd.grad`` may; what neither can proves nothing.
+    ``follow`` runs the function on jets (``taylor.py``).  What torch.func cannot differentiate (checkpointing, an
+    ``autograd.Function`` in the old style) ``torch.autograd.grad`` may; what neither can proves nothing.
     """
     found, cotangents, coarsest = _followed_projections(task, follow)
     for reverse in (_reverse_projections, _graph_projections):
@@ -73,7 +73,8 @@ def verify_followed(task: Task, follow: Callable[..., Any]) -> None:
             true = reverse(task, cotangents)
         except (RuntimeError, NotImplementedError):
             continue
-        return _compare(task, follow, reverse, found, true, coarsest)
+        _compare(task, follow, reverse, found, true, coarsest)
+        return
 
 
 def _compare(

@@ -74,7 +74,7 @@ def _first_at_ties(x: Tensor, operands: Sequence[Operand], lower: Any, upper: An
 def _shared_at_ties(
     value: Tensor, operands: Sequence[Operand], x: Tensor, lower: Tensor | None, upper: Tensor | None
 ) -> list[tuple[Tensor, Operand]]:
-    """The same with weights: at a bound that the other bound is apart from, half is the input's and half the bound's."""
+    """The same with weights: at a bound, if the other is apart from it, half is the input's and half the bound's."""
     input, min, max = operands
     none = torch.zeros_like(value)
     inside = torch.ones_like(value, dtype=torch.bool) if lower is None or upper is None else lower < upper
@@ -118,7 +118,7 @@ def _extreme(function: Callable[..., Tensor], first: Callable[[Tensor, Tensor], 
 
 
 def _extreme_number(function: Callable[..., Tensor], first: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any]:
-    """``fmax`` and ``fmin``: a number before NaN; of equal operands the first, or half of each as ``maximum`` has it."""
+    """``fmax`` and ``fmin``: a number before NaN; of equal operands the first, or half of each as in ``maximum``."""
 
     def rule(input: Operand, other: Operand) -> Any:
         x, y = plain(input), plain(other)
