@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch._dynamo.exc import TorchDynamoException
 
 from . import caches, trees
 from .closeness import agree
@@ -41,7 +40,7 @@ def call_compiled(transform: Transform, args: tuple[Any, ...], kwargs: dict[str,
     known = settled.get(kind, _unknown)
     call: Call | None = known()
     if call is not None:
-        with suppress(TorchDynamoException):
+        with suppress(torch._dynamo.exc.TorchDynamoException):
             return _as_it_is(call, args, kwargs)
     found, result = _looked_at(transform, args, kwargs)
     if found is not None and known is not _unclear:
@@ -87,7 +86,8 @@ def _called(transform: Transform, request: Request) -> tuple[Call | None, Any]:
     key, signature = request.captured.key, _signature(transform, request)
     known: Call | None = caches.COMPILED.get(key, signature)
     if known is not None:
-        with suppress(TorchDynamoException):  # of what cannot be traced any more, or is refused: by its own words below
+        # Of what cannot be traced any more, or is refused: by its own words below.
+        with suppress(torch._dynamo.exc.TorchDynamoException):
             return known, known(*request.args, **request.kwargs)
     call, result = _compiled(_eager(transform), request)
     if not request.captured.rememberable:
@@ -117,7 +117,7 @@ def _compiled(eager: Transform, request: Request) -> tuple[Call, Any]:
         call = _traced(replace(eager, options=replace(eager.options, method=method, check=False)))
         try:
             result = call(*request.args, **request.kwargs)
-        except (TorchDynamoException, UnsupportedOperationError) as error:
+        except (torch._dynamo.exc.TorchDynamoException, UnsupportedOperationError) as error:
             reasons.append(f"{method}: {str(error).strip().splitlines()[0]}")
             continue
         if plan.random or _close(result, truth):

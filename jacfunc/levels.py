@@ -5,11 +5,13 @@ The only file that touches torch's private functorch interface.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch.autograd import forward_ad
+from torch.autograd.graph import _engine_run_backward
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.torch_version import TorchVersion
 
@@ -26,6 +28,24 @@ def tracing() -> bool:
     Then no value can be looked at, and nothing may be remembered of the tensors that stand for them.
     """
     return compiling() or get_proxy_mode() is not None
+
+
+def dynamo_loaded() -> bool:
+    """Whether all of ``torch.compile`` is loaded, which takes seconds: by us only where something is compiled."""
+    return compiling() or "torch._dynamo" in sys.modules
+
+
+def run_backward(
+    outputs: tuple[torch.Tensor, ...],
+    cotangents: tuple[torch.Tensor, ...],
+    leaves: tuple[torch.Tensor, ...],
+    recorded: bool,
+) -> tuple[torch.Tensor | None, ...]:
+    """``torch.autograd.grad`` without the comparison of shapes before it, which loads sympy to that end."""
+    found: tuple[torch.Tensor | None, ...] = _engine_run_backward(
+        outputs, cotangents, True, recorded, leaves, allow_unreachable=True, accumulate_grad=False
+    )
+    return found
 
 
 def fixed(shape: tuple[int, ...]) -> tuple[int, ...]:

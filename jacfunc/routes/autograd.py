@@ -14,6 +14,7 @@ import torch
 
 from ..entries import joined, own_coordinates
 from ..errors import UnsupportedOperationError
+from ..linear import gradients
 from ..rows import Rows
 from . import nested
 from .task import Evaluation, Task, Tensors
@@ -131,18 +132,15 @@ def _single_rows(task: Task, outputs: Tensors) -> Iterator[tuple[int, Tensors]]:
 
 def _gradients(outputs: Sequence[torch.Tensor], leaves: Tensors, cotangents: Tensors, recorded: bool) -> Tensors:
     """The gradients by the leaves, zeros where nothing depends on one."""
-    used = [(output, row) for output, row in zip(outputs, cotangents, strict=True) if output.requires_grad]
-    if not used:
-        return tuple(torch.zeros_like(leaf) for leaf in leaves)
     with torch.enable_grad():
-        return torch.autograd.grad(
-            [output for output, _ in used],
-            leaves,
-            [row for _, row in used],
-            retain_graph=True,
-            create_graph=recorded,
-            materialize_grads=True,
-        )
+        found = gradients(outputs, leaves, cotangents, recorded)
+    part = recorded and any(output.requires_grad for output in outputs)
+    return tuple(
+        [
+            torch.zeros_like(leaf, requires_grad=part) if own is None else own
+            for own, leaf in zip(found, leaves, strict=True)
+        ]
+    )
 
 
 def _diagonal(leaf: torch.Tensor, gradient: torch.Tensor, batch_dims: int, recorded: bool) -> torch.Tensor:
