@@ -36,17 +36,15 @@ def call_compiled(transform: Transform, args: tuple[Any, ...], kwargs: dict[str,
     kind = kind_of(transform.transformed, args, kwargs)
     if kind is None:
         return _looked_at(transform, args, kwargs)[1]
-    settled = caches.SETTLED_CALLS.setdefault(transform, {})
-    known = settled.get(kind, _unknown)
+    known = caches.SETTLED_CALLS.get(transform, kind, _unknown)
     call: Call | None = known()
     if call is not None:
         with suppress(torch._dynamo.exc.TorchDynamoException):
             return _as_it_is(call, args, kwargs)
     found, result = _looked_at(transform, args, kwargs)
     if found is not None and known is not _unclear:
-        settled[kind] = weakref.ref(found) if call is None or call is found else _unclear
-        if len(settled) > caches.MAX_SIGNATURES:
-            del settled[next(iter(settled))]
+        settled = weakref.ref(found) if call is None or call is found else _unclear
+        caches.SETTLED_CALLS.put(transform, kind, settled)
     return result
 
 
