@@ -91,6 +91,13 @@ def tracked(tensor: torch.Tensor, strictly: bool = True) -> bool:
     return False
 
 
+def apart(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has memory of its own, no more than its numbers, and these are there: zeros may do without."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor.untyped_storage().nbytes() == tensor.nbytes and not tensor._is_zerotensor()
+
+
 def differentiated_again() -> bool:
     """Whether a graph is recorded of the current call, or a torch.func transform runs around it."""
     return torch.is_grad_enabled() or inside_transform()
