@@ -95,11 +95,42 @@ SAMPLE_BYTES = Memory()
 COMPILED = Memory()
 """Transforms under ``torch.compile``, by function and signature (``compiled.py``)."""
 
-SETTLED_CALLS: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+
+class ByKind:
+    """For each of some objects, which it does not keep alive, what is known of some kinds of calls (MAX_SIGNATURES).
+
+    Reading takes no lock: it is asked at every call.  Who writes counts and drops what is oldest, one thread at a time.
+    """
+
+    def __init__(self) -> None:
+        self._known: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+
+    def get(self, owner: Any, kind: Hashable, default: Any = None) -> Any:
+        """What is known of this kind, or the default."""
+        return self._known.get(owner, _NOTHING).get(kind, default)
+
+    def put(self, owner: Any, kind: Hashable, value: Any) -> None:
+        """Know ``value`` of this kind, for as long as ``owner`` lives."""
+        with LOCK:
+            known = self._known.setdefault(owner, {})
+            known[kind] = value
+            if len(known) > MAX_SIGNATURES:
+                del known[next(iter(known))]
+
+    def kinds(self, owner: Any) -> int:
+        """How many kinds are known of an object."""
+        return len(self._known.get(owner, _NOTHING))
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+_NOTHING: dict[Any, Any] = {}
+
+SETTLED_CALLS = ByKind()
 """Which of them a transform calls for which kind of arguments; weakly, for they refer to what it is of."""
 
-
-SETTLED_REQUESTS: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+SETTLED_REQUESTS = ByKind()
 """Of each transform, by the kind of arguments, what is not to be checked and planned anew (``settled.py``)."""
 
 

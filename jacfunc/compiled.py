@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch._dynamo.exc import TorchDynamoException
 
 from . import caches, trees
 from .closeness import agree
@@ -40,17 +39,15 @@ def call_compiled(transform: Transform, args: tuple[Any, ...], kwargs: dict[str,
     kind = kind_of(transform.transformed, args, kwargs)
     if kind is None:
         return _looked_at(transform, args, kwargs)[1]
-    settled = caches.SETTLED_CALLS.setdefault(transform, {})
-    known = settled.get(kind, _unknown)
+    known = caches.SETTLED_CALLS.get(transform, kind, _unknown)
     call: Call | None = known()
     if call is not None:
-        with suppress(TorchDynamoException):
+        with suppress(torch._dynamo.exc.TorchDynamoException):
             return _as_it_is(call, transform.transformed, args, kwargs)
     found, result = _looked_at(transform, args, kwargs)
     if found is not None and known is not _unclear:
-        settled[kind] = weakref.ref(found) if call is None or call is found else _unclear
-        if len(settled) > caches.MAX_SIGNATURES:
-            del settled[next(iter(settled))]
+        settled = weakref.ref(found) if call is None or call is found else _unclear
+        caches.SETTLED_CALLS.put(transform, kind, settled)
     return result
 
 
@@ -99,7 +96,8 @@ def _called(transform: Transform, request: Request) -> tuple[Call | None, Any]:
     key, signature = request.captured.key, _signature(transform, request)
     known: Call | None = caches.COMPILED.get(key, signature)
     if known is not None:
-        with suppress(TorchDynamoException):  # of what is another program after all, or refused: by its own words below
+        # Of what is another program after all, or is refused: by its own words below.
+        with suppress(torch._dynamo.exc.TorchDynamoException):
             return known, _as_it_is(known, transform.transformed, request.args, request.kwargs)
     call, result = _compiled(_eager(transform), request, known)
     if not request.captured.rememberable:
@@ -141,7 +139,7 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
         try:
             call = make()
             result = call(request.function, *request.args, **request.kwargs)
-        except (TorchDynamoException, UnsupportedOperationError) as error:
+        except (torch._dynamo.exc.TorchDynamoException, UnsupportedOperationError) as error:
             reasons.append(f"{name}: {str(error).strip().splitlines()[0]}")
             continue
         if plan.random or _close(result, truth):

@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import torch
 
+from .levels import apart, compiling
+
 Shape = tuple[int, ...]
 
 
@@ -136,6 +138,15 @@ class Laplacian:
         if self.by_row:
             return joined(self.by_row).movedim(0, -1).reshape((*self.pair.batch, *self.pair.output))
         return self.pair.empty(*self.pair.output)
+
+
+def owned(tensor: torch.Tensor) -> torch.Tensor:
+    """A result as it leaves: contiguous, and holding no more memory than itself, as a view of all rows does."""
+    if compiling():  # which does not know what will be a view
+        return tensor.clone(memory_format=torch.contiguous_format)
+    if tensor.is_contiguous() and apart(tensor):
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def own_coordinates(block: torch.Tensor, batch: Shape, start: int) -> torch.Tensor:

@@ -5,11 +5,13 @@ The only file that touches torch's private functorch interface.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch.autograd import forward_ad
+from torch.autograd.graph import _engine_run_backward
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.torch_version import TorchVersion
 
@@ -28,6 +30,24 @@ def tracing() -> bool:
     Then no value can be looked at, and nothing may be remembered of the tensors that stand for them.
     """
     return compiling() or get_proxy_mode() is not None
+
+
+def dynamo_loaded() -> bool:
+    """Whether all of ``torch.compile`` is loaded, which takes seconds: by us only where something is compiled."""
+    return compiling() or "torch._dynamo" in sys.modules
+
+
+def run_backward(
+    outputs: tuple[torch.Tensor, ...],
+    cotangents: tuple[torch.Tensor, ...],
+    leaves: tuple[torch.Tensor, ...],
+    recorded: bool,
+) -> tuple[torch.Tensor | None, ...]:
+    """``torch.autograd.grad`` without the comparison of shapes before it, which loads sympy to that end."""
+    found: tuple[torch.Tensor | None, ...] = _engine_run_backward(
+        outputs, cotangents, True, recorded, leaves, allow_unreachable=True, accumulate_grad=False
+    )
+    return found
 
 
 def fixed(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -84,6 +104,13 @@ def tracked(tensor: torch.Tensor, strictly: bool = True) -> bool:
             return True
         tensor = torch._C._functorch.get_unwrapped(tensor)
     return False
+
+
+def apart(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has memory of its own, no more than its numbers, and these are there: zeros may do without."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor.untyped_storage().nbytes() == tensor.nbytes and not tensor._is_zerotensor()
 
 
 def differentiated_again() -> bool:

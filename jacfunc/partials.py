@@ -15,6 +15,7 @@ import torch
 from . import trees
 from .derivatives import Derivatives
 from .entrance import Entrance
+from .entries import owned
 from .errors import ArgumentError, ArgumentTypeError, ShapeError
 from .jet.layout import Terms
 from .multiindices import MultiIndices
@@ -243,7 +244,7 @@ class Partials(Entrance):
             return self.named(result, options, args)
         fields, *others = result
         if options.return_value and self.asked.axis:
-            others[0] = trees.mapped(self._moved_back, others[0])
+            others[0] = trees.mapped(lambda value: owned(self._moved_back(value)), others[0])
         return (self.named(fields, options, args), *others)
 
     def chosen(self, args: Sequence[Any]) -> Transform:
@@ -262,7 +263,7 @@ class Partials(Entrance):
     def named(self, fields: Sequence[torch.Tensor], options: Options, args: Sequence[Any]) -> Derivatives:
         """The tensors under their names, and the inputs beside them."""
         if self.asked.axis:
-            fields = [self._moved_back(field) for field in fields]
+            fields = [owned(self._moved_back(field)) for field in fields]
         names = [name.written for name in self.asked.names]
         inputs = zip(self.asked.variables.inputs, coordinates(args, options), strict=True)
         return Derivatives(names, fields, list(inputs))

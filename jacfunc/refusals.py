@@ -12,6 +12,7 @@ from torch.masked import MaskedTensor
 from . import trees
 from .errors import ArgumentTypeError, JacfuncError, ShapeError
 from .jet import CannotFollowError, Jet
+from .rng import replayable
 
 Shape = tuple[int, ...]
 Modules = Callable[[], Sequence[nn.Module]]
@@ -86,9 +87,21 @@ def _form_problem(leaf: torch.Tensor, hand: str, convert: str) -> Problem | None
         text = "is a masked tensor; convert it with .to_tensor(0.0)"
     elif leaf.layout != torch.strided:
         text = f"has layout {leaf.layout}; convert it with .to_dense()"
-    elif leaf.device.type == "meta":
-        text = f"is on the meta device and has no values; {hand} one on a real device"
+    elif leaf.device.type != "cpu":
+        text = _device_problem(leaf.device, hand)
     return None if text is None else (ArgumentTypeError, text)
+
+
+def _device_problem(device: torch.device, hand: str) -> str | None:
+    if device.type == "meta":
+        return f"is on the meta device and has no values; {hand} one on a real device"
+    if replayable(device):
+        return None
+    return (
+        f"is on device {str(device)!r}, whose random state torch can neither read nor set "
+        f"(torch.{device.type}.get_rng_state and set_rng_state), so that no draw can be had again; "
+        f"{hand} one on another device"
+    )
 
 
 def _output_problem(leaf: Any, batch: Shape, modules: Modules) -> Problem | None:

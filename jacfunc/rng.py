@@ -31,13 +31,13 @@ class Draw:
 
     @classmethod
     def capture(cls, tensors: Iterable[torch.Tensor] = (), generators: Iterable[Any] = ()) -> Draw:
-        """The state now: global generators, CUDA ones where ``tensors`` live, and ``generators``."""
-        devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
+        """The state now: global generators, those of the devices where ``tensors`` live, and ``generators``."""
+        devices = {tensor.device for tensor in tensors if tensor.device.type != "cpu"}
         sources: tuple[Source, ...] = (
             (torch.get_rng_state, torch.set_rng_state),
             (np.random.get_state, np.random.set_state),
             (random.getstate, random.setstate),
-            *((partial(torch.cuda.get_rng_state, device), partial(_set_cuda, device)) for device in devices),
+            *map(_of_device, devices),
             *map(_source, generators),
         )
         return cls(sources, tuple(read() for read, _ in sources))
@@ -80,8 +80,19 @@ def _source(generator: Any) -> Source:
     return generator.get_state, generator.set_state
 
 
-def _set_cuda(device: torch.device, state: torch.Tensor) -> None:
-    torch.cuda.set_rng_state(state, device)
+def replayable(device: torch.device) -> bool:
+    """Whether the random state of a kind of device can be read and set, in the way that all of torch's own have."""
+    module = getattr(torch, device.type, None)
+    return device.type == "cpu" or (hasattr(module, "get_rng_state") and hasattr(module, "set_rng_state"))
+
+
+def _of_device(device: torch.device) -> Source:
+    module = torch.get_device_module(device)
+
+    def write(state: Any) -> None:
+        module.set_rng_state(state, device)
+
+    return partial(module.get_rng_state, device), write
 
 
 def _same(one: Any, other: Any) -> bool:

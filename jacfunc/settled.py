@@ -17,7 +17,6 @@ from .plan import Plan
 from .request import Request
 
 Kind = tuple[object, ...]
-_NONE: dict[Kind | None, Request] = {}
 
 
 def kind_of(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Kind | None:
@@ -43,7 +42,7 @@ def settled_request(
     if not args or type(args[0]) is not dict or inside_transform():
         return None, None
     kind = kind_of(transform.transformed, args, kwargs)
-    known: Request | None = caches.SETTLED_REQUESTS.get(transform, _NONE).get(kind)
+    known: Request | None = caches.SETTLED_REQUESTS.get(transform, kind)
     return kind, None if known is None else known.of(args)
 
 
@@ -52,7 +51,4 @@ def settle(transform: Any, kind: Kind, request: Request, plan: Plan) -> None:
     lasting = plan.settled and plan.stands and not plan.random
     if not lasting or not request.captured.rememberable or len(request.arguments) != 1:
         return
-    known = caches.SETTLED_REQUESTS.setdefault(transform, {})
-    known[kind] = request.without_arguments(plan)
-    if len(known) > caches.MAX_SIGNATURES:
-        del known[next(iter(known))]
+    caches.SETTLED_REQUESTS.put(transform, kind, request.without_arguments(plan))

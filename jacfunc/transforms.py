@@ -13,10 +13,11 @@ from typing import Any, TypeVar, Unpack
 
 import torch
 
+from . import trees
 from .blocks import Blocks, check_in_dims
 from .compiled import call_compiled
 from .entrance import Entrance
-from .entries import Block, Diagonal, HessianDiagonal, Laplacian, have_diagonal
+from .entries import Block, Diagonal, HessianDiagonal, Laplacian, have_diagonal, owned
 from .errors import ShapeError
 from .independence import probe_now
 from .levels import tracing
@@ -69,9 +70,9 @@ class Transform(Entrance):
             check_in_dims(request, self.options)
         outcome = run(request, self.wanted)
         assert request.outputs is not None
-        results: list[Any] = [self.wanted.assemble(request, outcome)]
+        results: list[Any] = [trees.mapped(owned, self.wanted.assemble(request, outcome))]
         if self.options.return_value:
-            results.append(request.outputs.structure.build(outcome.evaluation.outputs))
+            results.append(request.outputs.structure.build([owned(value) for value in outcome.evaluation.outputs]))
         if self.options.has_aux:
             results.append(request.aux(outcome.evaluation.aux))
         return (results[0] if len(results) == 1 else tuple(results)), outcome.plan

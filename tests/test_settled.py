@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gc
+import sys
+import time
 import weakref
+from dataclasses import dataclass
 
 import pytest
 import torch
+from functions import at_once
 from torch import nn
 
 from jacfunc import batch_jac, caches, diag_jac, laplacian, make_functional
 from jacfunc.errors import CoupledSamplesError
 from jacfunc.request import Request
+from jacfunc.settled import settle
 
 double = torch.float64
 
@@ -149,13 +154,14 @@ def test_no_tensor_is_kept_and_nothing_of_a_transform_that_has_gone():
     derivative, x = diag_jac(f), torch.randn(5, 3, dtype=double)
     derivative(params, x)
     derivative(params, x)
-    assert derivative in caches.SETTLED_REQUESTS
+    assert caches.SETTLED_REQUESTS.kinds(derivative) == 1
+    others = len(caches.SETTLED_REQUESTS)
     kept, transform = weakref.ref(x), weakref.ref(derivative)
     del x, derivative
     gc.collect()
     assert kept() is None
     assert transform() is None
-    assert all(known() is not None for known in caches.SETTLED_REQUESTS.keyrefs())
+    assert len(caches.SETTLED_REQUESTS) < others
 
 
 def test_not_more_kinds_than_a_number(monkeypatch):
@@ -164,4 +170,37 @@ def test_not_more_kinds_than_a_number(monkeypatch):
     derivative = diag_jac(f)
     for n in range(1, 8):
         derivative(params, torch.randn(n, 3, dtype=double))
-    assert len(caches.SETTLED_REQUESTS[derivative]) == 3
+    assert caches.SETTLED_REQUESTS.kinds(derivative) == 3
+
+
+@dataclass(frozen=True)
+class Yielding:
+    """A kind of call whose hash lets other threads run, as any piece of Python may."""
+
+    number: int
+
+    def __hash__(self):
+        time.sleep(0)
+        return self.number
+
+
+def test_threads_that_settle_more_kinds_than_are_kept_do_not_disturb_each_other(monkeypatch):
+    monkeypatch.setattr(caches, "MAX_SIGNATURES", 3)
+    f, params = make_functional(nn.Linear(3, 3).double())
+    derivative, x = diag_jac(f), torch.randn(5, 3, dtype=double)
+    request = Request(f, derivative.options, (params, x), {})
+    right, plan = derivative.outcome(request)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+
+        def settling(thread):
+            for number in range(100):
+                settle(derivative, (Yielding(1000 * thread + number),), request, plan)
+            return derivative(params, x)
+
+        found = at_once(*[lambda thread=thread: settling(thread) for thread in range(8)])
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(torch.equal(result, right) for result in found)
+    assert caches.SETTLED_REQUESTS.kinds(derivative) == 3
