@@ -18,7 +18,7 @@ def unique(
     dim: int | None = None,
 ) -> Any:
     """For ``torch.unique``."""
-    found = torch.unique(input.detach(), sorted, True, return_counts, dim)
+    found = torch.unique(input.detach(), sorted, return_inverse=True, return_counts=return_counts, dim=dim)
     return _taken(input, found, return_inverse, dim)
 
 
@@ -26,7 +26,8 @@ def unique_consecutive(
     input: Tensor, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
 ) -> Any:
     """For ``torch.unique_consecutive``."""
-    found = torch.unique_consecutive(input.detach(), True, return_counts, dim)
+    # By keyword: by position torch leaves the inverse empty.
+    found = torch.unique_consecutive(input.detach(), return_inverse=True, return_counts=return_counts, dim=dim)
     return _taken(input, found, return_inverse, dim)
 
 
