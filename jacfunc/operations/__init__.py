@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
+from ..errors import UnsupportedOperationError
 from ..levels import compiling
 from ..recomputing import begin, end
 from . import algebra, attention, convolution, draws, elementwise, losses, norms, selection, special
@@ -56,7 +57,7 @@ OVERFLOWS = "torch's second derivative is NaN where an exponential overflows"
 NO_SECOND = "torch has no second derivative of it"
 NO_DERIVATIVE = "torch has no derivative of it and takes it for a constant"
 NO_SECOND_OR_VMAP = f"{NO_SECOND}, and vmap over the first is wrong"
-NO_UNIQUE = "torch has no derivative of it"
+LACKS = "torch has no derivative of it"
 NAN_THIRD = "torch's third derivative is NaN"
 CONSTANT_CHUNKS = "torch takes the backward of its chunks for a constant"
 DENSE = "keep the tensor dense, or make it sparse outside of the transform"
@@ -100,7 +101,9 @@ CTC: Functions = (F.ctc_loss, torch.ctc_loss, torch._ctc_loss, *_ops("ctc_loss",
 SPECIAL: Mapping[str, Functions] = {
     name: (getattr(torch.special, name), *_ops(f"special_{name}")) for name in SMOOTH if hasattr(torch.special, name)
 }
-CANCELLING = {name: getattr(special, name) for name in ("i0e", "i1e", "erfcx", "log_ndtr")}
+SCALED: Mapping[str, Functions] = {
+    name: (getattr(torch.special, name), *_ops(f"special_{name}")) for name in ("i0e", "i1e", "erfcx", "log_ndtr")
+}
 INCOMPLETE: Functions = (torch.special.gammainc, torch.igamma, torch.Tensor.igamma)
 COMPLEMENT: Functions = (torch.special.gammaincc, torch.igammac, torch.Tensor.igammac)
 CONSECUTIVE: Functions = (torch.unique_consecutive, torch.Tensor.unique_consecutive)
@@ -115,10 +118,9 @@ PRIVATE_BAGS_OPS: Functions = _ops("_embedding_bag", "_embedding_bag_forward_onl
 MULTI_MARGIN, MULTILABEL_MARGIN = _nn.multi_margin_loss, _nn.multilabel_margin_loss
 # By Dynamo's name for it as well.
 DATA: Functions = (torch.Tensor.data.__get__, torch._C._autograd._get_data_attr)  # type: ignore[attr-defined]
-hardsigmoid_, mish_, celu_, gelu_ = map(
-    in_place, (elementwise.hardsigmoid, elementwise.mish, elementwise.celu, elementwise.gelu)
-)
-sinc_, i0_, igamma_, igammac_ = map(in_place, (special.sinc, special.i0, special.gammainc, special.gammaincc))
+hardsigmoid_, mish_, celu_ = in_place(elementwise.hardsigmoid), in_place(elementwise.mish), in_place(elementwise.celu)
+gelu_, sinc_, i0_ = in_place(elementwise.gelu), in_place(special.sinc), in_place(special.i0)
+igamma_, igammac_ = in_place(special.gammainc), in_place(special.gammaincc)
 TRANSPOSED = [(getattr(torch, f"conv_transpose{axes}d"), axes) for axes in (1, 2, 3)]
 ENTRIES = (
     Entry("layer_norm", (F.layer_norm, torch.layer_norm, *_ops("layer_norm")), norms.layer_norm, FORGETS, 196700),
@@ -150,14 +152,14 @@ ENTRIES = (
     Entry("i0", _ops("i0", "special_i0"), special.i0, ZERO_AT_ZERO),
     Entry("i0", (torch.i0_, torch.Tensor.i0_, *_ops("i0_")), i0_, ZERO_AT_ZERO),
     Entry("i1", (torch.special.i1, *_ops("special_i1")), special.i1, ZERO_AT_ZERO),
-    *(Entry(name, (getattr(torch.special, name), *_ops(f"special_{name}")), i, CANCELS) for name, i in CANCELLING.items()),
+    *(Entry(name, SCALED[name], getattr(special, name), CANCELS) for name in SCALED),
     Entry("gammainc", (*INCOMPLETE, *_ops("igamma", "special_gammainc")), special.gammainc, NAN_AT_EDGE),
     Entry("gammainc", (torch.Tensor.igamma_, *_ops("igamma_")), igamma_, NAN_AT_EDGE),
     Entry("gammaincc", (*COMPLEMENT, *_ops("igammac", "special_gammaincc")), special.gammaincc, NAN_AT_EDGE),
     Entry("gammaincc", (torch.Tensor.igammac_, *_ops("igammac_")), igammac_, NAN_AT_EDGE),
-    Entry("unique", (torch.unique, torch.Tensor.unique), selection.unique, NO_UNIQUE),
-    Entry("unique", CONSECUTIVE, selection.unique_consecutive, NO_UNIQUE),
-    *(Entry("unique", (u,), refusing(u, "unique by another name", "use torch.unique"), NO_UNIQUE) for u in UNIQUE),
+    Entry("unique", (torch.unique, torch.Tensor.unique), selection.unique, LACKS),
+    Entry("unique", CONSECUTIVE, selection.unique_consecutive, LACKS),
+    *(Entry("unique", (u,), refusing(u, "unique by another name", "use torch.unique"), LACKS) for u in UNIQUE),
     Entry("logaddexp", (torch.logaddexp, torch.Tensor.logaddexp, *_ops("logaddexp")), elementwise.logaddexp, OVERFLOWS),
     Entry("logcumsumexp", (torch.logcumsumexp, torch.Tensor.logcumsumexp), elementwise.logcumsumexp, NO_ZERO),
     Entry("logcumsumexp", _ops("logcumsumexp"), elementwise.logcumsumexp, NO_ZERO),
@@ -249,6 +251,22 @@ class _Evaluation(Corrections):
         torch._C._set_fwd_grad_enabled(self.pushes)
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
         end()
+
+
+class Beside(TorchFunctionMode):
+    """While jets go through a function: refuses what it computes of other tensors and torch has no derivative of.
+
+    Nothing is exchanged there, since torch's first derivatives are right, but for these.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        entry = TABLE.get(func)
+        if entry is not None and entry.why in (LACKS, NO_DERIVATIVE):
+            tensors = [item for item in (*args, *kwargs.values()) if isinstance(item, torch.Tensor)]
+            if tensors and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+                raise UnsupportedOperationError(f"{entry.name} of what is differentiated later: {entry.why}")
+        return func(*args, **kwargs)
 
 
 def _corrected_again(function: Callable[..., Any]) -> Callable[..., Any]:
