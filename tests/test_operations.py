@@ -116,15 +116,14 @@ OPERATIONS = {
     "hardsigmoid": [lambda h, p: F.hardsigmoid(4 * h), lambda h, p: torch.ops.aten.hardsigmoid(4 * h), lambda h, p: F.hardsigmoid(4 * h, inplace=True), lambda h, p: ATEN.hardsigmoid_(4 * h) * p, lambda h, p: torch._C._nn.hardsigmoid_(4 * h) * p],
     "logaddexp": [lambda h, p: torch.logaddexp(h, p + FAR), lambda h, p: (h * p).logaddexp(h.exp())],
     "mish": [lambda h, p: F.mish(h + FAR), lambda h, p: F.mish(h * p, inplace=True), lambda h, p: ATEN.mish_.default(h + FAR) * p],
-    "celu": [lambda h, p: F.celu(h * p, 0.3), lambda h, p: F.celu(3 * h, 0.7, inplace=True) * p, lambda h, p: torch.celu_(h * p, 0.3), lambda h, p: ATEN.celu(h, alpha=0.3) * ATEN.celu_(p * h, 0.7)],
-    "gelu": [lambda h, p: F.gelu(h * p + 20, approximate="tanh"), lambda h, p: ATEN.gelu(h * p, approximate="tanh"), lambda h, p: ATEN.gelu_(h - 20 * p, approximate="tanh")],
-    "i0e": [lambda h, p: torch.special.i0e(h * 1e-9), lambda h, p: ATEN.special_i0e(30 + 9 * h * p)],
-    "i1e": [lambda h, p: torch.special.i1e(h * 1e-9), lambda h, p: ATEN.special_i1e(30 + 9 * h * p)],
-    "erfcx": [lambda h, p: torch.special.erfcx(50 + h * p), lambda h, p: ATEN.special_erfcx(3 * h) * p],
-    "log_ndtr": [lambda h, p: torch.special.log_ndtr(h * p - 30), lambda h, p: ATEN.special_log_ndtr(9 * h - 5) * p],
-    "gammainc": [lambda h, p: torch.special.gammainc(2 * torch.ones_like(h), (h * p).abs() / 9), lambda h, p: torch.igamma(GAMMAS, h.abs()) * p, lambda h, p: (GAMMAS + 0 * h.detach()).igamma_(h.abs()) * p],
-    "gammaincc": [lambda h, p: torch.special.gammaincc(2 * torch.ones_like(h), (h * p).abs() / 9), lambda h, p: torch.igammac(GAMMAS, h.abs()) * p, lambda h, p: ATEN.igammac_(GAMMAS + 0 * h.detach(), h.abs()) * p],
-    "unique": [rowwise(lambda r, p: torch.unique(r * p)), rowwise(lambda r, p: (r * p).unique(return_counts=True)[0]), rowwise(lambda r, p: torch.unique_consecutive(r * p)), rowwise(lambda r, p: torch.unique((r * p).reshape(3, 2), dim=0))],
+    "celu": [lambda h, p: F.celu(h * p, 0.3) + ATEN.celu(p * h, 0.7)],
+    "gelu": [lambda h, p: F.gelu(h * p + 7, approximate="tanh") + ATEN.gelu_(h - 3 * p, approximate="tanh")],
+    "i0e": [lambda h, p: torch.special.i0e(h * 1e-9) + ATEN.special_i0e(30 + 9 * h * p)],
+    "i1e": [lambda h, p: torch.special.i1e(h * 1e-9) + ATEN.special_i1e(30 + 9 * h * p)],
+    "erfcx": [lambda h, p: torch.special.erfcx(9 + h * p) + ATEN.special_erfcx(3 * h) * p],
+    "log_ndtr": [lambda h, p: torch.special.log_ndtr(h * p - 30) / 100 + ATEN.special_log_ndtr(5 * h) * p],
+    "gammainc": [lambda h, p: torch.igamma(GAMMAS, h.abs()) * p + (GAMMAS + 0 * h.detach()).igamma_((h * p).abs() / 9)],
+    "gammaincc": [lambda h, p: torch.igammac(GAMMAS, h.abs()) * p + ATEN.special_gammaincc(GAMMAS, (h * p).abs() / 9)],
     "sinc": [lambda h, p: torch.sinc(h), lambda h, p: (h * p).sinc(), lambda h, p: ATEN.special_sinc(h * p), lambda h, p: ATEN.sinc_(h * p)],
     "i1": [lambda h, p: torch.special.i1(h), lambda h, p: torch.special.i1(h * p), lambda h, p: ATEN.special_i1(h * p)],
     "i0": [lambda h, p: torch.special.i0(h), lambda h, p: (h * p).i0(), lambda h, p: ATEN.i0(h) * ATEN.special_i0(p), lambda h, p: (h * p).i0_()],
@@ -233,6 +232,7 @@ def test_every_entry_has_an_example():
         *REFUSED,
         *SMOOTH,
         "data",
+        "unique",
         "_standard_gamma",
     }  # which differences cannot judge: test_modes.py, and below
 
@@ -273,7 +273,10 @@ def errors(name, number, method):
 @pytest.mark.parametrize(
     "method", ["auto", *(pytest.param(m, marks=pytest.mark.slow) for m in ("taylor", "forward", "reverse"))]
 )
-@pytest.mark.parametrize(("name", "number"), EXAMPLES)
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [pytest.param(*e, marks=pytest.mark.slow) if e[0] in BEYOND and e[0] != "i0" else e for e in EXAMPLES],
+)
 def test_derivatives_are_those_of_finite_differences(name, number, method):
     wrong = {label: error for label, error in errors(name, number, method) if not error < 1e-5}
     assert not wrong

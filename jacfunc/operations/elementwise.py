@@ -36,8 +36,6 @@ def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     return input.copy_(result) if inplace else result
 
 
-
-
 GELU_ENDS = 8.0
 """Beyond this gelu by tanh is the identity or zero, to the last bit."""
 
@@ -51,8 +49,6 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     ends = torch.where(input > 0, input, 0.0)
     curved = torch._C._nn.gelu(torch.where(far, 0.0, input), approximate=approximate)
     return exactly_where_finite(value, torch.where(far, ends, curved))
-
-
 
 
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:
