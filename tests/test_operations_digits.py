@@ -175,7 +175,7 @@ def test_incomplete_gamma_functions_at_zero(a, method):
     if (a, method) == (1.0, "forward"):  # torch's forward mode of x^1 at zero
         x, held, first, second = (t[1:] for t in (x, held, first, second))
     for function, sign in ((special.gammainc, 1), (special.gammaincc, -1), (torch.igamma, 1), (torch.igammac, -1)):
-        f = lambda x, function=function: function(held.expand(x.shape), x)  # noqa: B023
+        f = lambda x, function=function: function(held.expand(x.shape), x)
         torch.testing.assert_close(diag_jac(f, method=method)(x).reshape(x.shape), sign * first, rtol=1e-9, atol=0)
         torch.testing.assert_close(hess_diag(f, method=method)(x).reshape(x.shape), sign * second, rtol=1e-9, atol=0)
 

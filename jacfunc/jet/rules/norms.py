@@ -126,10 +126,11 @@ def _cusped(powers: Any, input: Any, ord: float) -> Any:
     zero, falling, found = input.value == 0, 1.0, []
     for n, (rows, moved) in enumerate(zip(powers.coefficients, _moved(input), strict=True), start=1):
         falling *= ord - n + 1
-        if rows is not None and moved is not None and n > ord:
+        if rows is None or moved is None or n < ord:
+            found.append(rows)
+        else:
             edge = math.nan if n % 2 else math.copysign(math.inf, falling)
-            rows = torch.where(zero & (moved != 0), edge, rows)
-        found.append(rows)
+            found.append(torch.where(zero & (moved != 0), edge, rows))
     return Jet(powers.value, tuple(found), powers.frame)
 
 
@@ -318,10 +319,12 @@ def _unbounded(result: Any, x: Any, y: Any, zero: Tensor, logarithm: Callable[[A
     close: Any = x * logarithm(edge)
     found: list[Tensor | None] = []
     for rows, sign, moved in zip(result.coefficients, close.coefficients, _moved(x), strict=True):
-        if rows is not None and sign is not None:
-            rows = torch.where(zero & (sign != 0), sign.sign() * math.inf, rows)
-            rows = rows if moved is None else torch.where(zero & (sign == 0) & (moved != 0), math.nan, rows)
-        found.append(rows)
+        if rows is None or sign is None:
+            found.append(rows)
+            continue
+        signed = torch.where(zero & (sign != 0), sign.sign() * math.inf, rows)
+        lost = None if moved is None else zero & (sign == 0) & (moved != 0)
+        found.append(signed if lost is None else torch.where(lost, math.nan, signed))
     return Jet(result.value, tuple(found), result.frame)
 
 
@@ -336,7 +339,7 @@ def _moved(x: Any) -> Coefficients:
 
 
 EDGE = 2.0**-20
-"""So close to where a logarithm is infinite, its higher derivatives outweigh the lower ones, in single precision too."""
+"""So close to where a logarithm is infinite its higher derivatives outweigh the lower ones, in any precision."""
 
 
 def install() -> None:

@@ -88,9 +88,10 @@ def _edged(result: Any, zero: Tensor, input: Any, exponent: Any) -> Any:
         both = both * power
         total = total + both
     for n, (rows, moved) in enumerate(zip(result.coefficients, total.coefficients, strict=True), start=1):
-        if rows is not None and moved is not None and n > 1:
-            rows = torch.where(zero & (exponent.value < n) & (moved != 0), torch.nan, rows)
-        found.append(rows)
+        if rows is None or moved is None or n == 1:
+            found.append(rows)
+        else:
+            found.append(torch.where(zero & (exponent.value < n) & (moved != 0), torch.nan, rows))
     return tuple(found)
 
 
