@@ -113,6 +113,16 @@ def apart(tensor: torch.Tensor) -> bool:
     return tensor.untyped_storage().nbytes() == tensor.nbytes and not tensor._is_zerotensor()
 
 
+def ended(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is the wrapper of a torch.func transform that is over, with which nothing can be done."""
+    if compiling() or not torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return False
+    running = {level.level(): level.key() for level in torch._C._functorch.get_interpreter_stack() or ()}
+    kind = running.get(torch._C._functorch.maybe_get_level(tensor))
+    batches = kind == torch._C._functorch.TransformType.Vmap
+    return kind is None or batches != torch._C._functorch.is_batchedtensor(tensor)
+
+
 def differentiated_again() -> bool:
     """Whether a graph is recorded of the current call, or a torch.func transform runs around it."""
     return torch.is_grad_enabled() or inside_transform()

@@ -21,7 +21,7 @@ from .functional import FunctionalModule, LiveModule
 from .jet import CannotFollowError, Jet
 from .jet.values import plain
 from .levels import fixed, inside_transform, recording, tracing
-from .operations import corrected
+from .operations import Beside, corrected
 from .options import Options
 from .refusals import check_inputs, check_outputs, refuse_jets
 from .rng import GENERATORS, Draw
@@ -268,8 +268,9 @@ class Request:
             copies = trees.tensors((args[first:], kwargs))
         for argument in self.arguments:
             args[argument.position] = argument.structure.build(jets[argument.span])
-        if inside_transform():  # where operations without jets are differentiated too
-            with self._corrections():
+        inside = inside_transform()
+        if inside or (others_copied and not jets[0].propagation.quiet):  # what is without jets is differentiated too
+            with self._corrections() if inside else Beside():
                 output = self._followed_by_function(args, kwargs)
         else:
             output = self._followed_by_function(args, kwargs)

@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize
 from . import caches, recomputing, trees
 from .errors import ArgumentError, ParametersError
 from .jet import Jet
-from .levels import compiling
+from .levels import compiling, ended
 
 Tensors = Mapping[str, torch.Tensor]
 CONTAINERS = ("_modules", "_parameters", "_buffers")
@@ -256,7 +256,7 @@ class _Swap:
             save((container, index, container[index]))
             container[index] = container[index].clone()
         if inventory.buffers:
-            self.copies = {name: buffer.clone() for name, buffer in self.buffers.items()}
+            self.copies = {name: b if ended(b) else b.clone() for name, b in self.buffers.items()}
             for container, index, name in inventory.buffers:
                 save((container, index, container[index]))
                 container[index] = self.copies[name]
@@ -266,7 +266,7 @@ class _Swap:
                 save((container, index, value))
                 if isinstance(value, list):
                     container[index] = value.copy()
-                elif not value.requires_grad:  # a counter, a cache: no graph is lost by a copy
+                elif not ended(value) and not value.requires_grad:  # a counter, a cache: no graph is lost by a copy
                     container[index] = value.clone()
         for container, index, _ in inventory.empty:
             save((container, index, None))

@@ -18,9 +18,10 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from .. import caches
+from ..errors import UnsupportedOperationError
 from ..levels import compiling, inside_function
 from ..recomputing import begin, end
-from . import algebra, attention, convolution, draws, elementwise, losses, norms
+from . import algebra, attention, convolution, draws, elementwise, losses, norms, selection, special
 from .expansion import constant, in_place, refusing
 from .foreign import SMOOTH, is_foreign, refuse_constants, refusing_zeros
 
@@ -46,6 +47,10 @@ FORGETS = "torch's second derivative takes the statistics of the input for const
 NO_FLASH = "torch's flash kernel has neither a forward mode nor a second derivative"
 ANOTHER = "use detach, which makes another tensor"
 NAN_AT_ZERO = "torch's is NaN at zero"
+NAN_BEYOND = "torch's derivatives of higher order are NaN from 9 or 13 on"
+SINGLE = "torch has 1 / alpha of its derivative in single precision"
+CANCELS = "torch's derivatives lose their digits to a difference, near zero or far out"
+NAN_AT_EDGE = "torch's second derivative is NaN at zero"
 ZERO_AT_ZERO = "torch's third or fourth derivative is zero at zero"
 NO_ZERO = "torch's backward has no derivative where a cotangent is zero"
 INNERMOST = "torch's is constant for the innermost transform only"
@@ -53,6 +58,7 @@ OVERFLOWS = "torch's second derivative is NaN where an exponential overflows"
 NO_SECOND = "torch has no second derivative of it"
 NO_DERIVATIVE = "torch has no derivative of it and takes it for a constant"
 NO_SECOND_OR_VMAP = f"{NO_SECOND}, and vmap over the first is wrong"
+LACKS = "torch has no derivative of it"
 NAN_THIRD = "torch's third derivative is NaN"
 CONSTANT_CHUNKS = "torch takes the backward of its chunks for a constant"
 DENSE = "keep the tensor dense, or make it sparse outside of the transform"
@@ -96,6 +102,16 @@ CTC: Functions = (F.ctc_loss, torch.ctc_loss, torch._ctc_loss, *_ops("ctc_loss",
 SPECIAL: Mapping[str, Functions] = {
     name: (getattr(torch.special, name), *_ops(f"special_{name}")) for name in SMOOTH if hasattr(torch.special, name)
 }
+SCALED: Mapping[str, Functions] = {
+    name: (getattr(torch.special, name), *_ops(f"special_{name}")) for name in ("i0e", "i1e", "erfcx", "log_ndtr")
+}
+INCOMPLETE: Functions = (torch.special.gammainc, torch.igamma, torch.Tensor.igamma)
+COMPLEMENT: Functions = (torch.special.gammaincc, torch.igammac, torch.Tensor.igammac)
+CONSECUTIVE: Functions = (torch.unique_consecutive, torch.Tensor.unique_consecutive)
+UNIQUE: Functions = (
+    *(torch._unique, torch._unique2),
+    *_ops("_unique", "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive"),
+)
 SEGMENT: Functions = (torch.segment_reduce, *_ops("segment_reduce"))
 DIRECT_BAGS: Functions = (torch.embedding_bag, *_ops("embedding_bag"))
 PRIVATE_BAGS: Functions = (torch._embedding_bag, torch._embedding_bag_forward_only)
@@ -103,9 +119,9 @@ PRIVATE_BAGS_OPS: Functions = _ops("_embedding_bag", "_embedding_bag_forward_onl
 MULTI_MARGIN, MULTILABEL_MARGIN = _nn.multi_margin_loss, _nn.multilabel_margin_loss
 # By Dynamo's name for it as well.
 DATA: Functions = (torch.Tensor.data.__get__, torch._C._autograd._get_data_attr)  # type: ignore[attr-defined]
-hardsigmoid_, mish_, sinc_, i0_ = map(
-    in_place, (elementwise.hardsigmoid, elementwise.mish, elementwise.sinc, elementwise.i0)
-)
+hardsigmoid_, mish_, celu_ = in_place(elementwise.hardsigmoid), in_place(elementwise.mish), in_place(elementwise.celu)
+gelu_, sinc_, i0_ = in_place(elementwise.gelu), in_place(special.sinc), in_place(special.i0)
+igamma_, igammac_ = in_place(special.gammainc), in_place(special.gammaincc)
 TRANSPOSED = [(getattr(torch, f"conv_transpose{axes}d"), axes) for axes in (1, 2, 3)]
 ENTRIES = (
     Entry("layer_norm", (F.layer_norm, torch.layer_norm, *_ops("layer_norm")), norms.layer_norm, FORGETS, 196700),
@@ -126,13 +142,25 @@ ENTRIES = (
     Entry("hardsigmoid", (_nn.hardsigmoid_, *_ops("hardsigmoid_")), hardsigmoid_, NO_SECOND),
     Entry("mish", (F.mish, _nn.mish, *_ops("mish")), elementwise.mish, OVERFLOWS),
     Entry("mish", (_nn.mish_, *_ops("mish_")), mish_, OVERFLOWS),
-    Entry("sinc", (torch.sinc, torch.special.sinc, torch.Tensor.sinc), elementwise.sinc, NAN_AT_ZERO),
-    Entry("sinc", _ops("sinc", "special_sinc"), elementwise.sinc, NAN_AT_ZERO),
+    Entry("celu", (F.celu, torch.celu, *_ops("celu")), elementwise.celu, SINGLE),
+    Entry("celu", (torch.celu_, *_ops("celu_")), celu_, SINGLE),
+    Entry("gelu", (_nn.gelu, *_ops("gelu")), elementwise.gelu, NAN_BEYOND),
+    Entry("gelu", _ops("gelu_"), gelu_, NAN_BEYOND),
+    Entry("sinc", (torch.sinc, torch.special.sinc, torch.Tensor.sinc), special.sinc, NAN_AT_ZERO),
+    Entry("sinc", _ops("sinc", "special_sinc"), special.sinc, NAN_AT_ZERO),
     Entry("sinc", (torch.sinc_, torch.Tensor.sinc_, *_ops("sinc_")), sinc_, NAN_AT_ZERO),
-    Entry("i0", (torch.i0, torch.special.i0, torch.Tensor.i0), elementwise.i0, ZERO_AT_ZERO),
-    Entry("i0", _ops("i0", "special_i0"), elementwise.i0, ZERO_AT_ZERO),
+    Entry("i0", (torch.i0, torch.special.i0, torch.Tensor.i0), special.i0, ZERO_AT_ZERO),
+    Entry("i0", _ops("i0", "special_i0"), special.i0, ZERO_AT_ZERO),
     Entry("i0", (torch.i0_, torch.Tensor.i0_, *_ops("i0_")), i0_, ZERO_AT_ZERO),
-    Entry("i1", (torch.special.i1, *_ops("special_i1")), elementwise.i1, ZERO_AT_ZERO),
+    Entry("i1", (torch.special.i1, *_ops("special_i1")), special.i1, ZERO_AT_ZERO),
+    *(Entry(name, SCALED[name], getattr(special, name), CANCELS) for name in SCALED),
+    Entry("gammainc", (*INCOMPLETE, *_ops("igamma", "special_gammainc")), special.gammainc, NAN_AT_EDGE),
+    Entry("gammainc", (torch.Tensor.igamma_, *_ops("igamma_")), igamma_, NAN_AT_EDGE),
+    Entry("gammaincc", (*COMPLEMENT, *_ops("igammac", "special_gammaincc")), special.gammaincc, NAN_AT_EDGE),
+    Entry("gammaincc", (torch.Tensor.igammac_, *_ops("igammac_")), igammac_, NAN_AT_EDGE),
+    Entry("unique", (torch.unique, torch.Tensor.unique), selection.unique, LACKS),
+    Entry("unique", CONSECUTIVE, selection.unique_consecutive, LACKS),
+    *(Entry("unique", (u,), refusing(u, "unique by another name", "use torch.unique"), LACKS) for u in UNIQUE),
     Entry("logaddexp", (torch.logaddexp, torch.Tensor.logaddexp, *_ops("logaddexp")), elementwise.logaddexp, OVERFLOWS),
     Entry("logcumsumexp", (torch.logcumsumexp, torch.Tensor.logcumsumexp), elementwise.logcumsumexp, NO_ZERO),
     Entry("logcumsumexp", _ops("logcumsumexp"), elementwise.logcumsumexp, NO_ZERO),
@@ -226,6 +254,22 @@ class _Evaluation(Corrections):
         caches.AROUND.told_off = self.told_off
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
         end()
+
+
+class Beside(TorchFunctionMode):
+    """While jets go through a function: refuses what it computes of other tensors and torch has no derivative of.
+
+    Nothing is exchanged there, since torch's first derivatives are right, but for these.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        entry = TABLE.get(func)
+        if entry is not None and entry.why in (LACKS, NO_DERIVATIVE):
+            tensors = [item for item in (*args, *kwargs.values()) if isinstance(item, torch.Tensor)]
+            if tensors and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+                raise UnsupportedOperationError(f"{entry.name} of what is differentiated later: {entry.why}")
+        return func(*args, **kwargs)
 
 
 def _corrected_again(function: Callable[..., Any]) -> Callable[..., Any]:

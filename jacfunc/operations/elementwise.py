@@ -1,9 +1,6 @@
-"""Elementwise functions and scans whose higher derivatives torch lacks, or loses to infinities and at zero."""
+"""Activations and scans whose derivatives torch lacks, rounds to single precision, or loses to infinities."""
 
 from __future__ import annotations
-
-import math
-from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn import functional as F
@@ -27,45 +24,31 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:
     return input.copy_(result) if inplace else result
 
 
-def sinc(input: Tensor) -> Tensor:
-    """For ``torch.sinc``, whose derivatives are NaN at zero: its series there."""
-    value = torch.sinc(input.detach())
-    near = input.abs() < 0.25
-    x, far = torch.where(near, math.pi * input, 0.0), math.pi * torch.where(near, 1.0, input)
-    series = _polynomial(x.square(), [(-1) ** k / math.factorial(2 * k + 1) for k in range(9)])
-    return exactly(value, torch.where(near, series, torch.sin(far) / far))
-
-
-def i0(input: Tensor) -> Tensor:
-    """For ``torch.special.i0``, whose fourth derivative is zero at zero."""
-    return _bessel(torch.special.i0, input, 0)
-
-
-def i1(input: Tensor) -> Tensor:
-    """For ``torch.special.i1``, whose third derivative is zero at zero."""
-    return _bessel(torch.special.i1, input, 1)
-
-
-def _bessel(function: Callable[[Tensor], Tensor], input: Tensor, order: int) -> Tensor:
-    """The modified Bessel function, by its series near zero."""
-    value = function(input.detach())
-    near = input.abs() < 0.5
-    x, far = torch.where(near, input / 2, 0.0), torch.where(near, 1.0, input)
-    series = _polynomial(x.square(), [1 / (math.factorial(k) * math.factorial(k + order)) for k in range(9)])
-    return exactly_where_finite(value, torch.where(near, series if order == 0 else x * series, function(far)))
-
-
-def _polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
-    """Horner's rule; enough terms for derivatives up to the sixth in double precision."""
-    total = torch.full_like(x, coefficients[-1])
-    for coefficient in reversed(coefficients[:-1]):
-        total = total * x + coefficient
-    return total
-
-
 def _softplus(x: Tensor) -> Tensor:
     # Beyond the threshold softplus is the identity, which it is there to the last bit.
     return F.softplus(x, threshold=40.0 if x.dtype == torch.float64 else 20.0)
+
+
+def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """For ``F.celu``, whose derivative has ``1 / alpha`` in single precision: the elu that its value is."""
+    x = input.clone() if inplace else input
+    result = torch._C._nn.elu(x, alpha, 1.0, 1 / alpha) if alpha else torch.celu(x, alpha)
+    return input.copy_(result) if inplace else result
+
+
+GELU_ENDS = 8.0
+"""Beyond this gelu by tanh is the identity or zero, to the last bit."""
+
+
+def gelu(input: Tensor, approximate: str = "none") -> Tensor:
+    """For ``F.gelu`` by tanh, whose third derivative is NaN where a hyperbolic cosine overflows."""
+    if approximate != "tanh":
+        return torch._C._nn.gelu(input, approximate=approximate)
+    value = torch._C._nn.gelu(input.detach(), approximate=approximate)
+    far = input.abs() > GELU_ENDS
+    ends = torch.where(input > 0, input, 0.0)
+    curved = torch._C._nn.gelu(torch.where(far, 0.0, input), approximate=approximate)
+    return exactly_where_finite(value, torch.where(far, ends, curved))
 
 
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:

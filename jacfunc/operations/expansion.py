@@ -33,11 +33,11 @@ def constant(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach()
 
 
-def in_place(replacement: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The same, written to its argument, whose old value the backward still needs."""
+def in_place(replacement: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same, written to its first argument, whose old value the backward still needs."""
 
-    def replaced(input: Tensor) -> Tensor:
-        return input.copy_(replacement(input.clone()))
+    def replaced(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return input.copy_(replacement(input.clone(), *args, **kwargs))
 
     return replaced
 

@@ -31,6 +31,8 @@ def _pushed(
         with torch.enable_grad():  # so that an inner no_grad can be told from the caller's
             return function(*leaves)
 
+    # A tangent gets the strides of its leaf, so that where these overlap its elements would be written over each other.
+    leaves = tuple(leaf.contiguous() for leaf in leaves)
     # What recomputes in the backward pass (checkpointing) would do so after the levels of this evaluation are gone.
     _load()
     with disable_saved_tensors_hooks("torch.func.jvp cannot be differentiated through saved tensor hooks (checkpoint)"):

@@ -118,8 +118,6 @@ CONSTANT = [
     "can_cast",
     "result_type",
     "histc",
-    "unique",
-    "unique_consecutive",
     "heaviside",
     "has_names",
     "ndimension",

@@ -326,15 +326,11 @@ BY_TORCH = [
     "digamma",
     "erfinv",
     "expit",
-    "erfcx",
     "ndtr",
-    "log_ndtr",
     "ndtri",
     "entr",
     "gammaln",
     "psi",
-    "i0e",
-    "i1e",
 ]
 """Elementwise, without a list of their own; what the table of corrected operations has goes by it instead."""
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ...operations import norms as corrected
 from ...operations.expansion import wide
-from ..jet import Jet
+from ..jet import Coefficients, Jet
 from ..registry import add, named
 from ..values import plain
 from .shared import all_dims, broadcast, exact_value, valued
@@ -113,8 +113,25 @@ def vector_norm(
 def _summed_powers(input: Any, ord: float, dims: tuple[int, ...], keepdim: bool) -> Any:
     if ord == 2:
         return squared(input).sum(dims, keepdim)
-    powers = squared(input) ** (ord // 2) if ord > 0 and ord % 2 == 0 else _powered(input.abs(), ord)
+    if ord > 0 and ord % 2 == 0:
+        return (squared(input) ** (ord // 2)).sum(dims, keepdim)
+    powers = _powered(input.abs(), ord)
+    if input.frame.layout.order > max(ord, 1) and ord > 0 and ord % 1 and not input.dtype.is_complex:
+        powers = _cusped(powers, input, ord)
     return powers.sum(dims, keepdim)
+
+
+def _cusped(powers: Any, input: Any, ord: float) -> Any:
+    """Powers of sizes, whose derivatives of even order above the power are infinite at zero, and of odd order none."""
+    zero, falling, found = input.value == 0, 1.0, []
+    for n, (rows, moved) in enumerate(zip(powers.coefficients, _moved(input), strict=True), start=1):
+        falling *= ord - n + 1
+        if rows is None or moved is None or n < ord:
+            found.append(rows)
+        else:
+            edge = math.nan if n % 2 else math.copysign(math.inf, falling)
+            found.append(torch.where(zero & (moved != 0), edge, rows))
+    return Jet(powers.value, tuple(found), powers.frame)
 
 
 def _powered(input: Any, exponent: float) -> Any:
@@ -285,14 +302,44 @@ def hypot(input: Any, other: Any) -> Any:
 
 
 def _times_logarithm(logarithm: Callable[[Any], Any], least: float) -> Callable[..., Any]:
-    """``xlogy`` and ``xlog1py``: zero where the factor is zero."""
+    """``xlogy`` and ``xlog1py``: zero where the factor is zero; where both vary there, its slope is infinite."""
 
     def rule(input: Any, other: Any) -> Any:
         x, y = _broadcast(input, other)
         zero = (x == 0) & (y <= least)
-        return x * logarithm(torch.where(zero, 1.0, y))
+        result = x * logarithm(torch.where(zero, 1.0, y))
+        return _unbounded(result, x, y, zero, logarithm, least) if type(x) is type(y) is Jet else result
 
     return rule
+
+
+def _unbounded(result: Any, x: Any, y: Any, zero: Tensor, logarithm: Callable[[Any], Any], least: float) -> Any:
+    """Infinite where the product has rows at an edge of the logarithm, of their sign close to it, NaN where of none."""
+    edge = Jet(torch.full_like(y.value, least + EDGE), y.coefficients, y.frame)
+    close: Any = x * logarithm(edge)
+    found: list[Tensor | None] = []
+    for rows, sign, moved in zip(result.coefficients, close.coefficients, _moved(x), strict=True):
+        if rows is None or sign is None:
+            found.append(rows)
+            continue
+        signed = torch.where(zero & (sign != 0), sign.sign() * math.inf, rows)
+        lost = None if moved is None else zero & (sign == 0) & (moved != 0)
+        found.append(signed if lost is None else torch.where(lost, math.nan, signed))
+    return Jet(result.value, tuple(found), result.frame)
+
+
+def _moved(x: Any) -> Coefficients:
+    """Rows of an order above the first that are not zero where x itself is, but moves along all their directions."""
+    total = power = x * x
+    for _ in range(2, x.frame.layout.order):
+        power = power * x
+        total = total + power
+    coefficients: Coefficients = total.coefficients
+    return (None, *coefficients[1:])
+
+
+EDGE = 2.0**-20
+"""So close to where a logarithm is infinite its higher derivatives outweigh the lower ones, in any precision."""
 
 
 def install() -> None:

@@ -76,7 +76,23 @@ def _both_vary(input: Jet, exponent: Jet) -> Any:
     zero = input.value == 0
     product: Any = torch.mul(exponent, torch.log(torch.where(zero, 1.0, input)))  # type: ignore[call-overload,arg-type]
     result = torch.where(zero, _tensor_power(input, exponent.value.detach()), product.exp())  # type: ignore[call-overload]
-    return Jet(torch.pow(input.value, exponent.value), result.coefficients, input.frame)
+    rows = result.coefficients if input.frame.layout.order == 1 else _edged(result, zero, input, exponent)
+    return Jet(torch.pow(input.value, exponent.value), rows, input.frame)
+
+
+def _edged(result: Any, zero: Tensor, input: Any, exponent: Any) -> Any:
+    """NaN for what has a logarithm of zero: orders above the exponent, where both parts vary."""
+    both, power, found = input.sub(input.value) * exponent.sub(exponent.value), input.sub(input.value), []
+    total = both
+    for _ in range(2, input.frame.layout.order):
+        both = both * power
+        total = total + both
+    for n, (rows, moved) in enumerate(zip(result.coefficients, total.coefficients, strict=True), start=1):
+        if rows is None or moved is None or n == 1:
+            found.append(rows)
+        else:
+            found.append(torch.where(zero & (exponent.value < n) & (moved != 0), torch.nan, rows))
+    return tuple(found)
 
 
 def _exponential(base: Any, exponent: Jet) -> Jet:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ...operations import elementwise as corrected
+from ...operations import special as corrected
 from ..build import Operand, composed, elementwise
 from ..jet import Jet
 from ..registry import add, named
@@ -57,7 +57,7 @@ def frexp(input: Jet) -> Any:
 def install() -> None:
     """Enter the rules of this file."""
     named(logit, "logit", keeps_frame=True)
-    for name in ("i0", "i1"):
+    for name in ("i0", "i1", "i0e", "i1e", "erfcx", "log_ndtr"):
         exact = getattr(corrected, name)
         named(elementwise(getattr(torch.special, name), _by_torch(exact)), name, keeps_frame=True)
     add(polygamma, torch.polygamma, torch.special.polygamma)
