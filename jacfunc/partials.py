@@ -91,12 +91,12 @@ class Column(NamedTuple):
 def _columns(asked: Asked, outputs: Outputs) -> list[Column]:
     """The place of every output by its name."""
     names = asked.variables.outputs
-    leaves = outputs.structure.build(list(range(len(outputs.shapes))))
-    if isinstance(leaves, int):
+    leaves = outputs.structure.numbered(len(outputs.shapes))
+    if isinstance(leaves, trees.Leaf):
         return _columns_of_one(asked, outputs.shapes[0])
     named = leaves._asdict() if hasattr(leaves, "_asdict") else leaves
     listed = list(named.values()) if isinstance(named, dict) else list(named) if isinstance(named, list | tuple) else []
-    if not listed or not all(isinstance(leaf, int) for leaf in listed):
+    if not listed or not all(isinstance(leaf, trees.Leaf) for leaf in listed):
         raise ShapeError(
             f"f returned {outputs.structure!r}, in which the outputs {' '.join(names)!r} are not told apart; "
             "return one "
@@ -111,7 +111,8 @@ def _columns(asked: Asked, outputs: Outputs) -> list[Column]:
         listed = [named[name] for name in names]
     if len(listed) != len(names):
         raise ShapeError(_wrong_number(names, f"f returned {len(listed)} tensors"))
-    return [Column(leaf, _only(asked, outputs.shapes[leaf], name)) for leaf, name in zip(listed, names, strict=True)]
+    numbers = [leaf.number for leaf in listed]
+    return [Column(leaf, _only(asked, outputs.shapes[leaf], name)) for leaf, name in zip(numbers, names, strict=True)]
 
 
 def _columns_of_one(asked: Asked, shape: tuple[int, ...]) -> list[Column]:
@@ -159,7 +160,7 @@ def _check_inputs(request: Request, asked: Asked) -> None:
     """Refuse tensors that do not have a coordinate for each name."""
     names = asked.variables.inputs
     for argument in request.arguments:
-        tree = argument.structure.build(list(range(argument.span.stop - argument.span.start)))
+        tree = argument.structure.numbered(argument.span.stop - argument.span.start)
         if isinstance(tree, dict) or hasattr(tree, "_fields"):
             raise ArgumentTypeError(
                 f"args[{argument.position}] is a {type(tree).__name__}, whose order may not be that of "

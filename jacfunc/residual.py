@@ -23,6 +23,10 @@ from .transforms import Transform
 Equation = Callable[[Any], Any]
 
 
+KEPT = 4
+"""Calls that read something new, for which a name that is not read is still computed."""
+
+
 class UnreadError(BaseException):
     """A name that the propagation did not compute; no ``except Exception`` of the equation's is about it."""
 
@@ -43,6 +47,16 @@ class Reading(Derivatives):
             raise AttributeError(name)
         self._unread = name
         raise UnreadError(name)
+
+
+class NotedReading(Reading):
+    """The same where a name was missing before: what is read of it is noted, to tell what is not any more."""
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if not name.startswith("_"):
+            vars(self).setdefault("_noted", set()).add(name)
+        return found
 
 
 class DryReading(Derivatives):
@@ -67,7 +81,8 @@ class DryReading(Derivatives):
 class Residual:
     """A function of the same arguments as ``f`` that returns the residual of an equation for every sample.
 
-    ``names`` is what the equation was seen to read so far.
+    ``names`` is what the equation was seen to read so far.  Where it reads new ones time and again, as with a number in
+    them that changes, those that were not read in the last ``KEPT`` of such calls are forgotten.
     """
 
     def __init__(
@@ -81,21 +96,27 @@ class Residual:
         self.transformed, self.equation, self.variables = f, equation, variables
         self.options, self.out_dims = options, out_dims
         self.names: tuple[str, ...] = ()
+        self._growths = 0
+        self._last_read: dict[str, int] = {}
         self._partials: Partials | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        partials = self._known(args, kwargs)
+        partials, kind = self._known(args, kwargs), Reading
         while True:
             derivatives, others = self._computed(partials, args, kwargs)
-            reading = Reading.of(derivatives)
+            reading = kind.of(derivatives)
             try:
                 result = self.equation(reading)
             except UnreadError:
                 if reading._unread is None:  # it is the name of another residual, around this one
                     raise
             if reading._unread is not None:
-                partials = self._read((reading._unread,))
+                self._growths += kind is Reading
+                partials, kind = self._read((reading._unread,)), NotedReading
                 continue
+            if kind is NotedReading:
+                noted = [name for name in vars(reading).get("_noted", ()) if name in self._last_read]
+                self._last_read.update(dict.fromkeys(noted, self._growths))
             _check(result, next(iter(derivatives)))
             return (result, *others) if others else result
 
@@ -124,7 +145,9 @@ class Residual:
             )
         for name in names:
             self.variables.name(name)
-        self.names = (*self.names, *(name for name in dict.fromkeys(names) if name not in self.names))
+        self._last_read.update(dict.fromkeys(names, self._growths))
+        self._last_read = {name: at for name, at in self._last_read.items() if at >= self._growths - KEPT}
+        self.names = tuple(self._last_read)
         wanted = ", ".join(self.names or self.variables.outputs)
         self._partials = made(self.transformed, wanted, self.variables, self.options, self.out_dims)
         return self._partials
