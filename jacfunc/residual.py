@@ -5,11 +5,13 @@ The derivatives come from ``partials.py``; here is only what the equation reads,
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Unpack
 
 import torch
 
+from .calling import Uncalled, keywords_only
 from .derivatives import Derivatives
 from .errors import ArgumentTypeError, NotationError, ShapeError, UnsupportedOperationError
 from .levels import tracing
@@ -78,7 +80,7 @@ class DryReading(Derivatives):
         return self._values[output].clone()
 
 
-class Residual:
+class Residual(Uncalled):
     """A function of the same arguments as ``f`` that returns the residual of an equation for every sample.
 
     ``names`` is what the equation was seen to read so far.  Where it reads new ones time and again, as with a number in
@@ -193,6 +195,21 @@ class Residual:
         )
 
 
+def _check_takes_one(equation: Equation) -> None:
+    """Refuse an equation that cannot be called with the derivatives alone."""
+    try:
+        signature = inspect.signature(equation)
+    except (TypeError, ValueError):  # of what is not written in Python
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        raise ArgumentTypeError(
+            f"equation takes {signature}, but is called with one argument, the derivatives, which have the inputs as "
+            "attributes as well; write it as lambda d: d.u_t - d.u_xx, and close over what else it needs"
+        ) from None
+
+
 def _check(result: Any, like: torch.Tensor) -> None:
     """Refuse what is not one number for each sample, or a tuple of such tensors."""
     parts = list(result) if isinstance(result, tuple | list) else [result]
@@ -220,6 +237,7 @@ def _cause(part: torch.Tensor, like: torch.Tensor) -> str:
     return "something beside the names has an axis more, such as (N, 1), which broadcasts: drop it with [:, 0]"
 
 
+@keywords_only
 def residual(
     f: Callable[..., Any],
     equation: Equation,
@@ -269,5 +287,6 @@ def residual(
             f"equation is a {type(equation).__name__}; pass a function of the derivatives, as in lambda d: "
             "d.u_t - d.u_xx"
         )
+    _check_takes_one(equation)
     options = Options.of("residual", keywords)
     return Residual(as_function(f), equation, Variables.of(inputs, outputs), options, out_dims)

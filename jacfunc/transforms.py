@@ -14,22 +14,23 @@ from typing import Any, TypeVar, Unpack
 import torch
 
 from .blocks import Blocks, check_in_dims
+from .calling import Uncalled, keywords_only
 from .compiled import call_compiled
-from .entries import Block, Diagonal, HessianDiagonal, Laplacian, have_diagonal
-from .errors import ShapeError
+from .entries import Block, Diagonal, HessianDiagonal, Laplacian
 from .independence import probe_now
 from .levels import tracing
 from .options import Keywords, Options
 from .plan import Outcome, Plan, Wanted
-from .request import Outputs, Request, as_function, requested
+from .request import Request, as_function, requested
 from .run import run
 from .settled import Kind, settle, settled_request
+from .shapes import refuse_unequal_trees, refuse_without_diagonal
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, eq=False)
-class Transform:
+class Transform(Uncalled):
     """A function of the same arguments as ``f`` that returns a derivative of it."""
 
     transformed: Callable[..., Any]
@@ -142,38 +143,9 @@ def _sum(tensors: list[torch.Tensor]) -> torch.Tensor:
     return total
 
 
-def _refuse_without_diagonal(request: Request, outputs: Outputs) -> None:
-    for output, path in zip(outputs.shapes, outputs.paths(), strict=True):
-        for shape, input_path in zip(request.input_shapes, request.input_paths(), strict=True):
-            if not have_diagonal(output, shape):
-                raise ShapeError(
-                    f"{path} has sample shape {output} and {input_path} {shape}, without a common diagonal: one "
-                    "must have a single element, or equal rank and each axis equal or 1; use batch_jac for all"
-                )
-
-
-def _refuse_unequal_trees(request: Request, outputs: Outputs) -> None:
-    given = [argument.structure for argument in request.arguments]
-    shapes = request.input_shapes
-    unequal = isinstance(request.options.argnums, int) and outputs.structure != given[0]
-    if unequal or len(outputs.shapes) != len(shapes):
-        raise ShapeError(
-            f"the divergence needs an output that is built as the input, but the output is {outputs.structure!r} "
-            f"and the input {', '.join(map(repr, given))}; use diag_jac or batch_jac"
-        )
-    for output, path, shape, input_path in zip(
-        outputs.shapes, outputs.paths(), shapes, request.input_paths(), strict=True
-    ):
-        if output != shape:
-            raise ShapeError(
-                f"{path} has sample shape {output} and {input_path} {shape}, but the divergence needs equal ones; "
-                "use diag_jac, batch_jac, or laplacian"
-            )
-
-
-DIAG_JAC = Wanted("diag_jac", 1, Diagonal, _by_pair, refuse=_refuse_without_diagonal)
+DIAG_JAC = Wanted("diag_jac", 1, Diagonal, _by_pair, refuse=refuse_without_diagonal)
 BATCH_JAC = Wanted("batch_jac", 1, Block, _by_pair)
-DIVERGENCE = Wanted("divergence", 1, Diagonal, _trace, paired=True, refuse=_refuse_unequal_trees)
+DIVERGENCE = Wanted("divergence", 1, Diagonal, _trace, paired=True, refuse=refuse_unequal_trees)
 HESS_DIAG = Wanted("hess_diag", 2, HessianDiagonal, _by_pair)
 LAPLACIAN = Wanted("laplacian", 2, Laplacian, _summed_by_argument)
 
@@ -186,8 +158,9 @@ def with_signature(transform: F) -> F:
         if option.init
     ]
     function = inspect.Parameter("f", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation="Callable[..., Any]")
-    transform.__signature__ = inspect.Signature([function, *shared], return_annotation="Transform")  # type: ignore[attr-defined]
-    return transform
+    made = keywords_only(transform)
+    made.__signature__ = inspect.Signature([function, *shared], return_annotation="Transform")  # type: ignore[attr-defined]
+    return made
 
 
 def transform_of(wanted: Wanted, f: Callable[..., Any], keywords: Keywords) -> Transform:
@@ -358,6 +331,7 @@ class _Check:
             return probe_now(request)
 
 
+@keywords_only
 def check_independent(
     f: Callable[..., Any], *, argnums: int | tuple[int, ...] = -1, batch_dims: int = 1, has_aux: bool = False
 ) -> Callable[..., bool]:
