@@ -26,8 +26,8 @@ class Uncalled:
         if name.startswith("_") or not (hasattr(torch.Tensor, name) or name in self._results()):
             return f"{type(self).__name__!r} object has no attribute {name!r}"
         return (
-            f"{self!r} is a function of the arguments of f, not yet its result; call it first, as in g(x).{name} instead "
-            f"of g.{name}"
+            f"{self!r} is a function of the arguments of f, not yet its result; call it first, as in g(x).{name} "
+            f"instead of g.{name}"
         )
 
     def _results(self) -> tuple[str, ...]:

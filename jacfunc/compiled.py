@@ -23,6 +23,7 @@ from .errors import UnsupportedOperationError
 from .functional import FunctionalModule
 from .levels import differentiated_again, inside_transform
 from .options import METHODS
+from .reasons import line_of, together
 from .request import Request, requested
 from .settled import kind_of
 
@@ -112,20 +113,20 @@ def _compiled(eager: Transform, request: Request) -> tuple[Call, Any]:
     reasons = []
     for method in methods:
         if method not in METHODS:
-            reasons.append(f"{method}: it has no trace")
+            reasons.append((method, "it has no trace"))
             continue
         call = _traced(replace(eager, options=replace(eager.options, method=method, check=False)))
         try:
             result = call(*request.args, **request.kwargs)
         except (TorchDynamoException, UnsupportedOperationError) as error:
-            reasons.append(f"{method}: {str(error).strip().splitlines()[0]}")
+            reasons.append((method, f"{str(error).strip().splitlines()[0]}{line_of(error)}"))
             continue
         if plan.random or _close(result, truth):
             return call, result
-        reasons.append(f"{method}: other numbers than the eager ones")
+        reasons.append((method, "other numbers than the eager ones"))
     raise UnsupportedOperationError(
-        f"{eager.wanted.name} with compile=True found no route that torch.compile traces ({'; '.join(reasons)}); leave "
-        "compile=True out"
+        f"{eager.wanted.name} of f cannot be compiled: {reasons[-1][1]}; leave compile=True out, or replace what is "
+        f"named here (no route that torch.compile traces: {together(reasons)})"
     )
 
 

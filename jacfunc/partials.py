@@ -176,8 +176,8 @@ def _check_inputs(request: Request, asked: Asked) -> None:
         raise ShapeError(
             f"inputs={' '.join(names)!r} names {len(names)}, but {' and '.join(request.input_paths())} "
             f"{'has' if len(request.input_paths()) == 1 else 'have'} {count} "
-            f"coordinate{'' if count == 1 else 's'}; pass one tensor of shape (N, {len(names)}), or select separate ones by argnums"
-            f"{instead_of_coordinates(request, len(names))}"
+            f"coordinate{'' if count == 1 else 's'}; pass one tensor of shape "
+            f"(N, {len(names)}), or select separate ones by argnums{instead_of_coordinates(request, len(names))}"
         )
 
 

@@ -17,10 +17,12 @@ from .blocks import Blocks, check_in_dims
 from .calling import Uncalled, keywords_only
 from .compiled import call_compiled
 from .entries import Block, Diagonal, HessianDiagonal, Laplacian
+from .errors import JacfuncError
 from .independence import probe_now
 from .levels import tracing
 from .options import Keywords, Options
 from .plan import Outcome, Plan, Wanted
+from .reasons import name_of, note
 from .request import Request, as_function, requested
 from .run import run
 from .settled import Kind, settle, settled_request
@@ -89,8 +91,7 @@ class Transform(Uncalled):
         return (self.wanted.identity, self.options.argnums, self.options.batch_dims, self.transformed)
 
     def __repr__(self) -> str:
-        name = getattr(self.transformed, "__name__", None) or repr(self.transformed)
-        return f"{self.wanted.name}({', '.join([name, *self.options.changed()])})"
+        return f"{self.wanted.name}({', '.join([name_of(self.transformed), *self.options.changed()])})"
 
 
 def _by_pair(request: Request, outcome: Outcome) -> Any:
@@ -328,7 +329,13 @@ class _Check:
 
     def __call__(self, *args: Any, **kwargs: Any) -> bool:
         with requested(self.function, self.options, args, kwargs) as request:
-            return probe_now(request)
+            try:
+                return probe_now(request)
+            except JacfuncError:
+                raise
+            except Exception as error:
+                note(error, "check_independent", self.function, request.args)
+                raise
 
 
 @keywords_only
