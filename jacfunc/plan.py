@@ -17,6 +17,7 @@ from . import independence
 from .entries import Pair
 from .errors import JacfuncError
 from .jet.frame import AllRowsError, CannotFollowError
+from .jet.jet import LengthError
 from .jet.layout import Terms
 from .levels import inside_transform
 from .multiindices import MultiIndices, Sum
@@ -136,7 +137,7 @@ class Plan:
             rest = [attempt for attempt in rest if attempt.route != failed.route]
         told = f"{reason(error)}{place(error)}"
         if failed.route == "taylor" and treats_otherwise(error):
-            told = f"{OTHERWISE}{where}" if where or isinstance(error, CannotFollowError) else otherwise(error)
+            told = f"{OTHERWISE}{where}" if where or isinstance(error, OtherwiseError) else otherwise(error)
         return replace(
             self,
             attempts=tuple(rest),
@@ -148,7 +149,7 @@ class Plan:
 
 def treats_otherwise(error: Exception) -> bool:
     """Whether the Taylor route failed though no operation was refused, so that f did another thing with jets."""
-    return isinstance(error, OtherwiseError) or not isinstance(error, CannotFollowError | JacfuncError)
+    return isinstance(error, OtherwiseError | LengthError) or not isinstance(error, CannotFollowError | JacfuncError)
 
 
 def _cost(route: str, order: int, inputs: int, outputs: int) -> float:

@@ -169,8 +169,9 @@ class Request:
     def instead(self, fits: Fits) -> str:
         """The end of a sentence that refuses an argument: which others fit, to be selected by ``argnums``."""
         count = len(self.args)
-        chosen = {number + count if number < 0 else number for number in self.options.numbers}
-        others = [number for number in range(self.state_arguments, count) if number not in chosen]
+        numbers = self.options.numbers
+        alone = numbers[0] % count if len(numbers) == 1 else None  # one of several may fit by itself
+        others = [number for number in range(self.state_arguments, count) if number != alone]
         return other_arguments(self.args, others, self.options.batch_dims, fits)
 
     def _check_batch(self) -> None:
