@@ -95,7 +95,7 @@ def line_of(error: Exception) -> str:
     return f" (in {found[-1][2]}, line {found[-1][1]} of {Path(found[-1][0]).name})" if found else ""
 
 
-LIBRARIES = tuple(str(Path(module.__file__).parent) for module in (torch, optree))
+LIBRARIES = tuple(folder for module in (torch, optree) for folder in module.__path__)
 
 
 @functools.lru_cache(maxsize=4096)
