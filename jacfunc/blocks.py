@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from . import caches, trees
-from .errors import ArgumentError, ShapeError
+from .errors import ArgumentError, JacfuncError, ShapeError
 from .independence import settle
 from .levels import inside_transform
 from .options import Options
+from .reasons import note
 from .request import Request, requested
 from .sizes import bytes_per_sample
 
@@ -83,7 +84,13 @@ class Blocks:
         if self.size < min(CHECKED, self.count) and not inside_transform():
             first = _samples(args, self.cut, 0, CHECKED)
             with requested(self.function, self.options.whole, first, kwargs) as request:
-                settle(request)
+                try:
+                    settle(request)
+                except JacfuncError:
+                    raise
+                except Exception as error:
+                    note(error, "check_independent", request.function, request.args)
+                    raise
 
     def joined(self, results: list[Any]) -> Any:
         """What all blocks together are; ``results`` is what the transform returned for each."""

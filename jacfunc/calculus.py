@@ -13,6 +13,7 @@ from typing import Any, Unpack
 import torch
 
 from . import trees
+from .calling import Uncalled
 from .entries import Block
 from .errors import ArgumentError, ArgumentTypeError, ShapeError
 from .jet.layout import Index, Terms
@@ -20,7 +21,8 @@ from .levels import tracing
 from .multiindices import MultiIndices
 from .options import Keywords, Options
 from .plan import Outcome, Wanted
-from .request import Outputs, Request, as_function
+from .request import Request, as_function
+from .shapes import refuse_curl
 from .transforms import Transform, transform_of, with_signature
 
 # -------------------------------------------------------------------- curl
@@ -37,18 +39,7 @@ def _curl(request: Request, outcome: Outcome) -> torch.Tensor:
     return torch.stack([circulation(1, 2), circulation(2, 0), circulation(0, 1)], -1)
 
 
-def _refuse_curl(request: Request, outputs: Outputs) -> None:
-    shapes = (*request.input_shapes, *outputs.shapes)
-    if shapes not in (((2,), (2,)), ((3,), (3,))):
-        found = " and ".join(map(str, request.input_shapes)), " and ".join(map(str, outputs.shapes))
-        raise ShapeError(
-            "the curl needs one input and one output of sample shape (2,) or (3,) both, but the input has "
-            f"{found[0]} and "
-            f"the output {found[1]}; pass such a field, or use batch_jac"
-        )
-
-
-CURL = Wanted("curl", 1, Block, _curl, refuse=_refuse_curl)
+CURL = Wanted("curl", 1, Block, _curl, refuse=refuse_curl)
 
 
 @with_signature
@@ -187,7 +178,7 @@ class Along:
 
 
 @dataclass(frozen=True, eq=False)
-class Directional:
+class Directional(Uncalled):
     """A function of the arguments of ``f`` and then a direction that returns a derivative along it."""
 
     transform: Transform

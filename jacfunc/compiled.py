@@ -25,6 +25,7 @@ from .errors import UnsupportedOperationError
 from .functional import FunctionalModule
 from .levels import differentiated_again, inside_transform
 from .options import METHODS
+from .reasons import line_of, together
 from .request import Request, requested
 from .settled import kind_of
 
@@ -140,14 +141,14 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
             call = make()
             result = call(request.function, *request.args, **request.kwargs)
         except (torch._dynamo.exc.TorchDynamoException, UnsupportedOperationError) as error:
-            reasons.append(f"{name}: {str(error).strip().splitlines()[0]}")
+            reasons.append((name, f"{str(error).strip().splitlines()[0]}{line_of(error)}"))
             continue
         if plan.random or _close(result, truth):
             return call, result
-        reasons.append(f"{name}: other numbers than the eager ones")
+        reasons.append((name, "other numbers than the eager ones"))
     raise UnsupportedOperationError(
-        f"{eager.wanted.name} with compile=True found no route that torch.compile traces ({'; '.join(reasons)}); leave "
-        "compile=True out"
+        f"{eager.wanted.name} of f cannot be compiled: {reasons[-1][1]}; leave compile=True out, or replace what is "
+        f"named here (no route that torch.compile traces: {together(reasons)})"
     )
 
 

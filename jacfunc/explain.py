@@ -13,6 +13,7 @@ from typing import Any
 
 from .blocks import Blocks
 from .calculus import Directional
+from .calling import keywords_only
 from .errors import ArgumentTypeError
 from .operations import Entry, Noting
 from .partials import Partials
@@ -94,6 +95,7 @@ class Explanation:
         return f"<table>{rows}</table>"
 
 
+@keywords_only
 def explain(transform: Explainable) -> Callable[..., Explanation]:
     """Which route a transform takes for given arguments, what it costs, and why.
 

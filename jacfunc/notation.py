@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from .errors import ArgumentTypeError, NotationError, UnsupportedOperationError
 from .jet.layout import Index, Terms
 from .levels import compiling
+from .spelling import instead_of_product, meant, quotient
 
 LONGEST = 64
 """Characters of a subscript: nobody means a derivative of such an order, and splitting it takes time."""
@@ -188,8 +189,9 @@ def _term(variables: Variables, token: str, place: int, within: str, at: int) ->
     if match is None or (place and not match["signs"]):
         rest = token[place:]
         raise NotationError(
-            f"{rest!r} is no term of the sum {token!r}; write names, each with a number in front if any, "
-            "as in u_t-0.1*u_xx" + _pointer(within, at + place, rest)
+            f"{rest.strip()!r} is no term of the sum {token!r}"
+            + instead_of_product(without_spaces(token[:place]), without_spaces(rest))
+            + _pointer(within, at + place, rest)
         )
     number = float(match["number"] or 1) * (-1) ** match["signs"].count("-")
     if not math.isfinite(number):
@@ -212,6 +214,8 @@ def _name(variables: Variables, token: str, within: str, at: int) -> Name:
         )
     else:
         problem = _problem(variables, token)
+        proposed = meant(token, variables.inputs, variables.outputs, lambda name: len(_readings(variables, name)) == 1)
+        problem = f"{problem}{proposed or quotient(token)}"
     where = "" if within == token else f" (in {within!r})"
     raise NotationError(problem + where + _pointer(within, at, token))
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Unpack
 import torch
 
 from . import trees
+from .calling import Uncalled, keywords_only
 from .derivatives import Derivatives
 from .entrance import Entrance
 from .entries import owned
@@ -24,6 +25,7 @@ from .options import Keywords, Options
 from .plan import Outcome, Wanted
 from .precision import warn_of_rounding
 from .request import Outputs, Request, as_function
+from .shapes import instead_of_coordinates
 from .transforms import Transform
 
 
@@ -93,16 +95,15 @@ class Column(NamedTuple):
 def _columns(asked: Asked, outputs: Outputs) -> list[Column]:
     """The place of every output by its name."""
     names = asked.variables.outputs
-    leaves = outputs.structure.build(list(range(len(outputs.shapes))))
-    if isinstance(leaves, int):
+    leaves = outputs.structure.numbered(len(outputs.shapes))
+    if isinstance(leaves, trees.Leaf):
         return _columns_of_one(asked, outputs.shapes[0])
     named = leaves._asdict() if hasattr(leaves, "_asdict") else leaves
     listed = list(named.values()) if isinstance(named, dict) else list(named) if isinstance(named, list | tuple) else []
-    if not listed or not all(isinstance(leaf, int) for leaf in listed):
+    if not listed or not all(isinstance(leaf, trees.Leaf) for leaf in listed):
         raise ShapeError(
             f"f returned {outputs.structure!r}, in which the outputs {' '.join(names)!r} are not told apart; "
-            "return one "
-            "tensor, a tuple of tensors, or a dict by name"
+            "return one tensor, a tuple of tensors, or a dict by name"
         )
     if isinstance(named, dict):
         if set(named) != set(names):
@@ -113,7 +114,8 @@ def _columns(asked: Asked, outputs: Outputs) -> list[Column]:
         listed = [named[name] for name in names]
     if len(listed) != len(names):
         raise ShapeError(_wrong_number(names, f"f returned {len(listed)} tensors"))
-    return [Column(leaf, _only(asked, outputs.shapes[leaf], name)) for leaf, name in zip(listed, names, strict=True)]
+    numbers = [leaf.number for leaf in listed]
+    return [Column(leaf, _only(asked, outputs.shapes[leaf], name)) for leaf, name in zip(numbers, names, strict=True)]
 
 
 def _columns_of_one(asked: Asked, shape: tuple[int, ...]) -> list[Column]:
@@ -123,8 +125,7 @@ def _columns_of_one(asked: Asked, shape: tuple[int, ...]) -> list[Column]:
     if len(shape) != asked.axis + 1:
         raise ShapeError(
             f"f returned a tensor of shape {_whole_shape(asked, shape)}; one of shape "
-            f"{_expected(asked, len(names))} was "
-            f"expected, with an entry for each of outputs={' '.join(names)!r}"
+            f"{_expected(asked, len(names))} was expected, with an entry for each of outputs={' '.join(names)!r}"
         )
     if shape[-1] != len(names):
         raise ShapeError(_wrong_number(names, f"f returned {shape[-1]} (shape {_whole_shape(asked, shape)})"))
@@ -139,8 +140,7 @@ def _only(asked: Asked, shape: tuple[int, ...], name: str) -> int | None:
         return 0
     raise ShapeError(
         f"the output {name!r} has shape {_whole_shape(asked, shape)}; in a tuple or dict each is one of its "
-        "own, of shape "
-        f"{_expected(asked, 1)}"
+        f"own, of shape {_expected(asked, 1)}"
     )
 
 
@@ -161,7 +161,7 @@ def _check_inputs(request: Request, asked: Asked) -> None:
     """Refuse tensors that do not have a coordinate for each name."""
     names = asked.variables.inputs
     for argument in request.arguments:
-        tree = argument.structure.build(list(range(argument.span.stop - argument.span.start)))
+        tree = argument.structure.numbered(argument.span.stop - argument.span.start)
         if isinstance(tree, dict) or hasattr(tree, "_fields"):
             raise ArgumentTypeError(
                 f"args[{argument.position}] is a {type(tree).__name__}, whose order may not be that of "
@@ -171,15 +171,15 @@ def _check_inputs(request: Request, asked: Asked) -> None:
         if len(shape) > 1:
             raise ShapeError(
                 f"{path} has sample shape {shape}; inputs are coordinates, one tensor of shape (N, {len(names)}) or "
-                "separate ones of shape (N,) or (N, 1)"
+                f"separate ones of shape (N,) or (N, 1){instead_of_coordinates(request, len(names))}"
             )
     count = sum(shape[0] if shape else 1 for shape in request.input_shapes)
     if count != len(names):
         raise ShapeError(
             f"inputs={' '.join(names)!r} names {len(names)}, but {' and '.join(request.input_paths())} "
             f"{'has' if len(request.input_paths()) == 1 else 'have'} {count} "
-            f"coordinate{'' if count == 1 else 's'}; pass "
-            f"one tensor of shape (N, {len(names)}), or select separate ones by argnums"
+            f"coordinate{'' if count == 1 else 's'}; pass one tensor of shape "
+            f"(N, {len(names)}), or select separate ones by argnums{instead_of_coordinates(request, len(names))}"
         )
 
 
@@ -225,7 +225,7 @@ class PointsInFront:
 
 
 @dataclass(frozen=True, eq=False)
-class Partials(Entrance):
+class Partials(Entrance, Uncalled):
     """A function of the same arguments as ``f`` that returns its :class:`Derivatives`, asked for by name.
 
     ``transform`` is of one tensor with all coordinates, ``separate`` of a tensor for each.
@@ -267,6 +267,9 @@ class Partials(Entrance):
         names = [name.written for name in self.asked.names]
         inputs = zip(self.asked.variables.inputs, coordinates(args, options), strict=True)
         return Derivatives(names, fields, list(inputs))
+
+    def _results(self) -> tuple[str, ...]:
+        return (*(name.written for name in self.asked.names), *self.asked.variables.inputs)
 
     @property
     def transformed(self) -> Callable[..., Any]:
@@ -336,6 +339,7 @@ def _axis(out_dims: int | None, options: Options) -> int:
     return out_dims
 
 
+@keywords_only
 def partials(
     f: Callable[..., Any],
     wanted: str,

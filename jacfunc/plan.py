@@ -6,6 +6,7 @@ The plan that ``explain`` shows is the object that runs.  How it is found, runs,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -14,14 +15,16 @@ import torch
 
 from . import independence
 from .entries import Pair
+from .errors import JacfuncError
 from .jet.frame import AllRowsError, CannotFollowError
+from .jet.jet import LengthError
 from .jet.layout import Terms
 from .levels import inside_transform
 from .multiindices import MultiIndices, Sum
-from .reasons import place, reason
+from .reasons import OTHERWISE, operation, otherwise, place, reason, together
 from .request import Outputs, Request, Shape
 from .routes.task import Evaluation, times
-from .routes.verify import NoTransposeError
+from .routes.verify import NoTransposeError, OtherwiseError
 from .rows import Rows
 
 
@@ -127,12 +130,14 @@ class Plan:
             return _cost_of(self.indices, self.route, self.output_rows.total)
         return _cost(self.route, self.wanted.order, self.inputs.total, self.output_rows.total)
 
-    def fell_back(self, error: Exception) -> Plan:
-        """The plan without its first attempt, and why."""
+    def fell_back(self, error: Exception, where: str = "") -> Plan:
+        """The plan without its first attempt, and why; ``where`` jets went another way than tensors."""
         failed, *rest = self.attempts
         if isinstance(error, CannotFollowError) and not isinstance(error, AllRowsError):
             rest = [attempt for attempt in rest if attempt.route != failed.route]
         told = f"{reason(error)}{place(error)}"
+        if failed.route == "taylor" and treats_otherwise(error):
+            told = f"{OTHERWISE}{where}" if where or isinstance(error, OtherwiseError) else otherwise(error)
         return replace(
             self,
             attempts=tuple(rest),
@@ -140,6 +145,11 @@ class Plan:
             refused=(*self.refused, (failed, told)),
             undifferentiable=self.undifferentiable or isinstance(error, NoTransposeError),
         )
+
+
+def treats_otherwise(error: Exception) -> bool:
+    """Whether the Taylor route failed though no operation was refused, so that f did another thing with jets."""
+    return isinstance(error, OtherwiseError | LengthError) or not isinstance(error, CannotFollowError | JacfuncError)
 
 
 def _cost(route: str, order: int, inputs: int, outputs: int) -> float:
@@ -204,21 +214,28 @@ def make_plan(request: Request, wanted: Wanted, outputs: Outputs, random: bool, 
 
 def no_route(plan: Plan) -> str:
     """The sentence for a plan that has no attempt left."""
-    routes: dict[str, list[str]] = {}
-    for attempt, why in plan.refused:
-        if attempt.route not in routes.setdefault(why, []):
-            routes[why].append(attempt.route)
-    told = "; ".join(f"{' and '.join(refused)}: {why}" for why, refused in routes.items())
-    return f"{plan.wanted.name} found no route through an operation inside f ({told}); {_way_out(plan, told)}"
+    whys = [why for _, why in plan.refused]
+    told = together([(attempt.route, why) for attempt, why in plan.refused])
+    trouble = operation(whys)
+    where = next((found[0] for why in whys if (found := re.search(r" \(in the [^()]*\)", why))), "")
+    told = f"{_way_out(plan, trouble)} (no route: {told})"
+    return f"{plan.wanted.name} cannot differentiate {trouble} inside f{where}; {told}"
 
 
-def _way_out(plan: Plan, told: str) -> str:
-    if "scaled_dot_product" in told:
+def _way_out(plan: Plan, trouble: str) -> str:
+    if "scaled_dot_product" in trouble:
         return "run it under torch.nn.attention.sdpa_kernel(SDPBackend.MATH), whose attention has all derivatives"
     if inside_transform():
         return "take this derivative outside of the surrounding transform, or replace that operation"
     if plan.reason.startswith("method="):
         return "use method='auto', or replace that operation by one that can be differentiated this way"
+    if "autograd.Function" in trouble:
+        return (
+            "write its backward with differentiable operations and its context in setup_context, or replace that "
+            "operation by one that can be differentiated"
+        )
+    if trouble.startswith("the operator "):
+        return "register its formula with torch.library.register_autograd, or replace it"
     return "replace that operation by one that can be differentiated"
 
 

@@ -18,6 +18,10 @@ Shape = tuple[int, ...]
 Modules = Callable[[], Sequence[nn.Module]]
 Problem = tuple[type[JacfuncError], str]
 """The class of an error, and what it says after the path of the leaf."""
+Fits = Callable[[trees.Structure, list[Shape]], bool]
+"""Whether an argument, by its structure and the shapes of its leaves, would have been right."""
+Instead = Callable[[Fits], str]
+"""The end of a sentence: which other arguments fit."""
 
 
 def refuse_jets(leaves: Sequence[Any]) -> None:
@@ -27,23 +31,45 @@ def refuse_jets(leaves: Sequence[Any]) -> None:
             raise CannotFollowError("a transform inside a function that jets go through")
 
 
-def check_inputs(leaves: Sequence[Any], structure: trees.Structure, position: int, batch_dims: int) -> None:
+def check_inputs(
+    leaves: Sequence[Any], structure: trees.Structure, position: int, batch_dims: int, instead: Instead
+) -> None:
     """Refuse an argument to differentiate by that is no tree of floating-point tensors with sample axes."""
     root = f"args[{position}]"
     if not leaves:
-        raise ArgumentTypeError(f"{root} holds no tensor; argnums must select a tree of floating-point tensors")
+        raise ArgumentTypeError(
+            f"{root} holds no tensor; argnums must select a tree of floating-point tensors{instead(_any_tree)}"
+        )
     for leaf in leaves:
         if _input_problem(leaf, batch_dims) is not None:
-            _refuse_first(leaves, structure, root, lambda leaf: _input_problem(leaf, batch_dims))
+            _refuse_first(leaves, structure, root, lambda leaf: _input_problem(leaf, batch_dims), instead(_any_tree))
 
 
-def check_outputs(leaves: Sequence[Any], structure: trees.Structure, batch: Shape, modules: Modules) -> None:
+def other_arguments(args: Sequence[Any], numbers: Sequence[int], batch_dims: int, fits: Fits) -> str:
+    """The end of a sentence about arguments that cannot be differentiated by: those of ``numbers`` that can."""
+    told = []
+    for number in numbers:
+        leaves, structure = trees.flatten(args[number])
+        usable = leaves and all(_input_problem(leaf, batch_dims) is None for leaf in leaves)
+        if usable and fits(structure, [tuple(leaf.shape) for leaf in leaves]):
+            shape = f"of shape {tuple(leaves[0].shape)}" if structure is trees.LEAF else f"({_a(args[number])})"
+            told.append(f"argnums={number} to differentiate by args[{number}] {shape}")
+    return f", or pass {', or '.join(told)}" if told else ""
+
+
+def _any_tree(structure: trees.Structure, shapes: list[Shape]) -> bool:
+    return True
+
+
+def check_outputs(
+    leaves: Sequence[Any], structure: trees.Structure, batch: Shape, modules: Modules, instead: Instead
+) -> None:
     """Refuse an output that is no tree of floating-point tensors with the batch in front."""
     if not leaves:
         raise ArgumentTypeError("f returned no tensor; it must return a tensor or a tree of tensors")
     others = any(_output_problem(leaf, batch, modules) is None for leaf in leaves)
     wanted_only = ", or return only what is wanted, as in lambda x: f(x)[0]" if others else ""
-    _refuse_first(leaves, structure, "output", lambda leaf: _output_problem(leaf, batch, modules), wanted_only)
+    _refuse_first(leaves, structure, "output", lambda leaf: _output_problem(leaf, batch, modules, instead), wanted_only)
 
 
 def _refuse_first(
@@ -104,7 +130,7 @@ def _device_problem(device: torch.device, hand: str) -> str | None:
     )
 
 
-def _output_problem(leaf: Any, batch: Shape, modules: Modules) -> Problem | None:
+def _output_problem(leaf: Any, batch: Shape, modules: Modules, instead: Instead = lambda fits: "") -> Problem | None:
     refuse_jets([leaf])
     if not isinstance(leaf, torch.Tensor):
         return ArgumentTypeError, (f"is {_a(leaf)}, not a tensor; return it as aux (has_aux=True), or {_way_out(leaf)}")
@@ -121,6 +147,7 @@ def _output_problem(leaf: Any, batch: Shape, modules: Modules) -> Problem | None
     return ShapeError, (
         f"has shape {shape}, whose first axes are not the batch {batch} of the input; return one result for "
         f"each sample{_batch_first_hint(modules())}, or set batch_dims{_later_axis_hint(shape, batch)}"
+        f"{instead(lambda _, inputs: all(own[: len(batch)] == shape[: len(batch)] for own in inputs))}"
     )
 
 

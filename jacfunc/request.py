@@ -23,7 +23,7 @@ from .jet.values import plain
 from .levels import fixed, inside_transform, recording, tracing
 from .operations import Beside, corrected
 from .options import Options
-from .refusals import check_inputs, check_outputs, refuse_jets
+from .refusals import Fits, check_inputs, check_outputs, other_arguments, refuse_jets
 from .rng import GENERATORS, Draw
 from .scripted import plainly
 from .slots import call_guarded
@@ -111,7 +111,7 @@ class Request:
         for position in self._positions():
             found, structure = trees.flatten(self.args[position])
             refuse_jets(found)
-            check_inputs(found, structure, position, self.options.batch_dims)
+            check_inputs(found, structure, position, self.options.batch_dims, self.instead)
             self.arguments.append(Argument(position, structure, slice(len(leaves), len(leaves) + len(found))))
             leaves += found
         self.leaves = tuple(leaves)
@@ -165,6 +165,14 @@ class Request:
             f"argnums={number} selects the parameters (or buffers) of {self.function!r}, which carry no "
             "samples; pass the input by position after them, or use torch.func.grad"
         )
+
+    def instead(self, fits: Fits) -> str:
+        """The end of a sentence that refuses an argument: which others fit, to be selected by ``argnums``."""
+        count = len(self.args)
+        numbers = self.options.numbers
+        alone = numbers[0] % count if len(numbers) == 1 else None  # one of several may fit by itself
+        others = [number for number in range(self.state_arguments, count) if number != alone]
+        return other_arguments(self.args, others, self.options.batch_dims, fits)
 
     def _check_batch(self) -> None:
         for index, leaf in enumerate(self.leaves):
@@ -253,7 +261,7 @@ class Request:
         if self.options.has_aux:
             output, aux = self._split_aux(output)
         flat, structure = trees.flatten(output)
-        check_outputs(flat, structure, self.batch, self._modules)
+        check_outputs(flat, structure, self.batch, self._modules, self.instead)
         self.outputs = Outputs(structure, tuple([self._sample_shape(leaf) for leaf in flat]))
         if self.expected is not None and self.expected != self.outputs:
             raise OutputsChangedError

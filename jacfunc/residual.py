@@ -5,11 +5,13 @@ The derivatives come from ``partials.py``; here is only what the equation reads,
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Unpack
 
 import torch
 
+from .calling import Uncalled, keywords_only
 from .derivatives import Derivatives
 from .entrance import Entrance
 from .errors import ArgumentTypeError, NotationError, ShapeError, UnsupportedOperationError
@@ -22,6 +24,10 @@ from .rng import replaying
 from .transforms import Transform
 
 Equation = Callable[[Any], Any]
+
+
+KEPT = 4
+"""Calls that read something new, for which a name that is not read is still computed."""
 
 
 class UnreadError(BaseException):
@@ -46,6 +52,16 @@ class Reading(Derivatives):
         raise UnreadError(name)
 
 
+class NotedReading(Reading):
+    """The same where a name was missing before: what is read of it is noted, to tell what is not any more."""
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if not name.startswith("_"):
+            vars(self).setdefault("_noted", set()).add(name)
+        return found
+
+
 class DryReading(Derivatives):
     """What it is given in the dry run: values of outputs stand for all their derivatives, and ``_read`` is noted.
 
@@ -65,10 +81,11 @@ class DryReading(Derivatives):
         return self._values[output].clone()
 
 
-class Residual(Entrance):
+class Residual(Entrance, Uncalled):
     """A function of the same arguments as ``f`` that returns the residual of an equation for every sample.
 
-    ``names`` is what the equation was seen to read so far.
+    ``names`` is what the equation was seen to read so far.  Where it reads new ones time and again, as with a number in
+    them that changes, those that were not read in the last ``KEPT`` of such calls are forgotten.
     """
 
     def __init__(
@@ -82,21 +99,27 @@ class Residual(Entrance):
         self.transformed, self.equation, self.variables = f, equation, variables
         self.options, self.out_dims = options, out_dims
         self.names: tuple[str, ...] = ()
+        self._growths = 0
+        self._last_read: dict[str, int] = {}
         self._partials: Partials | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        partials = self._known(args, kwargs)
+        partials, kind = self._known(args, kwargs), Reading
         while True:
             derivatives, others = self._computed(partials, args, kwargs)
-            reading = Reading.of(derivatives)
+            reading = kind.of(derivatives)
             try:
                 result = self.equation(reading)
             except UnreadError:
                 if reading._unread is None:  # it is the name of another residual, around this one
                     raise
             if reading._unread is not None:
-                partials = self._read((reading._unread,))
+                self._growths += kind is Reading
+                partials, kind = self._read((reading._unread,)), NotedReading
                 continue
+            if kind is NotedReading:
+                noted = [name for name in vars(reading).get("_noted", ()) if name in self._last_read]
+                self._last_read.update(dict.fromkeys(noted, self._growths))
             _check(result, next(iter(derivatives)))
             return (result, *others) if others else result
 
@@ -125,7 +148,9 @@ class Residual(Entrance):
             )
         for name in names:
             self.variables.name(name)
-        self.names = (*self.names, *(name for name in dict.fromkeys(names) if name not in self.names))
+        self._last_read.update(dict.fromkeys(names, self._growths))
+        self._last_read = {name: at for name, at in self._last_read.items() if at >= self._growths - KEPT}
+        self.names = tuple(self._last_read)
         wanted = ", ".join(self.names or self.variables.outputs)
         self._partials = made(self.transformed, wanted, self.variables, self.options, self.out_dims)
         return self._partials
@@ -171,6 +196,21 @@ class Residual(Entrance):
         )
 
 
+def _check_takes_one(equation: Equation) -> None:
+    """Refuse an equation that cannot be called with the derivatives alone."""
+    try:
+        signature = inspect.signature(equation)
+    except (TypeError, ValueError):  # of what is not written in Python
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        raise ArgumentTypeError(
+            f"equation takes {signature}, but is called with one argument, the derivatives, which have the inputs as "
+            "attributes as well; write it as lambda d: d.u_t - d.u_xx, and close over what else it needs"
+        ) from None
+
+
 def _check(result: Any, like: torch.Tensor) -> None:
     """Refuse what is not one number for each sample, or a tuple of such tensors."""
     parts = list(result) if isinstance(result, tuple | list) else [result]
@@ -198,6 +238,7 @@ def _cause(part: torch.Tensor, like: torch.Tensor) -> str:
     return "something beside the names has an axis more, such as (N, 1), which broadcasts: drop it with [:, 0]"
 
 
+@keywords_only
 def residual(
     f: Callable[..., Any],
     equation: Equation,
@@ -247,5 +288,6 @@ def residual(
             f"equation is a {type(equation).__name__}; pass a function of the derivatives, as in lambda d: "
             "d.u_t - d.u_xx"
         )
+    _check_takes_one(equation)
     options = Options.of("residual", keywords)
     return Residual(as_function(f), equation, Variables.of(inputs, outputs), options, out_dims)

@@ -14,8 +14,9 @@ from . import caches, independence
 from .entries import Pair
 from .errors import JacfuncError, RefusedOperationError, UnsupportedOperationError
 from .levels import compiling, differentiated_again, inside_transform, inside_vmap, is_dual
-from .plan import Outcome, Plan, Wanted, make_plan, no_route
-from .reasons import first_line, place
+from .parting import parting
+from .plan import Outcome, Plan, Wanted, make_plan, no_route, treats_otherwise
+from .reasons import first_line, note, place
 from .request import OutputsChangedError, Request
 from .rng import Draw
 from .routes import ROUTES
@@ -46,6 +47,11 @@ def run(request: Request, wanted: Wanted, limit: int | None = None) -> Outcome:
         caches.PLANS.forget(request.captured.key)
         request.plan = None
         return run(request, wanted, limit)
+    except JacfuncError:
+        raise
+    except Exception as error:
+        note(error, wanted.name, request.function, request.args)
+        raise
 
 
 def _descend(plan: Plan, request: Request, draw: Draw | None, limit: int | None, looked: bool = False) -> Outcome:
@@ -67,12 +73,20 @@ def _descend(plan: Plan, request: Request, draw: Draw | None, limit: int | None,
             if not looked:  # an error of the function itself shows in a plain forward and surfaces as it is
                 _look(request, draw)
                 looked = True
-            plan = plan.fell_back(error)
+            where = _parting(plan, request, draw, limit) if plan.route == "taylor" and treats_otherwise(error) else ""
+            plan = plan.fell_back(error, where)
         else:
             if not plan.settled:
                 _remember(request, outcome.plan)
             return outcome
     raise UnsupportedOperationError(no_route(plan))
+
+
+def _parting(plan: Plan, request: Request, draw: Draw, limit: int | None) -> str:
+    """Where f goes another way with jets than with tensors, if its lines tell."""
+    where = parting(lambda: _look(request, draw), lambda: _attempt(plan, request, draw, limit))
+    draw.restore()
+    return where
 
 
 def _remembered(request: Request, wanted: Wanted) -> Plan | None:

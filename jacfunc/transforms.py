@@ -15,23 +15,26 @@ import torch
 
 from . import trees
 from .blocks import Blocks, check_in_dims
+from .calling import Uncalled, keywords_only
 from .compiled import call_compiled
 from .entrance import Entrance
-from .entries import Block, Diagonal, HessianDiagonal, Laplacian, have_diagonal, owned
-from .errors import ShapeError
+from .entries import Block, Diagonal, HessianDiagonal, Laplacian, owned
+from .errors import JacfuncError
 from .independence import probe_now
 from .levels import tracing
 from .options import Keywords, Options
 from .plan import Outcome, Plan, Wanted
-from .request import Outputs, Request, as_function, requested
+from .reasons import name_of, note
+from .request import Request, as_function, requested
 from .run import run
 from .settled import Kind, settle, settled_request
+from .shapes import refuse_unequal_trees, refuse_without_diagonal
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, eq=False)
-class Transform(Entrance):
+class Transform(Entrance, Uncalled):
     """A function of the same arguments as ``f`` that returns a derivative of it."""
 
     transformed: Callable[..., Any]
@@ -94,8 +97,7 @@ class Transform(Entrance):
         return (self.wanted.identity, self.options.argnums, self.options.batch_dims, self.transformed)
 
     def __repr__(self) -> str:
-        name = getattr(self.transformed, "__name__", None) or repr(self.transformed)
-        return f"{self.wanted.name}({', '.join([name, *self.options.changed()])})"
+        return f"{self.wanted.name}({', '.join([name_of(self.transformed), *self.options.changed()])})"
 
 
 def _by_pair(request: Request, outcome: Outcome) -> Any:
@@ -148,38 +150,9 @@ def _sum(tensors: list[torch.Tensor]) -> torch.Tensor:
     return total
 
 
-def _refuse_without_diagonal(request: Request, outputs: Outputs) -> None:
-    for output, path in zip(outputs.shapes, outputs.paths(), strict=True):
-        for shape, input_path in zip(request.input_shapes, request.input_paths(), strict=True):
-            if not have_diagonal(output, shape):
-                raise ShapeError(
-                    f"{path} has sample shape {output} and {input_path} {shape}, without a common diagonal: one "
-                    "must have a single element, or equal rank and each axis equal or 1; use batch_jac for all"
-                )
-
-
-def _refuse_unequal_trees(request: Request, outputs: Outputs) -> None:
-    given = [argument.structure for argument in request.arguments]
-    shapes = request.input_shapes
-    unequal = isinstance(request.options.argnums, int) and outputs.structure != given[0]
-    if unequal or len(outputs.shapes) != len(shapes):
-        raise ShapeError(
-            f"the divergence needs an output that is built as the input, but the output is {outputs.structure!r} "
-            f"and the input {', '.join(map(repr, given))}; use diag_jac or batch_jac"
-        )
-    for output, path, shape, input_path in zip(
-        outputs.shapes, outputs.paths(), shapes, request.input_paths(), strict=True
-    ):
-        if output != shape:
-            raise ShapeError(
-                f"{path} has sample shape {output} and {input_path} {shape}, but the divergence needs equal ones; "
-                "use diag_jac, batch_jac, or laplacian"
-            )
-
-
-DIAG_JAC = Wanted("diag_jac", 1, Diagonal, _by_pair, refuse=_refuse_without_diagonal)
+DIAG_JAC = Wanted("diag_jac", 1, Diagonal, _by_pair, refuse=refuse_without_diagonal)
 BATCH_JAC = Wanted("batch_jac", 1, Block, _by_pair)
-DIVERGENCE = Wanted("divergence", 1, Diagonal, _trace, paired=True, refuse=_refuse_unequal_trees)
+DIVERGENCE = Wanted("divergence", 1, Diagonal, _trace, paired=True, refuse=refuse_unequal_trees)
 HESS_DIAG = Wanted("hess_diag", 2, HessianDiagonal, _by_pair)
 LAPLACIAN = Wanted("laplacian", 2, Laplacian, _summed_by_argument)
 
@@ -192,8 +165,9 @@ def with_signature(transform: F) -> F:
         if option.init
     ]
     function = inspect.Parameter("f", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation="Callable[..., Any]")
-    transform.__signature__ = inspect.Signature([function, *shared], return_annotation="Transform")  # type: ignore[attr-defined]
-    return transform
+    made = keywords_only(transform)
+    made.__signature__ = inspect.Signature([function, *shared], return_annotation="Transform")  # type: ignore[attr-defined]
+    return made
 
 
 def transform_of(wanted: Wanted, f: Callable[..., Any], keywords: Keywords) -> Transform:
@@ -361,9 +335,16 @@ class _Check:
 
     def __call__(self, *args: Any, **kwargs: Any) -> bool:
         with requested(self.function, self.options, args, kwargs) as request:
-            return probe_now(request)
+            try:
+                return probe_now(request)
+            except JacfuncError:
+                raise
+            except Exception as error:
+                note(error, "check_independent", self.function, request.args)
+                raise
 
 
+@keywords_only
 def check_independent(
     f: Callable[..., Any], *, argnums: int | tuple[int, ...] = -1, batch_dims: int = 1, has_aux: bool = False
 ) -> Callable[..., bool]:

@@ -15,6 +15,13 @@ NAMESPACE = "jacfunc"
 """Nodes registered globally or under this optree namespace are followed."""
 
 
+class Leaf:
+    """The place of a leaf in its tree; no plain number, since Dynamo cannot build a dict of constants."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
 class Structure:
     """How a tree is built, without its leaves; a single tensor needs no optree at all."""
 
@@ -26,6 +33,10 @@ class Structure:
     def build(self, leaves: Sequence[Any]) -> Any:
         """The tree with these leaves."""
         return leaves[0] if self.spec is None else optree.tree_unflatten(self.spec, leaves)
+
+    def numbered(self, count: int) -> Any:
+        """The tree with a :class:`Leaf` for each of its leaves."""
+        return self.build([Leaf(number) for number in range(count)])
 
     def paths(self, root: str) -> list[str]:
         """The name of every leaf, as one would write it in Python after ``root``."""

@@ -77,7 +77,7 @@ def largest_error(records: Records, route: str, part: str) -> str:
 
 def cause(message: str) -> str:
     """A message without what is always said: which class, which transform, what to do."""
-    message = re.sub(r"^UnsupportedOperationError: \w+ found no route through an operation inside f ", "", message)
+    message = re.sub(r"^UnsupportedOperationError: \w+ cannot differentiate .*? \(no route: ", "(", message)
     message = re.sub(r"; (use method|replace that|take this).*$", "", message)
     return re.sub(r"0x[0-9a-f]+", "0x...", message)[:230].strip()
 
