@@ -71,6 +71,11 @@ def tracked(tensor: torch.Tensor, strictly: bool = True) -> bool:
     return False
 
 
+def next_node() -> int:
+    """The number that the next node of autograd's graph gets in this thread; older ones have smaller numbers."""
+    return torch._C._autograd._get_sequence_nr()  # type: ignore[attr-defined, no-any-return]
+
+
 def differentiated_again() -> bool:
     """Whether a graph is recorded of the current call, or a torch.func transform runs around it."""
     return torch.is_grad_enabled() or inside_transform()

@@ -21,7 +21,7 @@ from .functional import FunctionalModule, LiveModule
 from .jet import CannotFollowError, Jet
 from .jet.values import plain
 from .levels import fixed, inside_transform, recording, tracing
-from .operations import corrected
+from .operations import corrected, refuse_unseen
 from .options import Options
 from .refusals import check_inputs, check_outputs, refuse_jets
 from .rng import GENERATORS, Draw
@@ -247,13 +247,14 @@ class Request:
             kwargs = trees.copied(kwargs)
         for argument in self.arguments:
             args[argument.position] = argument.structure.build([leaf.clone() for leaf in leaves[argument.span]])
-        with self._corrections():
+        with self._corrections() as corrections:
             output = self._run(args, kwargs)
         aux: Tensors = ()
         if self.options.has_aux:
             output, aux = self._split_aux(output)
         flat, structure = trees.flatten(output)
         check_outputs(flat, structure, self.batch, self._modules)
+        refuse_unseen(flat, corrections)
         self.outputs = Outputs(structure, tuple([self._sample_shape(leaf) for leaf in flat]))
         if self.expected is not None and self.expected != self.outputs:
             raise OutputsChangedError

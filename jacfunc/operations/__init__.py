@@ -8,7 +8,7 @@ does inside scripted or C++ code is not seen; which route may take an operation 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +17,12 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
-from ..levels import compiling
+from ..levels import compiling, inside_transform
 from ..recomputing import begin, end
 from . import algebra, attention, convolution, draws, elementwise, losses, norms
 from .expansion import constant, in_place, refusing
 from .foreign import SMOOTH, is_foreign, refuse_constants, refusing_zeros
+from .unseen import Access, data_of, refuse_overwritten
 
 Functions = tuple[Callable[..., Any], ...]
 
@@ -205,8 +206,13 @@ class _Evaluation(Corrections):
     An inner ``no_grad`` is constant for forward mode too, which torch has go through it.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.accesses: list[Access] = []
+
     def __enter__(self) -> Any:
         begin(_corrected_again)
+        self.levels = inside_transform()
         self.pushes = torch._C._is_fwd_grad_enabled()
         return super().__enter__()  # type: ignore[no-untyped-call]
 
@@ -217,6 +223,8 @@ class _Evaluation(Corrections):
             result = func(*args, **(kwargs or {}))
             refuse_constants(func, args, kwargs or {}, result)
             return result
+        if func in DATA and not self.levels and not inside_transform():
+            return data_of(args[0], self.accesses)
         return super().__torch_function__(func, types, args, kwargs)
 
     def __exit__(self, *raised: object) -> None:
@@ -254,4 +262,11 @@ def corrected() -> AbstractContextManager[Any]:
         _hand_over()
         return Corrections()
     modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
-    return nullcontext() if any(isinstance(mode, Corrections) for mode in modes) else _Evaluation()
+    around = next((mode for mode in modes if isinstance(mode, Corrections)), None)
+    return _Evaluation() if around is None else nullcontext(around)
+
+
+def refuse_unseen(outputs: Sequence[Any], corrections: Any) -> None:
+    """Refuse a graph of an evaluation in which what a backward needs was overwritten through ``.data``."""
+    if isinstance(corrections, _Evaluation) and corrections.accesses:
+        refuse_overwritten(outputs, corrections.accesses)

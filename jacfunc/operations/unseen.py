@@ -1,0 +1,110 @@
+"""Writes that torch does not see: through ``.data``, which shares a tensor's memory and not its version counter.
+
+An ``autograd.Function`` that fills a buffer in this way (the adaptive solvers of torchdiffeq) is right as long as
+nothing overwritten was kept for a backward.  Torch takes that on trust; here it is looked at, after the evaluation.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.autograd.graph import Node
+
+from ..errors import RefusedOperationError
+from ..levels import next_node
+
+_FUNCTION_FILE = torch.autograd.function.__file__[-len("autograd/function.py") :]
+
+
+@dataclass(frozen=True)
+class Access:
+    """One access to ``.data``: where, what the memory held then, and which nodes of the graph are older.
+
+    ``running`` is the name of the node of the ``autograd.Function`` in whose forward it happened.
+    """
+
+    tensor: torch.Tensor
+    before: torch.Tensor
+    number: int
+    running: str | None
+
+
+def data_of(tensor: torch.Tensor, accesses: list[Access]) -> torch.Tensor:
+    """Torch's own ``.data``, noted."""
+    found: torch.Tensor = torch.Tensor.data.__get__(tensor)  # type: ignore[attr-defined]
+    if tensor.layout == torch.strided:
+        accesses.append(Access(found, _memory(found).clone(), next_node(), _running()))
+    return found
+
+
+def refuse_overwritten(outputs: Sequence[Any], accesses: Sequence[Access]) -> None:
+    """Refuse a graph in which a backward would read what was overwritten after it had been kept."""
+    changed = [access for access in accesses if not _same(_memory(access.tensor), access.before)]
+    if not changed:
+        return
+    nodes = sorted(_nodes(outputs), key=lambda node: node._sequence_nr())
+    for access in changed:
+        older = [node for node in nodes if node._sequence_nr() < access.number]
+        if older and older[-1].name() == access.running:  # it keeps what its forward left behind
+            older.pop()
+        for node in older:
+            if any(_overwritten(tensor, access) for tensor in _kept(node)):
+                raise RefusedOperationError(
+                    f"what {node.name()} needs in its backward was overwritten through .data, out of sight of torch; "
+                    "write to a copy (tensor.clone()), or through the tensor itself"
+                )
+
+
+def _overwritten(tensor: torch.Tensor, access: Access) -> bool:
+    if tensor.layout != torch.strided or tensor.untyped_storage().data_ptr() != access.tensor.untyped_storage().data_ptr():
+        return False
+    if tensor.dtype != access.tensor.dtype:  # another view of the same bytes
+        return True
+    before = access.before.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+    return not _same(tensor.detach(), before)
+
+
+def _memory(tensor: torch.Tensor) -> torch.Tensor:
+    """All the memory that a tensor is a part of, as one row of its numbers."""
+    count = tensor.untyped_storage().nbytes() // tensor.element_size()
+    return tensor.detach().as_strided((count,), (1,), 0)
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return bool(((one == other) | ((one != one) & (other != other))).all())
+
+
+def _nodes(outputs: Sequence[Any]) -> Iterator[Node]:
+    pending = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    seen = set(pending)
+    while pending:
+        node = pending.pop()
+        yield node
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                pending.append(following)
+
+
+def _kept(node: Any) -> Iterator[torch.Tensor]:
+    """The tensors that a node keeps for its backward."""
+    for name in dir(node):
+        if name == "saved_tensors" or name.startswith("_saved_"):
+            kept = getattr(node, name)
+            for item in kept if isinstance(kept, tuple | list) else [kept]:
+                if isinstance(item, torch.Tensor):
+                    yield item
+
+
+def _running() -> str | None:
+    """The name that the node of the outermost ``autograd.Function`` has whose forward is around this call."""
+    frame, name = sys._getframe(1), None
+    while frame is not None:
+        if frame.f_code.co_name == "apply" and frame.f_code.co_filename.endswith(_FUNCTION_FILE):
+            name = f"{frame.f_locals['cls'].__name__}Backward"
+        frame = frame.f_back  # type: ignore[assignment]
+    return name
