@@ -27,6 +27,7 @@ from .refusals import check_inputs, check_outputs, refuse_jets
 from .rng import GENERATORS, Draw
 from .scripted import plainly
 from .slots import call_guarded
+from .subclasses import classes, dressed_all, is_own, undressed
 
 Shape = tuple[int, ...]
 Tensors = tuple[torch.Tensor, ...]
@@ -62,11 +63,19 @@ class OutputsChangedError(Exception):
 
 @dataclass
 class Argument:
-    """One differentiated positional argument: its place in the call and its leaves among all leaves."""
+    """One differentiated positional argument: its place in the call and its leaves among all leaves.
+
+    ``worn`` are the leaves as they came in where any is of a class of another library.
+    """
 
     position: int
     structure: trees.Structure
     span: slice
+    worn: Tensors = ()
+
+    def build(self, leaves: Sequence[Any]) -> Any:
+        """The argument for f, its tensors of the classes that ``worn`` has, if any."""
+        return self.structure.build(dressed_all(leaves, self.worn))
 
 
 @dataclass
@@ -112,8 +121,9 @@ class Request:
             found, structure = trees.flatten(self.args[position])
             refuse_jets(found)
             check_inputs(found, structure, position, self.options.batch_dims)
-            self.arguments.append(Argument(position, structure, slice(len(leaves), len(leaves) + len(found))))
-            leaves += found
+            worn = tuple(found) if any(map(is_own, found)) else ()
+            self.arguments.append(Argument(position, structure, slice(len(leaves), len(leaves) + len(found)), worn))
+            leaves += map(undressed, found) if worn else found
         self.leaves = tuple(leaves)
         axes = self.options.batch_dims
         self.batch = tuple(leaves[0].shape[:axes])
@@ -246,7 +256,7 @@ class Request:
             args[first:] = trees.copied(args[first:])
             kwargs = trees.copied(kwargs)
         for argument in self.arguments:
-            args[argument.position] = argument.structure.build([leaf.clone() for leaf in leaves[argument.span]])
+            args[argument.position] = argument.build([leaf.clone() for leaf in leaves[argument.span]])
         with self._corrections() as corrections:
             output = self._run(args, kwargs)
         aux: Tensors = ()
@@ -255,6 +265,7 @@ class Request:
         flat, structure = trees.flatten(output)
         check_outputs(flat, structure, self.batch, self._modules)
         refuse_unseen(flat, corrections)
+        flat = list(map(undressed, flat))
         self.outputs = Outputs(structure, tuple([self._sample_shape(leaf) for leaf in flat]))
         if self.expected is not None and self.expected != self.outputs:
             raise OutputsChangedError
@@ -268,6 +279,8 @@ class Request:
             args[first:], kwargs = trees.copied(args[first:]), trees.copied(kwargs)
             copies = trees.tensors((args[first:], kwargs))
         for argument in self.arguments:
+            if argument.worn:
+                raise CannotFollowError(f"an argument of a class of its own ({classes(argument.worn)})")
             args[argument.position] = argument.structure.build(jets[argument.span])
         if inside_transform():  # where operations without jets are differentiated too
             with self._corrections():
@@ -347,7 +360,7 @@ class Request:
             )
         leaves, self.aux_structure = trees.flatten(plain(output[1]))
         self.aux_leaves = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
-        return output[0], tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
+        return output[0], tuple(undressed(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))
 
     def aux(self, tensors: Sequence[torch.Tensor]) -> Any:
         """The aux tree around these tensors."""

@@ -11,6 +11,8 @@ from typing import Any
 import optree
 import torch
 
+from .subclasses import cloned
+
 NAMESPACE = "jacfunc"
 """Nodes registered globally or under this optree namespace are followed."""
 
@@ -72,4 +74,4 @@ def mapped(function: Callable[[torch.Tensor], torch.Tensor], tree: Any) -> Any:
 
 def copied(tree: Any) -> Any:
     """The same tree with every tensor cloned, so that nothing done to it reaches the caller."""
-    return mapped(torch.clone, tree)
+    return mapped(cloned, tree)

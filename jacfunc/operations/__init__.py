@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
-from ..levels import compiling, inside_transform
+from ..levels import classes_asked, compiling, inside_transform
 from ..recomputing import begin, end
 from . import algebra, attention, convolution, draws, elementwise, losses, norms
 from .expansion import constant, in_place, refusing
@@ -217,6 +217,8 @@ class _Evaluation(Corrections):
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if types and classes_asked() and all(issubclass(kind, torch.Tensor) for kind in types):
+            return self._by_class(func, types, args, kwargs or {})
         if func is torch._C._set_grad_enabled:
             torch._C._set_fwd_grad_enabled(self.pushes and args[0])
         if is_foreign(func):
@@ -226,6 +228,15 @@ class _Evaluation(Corrections):
         if func in DATA and not self.levels and not inside_transform():
             return data_of(args[0], self.accesses)
         return super().__torch_function__(func, types, args, kwargs)
+
+    def _by_class(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """What the first class that knows makes of it; the operations that it calls come by here again."""
+        super().__enter__()  # type: ignore[no-untyped-call]
+        try:
+            results = (kind.__torch_function__(func, types, args, kwargs) for kind in types)
+            return next((result for result in results if result is not NotImplemented), NotImplemented)
+        finally:
+            super().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def __exit__(self, *raised: object) -> None:
         torch._C._set_fwd_grad_enabled(self.pushes)
