@@ -12,6 +12,7 @@ from torch.masked import MaskedTensor
 from . import trees
 from .errors import ArgumentTypeError, JacfuncError, ShapeError
 from .jet import CannotFollowError, Jet
+from .subclasses import is_own
 
 Shape = tuple[int, ...]
 Modules = Callable[[], Sequence[nn.Module]]
@@ -34,6 +35,16 @@ def check_inputs(leaves: Sequence[Any], structure: trees.Structure, position: in
     for leaf in leaves:
         if _input_problem(leaf, batch_dims) is not None:
             _refuse_first(leaves, structure, root, lambda leaf: _input_problem(leaf, batch_dims))
+
+
+def refuse_compiled(leaves: Sequence[Any], paths: Sequence[str]) -> None:
+    """Refuse to compile for tensors of a class of another library, which Dynamo cannot make."""
+    for leaf, path in zip(leaves, paths, strict=True):
+        if is_own(leaf):
+            raise ArgumentTypeError(
+                f"{path} is {_a(leaf)}, a class that torch.compile cannot give to f; pass the plain tensor, "
+                "x.as_subclass(torch.Tensor), or leave compile=True out"
+            )
 
 
 def check_outputs(leaves: Sequence[Any], structure: trees.Structure, batch: Shape, modules: Modules) -> None:

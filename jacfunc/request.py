@@ -20,10 +20,10 @@ from .errors import ArgumentError, ArgumentTypeError, ShapeError
 from .functional import FunctionalModule, LiveModule
 from .jet import CannotFollowError, Jet
 from .jet.values import plain
-from .levels import fixed, inside_transform, recording, tracing
+from .levels import compiling, fixed, inside_transform, recording, tracing
 from .operations import corrected, refuse_unseen
 from .options import Options
-from .refusals import check_inputs, check_outputs, refuse_jets
+from .refusals import check_inputs, check_outputs, refuse_compiled, refuse_jets
 from .rng import GENERATORS, Draw
 from .scripted import plainly
 from .slots import call_guarded
@@ -122,6 +122,8 @@ class Request:
             refuse_jets(found)
             check_inputs(found, structure, position, self.options.batch_dims)
             worn = tuple(found) if any(map(is_own, found)) else ()
+            if worn and self.options.compile:
+                refuse_compiled(found, structure.paths(f"args[{position}]"))
             self.arguments.append(Argument(position, structure, slice(len(leaves), len(leaves) + len(found)), worn))
             leaves += map(undressed, found) if worn else found
         self.leaves = tuple(leaves)
@@ -273,14 +275,13 @@ class Request:
 
     def _followed(self, jets: Sequence[Any], others_copied: bool) -> tuple[tuple[Any, ...], Tensors]:
         args, kwargs = list(self.args), self.kwargs
+        self._refuse_classes()
         copies: list[torch.Tensor] = []
         if others_copied:
             first = self.state_arguments
             args[first:], kwargs = trees.copied(args[first:]), trees.copied(kwargs)
             copies = trees.tensors((args[first:], kwargs))
         for argument in self.arguments:
-            if argument.worn:
-                raise CannotFollowError(f"an argument of a class of its own ({classes(argument.worn)})")
             args[argument.position] = argument.structure.build(jets[argument.span])
         if inside_transform():  # where operations without jets are differentiated too
             with self._corrections():
@@ -307,6 +308,13 @@ class Request:
             raise OutputsChangedError
         self.outputs = outputs
         return tuple(flat), aux
+
+    def _refuse_classes(self) -> None:
+        """Let no jet stand for a tensor of a class of its own, nor meet one, which would not be asked what it does."""
+        given = () if compiling() else self.args[self.state_arguments :]
+        for argument in (*given, *self.kwargs.values()) if self.kwargs else given:
+            if type(argument) is not torch.Tensor and any(map(is_own, trees.tensors(argument))):
+                raise CannotFollowError(f"an argument of a class of its own ({classes(trees.tensors(argument))})")
 
     def _followed_by_function(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         if type(self.function) is FunctionalModule and not self.traced and not self.scripted:
