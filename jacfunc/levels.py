@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.torch_version import TorchVersion
+from torch.utils._pytree import SUPPORTED_NODES
 
 compiling = torch.compiler.is_dynamo_compiling
 """Whether ``torch.compile`` is tracing this call.
@@ -74,6 +76,11 @@ def tracked(tensor: torch.Tensor, strictly: bool = True) -> bool:
 def classes_asked() -> bool:
     """Whether torch asks the classes of tensors (``__torch_function__``) what an operation is; not within their answer."""
     return bool(torch._C._is_torch_function_enabled())
+
+
+def torch_node(kind: type) -> Any:
+    """How objects of a class are taken apart and put together, if torch's own pytree has been told."""
+    return SUPPORTED_NODES.get(kind)
 
 
 def next_node() -> int:

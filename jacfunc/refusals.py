@@ -12,6 +12,7 @@ from torch.masked import MaskedTensor
 from . import trees
 from .errors import ArgumentTypeError, JacfuncError, ShapeError
 from .jet import CannotFollowError, Jet
+from .nodes import NAMESPACE
 from .subclasses import is_own
 
 Shape = tuple[int, ...]
@@ -139,7 +140,7 @@ def _way_out(leaf: Any) -> str:
     if isinstance(leaf, str | bytes):
         return "select a tensor with argnums"
     name = type(leaf).__name__
-    register = f"optree.register_pytree_node({name}, flatten, unflatten, namespace={trees.NAMESPACE!r})"
+    register = f"optree.register_pytree_node({name}, flatten, unflatten, namespace={NAMESPACE!r})"
     return f"make {name} a tree with {register}"
 
 

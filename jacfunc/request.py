@@ -366,7 +366,8 @@ class Request:
             raise ArgumentTypeError(
                 f"has_aux=True, but f returned a {type(output).__name__}; it must return a pair (output, aux)"
             )
-        leaves, self.aux_structure = trees.flatten(plain(output[1]))
+        found, self.aux_structure = trees.flatten(output[1])
+        leaves = [plain(leaf) for leaf in found]
         self.aux_leaves = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         return output[0], tuple(undressed(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))
 

@@ -60,7 +60,10 @@ def refuse_overwritten(outputs: Sequence[Any], accesses: Sequence[Access]) -> No
 
 
 def _overwritten(tensor: torch.Tensor, access: Access) -> bool:
-    if tensor.layout != torch.strided or tensor.untyped_storage().data_ptr() != access.tensor.untyped_storage().data_ptr():
+    if (
+        tensor.layout != torch.strided
+        or tensor.untyped_storage().data_ptr() != access.tensor.untyped_storage().data_ptr()
+    ):
         return False
     if tensor.dtype != access.tensor.dtype:  # another view of the same bytes
         return True
