@@ -43,9 +43,9 @@ OVER_THE_BATCH = (
     "that is not batch_first"
 )
 SHARED_STEPS = (
-    "for so small a change steps or a stopping test that all samples share, as an adaptive ODE solver (dopri5) takes them "
-    "from an error norm over the batch: take a solver with fixed steps (rk4), or check=False for the derivative at the "
-    "steps taken"
+    "for so small a change a step size or a stopping test that all samples share, as an adaptive ODE solver (dopri5) "
+    "takes it from a norm over the batch: take a solver with fixed steps (rk4), or check=False for the derivative "
+    "with the steps as they are"
 )
 SMALL = 1e-2
 """A change beside the output that is rather a tolerance than an influence."""

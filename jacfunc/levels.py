@@ -74,7 +74,7 @@ def tracked(tensor: torch.Tensor, strictly: bool = True) -> bool:
 
 
 def classes_asked() -> bool:
-    """Whether torch asks the classes of tensors (``__torch_function__``) what an operation is; not within their answer."""
+    """Whether torch asks the classes of tensors (``__torch_function__``) what an operation is: not as they answer."""
     return bool(torch._C._is_torch_function_enabled())
 
 
@@ -85,7 +85,7 @@ def torch_node(kind: type) -> Any:
 
 def next_node() -> int:
     """The number that the next node of autograd's graph gets in this thread; older ones have smaller numbers."""
-    return torch._C._autograd._get_sequence_nr()  # type: ignore[attr-defined, no-any-return]
+    return torch._C._autograd._get_sequence_nr()
 
 
 def differentiated_again() -> bool:

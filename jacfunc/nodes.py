@@ -5,7 +5,7 @@ optree is told of such a class when an object of it is first met, under the name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -74,10 +74,11 @@ def _register(
         found = names(tree)
         return children, Context(context, found), found
 
-    def put_together(context: Context, children: Sequence[Any]) -> Any:
+    def put_together(context: Any, children: Iterable[Any]) -> Any:
         """An object of the class, or a dict where it does not take such children, as those of a derivative may be."""
+        children = list(children)
         with suppress(Exception):
-            made = unflatten(list(children), context.value)
+            made = unflatten(children, context.value)
             if type(made) is kind and _same(flatten(made)[0], children):
                 return made
         return dict(zip(context.names, children, strict=True))

@@ -12,6 +12,7 @@ from torch.masked import MaskedTensor
 from . import trees
 from .errors import ArgumentTypeError, JacfuncError, ShapeError
 from .jet import CannotFollowError, Jet
+from .levels import compiling
 from .nodes import NAMESPACE
 from .subclasses import is_own
 
@@ -36,6 +37,17 @@ def check_inputs(leaves: Sequence[Any], structure: trees.Structure, position: in
     for leaf in leaves:
         if _input_problem(leaf, batch_dims) is not None:
             _refuse_first(leaves, structure, root, lambda leaf: _input_problem(leaf, batch_dims))
+
+
+def refuse_classes(arguments: Sequence[Any]) -> None:
+    """Let no jet stand for a tensor of a class of another library, nor meet one, which would not be asked."""
+    if compiling():
+        return
+    for argument in arguments:
+        if type(argument) is not torch.Tensor:
+            for tensor in trees.tensors(argument):
+                if is_own(tensor):
+                    raise CannotFollowError(f"an argument of a class of its own ({type(tensor).__name__})")
 
 
 def refuse_compiled(leaves: Sequence[Any], paths: Sequence[str]) -> None:

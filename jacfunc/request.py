@@ -20,14 +20,14 @@ from .errors import ArgumentError, ArgumentTypeError, ShapeError
 from .functional import FunctionalModule, LiveModule
 from .jet import CannotFollowError, Jet
 from .jet.values import plain
-from .levels import compiling, fixed, inside_transform, recording, tracing
+from .levels import fixed, inside_transform, recording, tracing
 from .operations import corrected, refuse_unseen
 from .options import Options
-from .refusals import check_inputs, check_outputs, refuse_compiled, refuse_jets
+from .refusals import check_inputs, check_outputs, refuse_classes, refuse_compiled, refuse_jets
 from .rng import GENERATORS, Draw
 from .scripted import plainly
 from .slots import call_guarded
-from .subclasses import classes, dressed_all, is_own, undressed
+from .subclasses import dressed_all, is_own, undressed
 
 Shape = tuple[int, ...]
 Tensors = tuple[torch.Tensor, ...]
@@ -275,7 +275,7 @@ class Request:
 
     def _followed(self, jets: Sequence[Any], others_copied: bool) -> tuple[tuple[Any, ...], Tensors]:
         args, kwargs = list(self.args), self.kwargs
-        self._refuse_classes()
+        refuse_classes((*args[self.state_arguments :], *kwargs.values()))
         copies: list[torch.Tensor] = []
         if others_copied:
             first = self.state_arguments
@@ -308,13 +308,6 @@ class Request:
             raise OutputsChangedError
         self.outputs = outputs
         return tuple(flat), aux
-
-    def _refuse_classes(self) -> None:
-        """Let no jet stand for a tensor of a class of its own, nor meet one, which would not be asked what it does."""
-        given = () if compiling() else self.args[self.state_arguments :]
-        for argument in (*given, *self.kwargs.values()) if self.kwargs else given:
-            if type(argument) is not torch.Tensor and any(map(is_own, trees.tensors(argument))):
-                raise CannotFollowError(f"an argument of a class of its own ({classes(trees.tensors(argument))})")
 
     def _followed_by_function(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         if type(self.function) is FunctionalModule and not self.traced and not self.scripted:

@@ -1,4 +1,4 @@
-"""Tensors of a class of another library (``LieTensor``, ``LabelTensor``): plain to torch.func, of their class again to f.
+"""Tensors of a class of another library (``LieTensor``, ``LabelTensor``): plain to torch.func, of their class to f.
 
 Torch's transforms hand f tensors without class or attributes.  So what is differentiated is the plain tensor, and f is
 given one of the class with the attributes of what came in.  What it returns is taken plain again, as all results are.
@@ -17,8 +17,8 @@ Tensor = torch.Tensor
 def is_own(value: Any) -> bool:
     """Whether a value is a tensor of a class that torch's transforms forget.
 
-    Those that torch dispatches on (``__torch_dispatch__``), such as fake ones, hold no memory of their own, and parameters
-    are plain tensors.
+    Those that torch dispatches on (``__torch_dispatch__``), such as fake ones, hold no memory of their own, and
+    parameters are plain tensors.
     """
     kind = type(value)
     if kind is Tensor or kind is torch.nn.Parameter or not isinstance(value, Tensor):
@@ -55,11 +55,6 @@ def dressed_all(tensors: Sequence[Any], like: Sequence[Tensor]) -> Sequence[Any]
 def cloned(tensor: Tensor) -> Tensor:
     """A copy of the class and with the attributes of the tensor."""
     return dressed(undressed(tensor).clone(), tensor)
-
-
-def classes(tensors: Sequence[Any]) -> str:
-    """The names of the classes of another library."""
-    return ", ".join(sorted({type(tensor).__name__ for tensor in tensors if is_own(tensor)}))
 
 
 def _slots(kind: type) -> list[str]:

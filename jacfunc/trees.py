@@ -51,11 +51,8 @@ def flatten(tree: Any) -> tuple[list[Any], Structure]:
     if isinstance(tree, torch.Tensor):
         return [tree], LEAF
     leaves, spec = optree.tree_flatten(tree, namespace=NAMESPACE)
-    return (
-        flatten(tree)
-        if any([type(leaf) is not torch.Tensor and entered(leaf) for leaf in leaves])
-        else (leaves, Structure(spec))
-    )
+    others = [leaf for leaf in leaves if type(leaf) is not torch.Tensor and entered(leaf)]
+    return flatten(tree) if others else (leaves, Structure(spec))
 
 
 def tensors(tree: Any) -> list[torch.Tensor]:

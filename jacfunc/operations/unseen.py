@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.autograd.graph import Node
 
-from ..errors import RefusedOperationError
+from ..errors import UnsupportedOperationError
 from ..levels import next_node
 
 _FUNCTION_FILE = torch.autograd.function.__file__[-len("autograd/function.py") :]
@@ -53,22 +53,22 @@ def refuse_overwritten(outputs: Sequence[Any], accesses: Sequence[Access]) -> No
             older.pop()
         for node in older:
             if any(_overwritten(tensor, access) for tensor in _kept(node)):
-                raise RefusedOperationError(
-                    f"what {node.name()} needs in its backward was overwritten through .data, out of sight of torch; "
-                    "write to a copy (tensor.clone()), or through the tensor itself"
+                raise UnsupportedOperationError(
+                    f"what {node.name()} needs in its backward is overwritten through .data, out of sight of torch"
                 )
 
 
 def _overwritten(tensor: torch.Tensor, access: Access) -> bool:
-    if (
-        tensor.layout != torch.strided
-        or tensor.untyped_storage().data_ptr() != access.tensor.untyped_storage().data_ptr()
-    ):
+    if tensor.layout != torch.strided or _place(tensor) != _place(access.tensor):
         return False
     if tensor.dtype != access.tensor.dtype:  # another view of the same bytes
         return True
     before = access.before.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
     return not _same(tensor.detach(), before)
+
+
+def _place(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _memory(tensor: torch.Tensor) -> torch.Tensor:
@@ -78,7 +78,7 @@ def _memory(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return bool(((one == other) | ((one != one) & (other != other))).all())
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _nodes(outputs: Sequence[Any]) -> Iterator[Node]:
