@@ -63,10 +63,7 @@ class OutputsChangedError(Exception):
 
 @dataclass
 class Argument:
-    """One differentiated positional argument: its place in the call and its leaves among all leaves.
-
-    ``worn`` are the leaves as they came in where any is of a class of another library.
-    """
+    """One differentiated positional argument, and its leaves among all; ``worn`` as they came in, of their classes."""
 
     position: int
     structure: trees.Structure
@@ -264,10 +261,10 @@ class Request:
         aux: Tensors = ()
         if self.options.has_aux:
             output, aux = self._split_aux(output)
-        flat, structure = trees.flatten(output)
-        check_outputs(flat, structure, self.batch, self._modules)
+        found, structure = trees.flatten(output)
+        check_outputs(found, structure, self.batch, self._modules)
+        flat = list(map(undressed, found))
         refuse_unseen(flat, corrections)
-        flat = list(map(undressed, flat))
         self.outputs = Outputs(structure, tuple([self._sample_shape(leaf) for leaf in flat]))
         if self.expected is not None and self.expected != self.outputs:
             raise OutputsChangedError

@@ -7,6 +7,7 @@ nothing overwritten was kept for a backward.  Torch takes that on trust; here it
 from __future__ import annotations
 
 import sys
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,21 +47,33 @@ def refuse_overwritten(outputs: Sequence[Any], accesses: Sequence[Access]) -> No
     changed = [access for access in accesses if not _same(_memory(access.tensor), access.before)]
     if not changed:
         return
-    nodes = sorted(_nodes(outputs), key=lambda node: node._sequence_nr())
+    nodes = sorted(_nodes(outputs), key=_number)
+    kept = _kept_at([_place(access.tensor) for access in changed], nodes)
     for access in changed:
-        older = [node for node in nodes if node._sequence_nr() < access.number]
-        if older and older[-1].name() == access.running:  # it keeps what its forward left behind
-            older.pop()
-        for node in older:
-            if any(_overwritten(tensor, access) for tensor in _kept(node)):
+        last = bisect_left(nodes, access.number, key=_number) - 1
+        own = nodes[last] if last >= 0 and nodes[last].name() == access.running else None  # keeps what it left behind
+        for node, tensor in kept[_place(access.tensor)]:
+            if _number(node) < access.number and node is not own and _overwritten(tensor, access):
                 raise UnsupportedOperationError(
                     f"what {node.name()} needs in its backward is overwritten through .data, out of sight of torch"
                 )
 
 
+def _number(node: Node) -> int:
+    return node._sequence_nr()
+
+
+def _kept_at(places: Sequence[int], nodes: Sequence[Node]) -> dict[int, list[tuple[Node, torch.Tensor]]]:
+    """What nodes keep for their backward in the memory at some places."""
+    found: dict[int, list[tuple[Node, torch.Tensor]]] = {place: [] for place in places}
+    for node in nodes:
+        for tensor in _kept(node):
+            if tensor.layout == torch.strided and _place(tensor) in found:
+                found[_place(tensor)].append((node, tensor))
+    return found
+
+
 def _overwritten(tensor: torch.Tensor, access: Access) -> bool:
-    if tensor.layout != torch.strided or _place(tensor) != _place(access.tensor):
-        return False
     if tensor.dtype != access.tensor.dtype:  # another view of the same bytes
         return True
     before = access.before.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
