@@ -171,6 +171,9 @@ ENTRIES = (
 TABLE: Mapping[Any, Entry] = {function: entry for entry in ENTRIES for function in entry.functions}
 
 
+PLAIN = frozenset([torch.Tensor, torch.nn.Parameter])
+
+
 class Corrections(TorchFunctionMode):
     """While active, exchanges the operations of the table."""
 
@@ -217,7 +220,7 @@ class _Evaluation(Corrections):
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if types and classes_asked() and all(issubclass(kind, torch.Tensor) for kind in types):
+        if not PLAIN.issuperset(types) and classes_asked() and all(issubclass(kind, torch.Tensor) for kind in types):
             return self._by_class(func, types, args, kwargs or {})
         if func is torch._C._set_grad_enabled:
             torch._C._set_fwd_grad_enabled(self.pushes and args[0])
