@@ -21,6 +21,7 @@ from .options import Options
 from .reasons import note
 from .request import Request, requested
 from .sizes import bytes_per_sample
+from .subclasses import dressed, undressed
 
 LEAST = 16
 """Samples in an automatic block: below, the overhead of an operation outweighs what a cache saves."""
@@ -167,7 +168,7 @@ def _samples(args: Sequence[Any], cut: frozenset[int], start: int, stop: int) ->
     """The arguments of the samples from ``start`` to ``stop`` alone."""
 
     def part(leaf: torch.Tensor) -> torch.Tensor:
-        return leaf[start:stop]
+        return dressed(undressed(leaf)[start:stop], leaf)
 
     return tuple([trees.mapped(part, arg) if place in cut else arg for place, arg in enumerate(args)])
 

@@ -23,6 +23,7 @@ from .options import Keywords, Options
 from .plan import Outcome, Wanted
 from .request import Request, as_function
 from .shapes import refuse_curl
+from .subclasses import dressed, undressed
 from .transforms import Transform, transform_of, with_signature
 
 # -------------------------------------------------------------------- curl
@@ -168,7 +169,8 @@ class Along:
         return self.transformed(*own, **kwargs)
 
     def _moved(self, x: torch.Tensor, v: torch.Tensor, s: Any) -> Any:
-        return s.reshape(*s.shape, *(1 for _ in x.shape[self.batch_dims :])) * v + x
+        moved = s.reshape(*s.shape, *(1 for _ in x.shape[self.batch_dims :])) * undressed(v) + undressed(x)
+        return dressed(moved, x)
 
     def _captured(self) -> tuple[object, ...]:
         return (self.number, self.batch_dims, self.transformed)
@@ -199,7 +201,7 @@ class Directional(Uncalled):
     def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
         """The transform that is called for these arguments, and its own."""
         *own, direction = self._checked(args)
-        first = trees.flatten(own[self._position(own)])[0][0]
+        first = undressed(trees.flatten(own[self._position(own)])[0][0])
         s = first.new_zeros(first.shape[: self.options.batch_dims])
         return self.transform, (*own, direction, s)
 

@@ -27,11 +27,11 @@ WIDTH = 64
 
 
 def tensor_signature(tensor: torch.Tensor, batch: Shape) -> Hashable:
-    """Shape without the leading sample axes, dtype and device: what a plan may depend on."""
+    """Shape without the leading sample axes, dtype, device and class: what a plan may depend on."""
     shape = tuple(tensor.shape)
     if batch and shape[: len(batch)] == batch:
         shape = (-1, *shape[len(batch) :])
-    return (shape, tensor.dtype, tensor.device)
+    return (shape, tensor.dtype, tensor.device, type(tensor))
 
 
 @dataclass

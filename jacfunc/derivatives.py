@@ -12,8 +12,8 @@ import optree
 import torch
 from torch.utils import _pytree
 
+from .nodes import NAMESPACE
 from .notation import without_spaces
-from .trees import NAMESPACE
 
 
 class Derivatives:

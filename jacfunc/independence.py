@@ -38,6 +38,18 @@ ROUNDING = 64
 KEPT_IN = ((0, 1), (0, 2), (1, 2))
 """For each third of the samples the two evaluations in which its own values are the same."""
 
+OVER_THE_BATCH = (
+    "a mean, softmax, sort, cumsum or norm over the batch axis, BatchNorm in training mode, or attention or an RNN "
+    "that is not batch_first"
+)
+SHARED_STEPS = (
+    "for so small a change a step size or a stopping test that all samples share, as an adaptive ODE solver (dopri5) "
+    "takes it from a norm over the batch: take a solver with fixed steps (rk4), or check=False for the derivative "
+    "with the steps as they are"
+)
+SMALL = 1e-2
+"""A change beside the output that is rather a tolerance than an influence."""
+
 Tensors = Sequence[torch.Tensor]
 
 
@@ -75,7 +87,7 @@ def check(request: Request, outputs: Tensors, draw: Draw) -> str:
             others = [*(probe.end for probe in probes), *_ends_elsewhere(request, draw, again.end)]
             doubt = _doubt(outputs, again, others, len(request.batch))
             if doubt is None:
-                raise CoupledSamplesError(_message(request, *moved))
+                raise CoupledSamplesError(_message(request, *moved, outputs))
             _warn(doubt)
             finding = UNDECIDED
     if not _any_finite(outputs):
@@ -223,10 +235,11 @@ def _first_moved(before: Tensors, after: Tensors, kept: torch.Tensor, batch_dims
     return None
 
 
-def _message(request: Request, leaf: int, sample: int, change: float) -> str:
+def _message(request: Request, leaf: int, sample: int, change: float, outputs: Tensors) -> str:
     path = request.outputs.paths()[leaf] if request.outputs else "output"
     index = ", ".join(str(int(i)) for i in torch.unravel_index(torch.tensor(sample), request.batch))
-    cause = _cause(request.captured)
+    small = change < SMALL * float(outputs[leaf].detach().abs().nan_to_num(0.0, 0.0, 0.0).max())
+    cause = _module_at_fault(request.captured) or (SHARED_STEPS if small else OVER_THE_BATCH)
     numbers = all(shape == () for shape in request.input_shapes)
     one_sample = "batch_dims=0 if the input is one sample, or " if numbers else ""
     return (
@@ -236,7 +249,7 @@ def _message(request: Request, leaf: int, sample: int, change: float) -> str:
     )
 
 
-def _cause(captured: Captured) -> str:
+def _module_at_fault(captured: Captured) -> str | None:
     for root in captured.modules:
         for name, module in root.named_modules():
             kind, called = type(module).__name__, f" {name!r}" if name else ""
@@ -244,10 +257,7 @@ def _cause(captured: Captured) -> str:
                 return f"{kind}{called} using statistics of the batch: {_way_out_of_the_batch(module)}"
             if not_batch_first(module):
                 return f"{kind}{called} with batch_first=False: make it with batch_first=True"
-    return (
-        "a mean, softmax, sort, cumsum or norm over the batch axis, BatchNorm in training mode, or attention or an RNN "
-        "that is not batch_first"
-    )
+    return None
 
 
 def _way_out_of_the_batch(module: _BatchNorm) -> str:

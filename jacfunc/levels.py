@@ -8,12 +8,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch.autograd import forward_ad
 from torch.autograd.graph import _engine_run_backward
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.torch_version import TorchVersion
+from torch.utils._pytree import SUPPORTED_NODES
 
 from . import caches
 
@@ -121,6 +123,21 @@ def ended(tensor: torch.Tensor) -> bool:
     kind = running.get(torch._C._functorch.maybe_get_level(tensor))
     batches = kind == torch._C._functorch.TransformType.Vmap
     return kind is None or batches != torch._C._functorch.is_batchedtensor(tensor)
+
+
+def classes_asked() -> bool:
+    """Whether torch asks the classes of tensors (``__torch_function__``) what an operation is: not as they answer."""
+    return bool(torch._C._is_torch_function_enabled())
+
+
+def torch_node(kind: type) -> Any:
+    """How objects of a class are taken apart and put together, if torch's own pytree has been told."""
+    return SUPPORTED_NODES.get(kind)
+
+
+def next_node() -> int:
+    """The number that the next node of autograd's graph gets in this thread; older ones have smaller numbers."""
+    return torch._C._autograd._get_sequence_nr()
 
 
 def differentiated_again() -> bool:

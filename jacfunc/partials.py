@@ -26,6 +26,7 @@ from .plan import Outcome, Wanted
 from .precision import warn_of_rounding
 from .request import Outputs, Request, as_function
 from .shapes import instead_of_coordinates
+from .subclasses import undressed
 from .transforms import Transform
 
 
@@ -290,7 +291,7 @@ def coordinates(args: Sequence[Any], options: Options) -> list[torch.Tensor]:
     """Each coordinate of the inputs, with the shape of the sample axes."""
     found: list[torch.Tensor] = []
     for number in options.numbers:
-        for leaf in trees.flatten(args[number])[0]:
+        for leaf in map(undressed, trees.flatten(args[number])[0]):
             separate = leaf.dim() == options.batch_dims
             found += [leaf] if separate else [leaf[..., place] for place in range(leaf.shape[-1])]
     return found

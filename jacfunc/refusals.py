@@ -12,7 +12,10 @@ from torch.masked import MaskedTensor
 from . import trees
 from .errors import ArgumentTypeError, JacfuncError, ShapeError
 from .jet import CannotFollowError, Jet
+from .levels import compiling
+from .nodes import NAMESPACE
 from .rng import replayable
+from .subclasses import is_own
 
 Shape = tuple[int, ...]
 Modules = Callable[[], Sequence[nn.Module]]
@@ -59,6 +62,27 @@ def other_arguments(args: Sequence[Any], numbers: Sequence[int], batch_dims: int
 
 def _any_tree(structure: trees.Structure, shapes: list[Shape]) -> bool:
     return True
+
+
+def refuse_classes(arguments: Sequence[Any]) -> None:
+    """Let no jet stand for a tensor of a class of another library, nor meet one, which would not be asked."""
+    if compiling():
+        return
+    for argument in arguments:
+        if type(argument) is not torch.Tensor:
+            for tensor in trees.tensors(argument):
+                if is_own(tensor):
+                    raise CannotFollowError(f"an argument of a class of its own ({type(tensor).__name__})")
+
+
+def refuse_compiled(leaves: Sequence[Any], paths: Sequence[str]) -> None:
+    """Refuse to compile for tensors of a class of another library, which Dynamo cannot make."""
+    for leaf, path in zip(leaves, paths, strict=True):
+        if is_own(leaf):
+            raise ArgumentTypeError(
+                f"{path} is {_a(leaf)}, a class that torch.compile cannot give to f; pass the plain tensor, "
+                "x.as_subclass(torch.Tensor), or leave compile=True out"
+            )
 
 
 def check_outputs(
@@ -168,7 +192,7 @@ def _way_out(leaf: Any) -> str:
     if isinstance(leaf, str | bytes):
         return "select a tensor with argnums"
     name = type(leaf).__name__
-    register = f"optree.register_pytree_node({name}, flatten, unflatten, namespace={trees.NAMESPACE!r})"
+    register = f"optree.register_pytree_node({name}, flatten, unflatten, namespace={NAMESPACE!r})"
     return f"make {name} a tree with {register}"
 
 

@@ -21,12 +21,21 @@ from .functional import FunctionalModule, LiveModule
 from .jet import CannotFollowError, Jet
 from .jet.values import plain
 from .levels import fixed, inside_transform, recording, tracing
-from .operations import Beside, corrected
+from .operations import Beside, corrected, refuse_unseen
 from .options import Options
-from .refusals import Fits, check_inputs, check_outputs, other_arguments, refuse_jets
+from .refusals import (
+    Fits,
+    check_inputs,
+    check_outputs,
+    other_arguments,
+    refuse_classes,
+    refuse_compiled,
+    refuse_jets,
+)
 from .rng import GENERATORS, Draw
 from .scripted import plainly
 from .slots import call_guarded
+from .subclasses import dressed_all, is_own, undressed
 
 Shape = tuple[int, ...]
 Tensors = tuple[torch.Tensor, ...]
@@ -62,11 +71,16 @@ class OutputsChangedError(Exception):
 
 @dataclass
 class Argument:
-    """One differentiated positional argument: its place in the call and its leaves among all leaves."""
+    """One differentiated positional argument, and its leaves among all; ``worn`` as they came in, of their classes."""
 
     position: int
     structure: trees.Structure
     span: slice
+    worn: Tensors = ()
+
+    def build(self, leaves: Sequence[Any]) -> Any:
+        """The argument for f, its tensors of the classes that ``worn`` has, if any."""
+        return self.structure.build(dressed_all(leaves, self.worn))
 
 
 @dataclass
@@ -112,8 +126,11 @@ class Request:
             found, structure = trees.flatten(self.args[position])
             refuse_jets(found)
             check_inputs(found, structure, position, self.options.batch_dims, self.instead)
-            self.arguments.append(Argument(position, structure, slice(len(leaves), len(leaves) + len(found))))
-            leaves += found
+            worn = tuple(found) if any(map(is_own, found)) else ()
+            if worn and self.options.compile:
+                refuse_compiled(found, structure.paths(f"args[{position}]"))
+            self.arguments.append(Argument(position, structure, slice(len(leaves), len(leaves) + len(found)), worn))
+            leaves += map(undressed, found) if worn else found
         self.leaves = tuple(leaves)
         axes = self.options.batch_dims
         self.batch = tuple(leaves[0].shape[:axes])
@@ -254,14 +271,16 @@ class Request:
             args[first:] = trees.copied(args[first:])
             kwargs = trees.copied(kwargs)
         for argument in self.arguments:
-            args[argument.position] = argument.structure.build([leaf.clone() for leaf in leaves[argument.span]])
-        with self._corrections():
+            args[argument.position] = argument.build([leaf.clone() for leaf in leaves[argument.span]])
+        with self._corrections() as corrections:
             output = self._run(args, kwargs)
         aux: Tensors = ()
         if self.options.has_aux:
             output, aux = self._split_aux(output)
-        flat, structure = trees.flatten(output)
-        check_outputs(flat, structure, self.batch, self._modules, self.instead)
+        found, structure = trees.flatten(output)
+        check_outputs(found, structure, self.batch, self._modules, self.instead)
+        flat = list(map(undressed, found))
+        refuse_unseen(flat, corrections)
         self.outputs = Outputs(structure, tuple([self._sample_shape(leaf) for leaf in flat]))
         if self.expected is not None and self.expected != self.outputs:
             raise OutputsChangedError
@@ -269,6 +288,7 @@ class Request:
 
     def _followed(self, jets: Sequence[Any], others_copied: bool) -> tuple[tuple[Any, ...], Tensors]:
         args, kwargs = list(self.args), self.kwargs
+        refuse_classes((*args[self.state_arguments :], *kwargs.values()))
         copies: list[torch.Tensor] = []
         if others_copied:
             first = self.state_arguments
@@ -353,9 +373,10 @@ class Request:
             raise ArgumentTypeError(
                 f"has_aux=True, but f returned a {type(output).__name__}; it must return a pair (output, aux)"
             )
-        leaves, self.aux_structure = trees.flatten(plain(output[1]))
+        found, self.aux_structure = trees.flatten(output[1])
+        leaves = [plain(leaf) for leaf in found]
         self.aux_leaves = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
-        return output[0], tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
+        return output[0], tuple(undressed(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))
 
     def aux(self, tensors: Sequence[torch.Tensor]) -> Any:
         """The aux tree around these tensors."""

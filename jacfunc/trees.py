@@ -11,8 +11,8 @@ from typing import Any
 import optree
 import torch
 
-NAMESPACE = "jacfunc"
-"""Nodes registered globally or under this optree namespace are followed."""
+from .nodes import NAMESPACE, entered
+from .subclasses import cloned
 
 
 class Leaf:
@@ -62,25 +62,25 @@ def flatten(tree: Any) -> tuple[list[Any], Structure]:
     if isinstance(tree, torch.Tensor):
         return [tree], LEAF
     leaves, spec = optree.tree_flatten(tree, namespace=NAMESPACE)
-    return leaves, Structure(spec)
+    others = [leaf for leaf in leaves if type(leaf) is not torch.Tensor and entered(leaf)]
+    return flatten(tree) if others else (leaves, Structure(spec))
 
 
 def tensors(tree: Any) -> list[torch.Tensor]:
     """Every tensor in a tree, whatever else is in it."""
     if isinstance(tree, torch.Tensor):
         return [tree]
-    return [leaf for leaf in optree.tree_leaves(tree, namespace=NAMESPACE) if isinstance(leaf, torch.Tensor)]
+    return [leaf for leaf in flatten(tree)[0] if isinstance(leaf, torch.Tensor)]
 
 
 def mapped(function: Callable[[torch.Tensor], torch.Tensor], tree: Any) -> Any:
     """The same tree with the result of ``function`` in place of every tensor."""
     if isinstance(tree, torch.Tensor):
         return function(tree)
-    return optree.tree_map(
-        lambda leaf: function(leaf) if isinstance(leaf, torch.Tensor) else leaf, tree, namespace=NAMESPACE
-    )
+    leaves, structure = flatten(tree)
+    return structure.build([function(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves])
 
 
 def copied(tree: Any) -> Any:
     """The same tree with every tensor cloned, so that nothing done to it reaches the caller."""
-    return mapped(torch.clone, tree)
+    return mapped(cloned, tree)

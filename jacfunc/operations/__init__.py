@@ -8,7 +8,7 @@ does inside scripted or C++ code is not seen; which route may take an operation 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +19,12 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from .. import caches
 from ..errors import UnsupportedOperationError
-from ..levels import compiling, inside_function
+from ..levels import classes_asked, compiling, inside_function, inside_transform
 from ..recomputing import begin, end
 from . import algebra, attention, convolution, draws, elementwise, losses, norms, selection, special
 from .expansion import constant, in_place, refusing
 from .foreign import SMOOTH, is_foreign, refuse_constants, refusing_zeros
+from .unseen import Access, data_of, refuse_overwritten
 
 Functions = tuple[Callable[..., Any], ...]
 
@@ -199,6 +200,9 @@ ENTRIES = (
 TABLE: Mapping[Any, Entry] = {function: entry for entry in ENTRIES for function in entry.functions}
 
 
+PLAIN = frozenset([torch.Tensor, torch.nn.Parameter])
+
+
 class Corrections(TorchFunctionMode):
     """While active, exchanges the operations of the table."""
 
@@ -234,12 +238,19 @@ class _Evaluation(Corrections):
     An inner ``no_grad`` is constant for forward mode too, which torch has go through it.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.accesses: list[Access] = []
+
     def __enter__(self) -> Any:
         begin(_corrected_again)
+        self.levels = inside_transform()
         self.pushes, self.told_off = torch._C._is_fwd_grad_enabled(), caches.AROUND.told_off
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not PLAIN.issuperset(types) and classes_asked() and all(issubclass(kind, torch.Tensor) for kind in types):
+            return self._by_class(func, types, args, kwargs or {})
         if func is torch._C._set_grad_enabled and not inside_function():  # for whose forward torch has both off
             caches.AROUND.told_off = not args[0]
             torch._C._set_fwd_grad_enabled(self.pushes and args[0])
@@ -247,7 +258,18 @@ class _Evaluation(Corrections):
             result = func(*args, **(kwargs or {}))
             refuse_constants(func, args, kwargs or {}, result)
             return result
+        if func in DATA and not self.levels and not inside_transform():
+            return data_of(args[0], self.accesses)
         return super().__torch_function__(func, types, args, kwargs)
+
+    def _by_class(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """What the first class that knows makes of it; the operations that it calls come by here again."""
+        super().__enter__()  # type: ignore[no-untyped-call]
+        try:
+            results = (kind.__torch_function__(func, types, args, kwargs) for kind in types)
+            return next((result for result in results if result is not NotImplemented), NotImplemented)
+        finally:
+            super().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def __exit__(self, *raised: object) -> None:
         torch._C._set_fwd_grad_enabled(self.pushes)
@@ -301,4 +323,11 @@ def corrected() -> AbstractContextManager[Any]:
         _hand_over()
         return Corrections()
     modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
-    return nullcontext() if any(isinstance(mode, Corrections) for mode in modes) else _Evaluation()
+    around = next((mode for mode in modes if isinstance(mode, Corrections)), None)
+    return _Evaluation() if around is None else nullcontext(around)
+
+
+def refuse_unseen(outputs: Sequence[Any], corrections: Any) -> None:
+    """Refuse a graph of an evaluation in which what a backward needs was overwritten through ``.data``."""
+    if isinstance(corrections, _Evaluation) and corrections.accesses:
+        refuse_overwritten(outputs, corrections.accesses)
