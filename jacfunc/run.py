@@ -13,7 +13,16 @@ import torch
 from . import caches, independence
 from .entries import Pair
 from .errors import JacfuncError, RefusedOperationError, UnsupportedOperationError
-from .levels import compiling, differentiated_again, inside_transform, inside_vmap, is_dual
+from .jet.frame import AllRowsError
+from .levels import (
+    compiling,
+    differentiated_again,
+    exporting,
+    grad_mode,
+    inside_transform,
+    inside_vmap,
+    is_dual,
+)
 from .plan import Outcome, Plan, Wanted, make_plan, no_route
 from .reasons import first_line, place
 from .request import OutputsChangedError, Request
@@ -144,11 +153,25 @@ def _remember(request: Request, plan: Plan) -> None:
 def _run_traced(request: Request, wanted: Wanted) -> Outcome:
     """Under ``torch.compile``: nothing remembered, nothing retried; the forward for the shapes is dead code."""
     _refuse_inputs(request, wanted)
+    exported = exporting()
+    if exported and request.options.method not in ("auto", "taylor"):
+        raise UnsupportedOperationError(
+            f"method={request.options.method!r} is made of torch.func, which torch.export cannot save; use method='auto'"
+        )
     request.scripted = not compiling()
-    with torch.no_grad():
+    with grad_mode(False):
         request.evaluate(*(leaf.detach() for leaf in request.leaves))
     plan = _planned(request, wanted, False, independence.TRACED)
-    return _attempt(_followable(plan, request), request, None, None)
+    return _exported(plan, request) if exported else _attempt(_followable(plan, request), request, None, None)
+
+
+def _exported(plan: Plan, request: Request) -> Outcome:
+    """By the Taylor route, the only one that is made of torch's own operations, with all rows where few will not do."""
+    few, every = [attempt for attempt in plan.attempts if attempt.route == "taylor"]
+    try:
+        return _attempt(replace(plan, attempts=(few,)), request, None, None)
+    except AllRowsError:
+        return _attempt(replace(plan, attempts=(every,)), request, None, None)
 
 
 def _followable(plan: Plan, request: Request) -> Plan:

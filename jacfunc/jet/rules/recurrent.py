@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ...levels import grad_mode
 from ..jet import Jet
 from ..registry import add
 from ..values import plain
@@ -142,7 +143,7 @@ def _network(native: Callable[..., Any], step: Step) -> Callable[..., Any]:
 
 
 def _with_values(native: Callable[..., Any], results: tuple[Any, ...], args: Any, named: Any) -> tuple[Any, ...]:
-    with torch.no_grad():
+    with grad_mode(False):
         found = native(*plain(args), **plain(named))
     values = found if isinstance(found, tuple) else (found,)
     pairs = zip(results, values, strict=True)
