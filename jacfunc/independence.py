@@ -29,7 +29,7 @@ CHECKED = "checked: no sample influences another"
 UNCHECKED = "not checked: check=False"
 ONE_SAMPLE = "nothing to check: at most one sample"
 UNSEEN = "not checked: values cannot be looked at under torch.func.vmap"
-TRACED = "not checked: values cannot be looked at under torch.compile"
+TRACED = "not checked: values cannot be looked at under torch.compile and torch.export"
 BLIND = "not decided: no output is finite"
 UNDECIDED = "not decided: f failed on the replaced samples or is not reproducible"
 
@@ -236,7 +236,17 @@ def _message(request: Request, leaf: int, sample: int, change: float) -> str:
     )
 
 
-def _cause(captured: Captured) -> str:
+def refuse_layers(request: Request) -> None:
+    """Refuse layers that couple samples, all that can be told of a function whose values cannot be looked at."""
+    cause = _layer(request.captured) if request.options.check else None
+    if cause is not None:
+        raise CoupledSamplesError(
+            f"per-sample derivatives do not exist through {cause}; or pass check=False if this is meant"
+        )
+
+
+def _layer(captured: Captured) -> str | None:
+    """A layer that couples samples, and the way out."""
     for root in captured.modules:
         for name, module in root.named_modules():
             kind, called = type(module).__name__, f" {name!r}" if name else ""
@@ -244,7 +254,11 @@ def _cause(captured: Captured) -> str:
                 return f"{kind}{called} using statistics of the batch: {_way_out_of_the_batch(module)}"
             if not_batch_first(module):
                 return f"{kind}{called} with batch_first=False: make it with batch_first=True"
-    return (
+    return None
+
+
+def _cause(captured: Captured) -> str:
+    return _layer(captured) or (
         "a mean, softmax, sort, cumsum or norm over the batch axis, BatchNorm in training mode, or attention or an RNN "
         "that is not batch_first"
     )

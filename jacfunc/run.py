@@ -13,7 +13,7 @@ import torch
 from . import caches, independence
 from .entries import Pair
 from .errors import JacfuncError, RefusedOperationError, UnsupportedOperationError
-from .jet.frame import AllRowsError
+from .jet.frame import CannotFollowError
 from .levels import (
     compiling,
     differentiated_again,
@@ -24,7 +24,7 @@ from .levels import (
     is_dual,
 )
 from .plan import Outcome, Plan, Wanted, make_plan, no_route
-from .reasons import first_line, place
+from .reasons import first_line, place, reason
 from .request import OutputsChangedError, Request
 from .rng import Draw
 from .routes import ROUTES
@@ -166,12 +166,23 @@ def _run_traced(request: Request, wanted: Wanted) -> Outcome:
 
 
 def _exported(plan: Plan, request: Request) -> Outcome:
-    """By the Taylor route, the only one that is made of torch's own operations, with all rows where few will not do."""
+    """By the Taylor route, the only one that is made of torch's own operations, with all rows where few may not do."""
+    if not compiling():
+        independence.refuse_layers(request)
     few, every = [attempt for attempt in plan.attempts if attempt.route == "taylor"]
+    # A second attempt would leave the exporter in the middle of the first.
+    sure = plan.wanted.order == 1 or getattr(request.function, "of_plain_layers", False)
+    plan = replace(plan, attempts=(few if sure else every,))
+    if compiling():  # which tells what stopped it by itself
+        return _attempt(plan, request, None, None)
     try:
-        return _attempt(replace(plan, attempts=(few,)), request, None, None)
-    except AllRowsError:
-        return _attempt(replace(plan, attempts=(every,)), request, None, None)
+        return _attempt(plan, request, None, None)
+    except (CannotFollowError, OutputsChangedError) as error:
+        why = reason(error) if isinstance(error, CannotFollowError) else "f returned other shapes for jets"
+        raise UnsupportedOperationError(
+            f"{plan.wanted.name} cannot be exported: the Taylor route, the only one that torch.export can save, cannot "
+            f"go through this function ({why}{place(error)}); replace that operation"
+        ) from error
 
 
 def _followable(plan: Plan, request: Request) -> Plan:
