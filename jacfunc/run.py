@@ -156,7 +156,7 @@ def _run_traced(request: Request, wanted: Wanted) -> Outcome:
     exported = exporting()
     if exported and request.options.method not in ("auto", "taylor"):
         raise UnsupportedOperationError(
-            f"method={request.options.method!r} is made of torch.func, which torch.export cannot save; use method='auto'"
+            f"method={request.options.method!r} is made of torch.func, which torch.export cannot save; use 'auto'"
         )
     request.scripted = not compiling()
     with grad_mode(False):
