@@ -5,6 +5,7 @@ What a plan is, and which route comes first, is in ``plan.py``; what a route doe
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,6 @@ from .levels import (
     compiling,
     differentiated_again,
     exporting,
-    grad_mode,
     inside_transform,
     inside_vmap,
     is_dual,
@@ -159,7 +159,8 @@ def _run_traced(request: Request, wanted: Wanted) -> Outcome:
             f"method={request.options.method!r} is made of torch.func, which torch.export cannot save; use 'auto'"
         )
     request.scripted = not compiling()
-    with grad_mode(False):
+    # Exported, an inner no_grad of f would end in the mode that it found, and be recorded so.
+    with nullcontext() if exported else torch.no_grad():
         request.evaluate(*(leaf.detach() for leaf in request.leaves))
     plan = _planned(request, wanted, False, independence.TRACED)
     return _exported(plan, request) if exported else _attempt(_followable(plan, request), request, None, None)
