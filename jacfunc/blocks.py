@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from . import caches, trees
-from .errors import ArgumentError, JacfuncError, ShapeError
+from .errors import ArgumentError, JacfuncError, ShapeError, UnsupportedOperationError
 from .independence import settle
 from .levels import inside_transform
 from .options import Options
@@ -65,6 +65,13 @@ class Blocks:
         if size == "auto":
             size = None if traced else _automatic(request, order, cut)
         count = request.batch[0]
+        if isinstance(count, torch.SymInt):  # of any batch, while torch.export records
+            if size is not None:
+                raise UnsupportedOperationError(
+                    f"sample_chunk_size={size!r} cuts the batch, which a program that torch.export records for any "
+                    "number of samples cannot do; leave it out, or export a fixed number of samples"
+                )
+            return cls(function, options, 1, 1, cut)  # one block
         most = max(count, 1)
         return cls(function, options, count, min(size or most, most), cut)
 

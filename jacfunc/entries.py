@@ -73,7 +73,7 @@ class Diagonal:
     pair: Pair
     whole: torch.Tensor | None = None
     taken: list[torch.Tensor] = field(default_factory=list)
-    order: list[torch.Tensor] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
 
     def columns(self, tangents: torch.Tensor, start: int) -> None:
         self._take(tangents, start, self.pair.input, self.pair.output)
@@ -95,7 +95,7 @@ class Diagonal:
         else:
             mine, theirs, place = _opposite(own, other, start, count)
             self.taken.append(block.movedim(-1, 1)[mine, theirs])
-            self.order.append(torch.tensor(place))
+            self.order += place
 
     def result(self) -> torch.Tensor:
         larger = larger_shape(self.pair.output, self.pair.input)
@@ -105,7 +105,7 @@ class Diagonal:
             return self.pair.empty(*larger)
         diagonal = joined(self.taken)
         if self.order:
-            diagonal = diagonal[torch.argsort(joined(self.order)).to(diagonal.device)]
+            diagonal = diagonal[sorted(range(len(self.order)), key=self.order.__getitem__)]
         return diagonal.movedim(0, -1).reshape((*self.pair.batch, *larger))
 
 
@@ -176,7 +176,14 @@ def larger_shape(output: Shape, input: Shape) -> Shape:
 def _opposite(own: Shape, other: Shape, start: int, count: int) -> tuple[list[int], list[int], list[int]]:
     """Of the broadcast of both shapes: indices in the chunk of ``own``, in ``other``, and in the result."""
     larger = tuple(map(max, own, other))
-    mine = torch.arange(math.prod(own)).reshape(own).expand(larger).reshape(-1).tolist()
-    theirs = torch.arange(math.prod(other)).reshape(other).expand(larger).reshape(-1).tolist()
+    mine, theirs = _spread(own, larger), _spread(other, larger)
     chosen = [place for place, index in enumerate(mine) if start <= index < start + count]
     return [mine[place] - start for place in chosen], [theirs[place] for place in chosen], chosen
+
+
+def _spread(shape: Shape, larger: Shape) -> list[int]:
+    """For each element of the larger shape the index of that of a shape which is broadcast to it."""
+    found = [0]
+    for size, full in zip(shape, larger, strict=True):
+        found = [index * size + (place if size > 1 else 0) for index in found for place in range(full)]
+    return found

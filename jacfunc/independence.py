@@ -29,7 +29,7 @@ CHECKED = "checked: no sample influences another"
 UNCHECKED = "not checked: check=False"
 ONE_SAMPLE = "nothing to check: at most one sample"
 UNSEEN = "not checked: values cannot be looked at under torch.func.vmap"
-TRACED = "not checked: values cannot be looked at under torch.compile"
+TRACED = "not checked: values cannot be looked at under torch.compile and torch.export"
 BLIND = "not decided: no output is finite"
 UNDECIDED = "not decided: f failed on the replaced samples or is not reproducible"
 
@@ -249,7 +249,17 @@ def _message(request: Request, leaf: int, sample: int, change: float, outputs: T
     )
 
 
+def refuse_layers(request: Request) -> None:
+    """Refuse layers that couple samples, all that can be told of a function whose values cannot be looked at."""
+    cause = _module_at_fault(request.captured) if request.options.check else None
+    if cause is not None:
+        raise CoupledSamplesError(
+            f"per-sample derivatives do not exist through {cause}; or pass check=False if this is meant"
+        )
+
+
 def _module_at_fault(captured: Captured) -> str | None:
+    """A layer that couples samples, and the way out."""
     for root in captured.modules:
         for name, module in root.named_modules():
             kind, called = type(module).__name__, f" {name!r}" if name else ""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -27,11 +27,49 @@ compiling = torch.compiler.is_dynamo_compiling
 
 
 def tracing() -> bool:
-    """Whether this call is being recorded by ``torch.compile`` or ``make_fx`` (``torch.func.linearize``).
+    """Whether this call is recorded by ``torch.compile``, ``torch.export`` or ``make_fx`` (``torch.func.linearize``).
 
     Then no value can be looked at, and nothing may be remembered of the tensors that stand for them.
     """
-    return compiling() or get_proxy_mode() is not None
+    return compiling() or get_proxy_mode() is not None or exporting()
+
+
+def exporting() -> bool:
+    """Whether this call is recorded by ``torch.export``, whose program can hold torch's own operations only.
+
+    The question to torch is answered for all threads; the one that exports has fake tensors, or is traced by Dynamo.
+    """
+    return torch.compiler.is_exporting() and (compiling() or _dispatch_mode(FAKE) is not None)
+
+
+_dispatch_mode, FAKE = torch._C._get_dispatch_mode, torch._C._TorchDispatchModeKey.FAKE
+
+
+def grad_mode(on: bool) -> AbstractContextManager[Any]:
+    """Gradients on or off for what this package does itself, which no exported program shows: it would be a region.
+
+    Dynamo shows them all; but without a graph is only a matter of time.
+    """
+    if not exporting():
+        return torch.enable_grad() if on else torch.no_grad()
+    if not compiling():
+        return _unseen_grad_mode(on)
+    return torch.enable_grad() if on and not torch.is_grad_enabled() else nullcontext()
+
+
+@contextmanager
+def _unseen_grad_mode(on: bool) -> Iterator[None]:
+    before = torch.is_grad_enabled()
+    _set_unseen(on)
+    try:
+        yield
+    finally:
+        _set_unseen(before)
+
+
+def _set_unseen(on: bool) -> None:
+    with torch._C.DisableTorchFunction():  # by which a mode of the exporter would be told
+        torch._C._set_grad_enabled(on)
 
 
 def dynamo_loaded() -> bool:

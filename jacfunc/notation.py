@@ -68,8 +68,8 @@ class Variables:
         """From strings of names apart by spaces or commas."""
         if compiling():
             raise UnsupportedOperationError(
-                "names of derivatives cannot be read while torch.compile traces; call partials once before, or "
-                "residual, and only its result in what is compiled"
+                "names of derivatives cannot be read while torch.compile or a strict torch.export traces; call "
+                "partials or residual once before, and only its result in what is traced"
             )
         inputs, outputs = _text("inputs", inputs), _text("outputs", outputs)
         names = [_listed("inputs", inputs), _listed("outputs", outputs)]

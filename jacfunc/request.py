@@ -20,7 +20,7 @@ from .errors import ArgumentError, ArgumentTypeError, ShapeError
 from .functional import FunctionalModule, LiveModule
 from .jet import CannotFollowError, Jet
 from .jet.values import plain
-from .levels import fixed, inside_transform, recording, tracing
+from .levels import compiling, fixed, inside_transform, recording
 from .operations import Beside, corrected, refuse_unseen
 from .options import Options
 from .refusals import (
@@ -44,7 +44,7 @@ Tensors = tuple[torch.Tensor, ...]
 def as_function(f: Any) -> Callable[..., Any]:
     """``f`` itself, or a module as a function of its inputs alone."""
     if isinstance(f, nn.Module):
-        return f if tracing() else LiveModule(f)  # a forward that writes to a buffer is refused while compiling
+        return f if compiling() else LiveModule(f)  # a forward that writes to a buffer is refused while compiling
     if isinstance(f, type):
         raise ArgumentTypeError(f"f is the class {f.__name__}; pass an instance of it, {f.__name__}(...)")
     if not callable(f):
@@ -364,7 +364,7 @@ class Request:
             return self._guarded(args, kwargs)
 
     def _guarded(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        if self.traced or isinstance(self.function, FunctionalModule | LiveModule) or not self.captured.modules:
+        if compiling() or isinstance(self.function, FunctionalModule | LiveModule) or not self.captured.modules:
             return self.function(*args, **kwargs)
         return call_guarded(self.function, args, kwargs, self.captured.modules)
 

@@ -132,9 +132,8 @@ class Residual(Entrance, Uncalled):
         if self._partials is None:
             if tracing():
                 raise UnsupportedOperationError(
-                    "which derivatives a residual reads is found out at its first call, which torch.compile "
-                    "cannot trace; "
-                    "call it once before"
+                    "which derivatives a residual reads is found out at its first call, which "
+                    "torch.compile and torch.export cannot trace; call it once before"
                 )
             return self._read(self._dry_run(args, kwargs))
         return self._partials
@@ -143,8 +142,8 @@ class Residual(Entrance, Uncalled):
         """Compute these too from now on."""
         if tracing():
             raise UnsupportedOperationError(
-                f"the equation reads {' and '.join(names)}, which it did not when it was called before torch.compile "
-                "traced it; call it once more outside, so that it does"
+                f"the equation reads {' and '.join(names)}, which it did not when it was called before "
+                "torch.compile or torch.export traced it; call it once more outside, so that it does"
             )
         for name in names:
             self.variables.name(name)

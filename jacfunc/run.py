@@ -5,6 +5,7 @@ What a plan is, and which route comes first, is in ``plan.py``; what a route doe
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +14,18 @@ import torch
 from . import caches, independence
 from .entries import Pair
 from .errors import JacfuncError, RefusedOperationError, UnsupportedOperationError
-from .levels import compiling, differentiated_again, inside_transform, inside_vmap, is_dual
+from .jet.frame import CannotFollowError
+from .levels import (
+    compiling,
+    differentiated_again,
+    exporting,
+    inside_transform,
+    inside_vmap,
+    is_dual,
+)
 from .parting import parting
 from .plan import Outcome, Plan, Wanted, make_plan, no_route, treats_otherwise
-from .reasons import first_line, note, place
+from .reasons import first_line, note, place, reason
 from .request import OutputsChangedError, Request
 from .rng import Draw
 from .routes import ROUTES
@@ -158,11 +167,37 @@ def _remember(request: Request, plan: Plan) -> None:
 def _run_traced(request: Request, wanted: Wanted) -> Outcome:
     """Under ``torch.compile``: nothing remembered, nothing retried; the forward for the shapes is dead code."""
     _refuse_inputs(request, wanted)
+    exported = exporting()
+    if exported and request.options.method not in ("auto", "taylor"):
+        raise UnsupportedOperationError(
+            f"method={request.options.method!r} is made of torch.func, which torch.export cannot save; use 'auto'"
+        )
     request.scripted = not compiling()
-    with torch.no_grad():
+    # Exported, an inner no_grad of f would end in the mode that it found, and be recorded so.
+    with nullcontext() if exported else torch.no_grad():
         request.evaluate(*(leaf.detach() for leaf in request.leaves))
     plan = _planned(request, wanted, False, independence.TRACED)
-    return _attempt(_followable(plan, request), request, None, None)
+    return _exported(plan, request) if exported else _attempt(_followable(plan, request), request, None, None)
+
+
+def _exported(plan: Plan, request: Request) -> Outcome:
+    """By the Taylor route, the only one that is made of torch's own operations, with all rows where few may not do."""
+    if not compiling():
+        independence.refuse_layers(request)
+    few, every = [attempt for attempt in plan.attempts if attempt.route == "taylor"]
+    # A second attempt would leave the exporter in the middle of the first.
+    sure = plan.wanted.order == 1 or getattr(request.function, "of_plain_layers", False)
+    plan = replace(plan, attempts=(few if sure else every,))
+    if compiling():  # which tells what stopped it by itself
+        return _attempt(plan, request, None, None)
+    try:
+        return _attempt(plan, request, None, None)
+    except (CannotFollowError, OutputsChangedError) as error:
+        why = reason(error) if isinstance(error, CannotFollowError) else "f returned other shapes for jets"
+        raise UnsupportedOperationError(
+            f"{plan.wanted.name} cannot be exported: the Taylor route, the only one that torch.export can save, cannot "
+            f"go through this function ({why}{place(error)}); replace that operation"
+        ) from error
 
 
 def _followable(plan: Plan, request: Request) -> Plan:

@@ -22,6 +22,7 @@ from jacfunc import residual
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"^```(?:python|py (?P<package>\w+))\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 PACKAGES = ["deepxde", "neurodiffeq", "physicsnemo"]
+EXPORTER_NOT_INSTALLED = "the package is not installed; the same programs are saved, loaded and run without it"
 FRAMEWORKS = {"deepxde": "pde", "pina": "inside"}
 NOT_INSTALLED = "the package is not installed; the same equation runs against a stand-in or a plain network"
 
@@ -101,6 +102,18 @@ def test_training_in_a_framework(package: str) -> None:
     tolerance = 1e-8 if package == "deepxde" else 1e-4  # PINA's in float32
     for trained, wanted in zip(ours["net"].parameters(), theirs["net"].parameters(), strict=True):
         torch.testing.assert_close(trained, wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("as_before")
+@pytest.mark.parametrize("package", ["onnxruntime", "inductor"])
+def test_exported(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page itself compares the numbers."""
+    if package == "onnxruntime":
+        pytest.importorskip("onnxscript", reason=EXPORTER_NOT_INSTALLED)
+        pytest.importorskip(package, reason=EXPORTER_NOT_INSTALLED)
+    monkeypatch.chdir(tmp_path)
+    run("exporting.md", package)
 
 
 @pytest.mark.parametrize("late", [False, True])

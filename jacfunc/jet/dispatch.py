@@ -8,6 +8,7 @@ through raises :class:`CannotFollowError`, and ``run.py`` takes another route.
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -194,8 +195,8 @@ def _constant(function: Function, args: Any, kwargs: Any) -> Any:
         raise CannotFollowError(f"{name_of(function)} in place under no_grad")
     if not compiling() and inside_function():
         raise CannotFollowError("an autograd.Function")
-    result = function(*plain(args), **plain(kwargs))
-    return result if compiling() else _apart(result, jets_in(args, kwargs))
+    jets, result = jets_in(args, kwargs), function(*plain(args), **plain(kwargs))
+    return result if jets[0].propagation.traced else _apart(result, jets)
 
 
 def _apart(result: Any, jets: list[Jet]) -> Any:
@@ -214,6 +215,8 @@ def _apart(result: Any, jets: list[Jet]) -> Any:
 
 def _torch_function(cls: type, function: Function, types: Any, args: Any = (), kwargs: Any = None) -> Any:
     if compiling():
+        if function in REFLECTED:
+            return _operated(function, *args)
         if name_of(function) in IN_PYTHON:
             function = getattr(torch.Tensor, name_of(function))
         if function == MATMUL and type(args[0]) is not Jet:
@@ -278,6 +281,21 @@ OPERATORS: dict[str, Function] = {
     "__truediv__": torch.div,
 }
 """Operators by a function that ``torch.compile`` knows; the methods of a tensor are wrapped."""
+
+
+REFLECTED = {
+    getattr(operator, name): f"__r{name[2:]}"
+    for name in dir(operator)
+    if name.startswith("__") and hasattr(torch.Tensor, name)
+}
+"""Python's operators, as Dynamo hands them over while it exports, each with the method for a number on the left."""
+
+
+def _operated(function: Function, left: Any, *right: Any) -> Any:
+    if not isinstance(left, torch.Tensor | Jet):
+        return getattr(right[0], REFLECTED[function])(left)
+    name = f"__{function.__name__.strip('_')}__"
+    return apply(OPERATORS.get(name) or getattr(torch.Tensor, name), (left, *right), {})
 
 
 def _divided(self: Jet, other: Any) -> Any:

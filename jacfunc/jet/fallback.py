@@ -13,7 +13,7 @@ import optree
 import torch
 
 from .. import caches
-from ..levels import compiling
+from ..levels import compiling, exporting
 from ..linear import pullback, pushforward
 from ..operations import corrected
 from ..rng import Draw
@@ -31,6 +31,8 @@ Tensors = tuple[Tensor, ...]
 def pushed(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """The result of an operation, each floating-point tensor of it as a jet."""
     refuse_writing(function, kwargs)
+    if exporting():
+        raise CannotFollowError(f"{name_of(function)}, which has no rule for torch.export to record")
     jets_in(args, kwargs)[0].propagation.slow[name_of(function)] = None
     jets = list({id(jet): jet for jet in jets_in(args, kwargs)}.values())
     operation = _Operation(function, args, kwargs, jets, Draw.capture([jet.value for jet in jets]))

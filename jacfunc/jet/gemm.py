@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from ..levels import compiling, inside_transform
+from ..levels import compiling, exporting, inside_transform
 
 Tensor = torch.Tensor
 
@@ -52,7 +52,7 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``rows @ weight.T + bias``, for ``(*, k)`` and ``(m, k)``."""
     if compiling():
         return _compiled(rows, weight, bias)
-    if FASTER and _large(rows, weight) and _single(rows, weight) and not inside_transform():
+    if FASTER and type(rows) is Tensor and _large(rows, weight) and _single(rows, weight) and not inside_transform():
         return _shifted(_convolved(rows, weight), bias)
     return F.linear(rows, weight, bias)
 
@@ -116,7 +116,9 @@ def _compiled(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def by_operator(rows: Tensor, weight: Tensor) -> bool:
     """Whether a product is left to the operators below while ``torch.compile`` traces."""
-    return FASTER and min(weight.shape) >= NARROWEST_COMPILED and _single(rows, weight) and not inside_transform()
+    if not FASTER or exporting():  # a program would be of use only where these operators are
+        return False
+    return min(weight.shape) >= NARROWEST_COMPILED and _single(rows, weight) and not inside_transform()
 
 
 def multiplied(rows: Tensor, weight: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-from ..levels import compiling, inside_transform, tracing
+from ..levels import compiling, exporting, inside_transform, tracing
 from .gemm import FASTER
 
 Tensor = torch.Tensor
@@ -26,9 +26,9 @@ FEWEST = 2**16
 def tanh(x: Tensor) -> Tensor:
     """``torch.tanh``, differentiable as often, by whatever is fastest here."""
     if compiling():
-        by = _formula if x.is_cpu and x.dtype == torch.float32 and not inside_transform() else None
+        by = _formula if x.is_cpu and x.dtype == torch.float32 and not (inside_transform() or exporting()) else None
     else:
-        by = _by_onednn if x.numel() >= FEWEST and _worth_it(x) else None
+        by = _by_onednn if type(x) is Tensor and x.numel() >= FEWEST and _worth_it(x) else None
     if by is None:
         return torch.tanh(x)
     if not (torch.is_grad_enabled() and x.requires_grad):
@@ -39,7 +39,7 @@ def tanh(x: Tensor) -> Tensor:
 
 def _worth_it(x: Tensor) -> bool:
     """Whether oneDNN can and should; what is no plain tensor, or has a tangent of its own, is torch's."""
-    if not FASTER or type(x) is not Tensor or x.dtype != torch.float32 or not x.is_cpu:
+    if not FASTER or x.dtype != torch.float32 or not x.is_cpu:
         return False
     if tracing() or inside_transform() or forward_ad._current_level >= 0:
         return False

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..levels import compiling
+from ..levels import compiling, grad_mode
 from .expansion import Tensor, with_inner
 
 
@@ -46,7 +46,7 @@ def flash_attention(
 ) -> tuple[Tensor, Tensor]:
     """For the flash kernel called by its own name, which also returns logarithms for its backward."""
     native: Callable[..., tuple[Tensor, Tensor]] = torch._scaled_dot_product_flash_attention_for_cpu
-    with torch.no_grad():
+    with grad_mode(False):
         _, logarithms = native(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
     return attention(query, key, value, attn_mask, dropout_p, is_causal, scale), logarithms
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ..levels import grad_mode
 from .expansion import Tensor, constant, exactly, reduced, with_inner
 
 
@@ -92,7 +93,7 @@ def linear_cross_entropy(*args: Any, options: Any = None, **kwargs: Any) -> Tens
     expanded: Tensor = _UNFUSED(*args, **kwargs)
     if options is None:
         return expanded
-    with torch.no_grad():
+    with grad_mode(False):
         value = F.linear_cross_entropy(*args, options=options, **kwargs)
     return exactly(value, expanded)
 
@@ -114,7 +115,7 @@ def embedding_bag(
     rest = (max_norm, norm_type, scale_grad_by_freq, mode, sparse, per_sample_weights, include_last_offset, padding_idx)
     if input.is_nested:
         return F.embedding_bag(input, weight, offsets, *rest)
-    with torch.no_grad():  # which also checks the arguments, and applies max_norm to the weight
+    with grad_mode(False):  # which also checks the arguments, and applies max_norm to the weight
         value = F.embedding_bag(input.detach(), weight.detach(), offsets, *rest)
     if input.is_floating_point():  # the deprecated order
         input, weight = weight, input
@@ -138,7 +139,7 @@ def direct_embedding_bag(
 ) -> tuple[Tensor, ...]:
     """For ``torch.embedding_bag``: the same, and the three tensors of integers that it also returns."""
     rest = (scale_grad_by_freq, mode, sparse, per_sample_weights, include_last_offset, padding_idx)
-    with torch.no_grad():
+    with grad_mode(False):
         value, *integers = torch.embedding_bag(weight, indices, offsets, *rest)
     bags = _Bags(indices, offsets, len(value), include_last_offset, padding_idx)
     named = ("sum", "mean", "max")[mode]
@@ -198,7 +199,7 @@ class _Bags:
 
     def _maxima(self, weight: Tensor) -> Tensor:
         """The elements that torch takes for the largest; a bag that is empty is constant."""
-        with torch.no_grad():
+        with grad_mode(False):
             _, _, sizes, largest = torch.embedding_bag(
                 weight, self.indices, self.offsets, False, 2, False, None, self.include_last_offset, self.padding_idx
             )

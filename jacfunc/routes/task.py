@@ -82,8 +82,8 @@ class Task:
     def refuse_evaluations(self) -> None:
         """Refuse to evaluate f more than once while it is traced."""
         raise UnsupportedOperationError(
-            "chunk_size makes this derivative evaluate f several times, which torch.compile cannot do with one "
-            "random draw; compile it without chunk_size"
+            "chunk_size makes this derivative evaluate f several times, which torch.compile and torch.export cannot do "
+            "with one random draw; compile or export it without chunk_size"
         )
 
     def redraw(self) -> None:

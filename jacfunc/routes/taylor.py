@@ -16,6 +16,7 @@ from ..entries import Diagonal, Laplacian
 from ..jet import CannotFollowError, Frame, Jet, Propagation, layout
 from ..jet.ending import diagonal_of, rows_of
 from ..jet.frame import OneHot
+from ..levels import exporting, grad_mode
 from ..multiindices import MultiIndices
 from ..recomputing import begin, end
 from .task import Evaluation, Task, times
@@ -135,7 +136,8 @@ def follow(
     random draw.
     """
     task.redraw()
-    quiet = not torch.is_grad_enabled()
+    exported = task.traced and exporting()
+    quiet = not (exported or torch.is_grad_enabled())
     narrowing = narrowing and task.vectorised
     propagation = Propagation(task.batch, quiet=quiet, narrowing=narrowing, traced=task.traced)
     frame = Frame(propagation, rows_layout)
@@ -143,7 +145,7 @@ def follow(
     none = [None] * len(task.leaves)
     coefficients = zip(*[of_order.get(order, none) for order in range(1, rows_layout.order + 1)], strict=True)
     jets = [Jet(leaf, row, frame) for leaf, row in zip(task.leaves, coefficients, strict=True)]
-    run = _quietly if quiet else (_recomputed if task.recomputes else _directly)
+    run = _quietly if quiet or exported else (_recomputed if task.recomputes else _directly)
     outputs, aux = run(task, jets, propagation)
     propagation.alive = False
     if propagation.detached and any(value._version != version for value, version in propagation.detached):
@@ -156,8 +158,8 @@ def _directly(task: Task, jets: list[Jet], propagation: Propagation) -> tuple[Ou
 
 
 def _quietly(task: Task, jets: list[Jet], propagation: Propagation) -> tuple[Outputs, tuple[torch.Tensor, ...]]:
-    """Gradients on while ``f`` runs, so that an inner ``no_grad`` can be told; rules record nothing."""
-    with torch.enable_grad():
+    """Gradients on while ``f`` runs, so that an inner ``no_grad`` can be told; rules record nothing where quiet."""
+    with grad_mode(True):
         return _directly(task, jets, propagation)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ...levels import compiling, exporting, grad_mode
 from ..build import Derivatives, composed, elementwise
 from ..frame import CannotFollowError
 from ..jet import Jet
@@ -258,6 +259,8 @@ def _by_torch(function: Callable[..., Tensor]) -> Derivatives:
     """Derivatives by torch's own reverse mode, one cotangent of ones for each order: the Jacobian is diagonal."""
 
     def derivatives(x: Tensor, y: Tensor, order: int) -> Sequence[Tensor]:
+        if exporting():
+            return _by_autograd(function, x, order)
         found = []
         derivative = function
         for _ in range(order):
@@ -266,6 +269,20 @@ def _by_torch(function: Callable[..., Tensor]) -> Derivatives:
         return found
 
     return derivatives
+
+
+def _by_autograd(function: Callable[..., Tensor], x: Tensor, order: int) -> Sequence[Tensor]:
+    """The same without ``torch.func``, which no exported program holds."""
+    if compiling():
+        raise CannotFollowError(f"{function.__name__}, whose derivatives a strict torch.export cannot record")
+    found = []
+    with grad_mode(True):
+        x = x if x.requires_grad else x.detach().requires_grad_()
+        y = function(x)
+        for _ in range(order):
+            y = torch.autograd.grad(y, x, torch.ones_like(y), create_graph=True)[0].conj()
+            found.append(y)
+    return found
 
 
 def _derivative(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

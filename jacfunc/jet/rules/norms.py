@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ...levels import grad_mode
 from ...operations import norms as corrected
 from ...operations.expansion import wide
 from ..jet import Coefficients, Jet
@@ -59,7 +60,7 @@ def _with_mean(function: Callable[..., Any], native: Callable[..., Any]) -> Call
         dim, unbiased = (None, dim) if isinstance(dim, bool) else (dim, unbiased)
         lost = options.get("correction", 1 if unbiased is None else int(unbiased))
         dims = all_dims(dim, input.dim())
-        with torch.no_grad():
+        with grad_mode(False):
             values = native(input.value, dims, correction=lost, keepdim=keepdim)
         rows = function(input, dims, correction=lost, keepdim=keepdim), input.mean(dims, keepdim=keepdim)
         return tuple(map(exact_value, values, rows))
@@ -162,7 +163,7 @@ def matrix_norm(
     x = x.movedim(tuple(dim), (-2, -1))
     sizes = torch.linalg.svdvals(x) if ord in ("nuc", 2, -2) else x.abs().sum(-2 if abs(ord) == 1 else -1)
     result = sizes.sum(-1) if ord == "nuc" else (sizes.amax(-1) if ord > 0 else sizes.amin(-1))
-    with torch.no_grad():
+    with grad_mode(False):
         shape = torch.linalg.vector_norm(plain(input), 2, tuple(dim), keepdim).shape
     return result.reshape(shape)
 

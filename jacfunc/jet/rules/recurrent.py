@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ...levels import grad_mode
 from ..jet import Jet
 from ..registry import add
 from ..values import plain
@@ -97,9 +98,9 @@ def _forwards(step: Step, times: Sequence[Any], state: State, weights: Sequence[
     """From the first time on; samples that end are set aside."""
     outputs, ended = [], []
     for gates in times:
-        if len(gates) < len(state[0]):
-            ended.append(tuple(s[len(gates) :] for s in state))
-            state = tuple(s[: len(gates)] for s in state)
+        if gates.shape[0] < state[0].shape[0]:
+            ended.append(tuple(s[gates.shape[0] :] for s in state))
+            state = tuple(s[: gates.shape[0]] for s in state)
         state = step(gates, state, weights)
         outputs.append(state[0])
     if ended:
@@ -112,9 +113,9 @@ def _backwards(step: Step, times: Sequence[Any], first: State, weights: Sequence
     outputs: list[Any] = []
     state = first
     for gates in reversed(times):
-        count = len(outputs[-1]) if outputs else 0
-        if len(gates) > count:
-            joining = tuple(s[count : len(gates)] for s in first)
+        count = outputs[-1].shape[0] if outputs else 0
+        if gates.shape[0] > count:
+            joining = tuple(s[count : gates.shape[0]] for s in first)
             state = joining if not outputs else tuple(map(torch.cat, zip(state, joining, strict=True)))
         state = step(gates, state, weights)
         outputs.append(state[0])
@@ -142,7 +143,7 @@ def _network(native: Callable[..., Any], step: Step) -> Callable[..., Any]:
 
 
 def _with_values(native: Callable[..., Any], results: tuple[Any, ...], args: Any, named: Any) -> tuple[Any, ...]:
-    with torch.no_grad():
+    with grad_mode(False):
         found = native(*plain(args), **plain(named))
     values = found if isinstance(found, tuple) else (found,)
     pairs = zip(results, values, strict=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ...levels import differentiated_again
+from ...levels import differentiated_again, grad_mode
 from ...operations.expansion import exactly_where_finite
 from ..build import Operand, aligned, frame_of, linear
 from ..jet import Jet
@@ -25,7 +25,7 @@ def valued(native: Callable[..., Any], body: Rule) -> Rule:
         result = body(*args, **kwargs)
         if type(result) is not Jet:
             return native(*plain(args), **plain(kwargs))
-        with torch.no_grad():
+        with grad_mode(False):
             value = native(*plain(args), **plain(kwargs))
         return exact_value(value, result)
 
