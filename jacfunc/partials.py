@@ -15,6 +15,7 @@ import torch
 from . import trees
 from .derivatives import Derivatives
 from .errors import ArgumentError, ArgumentTypeError, ShapeError
+from .jet import Jet
 from .jet.layout import Terms
 from .multiindices import MultiIndices
 from .notation import Combined, Name, Variables
@@ -249,7 +250,7 @@ class Partials:
         """The transform for these arguments: that of separate tensors where the last one has a single coordinate."""
         options = self.transform.options
         last = args[-1] if args else None
-        if options.argnums != -1 or len(self.asked.variables.inputs) == 1 or not isinstance(last, torch.Tensor):
+        if options.argnums != -1 or len(self.asked.variables.inputs) == 1 or not isinstance(last, torch.Tensor | Jet):
             return self.transform
         shape = tuple(last.shape[options.batch_dims :])
         return self.separate if shape in ((), (1,)) else self.transform

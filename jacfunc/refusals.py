@@ -19,11 +19,15 @@ Problem = tuple[type[JacfuncError], str]
 """The class of an error, and what it says after the path of the leaf."""
 
 
+class JetsGivenError(CannotFollowError):
+    """Jets where tensors were expected, which another transform sends through the function that this one is in."""
+
+
 def refuse_jets(leaves: Sequence[Any]) -> None:
-    """Refuse jets, which another transform sends through the function that this one is in."""
+    """Refuse jets."""
     for leaf in leaves:
         if type(leaf) is Jet:
-            raise CannotFollowError("a transform inside a function that jets go through")
+            raise JetsGivenError("a transform inside a function that jets go through")
 
 
 def check_inputs(leaves: Sequence[Any], structure: trees.Structure, position: int, batch_dims: int) -> None:

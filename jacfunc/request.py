@@ -7,6 +7,7 @@ Which route runs, and how, is decided in ``plan.py``.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,9 @@ from .captured import Captured, tensor_signature
 from .errors import ArgumentError, ArgumentTypeError, ShapeError
 from .functional import FunctionalModule, LiveModule
 from .jet import CannotFollowError, Jet
-from .jet.values import plain
+from .jet.frame import Frame
+from .jet.values import plain, replaced
+from .jet.within import value_within
 from .levels import fixed, inside_transform, recording, tracing
 from .operations import corrected
 from .options import Options
@@ -77,7 +80,8 @@ class Request:
     ``differentiates`` is set where f itself takes ``torch.autograd.grad`` by its input, and so needs a graph,
     ``scripted`` where it calls scripted code;
     ``state_arguments`` are how many leading arguments are parameters (and buffers), not data; ``plan`` is that of an
-    earlier call of the same kind (``settled.py``).
+    earlier call of the same kind (``settled.py``).  Inside a function that jets go through, ``within`` is their frame,
+    ``given`` are the arguments with them, and ``args``, ``kwargs`` and ``leaves`` are values.
     """
 
     function: Callable[..., Any]
@@ -97,6 +101,8 @@ class Request:
     scripted: bool = False
     state_arguments: int = 0
     plan: Any = None
+    within: Frame | None = None
+    given: tuple[tuple[Any, ...], dict[str, Any]] | None = None
     _captured: Captured | None = None
     _signature: tuple[Any, ...] | None = None
 
@@ -120,6 +126,13 @@ class Request:
         self.input_shapes = tuple([self._sample_shape(leaf) for leaf in leaves])
         if len(leaves) > 1:
             self._check_batch()
+
+    @property
+    def given_leaves(self) -> tuple[Any, ...]:
+        """The differentiated leaves as they were given, jets among them."""
+        if self.given is None:
+            return self.leaves
+        return tuple([leaf for argument in self.arguments for leaf in trees.flatten(self.given[0][argument.position])[0]])
 
     def without_arguments(self, plan: Any) -> Request:
         """What is the same in another call of its kind, and its plan."""
@@ -260,7 +273,8 @@ class Request:
         return tuple(flat), aux
 
     def _followed(self, jets: Sequence[Any], others_copied: bool) -> tuple[tuple[Any, ...], Tensors]:
-        args, kwargs = list(self.args), self.kwargs
+        own, kwargs = self.given or (self.args, self.kwargs)
+        args = list(own)
         copies: list[torch.Tensor] = []
         if others_copied:
             first = self.state_arguments
@@ -344,9 +358,15 @@ class Request:
             raise ArgumentTypeError(
                 f"has_aux=True, but f returned a {type(output).__name__}; it must return a pair (output, aux)"
             )
-        leaves, self.aux_structure = trees.flatten(plain(output[1]))
+        own = plain(output[1]) if self.within is None else self._within(output[1])
+        leaves, self.aux_structure = trees.flatten(own)
         self.aux_leaves = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         return output[0], tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
+
+    def _within(self, aux: Any) -> Any:
+        """Aux with jets of the surrounding evaluation for those of this one."""
+        assert self.within is not None
+        return replaced(aux, functools.partial(value_within, self.within))
 
     def aux(self, tensors: Sequence[torch.Tensor]) -> Any:
         """The aux tree around these tensors."""

@@ -12,6 +12,8 @@ import torch
 
 from .derivatives import Derivatives
 from .errors import ArgumentTypeError, NotationError, ShapeError, UnsupportedOperationError
+from .inside import values
+from .jet import Jet
 from .levels import tracing
 from .notation import Variables
 from .options import Keywords, Options
@@ -112,7 +114,7 @@ class Residual:
                     "cannot trace; "
                     "call it once before"
                 )
-            return self._read(self._dry_run(args, kwargs))
+            return self._read(self._dry_run(*values(args, kwargs)))
         return self._partials
 
     def _read(self, names: tuple[str, ...]) -> Partials:
@@ -177,7 +179,7 @@ def _check(result: Any, like: torch.Tensor) -> None:
         raise ArgumentTypeError("the equation returned an empty tuple; return the residual of each sample")
     for place, part in enumerate(parts):
         which = "the residual" if len(parts) == 1 else f"residual {place}"
-        if not isinstance(part, torch.Tensor):
+        if not isinstance(part, torch.Tensor | Jet):
             raise ArgumentTypeError(
                 f"{which} is a {type(part).__name__}; return a tensor of shape {tuple(like.shape)}, or a tuple of them"
             )

@@ -18,9 +18,11 @@ from .compiled import call_compiled
 from .entries import Block, Diagonal, HessianDiagonal, Laplacian, have_diagonal
 from .errors import ShapeError
 from .independence import probe_now
+from .inside import followed
 from .levels import tracing
 from .options import Keywords, Options
 from .plan import Outcome, Plan, Wanted
+from .refusals import JetsGivenError
 from .request import Outputs, Request, as_function, requested
 from .run import run
 from .settled import Kind, settle, settled_request
@@ -44,13 +46,17 @@ class Transform:
             return call_compiled(self, args, kwargs)
         if traced:  # which cannot trace a question about inference mode
             return self._result(Request(self.transformed, self.options, args, kwargs, traced=True))
-        if not torch.is_inference_mode_enabled():
-            kind, known = settled_request(self, args, kwargs)
-            request = known or Request(self.transformed, self.options, args, kwargs)
-            if not request.inference:
-                return self._result(request, kind)
-        with requested(self.transformed, self.options, args, kwargs) as request:
-            return self._result(request)
+        try:
+            if not torch.is_inference_mode_enabled():
+                kind, known = settled_request(self, args, kwargs)
+                request = known or Request(self.transformed, self.options, args, kwargs)
+                if not request.inference:
+                    return self._result(request, kind)
+            with requested(self.transformed, self.options, args, kwargs) as request:
+                return self._result(request)
+        except JetsGivenError:
+            pass
+        return followed(self, args, kwargs)
 
     def _result(self, request: Request, kind: Kind | None = None) -> Any:
         result, plan = self.outcome(request)

@@ -14,8 +14,11 @@ import torch
 from .. import caches
 from ..entries import Diagonal, Laplacian
 from ..jet import CannotFollowError, Frame, Jet, Propagation, layout
+from ..jet.dispatch import lifted
 from ..jet.ending import diagonal_of, rows_of
-from ..jet.frame import OneHot
+from ..jet.frame import OneHot, Within
+from ..jet.joined import Joined
+from ..jet.within import leaf, value_of
 from ..multiindices import MultiIndices
 from ..recomputing import begin, end
 from .task import Evaluation, Task, times
@@ -61,7 +64,7 @@ def partials(task: Task) -> Evaluation:
         outputs, aux, notes = follow(task, part.layout, _along(task, part.directions), started, narrowing)
         _take_partials(task, part, outputs)
         if evaluation is None:
-            evaluation = Evaluation(tuple(o.value if type(o) is Jet else o for o in outputs), aux, notes=notes)
+            evaluation = Evaluation(tuple(map(value_of, outputs)), aux, notes=notes)
     assert evaluation is not None
     return evaluation
 
@@ -117,7 +120,7 @@ def _swept(
         outputs, aux, notes = follow(task, make_layout(sizes), rows)
         take(start, stop, outputs)
         if evaluation is None:
-            values = tuple(o.value if type(o) is Jet else o for o in outputs) if task.wants_value else ()
+            values = tuple(map(value_of, outputs)) if task.wants_value else ()
             evaluation = Evaluation(values, aux, notes=notes)
     return evaluation or Evaluation(*task.evaluate(*task.leaves))
 
@@ -135,20 +138,56 @@ def follow(
     random draw.
     """
     task.redraw()
+    if task.within is not None:
+        return _within(task, task.within, rows_layout, rows, started or {})
     quiet = not torch.is_grad_enabled()
     narrowing = narrowing and task.vectorised
     propagation = Propagation(task.batch, quiet=quiet, narrowing=narrowing, traced=task.traced)
     frame = Frame(propagation, rows_layout)
-    of_order = {1: rows(propagation), **(started or {})}
-    none = [None] * len(task.leaves)
-    coefficients = zip(*[of_order.get(order, none) for order in range(1, rows_layout.order + 1)], strict=True)
+    coefficients = _coefficients(task, rows_layout, {1: rows(propagation), **(started or {})})
     jets = [Jet(leaf, row, frame) for leaf, row in zip(task.leaves, coefficients, strict=True)]
     run = _quietly if quiet else (_recomputed if task.recomputes else _directly)
     outputs, aux = run(task, jets, propagation)
+    _end(propagation)
+    return outputs, aux, tuple(propagation.slow)
+
+
+def _coefficients(task: Task, rows_layout: layout.Layout, of_order: Mapping[int, Sequence[Any]]) -> list[tuple[Any, ...]]:
+    """The rows of each leaf, of every order."""
+    none = [None] * len(task.leaves)
+    return list(zip(*[of_order.get(order, none) for order in range(1, rows_layout.order + 1)], strict=True))
+
+
+def _end(propagation: Propagation) -> None:
     propagation.alive = False
     if propagation.detached and any(value._version != version for value, version in propagation.detached):
         raise CannotFollowError("a detached tensor that is changed in place, and the differentiated one with it")
-    return outputs, aux, tuple(propagation.slow)
+
+
+def _within(
+    task: Task,
+    around: Frame,
+    rows_layout: layout.Layout,
+    rows: Callable[[Propagation], list[Any]],
+    started: Mapping[int, Sequence[torch.Tensor]],
+) -> tuple[Outputs, tuple[torch.Tensor, ...], tuple[str, ...]]:
+    """The same inside a function that jets go through: those rows and these together (``jet/joined.py``)."""
+    outer = around.propagation
+    joined = Joined.of(around.layout, rows_layout)
+    propagation = Propagation(task.batch, outer.quiet, narrowing=False, slow=outer.slow, within=Within(around, joined))
+    frame = Frame(propagation, joined.layout)
+    coefficients = _coefficients(task, rows_layout, {1: rows(propagation), **started})
+    jets = [
+        leaf(lifted(given, around) if type(given) is Jet else given, value, own, frame)
+        for given, value, own in zip(task.given, task.leaves, coefficients, strict=True)
+    ]
+    run = _recomputed if task.recomputes and not outer.quiet else _directly
+    outputs, aux = run(task, jets, propagation)
+    _end(propagation)
+    outer.coarsest = max(outer.coarsest, propagation.coarsest)
+    # What u does not make of its own argument may still be made of others that move.
+    outputs = tuple([lifted(output, frame) if type(output) is Jet else output for output in outputs])
+    return outputs, aux, ()
 
 
 def _directly(task: Task, jets: list[Jet], propagation: Propagation) -> tuple[Outputs, tuple[torch.Tensor, ...]]:

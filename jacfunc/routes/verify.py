@@ -65,7 +65,10 @@ def verify_followed(task: Task, follow: Callable[..., Any]) -> None:
     """Raise unless the jets' derivatives along one direction, projected to one number a sample, are reverse mode's.
 
     ``follow`` runs the function on jets (``taylor.py``).  What reverse mode cannot differentiate proves nothing.
+    Inside a function that jets go through nothing is verified but that function.
     """
+    if task.within is not None:
+        return
     found, cotangents, coarsest = _followed_projections(task, follow)
     try:
         true = _reverse_projections(task, cotangents)
