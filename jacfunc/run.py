@@ -161,8 +161,7 @@ def _followable(plan: Plan, request: Request) -> Plan:
     function that jets go through there is nothing else.
     """
     if request.within is not None:
-        own = [attempt for attempt in plan.attempts if attempt.route == "taylor" and not attempt.vectorised]
-        return replace(plan, attempts=tuple(own))
+        return replace(plan, attempts=tuple(attempt for attempt in plan.attempts if attempt.route == "taylor"))
     if request.options.method != "auto":
         return plan
     traced, chunk_size = request.traced, request.options.chunk_size

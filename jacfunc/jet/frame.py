@@ -18,6 +18,7 @@ from .. import caches
 from ..errors import UnsupportedOperationError
 from .joined import Joined
 from .layout import Layout, Product, first_order, summed
+from .shared import Origin, Shared
 
 Tensor = torch.Tensor
 
@@ -50,6 +51,7 @@ class Propagation:
     whose replacement is running.  ``coarsest``: the precision of the coarsest dtype that a rule cast to.  ``detached``:
     what shares memory with a jet's value, and its version then.  ``scaled``: rows that are one-hot rows times a scale,
     as an activation after a narrow layer leaves them, each with its scale.  ``within``: what it runs inside of.
+    ``origin``: what the rows of its first frame are, where that is known.
     """
 
     batch: tuple[int, ...]
@@ -66,6 +68,7 @@ class Propagation:
     detached: list[tuple[Tensor, int]] = field(default_factory=list)
     scaled: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     within: Within | None = None
+    origin: Origin | None = None
 
     def apart(self, value: Tensor) -> Tensor:
         """A copy of what shares memory with a jet, and that perhaps with the caller; its change is told in the end."""
@@ -175,7 +178,7 @@ class Within:
     """Where a propagation runs inside of another one: the ``frame`` of that, and how its rows are joined with ours."""
 
     frame: Frame
-    joined: Joined
+    joined: Joined | Shared
 
 
 def plus(left: Tensor | None, right: Tensor | None) -> Tensor | None:

@@ -48,6 +48,10 @@ class Joined:
             start += size
         raise AssertionError("no such block")
 
+    def taken(self, p: int, q: int) -> tuple[slice, None]:
+        """The rows of order p + q that those of the orders p and q are, pair by pair; none is weighted."""
+        return self.block(p, q), None
+
     def size(self, p: int, q: int) -> int:
         """How many pairs of rows of the orders p and q there are."""
         return _size(self.outer, p) * _size(self.inner, q)
