@@ -16,7 +16,6 @@ from . import trees
 from .entries import Block
 from .errors import ArgumentError, ArgumentTypeError, ShapeError
 from .inside import values
-from .jet import Jet
 from .jet.layout import Index, Terms
 from .levels import tracing
 from .multiindices import MultiIndices
@@ -218,11 +217,11 @@ class Directional:
         """Arguments of which the last is a direction for the differentiated one."""
         *own, direction = args if args else (None,)
         position = self._position(own)
-        given, _ = values(tuple(own), {})
-        request = Request(self.transform.transformed.transformed, self.options, given, {}, traced=tracing())  # type: ignore[attr-defined]
+        (*own, direction), _ = values(args, {})
+        request = Request(self.transform.transformed.transformed, self.options, tuple(own), {}, traced=tracing())  # type: ignore[attr-defined]
         vectors, structure = trees.flatten(direction)
         leaves, own_structure = trees.flatten(own[position])
-        if structure != own_structure or not all(isinstance(vector, torch.Tensor | Jet) for vector in vectors):
+        if structure != own_structure or not all(isinstance(vector, torch.Tensor) for vector in vectors):
             raise ArgumentTypeError(
                 f"the direction, the last argument, is built as {structure!r} and args[{position}] as "
                 f"{own_structure!r}; pass a direction for it after the arguments of f"

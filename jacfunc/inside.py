@@ -7,6 +7,7 @@ of samples, ``compile=True``) raises, and the surrounding transform takes anothe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,24 +19,38 @@ from .jet.frame import AllRowsError, Frame
 from .refusals import JetsGivenError
 from .request import Request
 
+Given = tuple[tuple[Any, ...], dict[str, Any]]
+
 
 def followed(transform: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The result of a transform for arguments some of which are jets."""
     frame = _surrounding(args, kwargs)
     if not torch.is_grad_enabled():
         return constant(transform, args, kwargs)
-    given = args, kwargs
+    given = _mapped(_living, args, kwargs)
     request = Request(transform.transformed, transform.options, *values(args, kwargs), within=frame, given=given)
     return transform.outcome(request)[0]
 
 
-def values(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def values(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
     """The arguments with values in place of jets."""
+    return _mapped(_value, args, kwargs)
+
+
+def _mapped(one: Callable[[Jet], Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:
     leaves, structure = trees.flatten((args, kwargs))
     if not any(type(leaf) is Jet for leaf in leaves):
         return args, kwargs
-    own, named = structure.build([leaf.value if type(leaf) is Jet else leaf for leaf in leaves])
+    own, named = structure.build([one(leaf) if type(leaf) is Jet else leaf for leaf in leaves])
     return own, named
+
+
+def _value(jet: Jet) -> Any:
+    return jet.value
+
+
+def _living(jet: Jet) -> Any:
+    return jet if jet.propagation.alive else jet.value.detach()
 
 
 def _surrounding(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Frame:

@@ -14,6 +14,7 @@ from . import caches, independence
 from .entries import Pair
 from .errors import JacfuncError, RefusedOperationError, UnsupportedOperationError
 from .levels import compiling, differentiated_again, inside_transform, inside_vmap, is_dual
+from .jet import CannotFollowError
 from .plan import Outcome, Plan, Wanted, make_plan, no_route
 from .reasons import first_line, place
 from .request import OutputsChangedError, Request
@@ -158,9 +159,11 @@ def _followable(plan: Plan, request: Request) -> Plan:
     """Without Taylor where it cannot be verified (under ``torch.compile`` and ``vmap``), but for plain layers.
 
     First derivatives that are traced in chunks of rows are also without it, which would evaluate f for each.  Inside a
-    function that jets go through there is nothing else.
+    function that jets go through there is nothing else, where it is not slower than what that falls back to.
     """
     if request.within is not None:
+        if request.options.method == "auto" and not plan.few_rows:
+            raise CannotFollowError(f"{plan.wanted.name} of many inputs and few outputs inside of f")
         return replace(plan, attempts=tuple(attempt for attempt in plan.attempts if attempt.route == "taylor"))
     if request.options.method != "auto":
         return plan

@@ -125,7 +125,7 @@ def _swept(
     for start, stop in task.evaluations(task.inputs, task.chunk_size):
         sizes = tuple([segment.size for segment in task.inputs.segments(start, stop)])
         rows = _one_hot(task, start, stop)
-        indices = None if order is None else partial(single, start, stop, task.inputs.total, order)
+        indices = None if order is None else partial(single, start, stop, sum(task.inputs.sizes), order)
         outputs, aux, notes = follow(task, make_layout(sizes), rows, indices=indices)
         take(start, stop, outputs)
         if evaluation is None:
@@ -201,9 +201,14 @@ def _within(
     outputs, aux = run(task, jets, propagation)
     _end(propagation)
     outer.coarsest = max(outer.coarsest, propagation.coarsest)
-    # What u does not make of its own argument may still be made of others that move.
-    outputs = tuple([lifted(output, frame) if type(output) is Jet else output for output in outputs])
-    return outputs, aux, ()
+    return tuple([_ours(output, frame) for output in outputs]), aux, ()
+
+
+def _ours(output: Any, frame: Frame) -> Any:
+    """An output in this frame, whatever it was made of: a jet of the evaluation around moves with that alone."""
+    if type(output) is not Jet:
+        return output
+    return lifted(output, frame) if output.propagation is frame.propagation or output.propagation.alive else output.value
 
 
 def _directly(task: Task, jets: list[Jet], propagation: Propagation) -> tuple[Outputs, tuple[torch.Tensor, ...]]:
