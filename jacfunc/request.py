@@ -21,7 +21,7 @@ from .errors import ArgumentError, ArgumentTypeError, ShapeError
 from .functional import FunctionalModule, LiveModule
 from .jet import CannotFollowError, Jet
 from .jet.frame import Frame
-from .jet.values import plain, replaced
+from .jet.values import replaced
 from .jet.within import value_within
 from .levels import fixed, inside_transform, recording, tracing
 from .operations import corrected
@@ -127,13 +127,6 @@ class Request:
         if len(leaves) > 1:
             self._check_batch()
 
-    @property
-    def given_leaves(self) -> tuple[Any, ...]:
-        """The differentiated leaves as they were given, jets among them."""
-        if self.given is None:
-            return self.leaves
-        return tuple([leaf for argument in self.arguments for leaf in trees.flatten(self.given[0][argument.position])[0]])
-
     def without_arguments(self, plan: Any) -> Request:
         """What is the same in another call of its kind, and its plan."""
         kept = Request.__new__(Request)
@@ -149,6 +142,11 @@ class Request:
         return again
 
     # ---------------------------------------------------------------- the arguments
+
+    def given_leaves(self) -> tuple[Any, ...]:
+        """The differentiated leaves as they were given, jets among them."""
+        args = self.args if self.given is None else self.given[0]
+        return tuple([leaf for argument in self.arguments for leaf in trees.flatten(args[argument.position])[0]])
 
     def _positions(self) -> list[int]:
         count, positions = len(self.args), []
@@ -358,15 +356,10 @@ class Request:
             raise ArgumentTypeError(
                 f"has_aux=True, but f returned a {type(output).__name__}; it must return a pair (output, aux)"
             )
-        own = plain(output[1]) if self.within is None else self._within(output[1])
+        own = replaced(output[1], functools.partial(value_within, self.within))
         leaves, self.aux_structure = trees.flatten(own)
         self.aux_leaves = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         return output[0], tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
-
-    def _within(self, aux: Any) -> Any:
-        """Aux with jets of the surrounding evaluation for those of this one."""
-        assert self.within is not None
-        return replaced(aux, functools.partial(value_within, self.within))
 
     def aux(self, tensors: Sequence[torch.Tensor]) -> Any:
         """The aux tree around these tensors."""

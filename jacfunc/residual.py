@@ -190,7 +190,7 @@ def _check(result: Any, like: torch.Tensor) -> None:
             )
 
 
-def _cause(part: torch.Tensor, like: torch.Tensor) -> str:
+def _cause(part: Any, like: torch.Tensor) -> str:
     """What usually makes a residual of such a shape."""
     if part.dim() < like.dim():
         return "reduce it outside of the residual"

@@ -13,8 +13,8 @@ import torch
 from . import caches, independence
 from .entries import Pair
 from .errors import JacfuncError, RefusedOperationError, UnsupportedOperationError
-from .levels import compiling, differentiated_again, inside_transform, inside_vmap, is_dual
 from .jet import CannotFollowError
+from .levels import compiling, differentiated_again, inside_transform, inside_vmap, is_dual
 from .plan import Outcome, Plan, Wanted, make_plan, no_route
 from .reasons import first_line, place
 from .request import OutputsChangedError, Request
@@ -208,7 +208,7 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
         not request.traced and not getattr(request.function, "alone", False),
         None if plan.indices is None else plan.carried(attempt.route),
         within=request.within,
-        given=request.given_leaves,
+        given=() if request.within is None else request.given_leaves(),
     )
     route = ROUTES[attempt.route]
     results: dict[Any, torch.Tensor]

@@ -142,10 +142,7 @@ def _leaves(span: slice) -> range:
 
 
 def _sum(tensors: list[torch.Tensor]) -> torch.Tensor:
-    total = tensors[0]
-    for tensor in tensors[1:]:
-        total = total + tensor
-    return total
+    return sum(tensors[1:], start=tensors[0])
 
 
 def _refuse_without_diagonal(request: Request, outputs: Outputs) -> None:

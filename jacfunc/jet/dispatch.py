@@ -158,7 +158,7 @@ def _innermost(propagations: list[Propagation]) -> Propagation:
 
 
 def _moving(rule: Function, frame: Frame) -> Function:
-    """The rule, for its jets in a frame that their own descend from; those of an evaluation that ended are constants."""
+    """The rule, for its jets in a frame that their own descend from; those of one that has ended are constants."""
     if getattr(rule, "body", False):  # whose operations do that for themselves
         return rule
 

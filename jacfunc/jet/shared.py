@@ -21,17 +21,17 @@ from .layout import Index, Layout, closed
 Rows = Sequence[Index]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Origin:
-    """Where a propagation begins: the derivative of each row of its first frame, and for each leaf its first-order rows.
+    """Where a propagation begins: the derivative of each row of its first frame, and the rows of each leaf.
 
-    ``sizes`` are the numbers of coordinates of the leaves, ``indices`` gives the derivatives by order.  A leaf without
-    rows is None.
+    ``sizes`` are the numbers of coordinates of the leaves, ``indices`` gives the derivatives by order, ``coefficients``
+    are the rows of each leaf by order, of which the first is None for one that is not there.
     """
 
     indices: Callable[[], Rows]
-    rows: tuple[Any, ...]
-    sizes: tuple[int, ...]
+    coefficients: Sequence[tuple[Any, ...]]
+    sizes: Sequence[int]
 
     def coordinates(self, place: int) -> range:
         """Those of a leaf among all."""

@@ -34,7 +34,7 @@ def embedded(jet: Jet, frame: Frame) -> Jet:
     return _at_coordinates(jet.value, coordinates, frame)
 
 
-def leaf(given: Any, value: Tensor, rows: Sequence[Any], frame: Frame) -> Jet:
+def differentiated(given: Any, value: Tensor, rows: Sequence[Any], frame: Frame) -> Jet:
     """What the inner evaluation is differentiated by: its own rows of each order, beside those that come in."""
     within = frame.propagation.within
     assert within is not None
@@ -61,7 +61,7 @@ def _place(jet: Jet, origin: Origin) -> int | None:
     if jet.pending is not None or first is None or any(rows is not None for rows in others):
         return None
     propagation = jet.propagation
-    for place, (rows, size) in enumerate(zip(origin.rows, origin.sizes, strict=True)):
+    for place, ((rows, *_), size) in enumerate(zip(origin.coefficients, origin.sizes, strict=True)):
         looked_at = type(rows) is OneHot and propagation.identities.get(rows.size) is first
         if (rows is first or looked_at) and jet.shape.numel() == math.prod(propagation.batch) * size:
             return place
@@ -72,12 +72,12 @@ def origin_within(given: Sequence[Any], jets: Sequence[Jet], around: Frame, shar
     """The origin of the propagation within another one, at whose input it is."""
     origin = around.propagation.origin
     assert origin is not None
-    rows: list[Any] = [None] * len(origin.sizes)
+    coefficients: list[tuple[Any, ...]] = [(None,)] * len(origin.sizes)
     for outer, jet in zip(given, jets, strict=True):
         place = _place(outer, origin)
         assert place is not None
-        rows[place] = jet._coefficients[0]
-    return Origin(shared.rows, tuple(rows), origin.sizes)
+        coefficients[place] = jet._coefficients
+    return Origin(shared.rows, coefficients, origin.sizes)
 
 
 def shared_with(
@@ -125,8 +125,10 @@ def value_of(output: Any) -> Any:
     return Jet(value, tuple(rows), within.frame)
 
 
-def value_within(frame: Frame, jet: Jet) -> Any:
-    """The value of a jet of the propagation within this frame; any other jet as it is."""
+def value_within(frame: Frame | None, jet: Jet) -> Any:
+    """The value of a jet of the propagation within this frame, and any other jet as it is; without a frame, of all."""
+    if frame is None:
+        return jet.value
     within = jet.propagation.within
     return value_of(jet) if within is not None and within.frame is frame else jet
 
@@ -184,7 +186,7 @@ def _stacked(parts: Sequence[tuple[int, Tensor | None]]) -> Tensor | None:
     known = [rows for _, rows in parts if rows is not None]
     if not known:
         return None
-    shape = torch.broadcast_shapes(*[rows.shape[1:] for rows in known])
+    shape = torch.broadcast_shapes(*[rows.shape[1:] for rows in known])  # type: ignore[no-untyped-call]
     if len(parts) == 1:
         return known[0]
     zero = known[0].new_zeros(())

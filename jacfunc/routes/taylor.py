@@ -20,7 +20,7 @@ from ..jet.ending import diagonal_of, rows_of
 from ..jet.frame import OneHot, Within
 from ..jet.joined import Joined
 from ..jet.shared import Origin, Rows, single
-from ..jet.within import leaf, origin_within, shared_with, value_of
+from ..jet.within import differentiated, origin_within, shared_with, value_of
 from ..multiindices import MultiIndices
 from ..recomputing import begin, end
 from .task import Evaluation, Task, times
@@ -156,7 +156,7 @@ def follow(
     frame = Frame(propagation, rows_layout)
     coefficients = _coefficients(task, rows_layout, {1: rows(propagation), **(started or {})})
     if indices is not None:
-        propagation.origin = Origin(indices, tuple([own[0] for own in coefficients]), tuple(task.inputs.sizes))
+        propagation.origin = Origin(indices, coefficients, task.inputs.sizes)
     jets = [Jet(leaf, row, frame) for leaf, row in zip(task.leaves, coefficients, strict=True)]
     run = _quietly if quiet else (_recomputed if task.recomputes else _directly)
     outputs, aux = run(task, jets, propagation)
@@ -164,7 +164,9 @@ def follow(
     return outputs, aux, tuple(propagation.slow)
 
 
-def _coefficients(task: Task, rows_layout: layout.Layout, of_order: Mapping[int, Sequence[Any]]) -> list[tuple[Any, ...]]:
+def _coefficients(
+    task: Task, rows_layout: layout.Layout, of_order: Mapping[int, Sequence[Any]]
+) -> list[tuple[Any, ...]]:
     """The rows of each leaf, of every order."""
     none = [None] * len(task.leaves)
     return list(zip(*[of_order.get(order, none) for order in range(1, rows_layout.order + 1)], strict=True))
@@ -192,7 +194,7 @@ def _within(
     frame = Frame(propagation, joined.layout)
     coefficients = _coefficients(task, rows_layout, {1: rows(propagation), **started})
     jets = [
-        leaf(lifted(given, around) if type(given) is Jet else given, value, own, frame)
+        differentiated(lifted(given, around) if type(given) is Jet else given, value, own, frame)
         for given, value, own in zip(task.given, task.leaves, coefficients, strict=True)
     ]
     if shared is not None:
@@ -206,9 +208,9 @@ def _within(
 
 def _ours(output: Any, frame: Frame) -> Any:
     """An output in this frame, whatever it was made of: a jet of the evaluation around moves with that alone."""
-    if type(output) is not Jet:
+    if type(output) is not Jet or output.propagation is frame.propagation:
         return output
-    return lifted(output, frame) if output.propagation is frame.propagation or output.propagation.alive else output.value
+    return lifted(output, frame) if output.propagation.alive else output.value
 
 
 def _directly(task: Task, jets: list[Jet], propagation: Propagation) -> tuple[Outputs, tuple[torch.Tensor, ...]]:
