@@ -592,3 +592,49 @@ def test_shapes_that_change_from_call_to_call() -> None:
         parts[0] = count
         x = _points(5)
         _close(diag_jac(f)(x), count * (x.cos() - x * x.sin()))
+
+
+# -------------------------------------------------------------------- to break it
+
+SMALL = torch.full((4, 2), 0.7, dtype=torch.float64)
+
+
+def _where(x: torch.Tensor) -> torch.Tensor:
+    y = x.cos()
+    return diag_jac(lambda z: torch.where(y > 0.8, z * y, z.sin() * y))(x)
+
+
+def _bordered(z: torch.Tensor) -> torch.Tensor:
+    return torch.eye(2, dtype=z.dtype) + z[:, :, None] * z[:, None]
+
+
+HARD: dict[str, Function] = {
+    "one of another": lambda x: diag_jac(V)(diag_jac(V)(x)),
+    "several": lambda x: diag_jac(V)(x) + diag_jac(torch.sin)(x) * laplacian(V)(x),
+    "chosen by what is closed over": _where,
+    "a view closed over": lambda x: (lambda column: diag_jac(lambda z: z * column * z)(x))(x[:, :1]),  # noqa: PLC3002
+    "both surrounding ones closed over": lambda x: diag_jac(lambda y: diag_jac(lambda z: z * z * y * y * x)(y) * x)(x),
+    "at the outermost point": lambda x: diag_jac(lambda y: diag_jac(lambda z: z**3)(x) * y)(x),
+    "at a constant": lambda x: diag_jac(lambda z: z * z * x)(SMALL),
+    "coordinates exchanged": lambda x: diag_jac(V)(x.flip(1)) * x,
+    "coordinates chosen": lambda x: diag_jac(V)(x[:, [1, 0]]) * x,
+    "samples exchanged": lambda x: diag_jac(V)(x.flip(0)).flip(0) * x,
+    "widened numbers": lambda x: diag_jac(lambda z: z * z.flip(1).sin())(x[:, :1].expand(-1, 2)) + x,
+    "an axis more": lambda x: batch_jac(lambda z: z.sin().prod(1), method="taylor")(x.unsqueeze(1)).sum(1) * x,
+    "an axis less": lambda x: diag_jac(lambda z: z.sin() * z)(x[:, 0])[:, None] * x,
+    "softmax": lambda x: diag_jac(lambda z: (z * z).softmax(1))(x) * x,
+    "sorted": lambda x: diag_jac(lambda z: z.sort(1).values ** 3)(x) * x,
+    "solved": lambda x: diag_jac(lambda z: torch.linalg.solve(_bordered(z), z))(x) * x,
+    "determinant": lambda x: laplacian(lambda z: torch.linalg.det(_bordered(z)))(x)[:, None] * x,
+    "kinks": lambda x: diag_jac(lambda z: (z - 0.5).relu() ** 3)(x) * x,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("outer", [batch_jac, hess_diag, curl, biharmonic])
+@pytest.mark.parametrize("case", HARD)
+def test_what_could_break_it(case: str, outer: Function) -> None:
+    x = _points()
+    expected = outer(HARD[case], method="reverse")(x)
+    for options in ({}, {"chunk_size": 1}):
+        torch.testing.assert_close(outer(HARD[case], **options)(x), expected, rtol=1e-7, atol=1e-7)
