@@ -620,7 +620,7 @@ HARD: dict[str, Function] = {
     "coordinates chosen": lambda x: diag_jac(V)(x[:, [1, 0]]) * x,
     "samples exchanged": lambda x: diag_jac(V)(x.flip(0)).flip(0) * x,
     "widened numbers": lambda x: diag_jac(lambda z: z * z.flip(1).sin())(x[:, :1].expand(-1, 2)) + x,
-    "an axis more": lambda x: batch_jac(lambda z: z.sin().prod(1), method="taylor")(x.unsqueeze(1)).sum(1) * x,
+    "an axis more": lambda x: batch_jac(lambda z: z.sin().prod(1), method="taylor")(x.unsqueeze(1)).sum(1)[:, 0] * x,
     "an axis less": lambda x: diag_jac(lambda z: z.sin() * z)(x[:, 0])[:, None] * x,
     "softmax": lambda x: diag_jac(lambda z: (z * z).softmax(1))(x) * x,
     "sorted": lambda x: diag_jac(lambda z: z.sort(1).values ** 3)(x) * x,
