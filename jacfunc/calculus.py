@@ -16,6 +16,7 @@ from . import trees
 from .calling import Uncalled
 from .entries import Block
 from .errors import ArgumentError, ArgumentTypeError, ShapeError
+from .inside import values
 from .jet.layout import Index, Terms
 from .levels import tracing
 from .multiindices import MultiIndices
@@ -209,6 +210,7 @@ class Directional(Uncalled):
         """Arguments of which the last is a direction for the differentiated one."""
         *own, direction = args if args else (None,)
         position = self._position(own)
+        (*own, direction), _ = values(args, {})
         request = Request(self.transform.transformed.transformed, self.options, tuple(own), {}, traced=tracing())  # type: ignore[attr-defined]
         vectors, structure = trees.flatten(direction)
         leaves, own_structure = trees.flatten(own[position])

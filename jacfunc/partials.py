@@ -18,6 +18,7 @@ from .derivatives import Derivatives
 from .entrance import Entrance
 from .entries import owned
 from .errors import ArgumentError, ArgumentTypeError, ShapeError
+from .jet import Jet
 from .jet.layout import Terms
 from .multiindices import MultiIndices
 from .notation import Combined, Name, Variables
@@ -252,7 +253,7 @@ class Partials(Entrance, Uncalled):
         """The transform for these arguments: that of separate tensors where the last one has a single coordinate."""
         options = self.transform.options
         last = args[-1] if args else None
-        if options.argnums != -1 or len(self.asked.variables.inputs) == 1 or not isinstance(last, torch.Tensor):
+        if options.argnums != -1 or len(self.asked.variables.inputs) == 1 or not isinstance(last, torch.Tensor | Jet):
             return self.transform
         shape = tuple(last.shape[options.batch_dims :])
         return self.separate if shape in ((), (1,)) else self.transform

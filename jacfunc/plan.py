@@ -130,6 +130,18 @@ class Plan:
             return _cost_of(self.indices, self.route, self.output_rows.total)
         return _cost(self.route, self.wanted.order, self.inputs.total, self.output_rows.total)
 
+    @property
+    def few_rows(self) -> bool:
+        """Whether jets within jets cost less than the other routes do there: each of their rows has rows of its own."""
+        inputs, outputs = self.inputs.total, self.output_rows.total
+        if self.indices is not None:
+            carried = 1 + self.indices.rows
+            others = [_cost_of(self.indices, route, outputs) for route in ("forward", "reverse")]
+        else:
+            carried = self.wanted.order + inputs
+            others = [_cost(route, self.wanted.order, inputs, outputs) for route in ("forward", "reverse")]
+        return carried <= FEW * min(others)
+
     def fell_back(self, error: Exception, where: str = "") -> Plan:
         """The plan without its first attempt, and why; ``where`` jets went another way than tensors."""
         failed, *rest = self.attempts
@@ -150,6 +162,10 @@ class Plan:
 def treats_otherwise(error: Exception) -> bool:
     """Whether the Taylor route failed though no operation was refused, so that f did another thing with jets."""
     return isinstance(error, OtherwiseError | LengthError) or not isinstance(error, CannotFollowError | JacfuncError)
+
+
+FEW = 1.5
+"""Measured: the gradient of a network of two inputs costs less on jets, and that of three by reverse mode."""
 
 
 def _cost(route: str, order: int, inputs: int, outputs: int) -> float:

@@ -27,11 +27,15 @@ Instead = Callable[[Fits], str]
 """The end of a sentence: which other arguments fit."""
 
 
+class JetsGivenError(CannotFollowError):
+    """Jets where tensors were expected, which another transform sends through the function that this one is in."""
+
+
 def refuse_jets(leaves: Sequence[Any]) -> None:
-    """Refuse jets, which another transform sends through the function that this one is in."""
+    """Refuse jets."""
     for leaf in leaves:
         if type(leaf) is Jet:
-            raise CannotFollowError("a transform inside a function that jets go through")
+            raise JetsGivenError("a transform inside a function that jets go through")
 
 
 def check_inputs(

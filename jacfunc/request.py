@@ -7,6 +7,7 @@ Which route runs, and how, is decided in ``plan.py``.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,9 @@ from .captured import Captured, tensor_signature
 from .errors import ArgumentError, ArgumentTypeError, ShapeError
 from .functional import FunctionalModule, LiveModule
 from .jet import CannotFollowError, Jet
-from .jet.values import plain
+from .jet.frame import Frame
+from .jet.values import replaced
+from .jet.within import value_within
 from .levels import compiling, fixed, inside_transform, recording
 from .operations import Beside, corrected, refuse_unseen
 from .options import Options
@@ -91,7 +94,8 @@ class Request:
     ``differentiates`` is set where f itself takes ``torch.autograd.grad`` by its input, and so needs a graph,
     ``scripted`` where it calls scripted code;
     ``state_arguments`` are how many leading arguments are parameters (and buffers), not data; ``plan`` is that of an
-    earlier call of the same kind (``settled.py``).
+    earlier call of the same kind (``settled.py``).  Inside a function that jets go through, ``within`` is their frame,
+    ``given`` are the arguments with them, and ``args``, ``kwargs`` and ``leaves`` are values.
     """
 
     function: Callable[..., Any]
@@ -111,6 +115,8 @@ class Request:
     scripted: bool = False
     state_arguments: int = 0
     plan: Any = None
+    within: Frame | None = None
+    given: tuple[tuple[Any, ...], dict[str, Any]] | None = None
     _captured: Captured | None = None
     _signature: tuple[Any, ...] | None = None
 
@@ -153,6 +159,11 @@ class Request:
         return again
 
     # ---------------------------------------------------------------- the arguments
+
+    def given_leaves(self) -> tuple[Any, ...]:
+        """The differentiated leaves as they were given, jets among them."""
+        args = self.args if self.given is None else self.given[0]
+        return tuple([leaf for argument in self.arguments for leaf in trees.flatten(args[argument.position])[0]])
 
     def _positions(self) -> list[int]:
         count, positions = len(self.args), []
@@ -287,7 +298,8 @@ class Request:
         return tuple(flat), aux
 
     def _followed(self, jets: Sequence[Any], others_copied: bool) -> tuple[tuple[Any, ...], Tensors]:
-        args, kwargs = list(self.args), self.kwargs
+        own, kwargs = self.given or (self.args, self.kwargs)
+        args = list(own)
         refuse_classes((*args[self.state_arguments :], *kwargs.values()))
         copies: list[torch.Tensor] = []
         if others_copied:
@@ -373,8 +385,8 @@ class Request:
             raise ArgumentTypeError(
                 f"has_aux=True, but f returned a {type(output).__name__}; it must return a pair (output, aux)"
             )
-        found, self.aux_structure = trees.flatten(output[1])
-        leaves = [plain(leaf) for leaf in found]
+        own = replaced(output[1], functools.partial(value_within, self.within))
+        leaves, self.aux_structure = trees.flatten(own)
         self.aux_leaves = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         return output[0], tuple(undressed(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))
 

@@ -15,6 +15,8 @@ from .calling import Uncalled, keywords_only
 from .derivatives import Derivatives
 from .entrance import Entrance
 from .errors import ArgumentTypeError, NotationError, ShapeError, UnsupportedOperationError
+from .inside import values
+from .jet import Jet
 from .levels import tracing
 from .notation import Variables
 from .options import Keywords, Options
@@ -135,7 +137,7 @@ class Residual(Entrance, Uncalled):
                     "which derivatives a residual reads is found out at its first call, which "
                     "torch.compile and torch.export cannot trace; call it once before"
                 )
-            return self._read(self._dry_run(args, kwargs))
+            return self._read(self._dry_run(*values(args, kwargs)))
         return self._partials
 
     def _read(self, names: tuple[str, ...]) -> Partials:
@@ -217,7 +219,7 @@ def _check(result: Any, like: torch.Tensor) -> None:
         raise ArgumentTypeError("the equation returned an empty tuple; return the residual of each sample")
     for place, part in enumerate(parts):
         which = "the residual" if len(parts) == 1 else f"residual {place}"
-        if not isinstance(part, torch.Tensor):
+        if not isinstance(part, torch.Tensor | Jet):
             raise ArgumentTypeError(
                 f"{which} is a {type(part).__name__}; return a tensor of shape {tuple(like.shape)}, or a tuple of them"
             )
@@ -228,7 +230,7 @@ def _check(result: Any, like: torch.Tensor) -> None:
             )
 
 
-def _cause(part: torch.Tensor, like: torch.Tensor) -> str:
+def _cause(part: Any, like: torch.Tensor) -> str:
     """What usually makes a residual of such a shape."""
     if part.dim() < like.dim():
         return "reduce it outside of the residual"

@@ -115,7 +115,8 @@ def _find(request: Request, wanted: Wanted) -> tuple[Plan, Draw]:
     plan: Plan | None = caches.PLANS.get(request.captured.key, _plan_signature(request, wanted))
     if plan is None or plan.outputs != request.outputs:
         plan = _planned(request, wanted, random, independence.UNCHECKED)
-    plan = replace(plan, independence=independence.standing(request) or independence.check(request, values, draw))
+    if request.within is None:  # else what is around it was checked, and this with it
+        plan = replace(plan, independence=independence.standing(request) or independence.check(request, values, draw))
     if plan.settled:  # only the independence was open
         _remember(request, plan)
     return plan, draw
@@ -156,7 +157,9 @@ def _planned(request: Request, wanted: Wanted, random: bool, independent: str) -
 def _plan_signature(request: Request, wanted: Wanted) -> tuple[object, ...]:
     inside = inside_transform()
     surroundings = (torch.is_grad_enabled() or inside, inside and inside_vmap())
-    return (wanted.identity, request.options.planned, independence.several(request), request.signature, surroundings)
+    inner = request.within is not None
+    several = independence.several(request)
+    return (wanted.identity, request.options.planned, several, request.signature, surroundings, inner)
 
 
 def _remember(request: Request, plan: Plan) -> None:
@@ -203,8 +206,13 @@ def _exported(plan: Plan, request: Request) -> Outcome:
 def _followable(plan: Plan, request: Request) -> Plan:
     """Without Taylor where it cannot be verified (under ``torch.compile`` and ``vmap``), but for plain layers.
 
-    First derivatives that are traced in chunks of rows are also without it, which would evaluate f for each.
+    First derivatives that are traced in chunks of rows are also without it, which would evaluate f for each.  Inside a
+    function that jets go through there is nothing else, where it is not slower than what that falls back to.
     """
+    if request.within is not None:
+        if request.options.method == "auto" and not plan.few_rows:
+            raise CannotFollowError(f"{plan.wanted.name} of many inputs and few outputs inside of f")
+        return replace(plan, attempts=tuple(attempt for attempt in plan.attempts if attempt.route == "taylor"))
     if request.options.method != "auto":
         return plan
     traced, chunk_size = request.traced, request.options.chunk_size
@@ -247,6 +255,8 @@ def _attempt(plan: Plan, request: Request, draw: Draw | None, limit: int | None)
         request.traced,
         not request.traced and not getattr(request.function, "alone", False),
         None if plan.indices is None else plan.carried(attempt.route),
+        within=request.within,
+        given=() if request.within is None else request.given_leaves(),
     )
     route = ROUTES[attempt.route]
     results: dict[Any, torch.Tensor]

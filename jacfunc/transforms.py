@@ -21,10 +21,12 @@ from .entrance import Entrance
 from .entries import Block, Diagonal, HessianDiagonal, Laplacian, owned
 from .errors import JacfuncError
 from .independence import probe_now
+from .inside import followed
 from .levels import tracing
 from .options import Keywords, Options
 from .plan import Outcome, Plan, Wanted
 from .reasons import name_of, note
+from .refusals import JetsGivenError
 from .request import Request, as_function, requested
 from .run import run
 from .settled import Kind, settle, settled_request
@@ -49,13 +51,17 @@ class Transform(Entrance, Uncalled):
             return call_compiled(self, args, kwargs)
         if traced:  # which cannot trace a question about inference mode
             return self.traced(self.transformed, args, kwargs)
-        if not torch.is_inference_mode_enabled():
-            kind, known = settled_request(self, args, kwargs)
-            request = known or Request(self.transformed, self.options, args, kwargs)
-            if not request.inference:
-                return self._result(request, kind)
-        with requested(self.transformed, self.options, args, kwargs) as request:
-            return self._result(request)
+        try:
+            if not torch.is_inference_mode_enabled():
+                kind, known = settled_request(self, args, kwargs)
+                request = known or Request(self.transformed, self.options, args, kwargs)
+                if not request.inference:
+                    return self._result(request, kind)
+            with requested(self.transformed, self.options, args, kwargs) as request:
+                return self._result(request)
+        except JetsGivenError:
+            pass
+        return followed(self, args, kwargs)
 
     def traced(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result for another function, while ``torch.compile`` traces."""
@@ -144,10 +150,7 @@ def _leaves(span: slice) -> range:
 
 
 def _sum(tensors: list[torch.Tensor]) -> torch.Tensor:
-    total = tensors[0]
-    for tensor in tensors[1:]:
-        total = total + tensor
-    return total
+    return sum(tensors[1:], start=tensors[0])
 
 
 DIAG_JAC = Wanted("diag_jac", 1, Diagonal, _by_pair, refuse=refuse_without_diagonal)

@@ -20,10 +20,11 @@ from .. import caches
 from ..levels import compiling, inside_function
 from ..operations import TABLE
 from .fallback import name_of, pushed, writes
-from .frame import CannotFollowError, Frame
+from .frame import CannotFollowError, Frame, Propagation
 from .jet import Jet
 from .registry import writing
 from .values import jets_in, plain, replaced
+from .within import embedded
 
 Function = Callable[..., Any]
 
@@ -37,13 +38,13 @@ def apply(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     moved = False
     for jet in jets:
         if jet.frame is not frame:
-            frame, moved = _common_frame(jets), True
+            frame, moved = common_frame(jets), True
             break
     propagation = frame.propagation
     if not propagation.alive:  # kept from an evaluation that has ended
         return function(*plain(args), **plain(kwargs))
     if not propagation.inside and not torch.is_grad_enabled():
-        return _constant(function, args, kwargs)
+        return constant(function, args, kwargs)
     if kwargs:
         kwargs = _spelled(function, kwargs)
     found = caches.RULES.get(function)
@@ -133,29 +134,44 @@ def _never(*tensors: Any) -> bool:
 # -------------------------------------------------------------------- jets of different frames
 
 
-def _common_frame(jets: list[Jet]) -> Frame:
-    """The nearest frame that those of all jets descend from."""
+def common_frame(jets: list[Jet]) -> Frame:
+    """The nearest frame that those of all jets descend from, of the innermost propagation that runs."""
     living = [jet for jet in jets if jet.propagation.alive] or jets
     propagation = living[0].propagation
     if any(jet.propagation is not propagation for jet in living):
-        raise CannotFollowError("jets of two evaluations in one operation")
+        propagation = _innermost([jet.propagation for jet in living])
+        living = [jet for jet in living if jet.propagation is propagation]
     chains = [_ancestors(jet.frame) for jet in living]
     return next(frame for frame in chains[0] if all(frame in chain for chain in chains))
 
 
+def _innermost(propagations: list[Propagation]) -> Propagation:
+    """The one that runs inside of all others."""
+    for propagation in propagations:
+        around, current = {id(propagation)}, propagation
+        while current.within is not None:
+            current = current.within.frame.propagation
+            around.add(id(current))
+        if all(id(other) in around for other in propagations):
+            return propagation
+    raise CannotFollowError("jets of two evaluations in one operation")
+
+
 def _moving(rule: Function, frame: Frame) -> Function:
-    """The rule, for its jets in a frame that their own descend from; those of another evaluation are constants."""
+    """The rule, for its jets in a frame that their own descend from; those of one that has ended are constants."""
     if getattr(rule, "body", False):  # whose operations do that for themselves
         return rule
 
     def on_moved(*args: Any, **kwargs: Any) -> Any:
-        if getattr(rule, "writes", False) and type(args[0]) is Jet and args[0].propagation is frame.propagation:
+        if getattr(rule, "writes", False) and type(args[0]) is Jet and args[0].propagation.alive:
+            if args[0].propagation is not frame.propagation:
+                raise CannotFollowError("a tensor from outside of a transform that is changed in place inside of it")
             args[0].move(lifted(args[0], frame))
 
         def one(jet: Jet) -> Any:
             if jet.frame is frame:
                 return jet
-            if jet.propagation is not frame.propagation:
+            if jet.propagation is not frame.propagation and not jet.propagation.alive:
                 return jet.value.detach()
             return jet.seen_by(lifted(jet, frame))  # what is a view of the copy is one of the jet
 
@@ -177,7 +193,10 @@ def root(frame: Frame) -> Frame:
 
 
 def lifted(jet: Jet, frame: Frame) -> Jet:
-    """The same jet in a frame that its own descends from."""
+    """The same jet in a frame that its own descends from, or in one of a propagation within its own."""
+    if jet.propagation is not frame.propagation:
+        assert frame.propagation.within is not None
+        return embedded(lifted(jet, frame.propagation.within.frame), frame)
     while jet.frame is not frame:
         rows = jet.coefficients[0]
         parent = jet.frame.parent
@@ -189,7 +208,7 @@ def lifted(jet: Jet, frame: Frame) -> Jet:
 # -------------------------------------------------------------------- under no_grad
 
 
-def _constant(function: Function, args: Any, kwargs: Any) -> Any:
+def constant(function: Function, args: Any, kwargs: Any) -> Any:
     """What happens under an inner ``no_grad`` is constant."""
     if writes(function, kwargs):
         raise CannotFollowError(f"{name_of(function)} in place under no_grad")

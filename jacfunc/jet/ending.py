@@ -9,13 +9,19 @@ import torch
 from .dispatch import lifted, root
 from .frame import Propagation
 from .jet import Jet, multiplied
+from .within import rows_within
 
 Tensor = torch.Tensor
 
 
-def rows_of(output: Any, order: int, count: int, like: Tensor) -> Tensor:
-    """The rows of an order, ``(count, *S)``, relative to the input; zeros for what does not depend on it."""
+def rows_of(output: Any, order: int, count: int, like: Tensor) -> Any:
+    """The rows of an order, ``(count, *S)``, relative to the input; zeros for what does not depend on it.
+
+    Within another propagation they are a jet of that one.
+    """
     if type(output) is Jet:
+        if output.propagation.within is not None:
+            return rows_within(output, order)
         pending = _is_pending(output)
         rows = _pending_rows(output, order) if pending else lifted(output, root(output.frame)).coefficients[order - 1]
         if rows is not None:
@@ -60,7 +66,7 @@ def diagonal_of(output: Any) -> Tensor | None:
     ``D[b, n] = sum_w rows[b, n, w] W[b, w]``, and where rows are relative to a narrow layer, with its factor ``B``,
     ``sum_kw B[b, n, k] rows[k, n, w] W[b, w]``.
     """
-    if type(output) is not Jet or not _is_pending(output):
+    if type(output) is not Jet or not _is_pending(output) or output.propagation.within is not None:
         return None
     assert output.pending is not None
     source, weight, _ = output.pending

@@ -16,7 +16,9 @@ import torch
 
 from .. import caches
 from ..errors import UnsupportedOperationError
+from .joined import Joined
 from .layout import Layout, Product, first_order, summed
+from .shared import Origin, Shared
 
 Tensor = torch.Tensor
 
@@ -48,7 +50,8 @@ class Propagation:
     ``narrowing``: whether a narrow layer may begin a new frame.  ``replacing``: operations of the table of corrections
     whose replacement is running.  ``coarsest``: the precision of the coarsest dtype that a rule cast to.  ``detached``:
     what shares memory with a jet's value, and its version then.  ``scaled``: rows that are one-hot rows times a scale,
-    as an activation after a narrow layer leaves them, each with its scale.
+    as an activation after a narrow layer leaves them, each with its scale.  ``within``: what it runs inside of.
+    ``origin``: what the rows of its first frame are, where that is known.
     """
 
     batch: tuple[int, ...]
@@ -64,6 +67,8 @@ class Propagation:
     coarsest: float = 0.0
     detached: list[tuple[Tensor, int]] = field(default_factory=list)
     scaled: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    within: Within | None = None
+    origin: Origin | None = None
 
     def apart(self, value: Tensor) -> Tensor:
         """A copy of what shares memory with a jet, and that perhaps with the caller; its change is told in the end."""
@@ -166,6 +171,14 @@ def contracted(factor: Tensor, rows: Tensor) -> Tensor:
         product = torch.matmul(factor.transpose(0, 1), flat.transpose(0, 1)).transpose(0, 1)
     result: Tensor = product.reshape(factor.shape[0], product.shape[1], *rows.shape[2:])
     return result
+
+
+@dataclass(frozen=True, eq=False)
+class Within:
+    """Where a propagation runs inside of another one: the ``frame`` of that, and how its rows are joined with ours."""
+
+    frame: Frame
+    joined: Joined | Shared
 
 
 def plus(left: Tensor | None, right: Tensor | None) -> Tensor | None:

@@ -10,6 +10,7 @@ import torch
 
 from ..entries import owned
 from ..errors import UnsupportedOperationError
+from ..jet.frame import Frame
 from ..multiindices import Key, MultiIndices
 from ..rng import Draw
 from ..rows import Rows, flattened, through
@@ -25,7 +26,8 @@ class Task:
     for the checks that a route makes of itself when it is taken for the first time, ``differentiated_again`` says that
     the result is part of a graph or of a surrounding transform, ``wants_value`` that the caller asks for the value too,
     ``traced`` that values cannot be looked at, ``recomputes`` that the function may checkpoint.  ``indices`` are mixed
-    derivatives that are wanted instead of entries, which go to ``derivatives`` by output leaf and key.
+    derivatives that are wanted instead of entries, which go to ``derivatives`` by output leaf and key.  ``within`` is
+    the frame of the jets that go through what this is a part of, and ``given`` are the leaves, some of them such jets.
     """
 
     evaluate: Callable[..., tuple[Tensors, Tensors]]
@@ -45,6 +47,8 @@ class Task:
     recomputes: bool = True
     indices: MultiIndices | None = None
     derivatives: dict[tuple[int, Key], torch.Tensor] = field(default_factory=dict)
+    within: Frame | None = None
+    given: tuple[Any, ...] = ()
 
     def input_chunks(self) -> list[tuple[int, int]]:
         """The chunks of the rows of the input."""

@@ -7,6 +7,7 @@ another route; that what it went through was right is verified once against reve
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +15,12 @@ import torch
 from .. import caches
 from ..entries import Diagonal, Laplacian
 from ..jet import CannotFollowError, Frame, Jet, Propagation, layout
+from ..jet.dispatch import lifted
 from ..jet.ending import diagonal_of, rows_of
-from ..jet.frame import OneHot
+from ..jet.frame import OneHot, Within
+from ..jet.joined import Joined
+from ..jet.shared import Origin, Rows, single
+from ..jet.within import differentiated, origin_within, shared_with, value_of
 from ..levels import exporting, grad_mode
 from ..multiindices import MultiIndices
 from ..recomputing import begin, end
@@ -36,14 +41,14 @@ def first_order(task: Task) -> Evaluation:
             like = task.leaves[0]
             task.take_columns(start, stop, tuple([rows_of(output, 1, stop - start, like) for output in outputs]))
 
-    return _swept(task, lambda segments: layout.first_order(sum(segments)), take)
+    return _swept(task, lambda segments: layout.first_order(sum(segments)), take, 1)
 
 
 def second_order(task: Task) -> Evaluation:
     """Fill the entries by columns of second derivatives, or by their sum where only that is wanted."""
     if not all(isinstance(entry, Laplacian) for entry in task.entries.values()):
-        return _swept(task, lambda segments: layout.diagonal(sum(segments)), _taker(task, False))
-    return _swept(task, layout.summed, _taker(task, True))
+        return _swept(task, lambda segments: layout.diagonal(sum(segments)), _taker(task, False), 2)
+    return _swept(task, layout.summed, _taker(task, True), None)
 
 
 def partials(task: Task) -> Evaluation:
@@ -59,10 +64,12 @@ def partials(task: Task) -> Evaluation:
         # A sum of second derivatives in a new frame leaves no first ones.
         narrowing = not part.layout.total or part.taken[0][0] > 1
         started = _started(task, part)
-        outputs, aux, notes = follow(task, part.layout, _along(task, part.directions), started, narrowing)
+        indices = None if part.sums else partial(getattr, part, "indices")
+        along = _along(task, part.directions)
+        outputs, aux, notes = follow(task, part.layout, along, started, narrowing, indices)
         _take_partials(task, part, outputs)
         if evaluation is None:
-            evaluation = Evaluation(tuple(o.value if type(o) is Jet else o for o in outputs), aux, notes=notes)
+            evaluation = Evaluation(tuple(map(value_of, outputs)), aux, notes=notes)
     assert evaluation is not None
     return evaluation
 
@@ -107,18 +114,23 @@ def _taker(task: Task, summed: bool) -> Callable[[int, int, Outputs], None]:
 
 
 def _swept(
-    task: Task, make_layout: Callable[[tuple[int, ...]], layout.Layout], take: Callable[[int, int, Outputs], None]
+    task: Task,
+    make_layout: Callable[[tuple[int, ...]], layout.Layout],
+    take: Callable[[int, int, Outputs], None],
+    order: int | None,
 ) -> Evaluation:
+    """``order`` up to which each row of the input has rows of its own; None where they are summed."""
     if task.verified:
         verify_followed(task, follow)
     evaluation = None
     for start, stop in task.evaluations(task.inputs, task.chunk_size):
         sizes = tuple([segment.size for segment in task.inputs.segments(start, stop)])
         rows = _one_hot(task, start, stop)
-        outputs, aux, notes = follow(task, make_layout(sizes), rows)
+        indices = None if order is None else partial(single, start, stop, sum(task.inputs.sizes), order)
+        outputs, aux, notes = follow(task, make_layout(sizes), rows, indices=indices)
         take(start, stop, outputs)
         if evaluation is None:
-            values = tuple(o.value if type(o) is Jet else o for o in outputs) if task.wants_value else ()
+            values = tuple(map(value_of, outputs)) if task.wants_value else ()
             evaluation = Evaluation(values, aux, notes=notes)
     return evaluation or Evaluation(*task.evaluate(*task.leaves))
 
@@ -129,28 +141,78 @@ def follow(
     rows: Callable[[Propagation], list[Any]],
     started: Mapping[int, Sequence[torch.Tensor]] | None = None,
     narrowing: bool = True,
+    indices: Callable[[], Rows] | None = None,
 ) -> tuple[Outputs, tuple[torch.Tensor, ...], tuple[str, ...]]:
     """Run ``f`` on jets of the leaves with these first-order rows: outputs, aux, and what is to be told of it.
 
-    ``started`` has the rows of other orders, or all of the first, where there are some.  Every call sees the same
-    random draw.
+    ``started`` has the rows of other orders, or all of the first, where there are some; ``indices`` gives the
+    derivative that each row is, where it is one.  Every call sees the same random draw.
     """
     task.redraw()
+    if task.within is not None:
+        return _within(task, task.within, rows_layout, rows, started or {}, indices)
     exported = task.traced and exporting()
     quiet = not (exported or torch.is_grad_enabled())
     narrowing = narrowing and task.vectorised
     propagation = Propagation(task.batch, quiet=quiet, narrowing=narrowing, traced=task.traced)
     frame = Frame(propagation, rows_layout)
-    of_order = {1: rows(propagation), **(started or {})}
-    none = [None] * len(task.leaves)
-    coefficients = zip(*[of_order.get(order, none) for order in range(1, rows_layout.order + 1)], strict=True)
+    coefficients = _coefficients(task, rows_layout, {1: rows(propagation), **(started or {})})
+    if indices is not None:
+        propagation.origin = Origin(indices, coefficients, task.inputs.sizes)
     jets = [Jet(leaf, row, frame) for leaf, row in zip(task.leaves, coefficients, strict=True)]
     run = _quietly if quiet or exported else (_recomputed if task.recomputes else _directly)
     outputs, aux = run(task, jets, propagation)
+    _end(propagation)
+    return outputs, aux, tuple(propagation.slow)
+
+
+def _coefficients(
+    task: Task, rows_layout: layout.Layout, of_order: Mapping[int, Sequence[Any]]
+) -> list[tuple[Any, ...]]:
+    """The rows of each leaf, of every order."""
+    none = [None] * len(task.leaves)
+    return list(zip(*[of_order.get(order, none) for order in range(1, rows_layout.order + 1)], strict=True))
+
+
+def _end(propagation: Propagation) -> None:
     propagation.alive = False
     if propagation.detached and any(value._version != version for value, version in propagation.detached):
         raise CannotFollowError("a detached tensor that is changed in place, and the differentiated one with it")
-    return outputs, aux, tuple(propagation.slow)
+
+
+def _within(
+    task: Task,
+    around: Frame,
+    rows_layout: layout.Layout,
+    rows: Callable[[Propagation], list[Any]],
+    started: Mapping[int, Sequence[torch.Tensor]],
+    indices: Callable[[], Rows] | None,
+) -> tuple[Outputs, tuple[torch.Tensor, ...], tuple[str, ...]]:
+    """The same inside a function that jets go through: those rows and these together."""
+    outer = around.propagation
+    shared = shared_with(task.given, around, task.batch, rows_layout, indices) if task.vectorised else None
+    joined = shared or Joined.of(around.layout, rows_layout)
+    propagation = Propagation(task.batch, outer.quiet, narrowing=False, slow=outer.slow, within=Within(around, joined))
+    frame = Frame(propagation, joined.layout)
+    coefficients = _coefficients(task, rows_layout, {1: rows(propagation), **started})
+    jets = [
+        differentiated(lifted(given, around) if type(given) is Jet else given, value, own, frame)
+        for given, value, own in zip(task.given, task.leaves, coefficients, strict=True)
+    ]
+    if shared is not None:
+        propagation.origin = origin_within(task.given, jets, around, shared)
+    run = _recomputed if task.recomputes and not outer.quiet else _directly
+    outputs, aux = run(task, jets, propagation)
+    _end(propagation)
+    outer.coarsest = max(outer.coarsest, propagation.coarsest)
+    return tuple([_ours(output, frame) for output in outputs]), aux, ()
+
+
+def _ours(output: Any, frame: Frame) -> Any:
+    """An output in this frame, whatever it was made of: a jet of the evaluation around moves with that alone."""
+    if type(output) is not Jet or output.propagation is frame.propagation:
+        return output
+    return lifted(output, frame) if output.propagation.alive else output.value
 
 
 def _directly(task: Task, jets: list[Jet], propagation: Propagation) -> tuple[Outputs, tuple[torch.Tensor, ...]]:
