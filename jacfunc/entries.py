@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 
-from .levels import apart, compiling
+from .levels import apart, tracing
 
 Shape = tuple[int, ...]
 
@@ -142,7 +142,7 @@ class Laplacian:
 
 def owned(tensor: torch.Tensor) -> torch.Tensor:
     """A result as it leaves: contiguous, and holding no more memory than itself, as a view of all rows does."""
-    if compiling():  # which does not know what will be a view
+    if tracing():  # where it is not known what will be a view
         return tensor.clone(memory_format=torch.contiguous_format)
     if tensor.is_contiguous() and apart(tensor):
         return tensor

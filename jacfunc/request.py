@@ -385,8 +385,8 @@ class Request:
             raise ArgumentTypeError(
                 f"has_aux=True, but f returned a {type(output).__name__}; it must return a pair (output, aux)"
             )
-        own = replaced(output[1], functools.partial(value_within, self.within))
-        leaves, self.aux_structure = trees.flatten(own)
+        found, self.aux_structure = trees.flatten(output[1])
+        leaves = [replaced(leaf, functools.partial(value_within, self.within)) for leaf in found]
         self.aux_leaves = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         return output[0], tuple(undressed(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))
 

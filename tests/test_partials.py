@@ -511,7 +511,7 @@ def test_made_inside_of_what_is_compiled():
         return jacfunc.residual(lambda tx: tx.prod(1), lambda d: d.u_t - d.u_x, inputs="t x", outputs="u")(tx)
 
     for made_inside in (u_t, transport):
-        with pytest.raises(torch._dynamo.exc.Unsupported, match="call partials once before"):
+        with pytest.raises(torch._dynamo.exc.Unsupported, match="partials or residual once before"):
             torch.compile(made_inside, fullgraph=True, backend="eager")(torch.randn(4, 2))
 
 
