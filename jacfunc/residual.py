@@ -289,6 +289,6 @@ def residual(
             f"equation is a {type(equation).__name__}; pass a function of the derivatives, as in lambda d: "
             "d.u_t - d.u_xx"
         )
+    options, variables = Options.of("residual", keywords), Variables.of(inputs, outputs)
     _check_takes_one(equation)
-    options = Options.of("residual", keywords)
-    return Residual(as_function(f), equation, Variables.of(inputs, outputs), options, out_dims)
+    return Residual(as_function(f), equation, variables, options, out_dims)

@@ -70,7 +70,7 @@ def test_one_graph_for_three_batch_sizes(transform, method, chunk_size):
     except torch._dynamo.exc.Unsupported as error:  # f would be evaluated for each chunk
         assert transform in (hess_diag, laplacian) or method == "taylor"
         assert chunk_size == 2
-        assert "compile it without chunk_size" in str(error)
+        assert "export it without chunk_size" in str(error)
         return
     assert counter.frame_count == 2  # the first size, then any size
 
@@ -348,5 +348,5 @@ def test_first_partials_in_chunks():
     for got, want in zip(compiled(params, tx), first(params, tx), strict=True):
         torch.testing.assert_close(got, want)
     second = partials(f, "u_tt u_xx", inputs="t x", outputs="u", chunk_size=1)
-    with pytest.raises(Exception, match="compile it without chunk_size"):
+    with pytest.raises(Exception, match="export it without chunk_size"):
         torch.compile(lambda params, tx: tuple(second(params, tx)), fullgraph=True, backend="eager")(params, tx)
