@@ -246,7 +246,8 @@ class Partials(Entrance, Uncalled):
             return self.named(result, options, args)
         fields, *others = result
         if options.return_value and self.asked.axis:
-            others[0] = trees.mapped(lambda value: owned(self._moved_back(value)), others[0])
+            leaves, structure = trees.flatten(others[0])
+            others[0] = structure.build([self._moved_back(leaf) for leaf in leaves])
         return (self.named(fields, options, args), *others)
 
     def chosen(self, args: Sequence[Any]) -> Transform:
@@ -265,7 +266,7 @@ class Partials(Entrance, Uncalled):
     def named(self, fields: Sequence[torch.Tensor], options: Options, args: Sequence[Any]) -> Derivatives:
         """The tensors under their names, and the inputs beside them."""
         if self.asked.axis:
-            fields = [owned(self._moved_back(field)) for field in fields]
+            fields = [self._moved_back(field) for field in fields]
         names = [name.written for name in self.asked.names]
         inputs = zip(self.asked.variables.inputs, coordinates(args, options), strict=True)
         return Derivatives(names, fields, list(inputs))
@@ -282,7 +283,8 @@ class Partials(Entrance, Uncalled):
         return (self.transform, self.separate)
 
     def _moved_back(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.movedim(0, self.asked.axis)
+        moved: torch.Tensor = trees.mapped(owned, tensor.movedim(0, self.asked.axis))  # or a jet, which owns nothing
+        return moved
 
     def __repr__(self) -> str:
         return f"partials({_shown(self.transform.transformed)}, {self.written!r}, {_told(self.asked, self.transform)})"

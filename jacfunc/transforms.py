@@ -81,7 +81,9 @@ class Transform(Entrance, Uncalled):
         assert request.outputs is not None
         results: list[Any] = [trees.mapped(owned, self.wanted.assemble(request, outcome))]
         if self.options.return_value:
-            results.append(request.outputs.structure.build([owned(value) for value in outcome.evaluation.outputs]))
+            results.append(
+                request.outputs.structure.build([trees.mapped(owned, v) for v in outcome.evaluation.outputs])
+            )
         if self.options.has_aux:
             results.append(request.aux(outcome.evaluation.aux))
         return (results[0] if len(results) == 1 else tuple(results)), outcome.plan

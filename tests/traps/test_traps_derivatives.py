@@ -743,7 +743,7 @@ def test_the_operation_has_first_and_second_derivatives(name, method):
     f, x, firsts, seconds, _, _ = judged(name)
     if name == "checkpoint" and method == "forward":
         for transform in (batch_jac, laplacian):
-            with pytest.raises(UnsupportedOperationError, match="(checkpoint|saved tensor hooks).*use method='auto'"):
+            with pytest.raises(UnsupportedOperationError, match="use method='auto'.*(checkpoint|saved tensor hooks)"):
                 transform(f, method=method)(x)
         return
     torch.testing.assert_close(batch_jac(f, method=method)(x), firsts)
@@ -767,7 +767,11 @@ def test_the_derivative_can_be_differentiated_from_outside(name, method):
     assert (loss(x) * direction).sum().item() == pytest.approx(truth, rel=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+# A processor without the instructions for bfloat16 runs the LSTM by operations that have a forward mode.
+ON_ONEDNN = [torch.float32, *([torch.bfloat16] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else [])]
+
+
+@pytest.mark.parametrize("dtype", ON_ONEDNN)
 def test_torch_has_no_forward_mode_of_an_lstm(dtype):
     layer, x = nn.LSTM(4, 4, batch_first=True).to(dtype), batch(*TOKENS).to(dtype)
     for call in (jvp_of, lambda f, x: jacfwd(f)(x), lambda f, x: vmap(jacfwd(one(f)))(x)):
