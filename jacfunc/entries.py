@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 
-from .levels import apart, tracing
+from .levels import apart
 
 Shape = tuple[int, ...]
 
@@ -140,9 +140,9 @@ class Laplacian:
         return self.pair.empty(*self.pair.output)
 
 
-def owned(tensor: torch.Tensor) -> torch.Tensor:
+def owned(tensor: torch.Tensor, traced: bool = False) -> torch.Tensor:
     """A result as it leaves: contiguous, and holding no more memory than itself, as a view of all rows does."""
-    if tracing():  # where it is not known what will be a view
+    if traced:  # where it is not known what will be a view
         return tensor.clone(memory_format=torch.contiguous_format)
     if tensor.is_contiguous() and apart(tensor):
         return tensor

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, Unpack
 
 import torch
@@ -20,6 +21,7 @@ from .entries import owned
 from .errors import ArgumentError, ArgumentTypeError, ShapeError
 from .jet import Jet
 from .jet.layout import Terms
+from .levels import tracing
 from .multiindices import MultiIndices
 from .notation import Combined, Name, Variables
 from .options import Keywords, Options
@@ -283,7 +285,8 @@ class Partials(Entrance, Uncalled):
         return (self.transform, self.separate)
 
     def _moved_back(self, tensor: torch.Tensor) -> torch.Tensor:
-        moved: torch.Tensor = trees.mapped(owned, tensor.movedim(0, self.asked.axis))  # or a jet, which owns nothing
+        own = partial(owned, traced=tracing())
+        moved: torch.Tensor = trees.mapped(own, tensor.movedim(0, self.asked.axis))  # or a jet, which owns nothing
         return moved
 
     def __repr__(self) -> str:

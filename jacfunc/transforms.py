@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, TypeVar, Unpack
 
 import torch
@@ -79,11 +80,11 @@ class Transform(Entrance, Uncalled):
             check_in_dims(request, self.options)
         outcome = run(request, self.wanted)
         assert request.outputs is not None
-        results: list[Any] = [trees.mapped(owned, self.wanted.assemble(request, outcome))]
+        own = partial(owned, traced=True) if request.traced else owned
+        results: list[Any] = [trees.mapped(own, self.wanted.assemble(request, outcome))]
         if self.options.return_value:
-            results.append(
-                request.outputs.structure.build([trees.mapped(owned, v) for v in outcome.evaluation.outputs])
-            )
+            values = [trees.mapped(own, value) for value in outcome.evaluation.outputs]
+            results.append(request.outputs.structure.build(values))
         if self.options.has_aux:
             results.append(request.aux(outcome.evaluation.aux))
         return (results[0] if len(results) == 1 else tuple(results)), outcome.plan

@@ -73,7 +73,9 @@ class Task:
             derivatives, outputs, aux = grouped(self.through(flat, rows.basis(start, stop, like, self.batch)))
             take(start, stop, derivatives)
             # The value does not depend on the row, so any row's will do.
-            evaluation = evaluation or Evaluation(tuple(t[0] for t in outputs), tuple(owned(t[0]) for t in aux))
+            evaluation = evaluation or Evaluation(
+                tuple(t[0] for t in outputs), tuple(owned(t[0], self.traced) for t in aux)
+            )
         return evaluation or Evaluation(*self.evaluate(*self.leaves))
 
     def evaluations(self, rows: Rows, chunk_size: int | None) -> list[tuple[int, int]]:
