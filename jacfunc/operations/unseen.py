@@ -10,28 +10,27 @@ import sys
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 import torch
 from torch.autograd.graph import Node
 
 from ..errors import UnsupportedOperationError
-from ..levels import next_node
-
-_FUNCTION_FILE = torch.autograd.function.__file__[-len("autograd/function.py") :]
+from ..levels import inside_function, next_node
 
 
 @dataclass(frozen=True)
 class Access:
     """One access to ``.data``: where, what the memory held then, and which nodes of the graph are older.
 
-    ``running`` is the name of the node of the ``autograd.Function`` in whose forward it happened.
+    ``running`` are the names that the node of the ``autograd.Function`` may have in whose forward it happened.
     """
 
     tensor: torch.Tensor
     before: torch.Tensor
     number: int
-    running: str | None
+    running: frozenset[str]
 
 
 def data_of(tensor: torch.Tensor, accesses: list[Access]) -> torch.Tensor:
@@ -51,7 +50,7 @@ def refuse_overwritten(outputs: Sequence[Any], accesses: Sequence[Access]) -> No
     kept = _kept_at([_place(access.tensor) for access in changed], nodes)
     for access in changed:
         last = bisect_left(nodes, access.number, key=_number) - 1
-        own = nodes[last] if last >= 0 and nodes[last].name() == access.running else None  # keeps what it left behind
+        own = nodes[last] if last >= 0 and nodes[last].name() in access.running else None  # keeps what it left behind
         for node, tensor in kept[_place(access.tensor)]:
             if _number(node) < access.number and node is not own and _overwritten(tensor, access):
                 raise UnsupportedOperationError(
@@ -116,11 +115,29 @@ def _kept(node: Any) -> Iterator[torch.Tensor]:
                     yield item
 
 
-def _running() -> str | None:
-    """The name that the node of the outermost ``autograd.Function`` has whose forward is around this call."""
-    frame, name = sys._getframe(1), None
+def _running() -> frozenset[str]:
+    """The names that the node of the outermost ``autograd.Function`` may have whose forward is around this call.
+
+    By the code of the forward, which several classes may share: torch calls it without a frame of Python since 2.14.
+    """
+    if not inside_function():
+        return frozenset()
+    frame, names = sys._getframe(1), frozenset[str]()
+    forwards = _forwards()
     while frame is not None:
-        if frame.f_code.co_name == "apply" and frame.f_code.co_filename.endswith(_FUNCTION_FILE):
-            name = f"{frame.f_locals['cls'].__name__}Backward"
+        names = frozenset(forwards.get(frame.f_code, names))
         frame = frame.f_back  # type: ignore[assignment]
-    return name
+    return names
+
+
+def _forwards() -> dict[CodeType, list[str]]:
+    """The names of the nodes of every ``autograd.Function`` there is, by the code of its forward."""
+    found: dict[CodeType, list[str]] = {}
+    classes: list[type] = [torch.autograd.Function]
+    while classes:
+        kind = classes.pop()
+        classes += kind.__subclasses__()
+        code = getattr(getattr(kind, "forward", None), "__code__", None)
+        if code is not None:
+            found.setdefault(code, []).append(f"{kind.__name__}Backward")
+    return found
