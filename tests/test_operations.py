@@ -23,6 +23,7 @@ from jacfunc import (
     operations,
 )
 from jacfunc.errors import RefusedOperationError
+from jacfunc.levels import TIES_SHARED
 from jacfunc.operations.foreign import SMOOTH
 
 torch.manual_seed(0)
@@ -282,8 +283,12 @@ def test_derivatives_are_those_of_finite_differences(name, number, method):
     assert not wrong
 
 
+# From 2.14 on torch's own is wrong under vmap alone, which tests/traps/test_traps_derivatives.py holds.
+MENDED = {"cdist"} if TIES_SHARED else set()
+
+
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-@pytest.mark.parametrize("name", [name for name in OPERATIONS if name not in BEYOND])
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if name not in (*BEYOND, *MENDED)])
 def test_the_entry_is_still_needed(name, monkeypatch):
     """Fails on the day that torch is right by itself: then bound the entry by that version of torch."""
     monkeypatch.setattr(operations, "TABLE", {})
