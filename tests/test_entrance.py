@@ -73,7 +73,6 @@ def compiled_in_random_order(monkeypatch, networks, transforms, sizes, ways=WAYS
     """How often each network and transform was compiled, by each way."""
     counting = CompileCounter()
     monkeypatch.setattr(compiled.torch, "compile", functools.partial(torch.compile, backend=counting))
-    monkeypatch.setattr(torch, "compile", torch.compile)
     torch._dynamo.reset()
     made = [make_functional(net(4 + place)) for place in range(networks)]
     jobs = list(itertools.product(range(networks), transforms, ways, sizes))
