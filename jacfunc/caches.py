@@ -190,6 +190,15 @@ CODES = Memory()
 TRACED = itertools.count()
 """Counts what was given to torch.compile, so that each has a name of its own."""
 
+
+class Toolchain:
+    """Whether the compiler of torch.compile's kernels was asked what it can do (``toolchain.py``)."""
+
+    asked = False
+
+
+TOOLCHAIN = Toolchain()
+
 RULES: dict[Any, tuple[Any, bool]] = {}
 """The rule of each operation of the Taylor route, and whether it keeps a frame (``jet/registry.py``)."""
 USER_RULES: dict[Any, Any] = {}

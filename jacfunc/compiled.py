@@ -28,6 +28,7 @@ from .options import METHODS
 from .reasons import line_of, together
 from .request import Request, requested
 from .settled import kind_of
+from .toolchain import prepared
 
 Transform = Any
 Call = Callable[..., Any]
@@ -129,9 +130,12 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
 
     The call that is ``known`` comes first: it is compiled once more, beside what it was compiled for.
     """
+    options = prepared(request.leaves)
     truth, plan = eager.outcome(request)
     methods = dict.fromkeys([plan.route, *METHODS[1:]] if eager.options.method == "auto" else [eager.options.method])
-    attempts: list[tuple[str, Callable[[], Call]]] = [(method, partial(_by, eager, method)) for method in methods]
+    attempts: list[tuple[str, Callable[[], Call]]] = [
+        (method, partial(_by, eager, method, options)) for method in methods
+    ]
     if known is not None:
         again = known
         attempts.insert(0, ("the route before", lambda: again))
@@ -152,13 +156,13 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
     )
 
 
-def _by(eager: Transform, method: str) -> Call:
+def _by(eager: Transform, method: str, options: dict[str, Any]) -> Call:
     if method not in METHODS:
         raise UnsupportedOperationError("it has no trace")
-    return _traced(replace(eager, options=replace(eager.options, method=method, check=False)))
+    return _traced(replace(eager, options=replace(eager.options, method=method, check=False)), options)
 
 
-def _traced(transform: Transform) -> Call:
+def _traced(transform: Transform, options: dict[str, Any]) -> Call:
     adapted = isinstance(transform.transformed, FunctionalModule)
     template = replace(transform, transformed=_of_the_call)
 
@@ -167,7 +171,7 @@ def _traced(transform: Transform) -> Call:
         return template.traced(f, args, kwargs)
 
     call.__code__ = own_code(call.__code__)
-    return torch.compile(call, fullgraph=True, options={"guard_filter_fn": _needed(adapted)})
+    return torch.compile(call, fullgraph=True, options={**options, "guard_filter_fn": _needed(adapted)})
 
 
 def _needed(adapted: bool) -> Callable[[Sequence[Any]], list[bool]]:

@@ -11,6 +11,8 @@ from jacfunc import caches
 def pytest_configure(config: pytest.Config) -> None:
     """Here and not in pyproject.toml, where it would import the package before its coverage is measured."""
     config.addinivalue_line("filterwarnings", "error::jacfunc.IndependenceWarning")
+    if hasattr(config, "workerinput"):  # one of several processes, each with a core of its own
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -166,9 +166,17 @@ def backend(monkeypatch):
     return Backend()
 
 
+ACTIVATIONS = [nn.Tanh(), nn.Sigmoid(), nn.SiLU(), nn.GELU()]
+WITH_EACH = [laplacian, hess_diag, batch_jac, _mixed]
+PAIRS = [
+    pytest.param(transform, activation, marks=[] if place == other else pytest.mark.slow)
+    for place, transform in enumerate(WITH_EACH)
+    for other, activation in enumerate(ACTIVATIONS)
+]
+
+
 @traced
-@pytest.mark.parametrize("transform", [laplacian, hess_diag, batch_jac, _mixed])
-@pytest.mark.parametrize("activation", [nn.Tanh(), nn.Sigmoid(), nn.SiLU(), nn.GELU()])
+@pytest.mark.parametrize(("transform", "activation"), PAIRS)
 def test_compiled_gradients(backend, transform, activation):
     net = _plain(activation, 2)
     _agree(transform, net, torch.randn(7, 3, requires_grad=type(activation) is nn.SiLU), backend)

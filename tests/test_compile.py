@@ -49,6 +49,8 @@ SOME = [
     (laplacian, "forward", None),
     (laplacian, "reverse", None),
 ]
+BY_ORDER = [pytest.param(batch_jac, marks=pytest.mark.slow), laplacian]
+"""Each order; whoever traces second derivatives has traced the first."""
 ALL = list(product(TRANSFORMS, ["auto", "taylor", "forward", "reverse"], [None, 2]))
 
 
@@ -190,7 +192,11 @@ def bags(x):
         bags,
     ],
 )
-@pytest.mark.parametrize("transform", [laplacian, lambda f: diag_jac(diag_jac(f))], ids=["laplacian", "nested"])
+@pytest.mark.parametrize(
+    "transform",
+    [laplacian, pytest.param(lambda f: diag_jac(diag_jac(f)), marks=pytest.mark.slow)],
+    ids=["laplacian", "nested"],
+)
 def test_the_table_holds_when_compiled(operation, transform):
     f = transform(lambda x: x * operation(x))
     x = torch.randn(4, 3, dtype=torch.float64)
@@ -258,7 +264,7 @@ LAYERS = sorted(LAYER_TYPES - {nn.Sequential, nn.Linear, nn.Flatten}, key=lambda
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("transform", [batch_jac, laplacian])
+@pytest.mark.parametrize("transform", BY_ORDER)
 def test_layers_that_jets_are_traced_through(layer, transform):
     made = MADE.get(layer, layer)()
     f, params = make_functional(nn.Sequential(nn.Linear(3, 6), made, nn.Linear(6, 2)).double())
@@ -308,7 +314,7 @@ TRACED = {
 
 
 @pytest.mark.parametrize(("name", "method"), [*((name, "taylor") for name in TRACED), ("convolution", "auto")])
-@pytest.mark.parametrize("transform", [batch_jac, laplacian])
+@pytest.mark.parametrize("transform", BY_ORDER)
 def test_operations_are_traced_on_the_taylor_route(name, transform, method):
     torch.manual_seed(0)
     function = TRACED[name].double() if isinstance(TRACED[name], nn.Module) else TRACED[name]
