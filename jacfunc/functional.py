@@ -198,6 +198,10 @@ def _written(params: Mapping[str, torch.Tensor]) -> str:
     return "; ".join([f"{name} {fixed(tuple(tensor.shape))}" for name, tensor in params.items()])
 
 
+_PARAMETERS = (torch.Tensor, Jet)
+"""What may be a parameter: a jet where it depends on an input."""
+
+
 def _check(
     argument: str, given: Any, slots: Mapping[str, Slot], aliases: Mapping[str, str], resized: Iterable[str] = ()
 ) -> None:
@@ -212,9 +216,9 @@ def _check(
             continue
         if name not in given:
             raise ParametersError(f"{argument} lacks the key {name!r}; pass every key that make_functional returned")
-        if not isinstance(tensor, torch.Tensor | Jet):  # a jet where the parameters depend on an input
+        if type(tensor) is not torch.Tensor and not isinstance(tensor, _PARAMETERS):
             raise ParametersError(f"{argument}[{name!r}] is a {type(tensor).__name__}; a tensor was expected")
-        if tensor.dtype.is_floating_point != own.dtype.is_floating_point:
+        if tensor.dtype != own.dtype and tensor.dtype.is_floating_point != own.dtype.is_floating_point:
             raise ParametersError(
                 f"{argument}[{name!r}] has dtype {tensor.dtype}, but the module's has {own.dtype}; convert it with .to"
             )

@@ -31,7 +31,7 @@ def tracing() -> bool:
 
     Then no value can be looked at, and nothing may be remembered of the tensors that stand for them.
     """
-    return compiling() or get_proxy_mode() is not None or exporting()
+    return compiling() or get_proxy_mode() is not None or (_exported() and exporting())
 
 
 def exporting() -> bool:
@@ -39,9 +39,10 @@ def exporting() -> bool:
 
     The question to torch is answered for all threads; the one that exports has fake tensors, or is traced by Dynamo.
     """
-    return torch.compiler.is_exporting() and (compiling() or _dispatch_mode(FAKE) is not None)
+    return _exported() and (compiling() or _dispatch_mode(FAKE) is not None)
 
 
+_exported = torch.compiler.is_exporting
 _dispatch_mode, FAKE = torch._C._get_dispatch_mode, torch._C._TorchDispatchModeKey.FAKE
 
 
@@ -148,9 +149,10 @@ def tracked(tensor: torch.Tensor, strictly: bool = True) -> bool:
 
 def apart(tensor: torch.Tensor) -> bool:
     """Whether a tensor has memory of its own, no more than its numbers, and these are there: zeros may do without."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
-    return tensor.untyped_storage().nbytes() == tensor.nbytes and not tensor._is_zerotensor()
+    try:
+        return tensor.untyped_storage().nbytes() == tensor.nbytes and not tensor._is_zerotensor()
+    except NotImplementedError:  # of a transform's wrapper, for which nobody else should have to ask
+        return apart(torch._C._functorch.get_unwrapped(tensor))
 
 
 def ended(tensor: torch.Tensor) -> bool:

@@ -300,7 +300,8 @@ class Request:
     def _followed(self, jets: Sequence[Any], others_copied: bool) -> tuple[tuple[Any, ...], Tensors]:
         own, kwargs = self.given or (self.args, self.kwargs)
         args = list(own)
-        refuse_classes((*args[self.state_arguments :], *kwargs.values()))
+        if self.plan is None:  # else they are plain tensors, as of the earlier call
+            refuse_classes((*args[self.state_arguments :], *kwargs.values()))
         copies: list[torch.Tensor] = []
         if others_copied:
             first = self.state_arguments

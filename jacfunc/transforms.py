@@ -81,7 +81,8 @@ class Transform(Entrance, Uncalled):
         outcome = run(request, self.wanted)
         assert request.outputs is not None
         own = partial(owned, traced=True) if request.traced else owned
-        results: list[Any] = [trees.mapped(own, self.wanted.assemble(request, outcome))]
+        result = self.wanted.assemble(request, outcome)
+        results: list[Any] = [own(result) if type(result) is torch.Tensor else trees.mapped(own, result)]
         if self.options.return_value:
             values = [trees.mapped(own, value) for value in outcome.evaluation.outputs]
             results.append(request.outputs.structure.build(values))

@@ -39,9 +39,9 @@ class Origin:
         return range(start, start + self.sizes[place])
 
 
-def single(start: int, stop: int, total: int, order: int) -> Rows:
-    """Derivatives by one coordinate each, of so many, up to an order."""
-    of_order = range(1, order + 1)
+def single(start: int, stop: int, sizes: Sequence[int], order: int) -> Rows:
+    """Derivatives by one coordinate each, of leaves of these sizes, up to an order."""
+    total, of_order = sum(sizes), range(1, order + 1)
     return [tuple([k * (place == i) for place in range(total)]) for k in of_order for i in range(start, stop)]
 
 

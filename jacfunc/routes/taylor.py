@@ -126,7 +126,7 @@ def _swept(
     for start, stop in task.evaluations(task.inputs, task.chunk_size):
         sizes = tuple([segment.size for segment in task.inputs.segments(start, stop)])
         rows = _one_hot(task, start, stop)
-        indices = None if order is None else partial(single, start, stop, sum(task.inputs.sizes), order)
+        indices = None if order is None else partial(single, start, stop, task.inputs.sizes, order)
         outputs, aux, notes = follow(task, make_layout(sizes), rows, indices=indices)
         take(start, stop, outputs)
         if evaluation is None:
@@ -170,6 +170,8 @@ def _coefficients(
     task: Task, rows_layout: layout.Layout, of_order: Mapping[int, Sequence[Any]]
 ) -> list[tuple[Any, ...]]:
     """The rows of each leaf, of every order."""
+    if rows_layout.order == 1:
+        return [(row,) for row in of_order[1]]
     none = [None] * len(task.leaves)
     return list(zip(*[of_order.get(order, none) for order in range(1, rows_layout.order + 1)], strict=True))
 
