@@ -5,7 +5,9 @@ The only file that touches torch's private functorch interface.
 
 from __future__ import annotations
 
+import functools
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -130,6 +132,14 @@ def inside_function() -> bool:
     """
     off = not torch._C._is_fwd_grad_enabled() and not torch.is_inference_mode_enabled()
     return off and not caches.AROUND.told_off
+
+
+@functools.cache
+def load_forward_mode() -> None:
+    """Let torch load what its first ``jvp`` loads, without what it warns of itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
+        torch.func.jvp(torch.sin, (torch.zeros(()),), (torch.zeros(()),))
 
 
 def is_dual(tensor: torch.Tensor) -> bool:

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 import torch
 
 from .founding import METHODS, OURS, PLAIN, Example, Method, Setup
+from .levels import load_forward_mode
 from .memory import growth, import_late, started
 
 # The largest |error| allowed.  Entries are about 0.1, each a sum of `width` terms: these are a dozen roundings or more.
@@ -104,6 +105,7 @@ def with_peak(result: Result, method: Method, setup: Setup) -> Result:
 
 
 def _send_peak(sender: Connection, result: Result, method: int, setup: Setup) -> None:
+    load_forward_mode()
     torch.set_num_threads(setup.threads)
     prepare = METHODS[method].prepare
     try:
@@ -150,6 +152,7 @@ def steps(memory: bool) -> int:
 
 def run(setup: Setup, *, calls: int, memory: bool, step: Callable[[str], None]) -> Report:
     """Measure and check every method; ``step`` is told what comes next."""
+    load_forward_mode()
     example = Example.make(setup)
     results = [unmeasured(method, example) for method in METHODS]
     if memory:  # first, so that what a process of its own does not survive is not run in this one

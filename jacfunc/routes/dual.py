@@ -6,8 +6,6 @@ whole evaluation is done under the package's lock.
 
 from __future__ import annotations
 
-import functools
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +13,7 @@ import torch
 from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.func import jvp
 
-from ..levels import differentiated_again
+from ..levels import differentiated_again, load_forward_mode
 from ..slots import locked
 from . import nested
 from .task import Evaluation, Task, Tensors
@@ -34,21 +32,13 @@ def _pushed(
     # A tangent gets the strides of its leaf, so that where these overlap its elements would be written over each other.
     leaves = tuple(leaf.contiguous() for leaf in leaves)
     # What recomputes in the backward pass (checkpointing) would do so after the levels of this evaluation are gone.
-    _load()
+    load_forward_mode()
     with disable_saved_tensors_hooks("torch.func.jvp cannot be differentiated through saved tensor hooks (checkpoint)"):
         outputs, pushed, aux = jvp(recording, leaves, tangents, has_aux=True)  # type: ignore[misc]  # typed as either form
     if differentiated_again():
         return outputs, pushed, aux
     outputs, pushed = (tuple(tensor.detach() for tensor in tensors) for tensors in (outputs, pushed))
     return outputs, pushed, aux
-
-
-@functools.cache
-def _load() -> None:
-    """Let torch load what its first ``jvp`` loads, without what it warns of itself."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
-        jvp(torch.sin, (torch.zeros(()),), (torch.zeros(()),))
 
 
 def first_order(task: Task) -> Evaluation:

@@ -20,7 +20,7 @@ from .truth import truth
 
 CHOSEN = (
     "sin", "mul", "div.no_rounding_mode", "matmul", "cat", "gather", "index_add", "cumsum", "topk", "prod", "logsumexp",
-    "softmax", "linalg.solve", "linalg.eigh", "cholesky", "fft.rfft", "nn.functional.conv2d", "nn.functional.gelu",
+    "softmax", "linalg.solve", "linalg.eigh", "linalg.cholesky", "fft.rfft", "nn.functional.conv2d", "nn.functional.gelu",
     "nn.functional.dropout", "nn.functional.layer_norm", "nn.functional.batch_norm", "nn.functional.max_pool2d",
     "nn.functional.scaled_dot_product_attention", "torch.nn.LSTM", "torch.nn.MultiheadAttention",
     "torch.nn.BatchNorm2d", "torch.nn.LayerNorm", "linalg.det", "logcumsumexp", "cdist", "nn.functional.hardsigmoid",
