@@ -84,11 +84,12 @@ class Captured:
 
 
 def shape_of(modules: list[nn.Module]) -> tuple[Hashable, ...]:
-    """Of each module which it is, its mode, and what was put around its forward."""
+    """Of each module which it is, its mode, its forward, and what was put around that."""
     shapes = []
     for m in modules:
         hooks = len(m._forward_hooks), len(m._forward_pre_hooks)
-        shapes.append((id(m), type(m), m.training, hooks, id(m.__dict__.get("forward"))))
+        kind = type(m)
+        shapes.append((id(m), kind, kind.forward, m.training, hooks, id(m.__dict__.get("forward"))))
     return tuple(shapes)
 
 

@@ -223,7 +223,7 @@ _ADAPTER = (
     r"|^f(\._layers(\.steps(\[\d+\](\.__closure__\[\d+\]\.cell_contents)?)?)?)? "
     r"|^f\._layers\.modules.*"
     r"( (EMPTY_NN_MODULE_HOOKS_DICT|DICT_KEYS_MATCH|SEQUENCE_LENGTH|TYPE_MATCH)|\[2\]\[\d+\] CONSTANT_MATCH"
-    r"|\[3\] CLASS_MATCH)$"
+    r"|\[3\] CLASS_MATCH|(\[3\]\.forward|\[4\]) CLOSURE_MATCH)$"
     r"|^type\(f\._layers\.modules(\[\d+\]|\._modules\['[^']*'\])*\) "
 )
 

@@ -28,6 +28,10 @@ compiling = torch.compiler.is_dynamo_compiling
 """
 
 
+LEVELS_TRACED = TorchVersion(torch.__version__) >= TorchVersion("2.13")
+"""Whether Dynamo follows a question for the levels around a call."""
+
+
 def tracing() -> bool:
     """Whether this call is recorded by ``torch.compile``, ``torch.export`` or ``make_fx`` (``torch.func.linearize``).
 
@@ -44,7 +48,11 @@ def exporting() -> bool:
     return _exported() and (compiling() or _dispatch_mode(FAKE) is not None)
 
 
-_exported = torch.compiler.is_exporting
+def _exporting_flag() -> bool:
+    return torch.compiler._is_exporting_flag
+
+
+_exported = torch.compiler.is_exporting if LEVELS_TRACED else _exporting_flag  # which older Dynamo takes for True
 _dispatch_mode, FAKE = torch._C._get_dispatch_mode, torch._C._TorchDispatchModeKey.FAKE
 
 
@@ -97,9 +105,6 @@ def fixed(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A shape whose sizes ``torch.compile`` takes for constants: it would let them vary from the second one on."""
     return tuple([len(range(size)) for size in shape])
 
-
-LEVELS_TRACED = TorchVersion(torch.__version__) >= TorchVersion("2.13")
-"""Whether Dynamo follows a question for the levels around a call."""
 
 TIES_SHARED = TorchVersion(torch.__version__) >= TorchVersion("2.14")
 """Whether equal operands of ``clamp``, ``fmax`` and ``fmin`` share a derivative; a bound that is a number takes it."""

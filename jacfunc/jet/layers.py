@@ -8,6 +8,7 @@ which together take as long as a small layer.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -49,7 +50,8 @@ class PlainLayers:
 
     def __init__(self, module: nn.Module, aliases: Mapping[str, str]) -> None:
         self.modules = [
-            (child, tuple(child._modules.values()), _missing(child), type(child)) for child in module.modules()
+            (child, tuple(child._modules.values()), _missing(child), type(child), type(child).forward)
+            for child in module.modules()
         ]
         self.token = Token()
         self.steps = list(_steps(module, "", aliases))
@@ -57,14 +59,15 @@ class PlainLayers:
     @classmethod
     def of(cls, module: nn.Module, aliases: Mapping[str, str]) -> PlainLayers | None:
         """Those of a module whose every layer is in :data:`LAYERS`; ``aliases`` are the second names of tied ones."""
-        return cls(module, aliases) if all(type(child) in LAYERS for child in module.modules()) else None
+        kinds = {type(child) for child in module.modules()}
+        return cls(module, aliases) if kinds <= LAYERS and all(map(_forward_is_its_own, kinds)) else None
 
     def unchanged(self) -> bool:
         """Whether they are still those of the module, with and without the same parameters, and nothing else runs."""
-        for module, children, missing, kind in self.modules:
+        for module, children, missing, kind, forward in self.modules:
             if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
                 return False
-            if type(module) is not kind:
+            if type(module) is not kind or kind.forward is not forward:
                 return False
             if children and tuple(module._modules.values()) != children:
                 return False
@@ -96,6 +99,13 @@ class PlainLayers:
         for step in self.steps:
             x = step(params, x)
         return x
+
+
+def _forward_is_its_own(kind: type[nn.Module]) -> bool:
+    """Whether nobody has put another forward on a class of torch, which would not be run here."""
+    file: str | None = sys.modules[kind.__module__].__file__
+    code = getattr(kind.forward, "__code__", None)
+    return code is not None and code.co_filename == file
 
 
 def _missing(module: nn.Module) -> list[bool]:
