@@ -15,6 +15,7 @@ from enum import Enum
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -36,7 +37,11 @@ def tensor_signature(tensor: torch.Tensor, batch: Shape) -> Hashable:
 
 @dataclass
 class Captured:
-    """What was found in a function; ``scopes``: the namespaces, of no module, of functions that were executed."""
+    """What was found in a function.
+
+    ``scopes``: the namespaces, of no module, of functions that were executed; ``arrays``: whether it holds some of
+    numpy, its modules aside.
+    """
 
     key: Hashable = None
     parts: list[object] = field(default_factory=list)
@@ -44,6 +49,7 @@ class Captured:
     random: list[Any] = field(default_factory=list)
     scopes: list[dict[str, Any]] = field(default_factory=list)
     rememberable: bool = True
+    arrays: bool = False
 
     @classmethod
     def by(cls, function: Callable[..., Any], batch: Shape) -> Captured:
@@ -64,6 +70,11 @@ class Captured:
     def shape(self) -> tuple[Hashable, ...]:
         """Of every module in the function what :func:`shape_of` says."""
         return shape_of(self.tree())
+
+    def has_arrays(self) -> bool:
+        """Whether the function or a module in it holds a numpy array."""
+        held = chain.from_iterable(vars(module).values() for module in self.tree())
+        return self.arrays or any(isinstance(item, np.ndarray) for item in held)
 
     def generators(self) -> Iterator[Any]:
         """The function's own random generators, those that its modules hold among them."""
@@ -109,6 +120,7 @@ class _Walk:
         if isinstance(item, GENERATORS):
             self.captured.random.append(item)
             return type(item).__name__
+        self.captured.arrays |= isinstance(item, np.ndarray)
         if id(item) in self.seen or depth > DEPTH:
             return ("again", self.seen.get(id(item)))
         self.seen[id(item)] = len(self.seen)
@@ -160,6 +172,7 @@ class _Walk:
         # An object's own attributes may hold modules, whose buffers have to be protected as well.
         if not isinstance(item, type):
             for value in getattr(item, "__dict__", {}).values():
+                self.captured.arrays |= isinstance(value, np.ndarray)
                 if isinstance(value, GENERATORS):
                     self.captured.random.append(value)
                 if isinstance(value, nn.Module) and id(value) not in self.seen:

@@ -131,6 +131,8 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
     The call that is ``known`` comes first: it is compiled once more, beside what it was compiled for.
     """
     options = prepared(request.leaves)
+    if not request.captured.has_arrays():  # whose guards Dynamo cannot make twice, as it does to have them filtered
+        options["guard_filter_fn"] = _needed(isinstance(request.function, FunctionalModule))
     truth, plan = eager.outcome(request)
     methods = dict.fromkeys([plan.route, *METHODS[1:]] if eager.options.method == "auto" else [eager.options.method])
     attempts: list[tuple[str, Callable[[], Call]]] = [
@@ -163,7 +165,6 @@ def _by(eager: Transform, method: str, options: dict[str, Any]) -> Call:
 
 
 def _traced(transform: Transform, options: dict[str, Any]) -> Call:
-    adapted = isinstance(transform.transformed, FunctionalModule)
     template = replace(transform, transformed=_of_the_call)
 
     def call(f: Any, *args: Any, **kwargs: Any) -> Any:
@@ -171,7 +172,7 @@ def _traced(transform: Transform, options: dict[str, Any]) -> Call:
         return template.traced(f, args, kwargs)
 
     call.__code__ = own_code(call.__code__)
-    return torch.compile(call, fullgraph=True, options={**options, "guard_filter_fn": _needed(adapted)})
+    return torch.compile(call, fullgraph=True, options=options)
 
 
 def _needed(adapted: bool) -> Callable[[Sequence[Any]], list[bool]]:

@@ -7,6 +7,7 @@ import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -446,6 +447,85 @@ def test_no_guard_on_what_is_a_users_is_left_out(name):
 
 
 # -------------------------------------------------------------------- what changes
+
+
+class Weighted(nn.Module):
+    def __init__(self, held):
+        super().__init__()
+        self.linear, self.held = nn.Linear(3, 3).double(), held
+
+    def forward(self, x):
+        return self.linear(x).sin() * torch.from_numpy(self.held)
+
+
+class WeightedObject:
+    def __init__(self, held):
+        self.held = held
+
+    def __call__(self, x):
+        return x.sin() * torch.from_numpy(self.held)
+
+
+ARRAYS = {
+    "closure": lambda held: lambda x: x.sin() * torch.from_numpy(held),
+    "default": lambda held: lambda x, held=held: x.sin() * torch.from_numpy(held),
+    "list": lambda held: functools.partial(lambda several, x: x.sin() * torch.from_numpy(several[0]), [held]),
+    "object": WeightedObject,
+    "module": Weighted,
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_numpy_arrays_that_a_function_holds(counter, kind):
+    held, x = np.array([1.0, 2.0, 3.0]), torch.randn(5, 3, dtype=double, requires_grad=True)
+    f = ARRAYS[kind](held)
+    fast = diag_jac(f, compile=True)
+    for step in range(3):
+        truth, found = diag_jac(f, method="reverse")(x), fast(x)
+        torch.testing.assert_close(found, truth)
+        by_x = [torch.autograd.grad(value.sum(), x)[0] for value in (found, truth)]
+        torch.testing.assert_close(*by_x)
+        held[step] += 1.5
+    other = ARRAYS[kind](held[::-1].copy())
+    torch.testing.assert_close(diag_jac(other, compile=True)(x), diag_jac(other, method="reverse")(x))
+
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3).double()
+
+    def forward(self, x):
+        return self.linear(x).tanh()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [Plain, nn.Linear, pytest.param(nn.Tanh, marks=pytest.mark.slow)],
+    ids=["Plain", "Linear", "Tanh"],
+)
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_forward_that_is_replaced_on_a_class(counter, monkeypatch, kind, adapted):
+    module = Plain() if kind is Plain else net()
+    x, forward = torch.randn(5, 3, dtype=double), kind.forward
+    f, params = make_functional(module) if adapted else (module, dict(module.named_parameters()))
+    args = (params, x) if adapted else (x,)
+    calls = [diag_jac(f), diag_jac(f, method="taylor"), diag_jac(f, compile=True)]
+    for name, replaced in {
+        "before": forward,
+        "sine": lambda self, x: torch.sin(forward(self, x)),
+        "scaled": lambda self, x: 3.0 * forward(self, x),
+        "again": forward,
+    }.items():
+        monkeypatch.setattr(kind, "forward", replaced)
+        y = module(z := x.clone().requires_grad_())
+        truth = torch.stack([torch.autograd.grad(y[:, i].sum(), z, create_graph=True)[0][:, i] for i in range(3)], 1)
+        by_weight = torch.autograd.grad(truth.sum(), [*params.values()], allow_unused=True, materialize_grads=True)
+        for call in [*calls, diag_jac(f)]:
+            found = call(*args)
+            torch.testing.assert_close(found, truth, msg=name)
+            gradients = torch.autograd.grad(found.sum(), [*params.values()], allow_unused=True, materialize_grads=True)
+            torch.testing.assert_close(gradients, by_weight, msg=name)
 
 
 def test_a_changed_module_is_compiled_anew(counter):
