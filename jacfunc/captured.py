@@ -100,7 +100,8 @@ def shape_of(modules: list[nn.Module]) -> tuple[Hashable, ...]:
     for m in modules:
         hooks = len(m._forward_hooks), len(m._forward_pre_hooks)
         kind = type(m)
-        shapes.append((id(m), kind, kind.forward, m.training, hooks, id(m.__dict__.get("forward"))))
+        forwards = getattr(kind, "forward", None), id(m.__dict__.get("forward"))  # no scripted class has one
+        shapes.append((id(m), kind, m.training, hooks, forwards))
     return tuple(shapes)
 
 

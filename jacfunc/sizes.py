@@ -15,6 +15,10 @@ from .trees import tensors
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of every result inside it, views left out."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch loads Dynamo at the first operation, to keep it out of here
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.sizes: list[int] = []

@@ -26,6 +26,8 @@ FIRST_CALLS = {
     "inside vmap": "torch.func.vmap(diag_jac(net))(x[None])",
     "in inference mode": "torch.inference_mode()(diag_jac(net))(x)",
     "independence": "check_independent(net)(x)",
+    "explained": "str(explain(diag_jac(net))(x))",
+    "blocks by size": "diag_jac(net, sample_chunk_size='auto')(x)",
     "scripted": "laplacian(torch.jit.script(net))(x)",
 }
 
