@@ -27,7 +27,7 @@ from jacfunc import (
 )
 
 SIZES = (7, 2, 1, 13)
-ANY = torch.export.Dim.DYNAMIC
+ANY = torch.export.Dim("n")  # by name, which refuses what DYNAMIC would let pass: any guard on the size
 
 
 @pytest.fixture(autouse=True)
@@ -232,6 +232,10 @@ SLOW: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = {
     "the input beside a narrow layer": (lambda: Holding(Beside(), of(laplacian)), ((6,),)),
     "recurrent": (lambda: Holding(Recurrent(), of(batch_jac)), ((2, 2),)),
     "attention": (lambda: Holding(Attending(), of(laplacian)), ((3, 4),)),
+    "attention between layers": (
+        lambda: Holding(nn.Sequential(nn.Linear(4, 4), Attending(), nn.Linear(4, 1)), of(diag_jac)),
+        ((3, 4),),
+    ),
     "broadcast diagonal": (lambda: Holding(nn.Linear(1, 4), of(diag_jac)), ((3, 1),)),
     "an inner no_grad": (lambda: Holding(Withheld(), of(diag_jac)), ((3,),)),
     "blocks of samples of any number": (

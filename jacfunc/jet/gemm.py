@@ -54,6 +54,8 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return _compiled(rows, weight, bias)
     if FASTER and type(rows) is Tensor and _large(rows, weight) and _single(rows, weight) and not inside_transform():
         return _shifted(_convolved(rows, weight), bias)
+    if exporting() and rows.dim() > 2:  # to fold its axes torch would ask for strides, and fix the size of a batch
+        rows = rows.clone(memory_format=torch.contiguous_format)
     return F.linear(rows, weight, bias)
 
 
