@@ -1,7 +1,10 @@
 """Batched per-sample derivatives for PyTorch: the public names, nothing else."""
 
-from .calculus import biharmonic, curl, directional
-from .derivatives import Derivatives
+from .api.calculus import biharmonic, curl, directional
+from .api.derivatives import Derivatives
+from .api.partials import partials
+from .api.residual import residual
+from .api.transforms import Transform, batch_jac, check_independent, diag_jac, divergence, hess_diag, laplacian
 from .errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -16,11 +19,8 @@ from .errors import (
     UnsupportedOperationError,
 )
 from .explain import explain
-from .functional import FunctionalModule, make_functional
 from .jet import register_rule
-from .partials import partials
-from .residual import residual
-from .transforms import Transform, batch_jac, check_independent, diag_jac, divergence, hess_diag, laplacian
+from .modules.functional import FunctionalModule, make_functional
 
 __version__ = "0.1.0"
 

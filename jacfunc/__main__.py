@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from . import measured
-from .founding import DENSE, OURS, PER_SAMPLE, PLAIN, Method, Setup
-from .measured import Check, Report, Result
+from .demo import measured
+from .demo.founding import DENSE, OURS, PER_SAMPLE, PLAIN, Method, Setup
+from .demo.measured import Check, Report, Result
 
 SIZE_LIMIT, SEED_LIMIT, THREADS_LIMIT = 2**31 - 1, 2**63 - 1, 1024
 

@@ -11,19 +11,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .blocks import Blocks
-from .calculus import Directional
-from .calling import keywords_only
+from .api.calculus import Directional
+from .api.calling import keywords_only
+from .api.partials import Partials
+from .api.residual import Residual
+from .api.transforms import Transform
+from .call.blocks import Blocks
+from .call.plan import Plan
+from .call.request import requested
+from .call.run import run
+from .call.sizes import forward_bytes
 from .errors import ArgumentTypeError
-from .operations import Entry, Noting
-from .partials import Partials
-from .plan import Plan
-from .request import requested
-from .residual import Residual
-from .rng import replaying
-from .run import run
-from .sizes import forward_bytes
-from .transforms import Transform
+from .evaluation.operations import Entry, Noting
+from .evaluation.rng import replaying
 
 TRIAL_ROWS = 2
 

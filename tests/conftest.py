@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jacfunc import caches
+from jacfunc.core import caches
 
 
 def pytest_configure(config: pytest.Config) -> None:

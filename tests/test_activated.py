@@ -9,9 +9,9 @@ from torch import nn
 from torch._dynamo.backends.registry import lookup_backend
 
 from jacfunc import batch_jac, hess_diag, laplacian, make_functional, partials
+from jacfunc.core.levels import LEVELS_TRACED
 from jacfunc.jet import Frame, Jet, Propagation, build, gemm
 from jacfunc.jet.layout import diagonal, first_order, summed
-from jacfunc.levels import LEVELS_TRACED
 
 traced = pytest.mark.skipif(not LEVELS_TRACED, reason="Dynamo of torch < 2.13 cannot tell whether a vmap is around")
 KINDS = {

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from jacfunc import batch_jac, blocks, diag_jac, divergence, explain, hess_diag, laplacian, make_functional
+from jacfunc import batch_jac, diag_jac, divergence, explain, hess_diag, laplacian, make_functional
+from jacfunc.call import blocks
 from jacfunc.errors import ArgumentError, CoupledSamplesError, ShapeError
 
 double = torch.float64

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from jacfunc import caches, diag_jac, make_functional
-from jacfunc.captured import Captured
+from jacfunc import diag_jac, make_functional
+from jacfunc.core import caches
+from jacfunc.modules.captured import Captured
 
 NET = nn.Linear(3, 3)
 SCALE = 2.0

@@ -1,11 +1,11 @@
-"""``jacfunc/closeness.py``: rounding is forgiven, anything else is not."""
+"""``jacfunc/core/closeness.py``: rounding is forgiven, anything else is not."""
 
 import math
 
 import pytest
 import torch
 
-from jacfunc.closeness import agree
+from jacfunc.core.closeness import agree
 
 inf, nan = math.inf, math.nan
 

@@ -14,16 +14,9 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.autograd import forward_ad
 
-from jacfunc import (
-    batch_jac,
-    caches,
-    compiled,
-    diag_jac,
-    divergence,
-    hess_diag,
-    laplacian,
-    make_functional,
-)
+from jacfunc import batch_jac, diag_jac, divergence, hess_diag, laplacian, make_functional
+from jacfunc.call import compiled
+from jacfunc.core import caches
 from jacfunc.errors import (
     ArgumentTypeError,
     CoupledSamplesError,
@@ -422,8 +415,8 @@ def test_what_changes_in_a_users_module_or_object_is_compiled_anew_and_compared(
 
 
 GUARDS = {
-    "G['__import_jacfunc_dot_run'].make_plan": False,
-    "dict(G['__import_jacfunc_dot_run'].Pair.__dict__)['__new__'].__func__": False,
+    "G['__import_jacfunc_dot_call_dot_run'].make_plan": False,
+    "dict(G['__import_jacfunc_dot_call_dot_run'].Pair.__dict__)['__new__'].__func__": False,
     "G['__import_torch_dot__functorch_dot_vmap'].torch": False,
     "G['___unnamed_scope_140231_c0']['_tuple_new']": False,
     "template.options.batch_dims": False,
@@ -433,7 +426,7 @@ GUARDS = {
     "G['__import_torchmetrics'].K": True,
     "G['__import___main__'].K": True,
     "G['___unnamed_scope_140231_c0']['K']": True,
-    "G['__import_jacfunc_dot_caches'].USER_RULES[f].__closure__[0].cell_contents": True,
+    "G['__import_jacfunc_dot_core_dot_caches'].USER_RULES[f].__closure__[0].cell_contents": True,
     "f.__closure__[0].cell_contents": True,
     "args[0]": True,
     "templates.K": True,

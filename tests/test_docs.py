@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from jacfunc import caches
+from jacfunc.core import caches
 
 ROOT = Path(__file__).parents[1]
 PAGES = [page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if page.exists()]

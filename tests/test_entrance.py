@@ -14,7 +14,6 @@ from torch._dynamo.testing import CompileCounter
 from jacfunc import (
     batch_jac,
     biharmonic,
-    compiled,
     diag_jac,
     divergence,
     hess_diag,
@@ -23,7 +22,8 @@ from jacfunc import (
     partials,
     residual,
 )
-from jacfunc.entrance import entrance
+from jacfunc.call import compiled
+from jacfunc.call.entrance import entrance
 
 DOUBLE = torch.float64
 NAMES = {"inputs": "t x", "outputs": "u v"}

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from jacfunc import batch_jac, caches, diag_jac, explain, hess_diag, laplacian, make_functional
+from jacfunc import batch_jac, diag_jac, explain, hess_diag, laplacian, make_functional
+from jacfunc.core import caches
 
 
 def founding():

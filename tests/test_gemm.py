@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from jacfunc.core.levels import LEVELS_TRACED
 from jacfunc.jet import gemm
-from jacfunc.levels import LEVELS_TRACED
 
 SIZES = [
     ((1000, 64), 128),

@@ -15,13 +15,13 @@ from jacfunc import (
     CoupledSamplesError,
     IndependenceWarning,
     batch_jac,
-    caches,
     check_independent,
     diag_jac,
     explain,
     laplacian,
     make_functional,
 )
+from jacfunc.core import caches
 
 
 def module(make):

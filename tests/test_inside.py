@@ -1,4 +1,4 @@
-"""Tests ``jacfunc/inside.py``: transforms within functions that jets go through, held against reverse mode.
+"""Tests ``jacfunc/call/inside.py``: transforms within functions that jets go through, held against reverse mode.
 
 The truth of a case is the same function written for one sample with ``torch.func.jacrev``, in double precision; its
 dense Jacobian and Hessian are what the outer transforms must give, and its gradients those of the parameters.
@@ -29,7 +29,7 @@ from jacfunc import (
     partials,
     residual,
 )
-from jacfunc.request import requested
+from jacfunc.call.request import requested
 
 Function = Callable[..., Any]
 torch.manual_seed(0)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from jacfunc import hess_diag, laplacian
 from jacfunc.jet import Frame, Jet, Propagation, fused
 from jacfunc.jet.layout import closed, diagonal, summed
-from jacfunc.multiindices import MultiIndices
+from jacfunc.jet.multiindices import MultiIndices
 
 FUNCTIONS = {
     "tanh": torch.tanh,

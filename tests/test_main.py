@@ -14,9 +14,9 @@ import torch
 
 import jacfunc
 from jacfunc import __main__ as command
-from jacfunc import founding, measured, memory
-from jacfunc.founding import METHODS, OURS, PLAIN, Example, Method, Setup
-from jacfunc.measured import Result
+from jacfunc.demo import founding, measured, memory
+from jacfunc.demo.founding import METHODS, OURS, PLAIN, Example, Method, Setup
+from jacfunc.demo.measured import Result
 
 SMALL = ["--samples", "5", "--outputs", "7", "--width", "3", "--calls", "2", "--no-memory"]
 SETUP = Setup(samples=5, outputs=7, width=3, dtype="float64")

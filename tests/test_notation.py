@@ -7,7 +7,7 @@ import re
 import pytest
 
 from jacfunc import ArgumentTypeError, NotationError
-from jacfunc.notation import Variables
+from jacfunc.api.notation import Variables
 
 
 def read(inputs, outputs, wanted):

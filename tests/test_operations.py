@@ -13,18 +13,11 @@ from functions import Saving
 from torch import distributions, nn
 from torch.nn import functional as F
 
-from jacfunc import (
-    UnsupportedOperationError,
-    batch_jac,
-    diag_jac,
-    explain,
-    hess_diag,
-    laplacian,
-    operations,
-)
+from jacfunc import UnsupportedOperationError, batch_jac, diag_jac, explain, hess_diag, laplacian
+from jacfunc.core.levels import TIES_SHARED
 from jacfunc.errors import RefusedOperationError
-from jacfunc.levels import TIES_SHARED
-from jacfunc.operations.foreign import SMOOTH
+from jacfunc.evaluation import operations
+from jacfunc.evaluation.operations.foreign import SMOOTH
 
 torch.manual_seed(0)
 A, B = torch.randn(3, 6, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)

@@ -27,8 +27,8 @@ from jacfunc import (
     make_functional,
     partials,
 )
-from jacfunc.multiindices import MultiIndices
-from jacfunc.precision import expected_error
+from jacfunc.api.precision import expected_error
+from jacfunc.jet.multiindices import MultiIndices
 
 COORDINATES = "txy"
 

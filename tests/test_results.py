@@ -21,8 +21,8 @@ from jacfunc import (
     laplacian,
     make_functional,
     partials,
-    run,
 )
+from jacfunc.call import run
 
 double = torch.float64
 X = torch.linspace(-1.0, 1.0, 18, dtype=double).reshape(6, 3)

@@ -11,7 +11,7 @@ from torch import nn
 
 from jacfunc import batch_jac, check_independent, diag_jac, explain, laplacian
 from jacfunc.errors import ArgumentTypeError
-from jacfunc.rng import Draw, replaying
+from jacfunc.evaluation.rng import Draw, replaying
 
 X = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3)
 

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from jacfunc import UnsupportedOperationError, batch_jac, diag_jac, divergence, explain, hess_diag, laplacian
-from jacfunc.levels import TIES_SHARED
+from jacfunc.core.levels import TIES_SHARED
 from jacfunc.routes import ROUTES
 
 TRANSFORMS = [diag_jac, batch_jac, divergence, hess_diag, laplacian]

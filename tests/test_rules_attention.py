@@ -9,9 +9,9 @@ from propagated import propagated
 from torch import nn
 from torch.nn import functional as F
 
+from jacfunc.evaluation.operations import corrected
+from jacfunc.evaluation.operations.attention import attention as plainly
 from jacfunc.jet import fallback
-from jacfunc.operations import corrected
-from jacfunc.operations.attention import attention as plainly
 
 MASK = torch.tensor([[True, True, False], [True, False, True], [False, False, False]])
 ADDED = torch.randn(3, 3, dtype=torch.double, generator=torch.Generator().manual_seed(2))

@@ -7,8 +7,8 @@ import torch
 from propagated import propagated
 from rule_cases import Case, check
 
+from jacfunc.core.levels import TIES_SHARED
 from jacfunc.jet import fallback
-from jacfunc.levels import TIES_SHARED
 
 linalg = torch.linalg
 three = torch.linspace(0.4, 1.5, 3, dtype=torch.float64)

@@ -9,8 +9,8 @@ from propagated import propagated
 from torch import nn
 from torch.nn import functional as F
 
+from jacfunc.evaluation.operations import corrected
 from jacfunc.jet import fallback
-from jacfunc.operations import corrected
 
 
 def _normal(*shape, seed=1):

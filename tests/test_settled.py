@@ -1,4 +1,4 @@
-"""``jacfunc/settled.py``: a call like an earlier one is neither checked nor planned anew, and right all the same."""
+"""``jacfunc/call/settled.py``: a call like an earlier one is neither checked nor planned anew, and right all the same."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import torch
 from functions import at_once
 from torch import nn
 
-from jacfunc import batch_jac, caches, diag_jac, laplacian, make_functional
+from jacfunc import batch_jac, diag_jac, laplacian, make_functional
+from jacfunc.call.request import Request
+from jacfunc.call.settled import settle
+from jacfunc.core import caches
 from jacfunc.errors import CoupledSamplesError
-from jacfunc.request import Request
-from jacfunc.settled import settle
 
 double = torch.float64
 

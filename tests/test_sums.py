@@ -10,8 +10,8 @@ from partial_truth import ACTIVATIONS, all_indices, close, network, truth
 from torch import nn
 
 from jacfunc import NotationError, PrecisionWarning, explain, laplacian, make_functional, partials, residual
-from jacfunc.multiindices import MultiIndices, Sum
-from jacfunc.notation import Variables
+from jacfunc.api.notation import Variables
+from jacfunc.jet.multiindices import MultiIndices, Sum
 
 COORDINATES = "txy"
 

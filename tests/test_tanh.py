@@ -5,8 +5,8 @@ import torch
 from torch.autograd import forward_ad
 
 import jacfunc
+from jacfunc.core.levels import LEVELS_TRACED
 from jacfunc.jet import tanh as room
-from jacfunc.levels import LEVELS_TRACED
 
 SPECIAL = [
     0.0,

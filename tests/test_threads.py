@@ -14,7 +14,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from jacfunc import batch_jac, caches, diag_jac, divergence, hess_diag, laplacian, make_functional
+from jacfunc import batch_jac, diag_jac, divergence, hess_diag, laplacian, make_functional
+from jacfunc.core import caches
 
 THREADS = 4
 ROUNDS = 6

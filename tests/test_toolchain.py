@@ -1,4 +1,4 @@
-"""``jacfunc/toolchain.py``: what the first compilation of a process asks of the compiler, and what it leaves out."""
+"""``jacfunc/call/toolchain.py``: what the first compilation of a process asks of the compiler, and what it leaves out."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch._inductor import codecache, config, cpu_vec_isa
 
-from jacfunc import caches
-from jacfunc.toolchain import prepared
+from jacfunc.call.toolchain import prepared
+from jacfunc.core import caches
 
 WITHOUT = {"cpp_cache_precompile_headers": False}
 X = torch.ones(2, 3)

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from jacfunc import batch_jac, caches, diag_jac, hess_diag, laplacian, make_functional
+from jacfunc import batch_jac, diag_jac, hess_diag, laplacian, make_functional
+from jacfunc.core import caches
 
 METHODS = ["auto", "taylor", "forward", "reverse"]
 weight = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..levels import compiling
+from ..core.levels import compiling
 from . import fused
 from .activated import Activated
 from .frame import Frame, plus

@@ -16,9 +16,9 @@ from typing import Any
 import optree
 import torch
 
-from .. import caches
-from ..levels import compiling, inside_function
-from ..operations import TABLE
+from ..core import caches
+from ..core.levels import compiling, inside_function
+from ..evaluation.operations import TABLE
 from .fallback import name_of, pushed, writes
 from .frame import CannotFollowError, Frame, Propagation
 from .jet import Jet

@@ -12,13 +12,13 @@ from typing import Any
 import optree
 import torch
 
-from .. import caches
-from ..levels import compiling, exporting
-from ..linear import pullback, pushforward
-from ..operations import corrected
-from ..rng import Draw
-from ..rows import flattened, through
-from ..scripted import SCRIPTED, plainly
+from ..core import caches
+from ..core.levels import compiling, exporting
+from ..evaluation.linear import pullback, pushforward
+from ..evaluation.operations import corrected
+from ..evaluation.rng import Draw
+from ..evaluation.rows import flattened, through
+from ..evaluation.scripted import SCRIPTED, plainly
 from .build import filled
 from .frame import CannotFollowError, Frame
 from .jet import Jet

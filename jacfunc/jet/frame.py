@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .. import caches
+from ..core import caches
 from ..errors import UnsupportedOperationError
 from .joined import Joined
 from .layout import Layout, Product, first_order, summed

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd import forward_ad
 
-from ..levels import inside_transform
+from ..core.levels import inside_transform
 from .frame import Frame
 from .jet import Coefficients, Jet
 from .layout import Layout

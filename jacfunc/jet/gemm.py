@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from ..levels import compiling, exporting, inside_transform
+from ..core.levels import compiling, exporting, inside_transform
 
 Tensor = torch.Tensor
 

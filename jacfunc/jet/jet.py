@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..levels import compiling
+from ..core.levels import compiling
 from . import gemm
 from .frame import CannotFollowError, Frame, OneHot, Propagation
 

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .. import caches
-from ..levels import compiling
+from ..core import caches
+from ..core.levels import compiling
 from .dispatch import apply
 from .jet import Jet
 from .rules.products import linear_layer, multiplies

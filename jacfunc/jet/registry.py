@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .. import caches
+from ..core import caches
 from ..errors import ArgumentTypeError, RuleError
 from .fallback import name_of
 from .frame import CannotFollowError

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-from ..levels import compiling, exporting, inside_transform, tracing
+from ..core.levels import compiling, exporting, inside_transform, tracing
 from .gemm import FASTER
 
 Tensor = torch.Tensor

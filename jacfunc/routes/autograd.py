@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from ..entries import joined, own_coordinates
 from ..errors import UnsupportedOperationError
-from ..linear import graph_gradients
-from ..rows import Rows
+from ..evaluation.linear import graph_gradients
+from ..evaluation.rows import Rows
 from . import nested
+from .entries import joined, own_coordinates
 from .task import Evaluation, Task, Tensors
 from .verify import verify_transpose
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..linear import pullback, pushforward
+from ..evaluation.linear import pullback, pushforward
 from . import nested
 from .task import Evaluation, Task, Tensors
 from .verify import verify_backward, verify_transpose

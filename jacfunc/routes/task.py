@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..entries import owned
 from ..errors import UnsupportedOperationError
+from ..evaluation.rng import Draw
+from ..evaluation.rows import Rows, flattened, through
 from ..jet.frame import Frame
-from ..multiindices import Key, MultiIndices
-from ..rng import Draw
-from ..rows import Rows, flattened, through
+from ..jet.multiindices import Key, MultiIndices
+from .entries import owned
 
 Tensors = tuple[torch.Tensor, ...]
 

@@ -12,18 +12,18 @@ from typing import Any
 
 import torch
 
-from .. import caches
-from ..entries import Diagonal, Laplacian
+from ..core import caches
+from ..core.levels import exporting, grad_mode
+from ..evaluation.recomputing import begin, end
 from ..jet import CannotFollowError, Frame, Jet, Propagation, layout
 from ..jet.dispatch import lifted
 from ..jet.ending import diagonal_of, rows_of
 from ..jet.frame import OneHot, Within
 from ..jet.joined import Joined
+from ..jet.multiindices import MultiIndices
 from ..jet.shared import Origin, Rows, single
 from ..jet.within import differentiated, origin_within, shared_with, value_of
-from ..levels import exporting, grad_mode
-from ..multiindices import MultiIndices
-from ..recomputing import begin, end
+from .entries import Diagonal, Laplacian
 from .task import Evaluation, Task, times
 from .verify import verify_followed
 

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch.autograd.function import BackwardCFunction
 
+from ..core.levels import inside_transform
+from ..evaluation.linear import graph_gradients, pullback, pushforward
+from ..evaluation.rng import replaying
 from ..jet import CannotFollowError, Propagation, layout
 from ..jet.ending import rows_of
 from ..jet.values import plain
-from ..levels import inside_transform
-from ..linear import graph_gradients, pullback, pushforward
-from ..rng import replaying
 from .task import Task, Tensors
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from jacfunc import diag_jac, laplacian, make_functional, request
+from jacfunc import diag_jac, laplacian, make_functional
+from jacfunc.call import request
 
 from .contender import timed_call
 from .results import spread

@@ -15,8 +15,8 @@ from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.common_modules import module_db
 from torch.utils import _pytree as pytree
 
-from jacfunc.functional import FunctionalModule
 from jacfunc.jet import Jet
+from jacfunc.modules.functional import FunctionalModule
 
 Tensor = torch.Tensor
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from jacfunc import batch_jac, caches, diag_jac, laplacian
+from jacfunc import batch_jac, diag_jac, laplacian
+from jacfunc.core import caches
 from jacfunc.errors import JacfuncError
 
 from .cases import WIDTH, Case, Template, layout_of, make_case, seed_of, templates

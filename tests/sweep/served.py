@@ -11,7 +11,8 @@ from unittest import mock
 import torch
 from networks import NETWORKS
 
-from jacfunc import caches, explain, laplacian
+from jacfunc import explain, laplacian
+from jacfunc.core import caches
 from jacfunc.jet import Jet, dispatch
 from jacfunc.jet.fallback import name_of
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.autograd.function import once_differentiable
 
-from jacfunc import caches
+from jacfunc.core import caches
 
 from .cases import FilteredError, Template, _template, layout_of, make_case, operations, templates
 from .judge import COARSER, TRANSFORMS, _judged_case, judged

@@ -39,7 +39,7 @@ from jacfunc import (
     laplacian,
     make_functional,
 )
-from jacfunc.levels import TIES_SHARED
+from jacfunc.core.levels import TIES_SHARED
 
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")
 DOUBLE = torch.float64

@@ -19,7 +19,8 @@ from judging import CURED, METHODS, far
 from torch import nn
 from torch.func import functional_call, jvp
 
-from jacfunc import caches, diag_jac, explain, laplacian, make_functional
+from jacfunc import diag_jac, explain, laplacian, make_functional
+from jacfunc.core import caches
 
 THREADS = 4
 DOUBLE = torch.float64

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from ...levels import compiling, exporting, grad_mode
+from ...core.levels import compiling, exporting, grad_mode
 from ..build import Derivatives, composed, elementwise
 from ..frame import CannotFollowError
 from ..jet import Jet

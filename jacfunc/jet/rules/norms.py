@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from ...levels import grad_mode
-from ...operations import norms as corrected
-from ...operations.expansion import wide
+from ...core.levels import grad_mode
+from ...evaluation.operations import norms as corrected
+from ...evaluation.operations.expansion import wide
 from ..jet import Coefficients, Jet
 from ..registry import add, named
 from ..values import plain

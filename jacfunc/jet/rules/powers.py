@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ...levels import tracing
+from ...core.levels import tracing
 from ..build import Derivatives, composed
 from ..frame import CannotFollowError
 from ..jet import Jet

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from ...levels import compiling
+from ...core.levels import compiling
 from ..build import Operand, aligned, bilinear, frame_of, linear
 from ..frame import CannotFollowError
 from ..jet import Jet

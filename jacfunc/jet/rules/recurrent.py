@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from ...levels import grad_mode
+from ...core.levels import grad_mode
 from ..jet import Jet
 from ..registry import add
 from ..values import plain

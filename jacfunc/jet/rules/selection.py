@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ...levels import TIES_SHARED
+from ...core.levels import TIES_SHARED
 from ..build import Operand, composed, elementwise
 from ..jet import Jet
 from ..registry import add, named

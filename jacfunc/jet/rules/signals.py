@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ... import caches
+from ...core import caches
 from ..build import Operand, composed, linear
 from ..fallback import pushed
 from ..jet import Jet

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ... import caches
+from ...core import caches
 from ..build import linear
 from ..fallback import pushed
 from ..jet import Jet

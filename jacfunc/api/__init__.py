@@ -1,0 +1,1 @@
+"""What a user asks for: the transforms, vector calculus, mixed partial derivatives, residuals."""

@@ -1,0 +1,301 @@
+"""Vector calculus beyond the divergence and the Laplacian: ``curl``, ``biharmonic``, ``directional``.
+
+Each says which entries or mixed derivatives it wants and how its result is built, as the transforms in
+``transforms.py`` do; nothing is computed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+import torch
+
+from ..call.inside import values
+from ..call.plan import Outcome, Wanted
+from ..call.request import Request, as_function
+from ..call.shapes import refuse_curl
+from ..core import trees
+from ..core.levels import tracing
+from ..core.subclasses import dressed, undressed
+from ..errors import ArgumentError, ArgumentTypeError, ShapeError
+from ..jet.layout import Index, Terms
+from ..jet.multiindices import MultiIndices
+from ..options import Keywords, Options
+from ..routes.entries import Block
+from .calling import Uncalled
+from .transforms import Transform, transform_of, with_signature
+
+# -------------------------------------------------------------------- curl
+
+
+def _curl(request: Request, outcome: Outcome) -> torch.Tensor:
+    (jacobian,) = outcome.results.values()  # (*batch, output, input)
+
+    def circulation(i: int, j: int) -> torch.Tensor:
+        return jacobian[..., j, i] - jacobian[..., i, j]
+
+    if request.input_shapes[0] == (2,):
+        return circulation(0, 1)
+    return torch.stack([circulation(1, 2), circulation(2, 0), circulation(0, 1)], -1)
+
+
+CURL = Wanted("curl", 1, Block, _curl, refuse=refuse_curl)
+
+
+@with_signature
+def curl(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
+    r"""The curl of each sample of a vector field in two or three dimensions.
+
+    .. math:: \nabla \times f = (\partial_1 f_2 - \partial_2 f_1, \; \partial_2 f_0 - \partial_0 f_2, \;
+        \partial_0 f_1 - \partial_1 f_0)
+
+    and in two dimensions the last of these alone.
+
+    Args:
+        f: a function or an ``nn.Module``, ``x`` of shape ``(N, 3)`` to ``(N, 3)``, or ``(N, 2)`` to ``(N, 2)``.
+        **keywords: those of :func:`diag_jac`.
+
+    Returns:
+        A function of the same arguments as ``f``, whose result has shape ``(N, 3)``, or ``(N,)`` in two dimensions, and
+        the dtype of ``x``.
+
+    Raises:
+        ShapeError: a field of another shape.
+        JacfuncError: as :func:`diag_jac`.
+
+    Example:
+        >>> import torch
+        >>> from jacfunc import curl
+        >>> curl(lambda x: torch.stack([-x[:, 1], x[:, 0]], dim=1))(torch.ones(2, 2))
+        tensor([2., 2.])
+    """
+    return transform_of(CURL, f, keywords)
+
+
+# -------------------------------------------------------------------- biharmonic
+
+
+def _fourth(i: int, j: int, count: int) -> Index:
+    """Twice by coordinate i and twice by coordinate j, of so many."""
+    return tuple([2 * (place == i) + 2 * (place == j) for place in range(count)])
+
+
+def _coordinates(request: Request, span: slice) -> range:
+    """The coordinates of the leaves of one argument."""
+    sizes = [torch.Size(shape).numel() for shape in request.input_shapes]
+    return range(sum(sizes[: span.start]), sum(sizes[: span.stop]))
+
+
+def _twice_laplacian(request: Request, span: slice) -> Terms:
+    """The biharmonic operator over the leaves of one argument, as a combination of fourth derivatives."""
+    count = sum(torch.Size(shape).numel() for shape in request.input_shapes)
+    places = _coordinates(request, span)
+    return tuple([(_fourth(i, j, count), 1.0 if i == j else 2.0) for i in places for j in places if i <= j])
+
+
+def _fourth_derivatives(request: Request) -> MultiIndices:
+    return MultiIndices.around((), [_twice_laplacian(request, argument.span) for argument in request.arguments])
+
+
+def _biharmonic(request: Request, outcome: Outcome) -> Any:
+    assert request.outputs is not None
+    wanted = [_twice_laplacian(request, argument.span) for argument in request.arguments]
+    trees_of_outputs = []
+    for output in range(len(request.outputs.shapes)):
+        sums = [outcome.combined(output, terms) for terms in wanted]
+        trees_of_outputs.append(tuple(sums) if isinstance(request.options.argnums, tuple) else sums[0])
+    return request.outputs.structure.build(trees_of_outputs)
+
+
+def _refuse_empty(request: Request) -> None:
+    for argument in request.arguments:
+        if not len(_coordinates(request, argument.span)):
+            raise ShapeError(
+                f"args[{argument.position}] has no coordinate, so there is nothing to differentiate by; pass "
+                "one with some"
+            )
+
+
+BIHARMONIC = Wanted("biharmonic", 4, None, _biharmonic, indices=_fourth_derivatives, refuse_inputs=_refuse_empty)
+
+
+@with_signature
+def biharmonic(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
+    r"""The biharmonic operator of every output, ``(N, *O)``: the Laplacian of the Laplacian, over the whole input.
+
+    .. math:: \Delta^2 y_{no} = \sum_{ij} \frac{\partial^4 y_{no}}{\partial x_{ni}^2 \, \partial x_{nj}^2}
+
+    It comes from one propagation of ``3 d (d + 1) / 2 + 1`` rows beside the value: the fourth derivatives travel as
+    their sum.
+
+    Args:
+        f: a function or an ``nn.Module``, ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``, as for
+            :func:`diag_jac`, four times differentiable where the result is to mean something.
+        **keywords: those of :func:`diag_jac`.
+
+    Returns:
+        A function of the same arguments as ``f``, whose result has shape ``(N, *O)`` and the dtype of ``x``; all leaves
+        of one argument are its coordinates, and a tuple ``argnums`` gives a tuple.
+
+    Raises:
+        JacfuncError: as :func:`diag_jac`, for whose shapes nothing is refused here but an input without coordinates.
+
+    Example:
+        >>> import torch
+        >>> from jacfunc import biharmonic
+        >>> biharmonic(lambda x: x[:, 0] ** 2 * x[:, 1] ** 2)(torch.ones(2, 2))
+        tensor([8., 8.])
+    """
+    return transform_of(BIHARMONIC, f, keywords)
+
+
+# -------------------------------------------------------------------- directional
+
+
+@dataclass(frozen=True, eq=False)
+class Along:
+    """``f(.., x + s v, ..)`` of the arguments of ``f``, then v and s, one number for each sample."""
+
+    transformed: Callable[..., Any]
+    number: int
+    batch_dims: int
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        own, (direction, s) = list(args[:-2]), args[-2:]
+        leaves, structure = trees.flatten(own[self.number])
+        along = trees.flatten(direction)[0]
+        own[self.number] = structure.build([self._moved(x, v, s) for x, v in zip(leaves, along, strict=True)])
+        return self.transformed(*own, **kwargs)
+
+    def _moved(self, x: torch.Tensor, v: torch.Tensor, s: Any) -> Any:
+        moved = s.reshape(*s.shape, *(1 for _ in x.shape[self.batch_dims :])) * undressed(v) + undressed(x)
+        return dressed(moved, x)
+
+    def _captured(self) -> tuple[object, ...]:
+        return (self.number, self.batch_dims, self.transformed)
+
+    def __repr__(self) -> str:
+        return getattr(self.transformed, "__name__", None) or repr(self.transformed)
+
+
+@dataclass(frozen=True, eq=False)
+class Directional(Uncalled):
+    """A function of the arguments of ``f`` and then a direction that returns a derivative along it."""
+
+    transform: Transform
+    options: Options
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        transform, args = self.resolved(args, kwargs)
+        return transform(*args, **kwargs)
+
+    @property
+    def transformed(self) -> Callable[..., Any]:
+        """The function that it is a derivative of."""
+        return self.transform.transformed
+
+    def _captured(self) -> tuple[object, ...]:
+        return (self.transform,)
+
+    def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
+        """The transform that is called for these arguments, and its own."""
+        *own, direction = self._checked(args)
+        first = undressed(trees.flatten(own[self._position(own)])[0][0])
+        s = first.new_zeros(first.shape[: self.options.batch_dims])
+        return self.transform, (*own, direction, s)
+
+    def _checked(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Arguments of which the last is a direction for the differentiated one."""
+        *own, direction = args if args else (None,)
+        position = self._position(own)
+        (*own, direction), _ = values(args, {})
+        request = Request(self.transform.transformed.transformed, self.options, tuple(own), {}, traced=tracing())  # type: ignore[attr-defined]
+        vectors, structure = trees.flatten(direction)
+        leaves, own_structure = trees.flatten(own[position])
+        if structure != own_structure or not all(isinstance(vector, torch.Tensor) for vector in vectors):
+            raise ArgumentTypeError(
+                f"the direction, the last argument, is built as {structure!r} and args[{position}] as "
+                f"{own_structure!r}; pass a direction for it after the arguments of f"
+            )
+        for vector, leaf, path, shape in zip(vectors, leaves, request.input_paths(), request.input_shapes, strict=True):
+            if vector.shape not in (leaf.shape, torch.Size(shape)):
+                raise ShapeError(
+                    f"the direction has shape {tuple(vector.shape)} for {path} of shape {tuple(leaf.shape)}; "
+                    "pass one of "
+                    f"shape {tuple(shape)} for all samples, or {tuple(leaf.shape)}"
+                )
+            if vector.dtype != leaf.dtype:
+                raise ArgumentTypeError(
+                    f"the direction has dtype {vector.dtype} and {path} {leaf.dtype}; convert it with .to({leaf.dtype})"
+                )
+        return args
+
+    def _position(self, own: list[Any]) -> int:
+        number = self.options.numbers[0]
+        if not own:
+            raise ArgumentError("the last argument is the direction, and no other was given; pass those of f before it")
+        position = number + len(own) if number < 0 else number
+        if not 0 <= position < len(own):
+            raise ArgumentError(
+                f"argnums={number} selects nothing among the {len(own)} arguments before the direction; pass the "
+                "arguments of f, and then the direction"
+            )
+        return position
+
+    def __repr__(self) -> str:
+        changed = [f"order={self.transform.wanted.order}", *self.options.changed()]
+        return f"directional({self.transform.transformed!r}, {', '.join(changed)})"
+
+
+def _along(request: Request, outcome: Outcome) -> Any:
+    assert request.outputs is not None
+    ordered = [outcome.results[key] for key in sorted(outcome.results)]
+    return request.outputs.structure.build(ordered)
+
+
+def directional(f: Callable[..., Any], order: int = 1, **keywords: Unpack[Keywords]) -> Directional:
+    r"""The k-th derivative of every output along a direction of the input, ``(N, *O)``.
+
+    .. math:: D_v^k y_{no} = \left. \frac{d^k}{ds^k} f(\theta, x_n + s v_n)_o \right|_{s=0}
+
+    One propagation of k rows beside the value, however many coordinates the input has.
+
+    Args:
+        f: a function or an ``nn.Module``, ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``, as for
+            :func:`diag_jac`.
+        order: k, 1 or more.
+        **keywords: those of :func:`diag_jac` but ``sample_chunk_size`` and ``in_dims``; ``argnums`` is an int, and
+            counts the arguments before the direction.
+
+    Returns:
+        A function of the arguments of ``f`` and then a direction ``v``, of shape ``I``, the same for all samples, or
+        ``(N, *I)``, and the dtype of ``x``; a tree where ``x`` is one.  Its result has shape ``(N, *O)`` and the
+        dtype of ``x``, in the output's tree.
+
+    Raises:
+        ArgumentError: an order below 1.
+        ShapeError: a direction of another shape than the input's.
+        JacfuncError: as :func:`diag_jac`.
+
+    Example:
+        >>> import torch
+        >>> from jacfunc import directional
+        >>> x, v = torch.ones(2, 3), torch.tensor([1.0, 0.0, 1.0])
+        >>> directional(lambda x: x.square().sum(dim=1), order=2)(x, v)
+        tensor([4., 4.])
+    """
+    if not isinstance(order, int) or isinstance(order, bool) or order < 1:
+        raise ArgumentError(f"order={order!r} is not the order of a derivative, 1 or more")
+    options = Options.of("directional", keywords)
+    if not isinstance(options.argnums, int):
+        raise ArgumentError(f"argnums={options.argnums!r} selects several arguments; a direction is that of one")
+    if options.sample_chunk_size is not None or options.in_dims is not None:
+        raise ArgumentError(
+            "directional takes no sample_chunk_size and no in_dims, as the direction may carry samples; leave them out"
+        )
+    wanted = Wanted("directional", order, None, _along, indices=MultiIndices.around([(order,)]), key=order)
+    along = Along(as_function(f), options.argnums, options.batch_dims)
+    inner = Options.of("directional", {**keywords, "argnums": -1})
+    return Directional(Transform(along, wanted, inner), options)

@@ -1,0 +1,294 @@
+"""``residual``: an equation as a function of named derivatives, which finds out by itself which ones it reads.
+
+The derivatives come from ``partials.py``; here is only what the equation reads, and what it may return.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Unpack
+
+import torch
+
+from ..call.entrance import Entrance
+from ..call.inside import values
+from ..call.request import as_function, requested
+from ..core.levels import tracing
+from ..errors import ArgumentTypeError, NotationError, ShapeError, UnsupportedOperationError
+from ..evaluation.rng import replaying
+from ..jet import Jet
+from ..options import Keywords, Options
+from .calling import Uncalled, keywords_only
+from .derivatives import Derivatives
+from .notation import Variables
+from .partials import Partials, made
+from .transforms import Transform
+
+Equation = Callable[[Any], Any]
+
+
+KEPT = 4
+"""Calls that read something new, for which a name that is not read is still computed."""
+
+
+class UnreadError(BaseException):
+    """A name that the propagation did not compute; no ``except Exception`` of the equation's is about it."""
+
+
+class Reading(Derivatives):
+    """What an equation is given: a name that is not there interrupts it, and is ``_unread`` even if it goes on."""
+
+    _unread: str | None = None
+
+    @classmethod
+    def of(cls, derivatives: Derivatives) -> Reading:
+        """With the same tensors."""
+        inputs = [(name, getattr(derivatives, name)) for name in derivatives._inputs]
+        return cls(derivatives._names, list(derivatives), inputs)
+
+    def __getattr__(self, name: str) -> torch.Tensor:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        self._unread = name
+        raise UnreadError(name)
+
+
+class NotedReading(Reading):
+    """The same where a name was missing before: what is read of it is noted, to tell what is not any more."""
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if not name.startswith("_"):
+            vars(self).setdefault("_noted", set()).add(name)
+        return found
+
+
+class DryReading(Derivatives):
+    """What it is given in the dry run: values of outputs stand for all their derivatives, and ``_read`` is noted.
+
+    Each is a copy, since what an equation does to it in place must not be seen by anyone.
+    """
+
+    def __init__(self, values: Derivatives, variables: Variables) -> None:
+        super().__init__((), (), [(name, getattr(values, name).clone()) for name in values._inputs])
+        self._values, self._variables = list(values), variables
+        self._read: list[str] = []
+
+    def __getattr__(self, name: str) -> torch.Tensor:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        output = self._variables.name(name).output
+        self._read.append(name)
+        return self._values[output].clone()
+
+
+class Residual(Entrance, Uncalled):
+    """A function of the same arguments as ``f`` that returns the residual of an equation for every sample.
+
+    ``names`` is what the equation was seen to read so far.  Where it reads new ones time and again, as with a number in
+    them that changes, those that were not read in the last ``KEPT`` of such calls are forgotten.
+    """
+
+    def __init__(
+        self,
+        f: Callable[..., Any],
+        equation: Equation,
+        variables: Variables,
+        options: Options,
+        out_dims: int | None,
+    ) -> None:
+        self.transformed, self.equation, self.variables = f, equation, variables
+        self.options, self.out_dims = options, out_dims
+        self.names: tuple[str, ...] = ()
+        self._growths = 0
+        self._last_read: dict[str, int] = {}
+        self._partials: Partials | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        partials, kind = self._known(args, kwargs), Reading
+        while True:
+            derivatives, others = self._computed(partials, args, kwargs)
+            reading = kind.of(derivatives)
+            try:
+                result = self.equation(reading)
+            except UnreadError:
+                if reading._unread is None:  # it is the name of another residual, around this one
+                    raise
+            if reading._unread is not None:
+                self._growths += kind is Reading
+                partials, kind = self._read((reading._unread,)), NotedReading
+                continue
+            if kind is NotedReading:
+                noted = [name for name in vars(reading).get("_noted", ()) if name in self._last_read]
+                self._last_read.update(dict.fromkeys(noted, self._growths))
+            _check(result, next(iter(derivatives)))
+            return (result, *others) if others else result
+
+    def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
+        """The transform that is called for these arguments, and its own."""
+        return self._known(args, kwargs).resolved(args, kwargs)
+
+    def _known(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Partials:
+        """What the equation was seen to read; at the first call it is looked at."""
+        if self._partials is None:
+            if tracing():
+                raise UnsupportedOperationError(
+                    "which derivatives a residual reads is found out at its first call, which "
+                    "torch.compile and torch.export cannot trace; call it once before"
+                )
+            return self._read(self._dry_run(*values(args, kwargs)))
+        return self._partials
+
+    def _read(self, names: tuple[str, ...]) -> Partials:
+        """Compute these too from now on."""
+        if tracing():
+            raise UnsupportedOperationError(
+                f"the equation reads {' and '.join(names)}, which it did not when it was called before "
+                "torch.compile or torch.export traced it; call it once more outside, so that it does"
+            )
+        for name in names:
+            self.variables.name(name)
+        self._last_read.update(dict.fromkeys(names, self._growths))
+        self._last_read = {name: at for name, at in self._last_read.items() if at >= self._growths - KEPT}
+        self.names = tuple(self._last_read)
+        wanted = ", ".join(self.names or self.variables.outputs)
+        self._partials = made(self.transformed, wanted, self.variables, self.options, self.out_dims)
+        return self._partials
+
+    def _computed(self, partials: Partials, args: Any, kwargs: Any) -> tuple[Derivatives, tuple[Any, ...]]:
+        result = partials(*args, **kwargs)
+        if isinstance(result, Derivatives):
+            return result, ()
+        derivatives, *others = result
+        return derivatives, tuple(others)
+
+    def _dry_run(self, args: Any, kwargs: Any) -> tuple[str, ...]:
+        """The names that the equation reads where the values of outputs stand for their derivatives as well."""
+        values = made(self.transformed, " ".join(self.variables.outputs), self.variables, self.options, self.out_dims)
+        transform, own = values.resolved(args, kwargs)
+        with (
+            torch.no_grad(),
+            requested(transform.transformed, transform.options, own, kwargs) as request,
+            replaying(request.draw()),
+        ):
+            derivatives, _ = self._computed(values, args, kwargs)
+            draw = request.draw()
+        dry = DryReading(derivatives, self.variables)
+        with replaying(draw):  # the equation may draw too
+            try:
+                self.equation(dry)
+            except NotationError:
+                raise
+            except Exception:  # of numbers that are none: what else it reads shows when it has the right ones
+                pass
+        return tuple(dry._read)
+
+    def _captured(self) -> tuple[object, ...]:
+        names = (*self.variables.inputs, None, *self.variables.outputs)
+        return (self.transformed, self.equation, names, self.out_dims, self.options.argnums, self.options.batch_dims)
+
+    def __repr__(self) -> str:
+        variables = self.variables
+        f = getattr(self.transformed, "__name__", None) or repr(self.transformed)
+        return (
+            f"residual({f}, {getattr(self.equation, '__name__', None) or repr(self.equation)}, "
+            f"inputs={' '.join(variables.inputs)!r}, outputs={' '.join(variables.outputs)!r})"
+        )
+
+
+def _check_takes_one(equation: Equation) -> None:
+    """Refuse an equation that cannot be called with the derivatives alone."""
+    try:
+        signature = inspect.signature(equation)
+    except (TypeError, ValueError):  # of what is not written in Python
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        raise ArgumentTypeError(
+            f"equation takes {signature}, but is called with one argument, the derivatives, which have the inputs as "
+            "attributes as well; write it as lambda d: d.u_t - d.u_xx, and close over what else it needs"
+        ) from None
+
+
+def _check(result: Any, like: torch.Tensor) -> None:
+    """Refuse what is not one number for each sample, or a tuple of such tensors."""
+    parts = list(result) if isinstance(result, tuple | list) else [result]
+    if not parts:
+        raise ArgumentTypeError("the equation returned an empty tuple; return the residual of each sample")
+    for place, part in enumerate(parts):
+        which = "the residual" if len(parts) == 1 else f"residual {place}"
+        if not isinstance(part, torch.Tensor | Jet):
+            raise ArgumentTypeError(
+                f"{which} is a {type(part).__name__}; return a tensor of shape {tuple(like.shape)}, or a tuple of them"
+            )
+        if part.shape != like.shape:
+            raise ShapeError(
+                f"{which} has shape {tuple(part.shape)}, but one number for each sample was expected, "
+                f"{tuple(like.shape)}; {_cause(part, like)}"
+            )
+
+
+def _cause(part: Any, like: torch.Tensor) -> str:
+    """What usually makes a residual of such a shape."""
+    if part.dim() < like.dim():
+        return "reduce it outside of the residual"
+    if part.dim() == like.dim():
+        return "select samples outside of the residual, or inside by torch.where"
+    return "something beside the names has an axis more, such as (N, 1), which broadcasts: drop it with [:, 0]"
+
+
+@keywords_only
+def residual(
+    f: Callable[..., Any],
+    equation: Equation,
+    *,
+    inputs: str,
+    outputs: str,
+    out_dims: int | None = None,
+    **keywords: Unpack[Keywords],
+) -> Residual:
+    r"""The residual of a differential equation, written as a function of named derivatives.
+
+    .. math:: r_n = F(t_n, x_n, u_n, \partial_t u_n, \partial_x^2 u_n, \dots), \qquad u = f(\theta, (t, x))
+
+    Which derivatives it reads is found out by a dry run, in which values of outputs stand for all derivatives; they
+    come from one propagation, as in :func:`partials`.  A name that appears later, in another branch, is computed by a
+    new propagation, and from then on together with the others.
+
+    Args:
+        f: as for :func:`partials`.
+        equation: a function of ``d`` that returns a tensor ``(N,)`` or a tuple of them.  Every name of a derivative,
+            of an output and of an input is an attribute of ``d``, a tensor ``(N,)``.  It is called once more the
+            first time.
+        inputs: a name for each coordinate, as in ``"t x"``.
+        outputs: a name for each output, as in ``"u v p"``.
+        out_dims: as for :func:`partials`; the shape is then ``(F, P)`` in place of ``(N,)``.
+        **keywords: those of :func:`diag_jac`.
+
+    Returns:
+        A function of the same arguments as ``f`` that returns what ``equation`` does.  With ``return_value=True`` the
+        value follows, aux comes last.
+
+    Raises:
+        ShapeError: a residual that is not ``(N,)``: where ``(N,)`` meets ``(N, 1)`` it would be ``(N, N)``.
+        NotationError: ``equation`` reads a name that means nothing.
+        JacfuncError: as :func:`partials`.
+
+    Example:
+        >>> import torch
+        >>> from jacfunc import residual
+        >>> f = lambda tx: torch.exp(-tx[:, :1]) * torch.sin(tx[:, 1:])
+        >>> heat = residual(f, lambda d: d.u_t - d.u_xx, inputs="t x", outputs="u")
+        >>> heat(torch.rand(3, 2)).abs() < 1e-6
+        tensor([True, True, True])
+    """
+    if not callable(equation):
+        raise ArgumentTypeError(
+            f"equation is a {type(equation).__name__}; pass a function of the derivatives, as in lambda d: "
+            "d.u_t - d.u_xx"
+        )
+    options, variables = Options.of("residual", keywords), Variables.of(inputs, outputs)
+    _check_takes_one(equation)
+    return Residual(as_function(f), equation, variables, options, out_dims)

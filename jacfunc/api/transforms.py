@@ -1,0 +1,390 @@
+"""The public transforms: each says which entries it wants and what its result looks like.
+
+Arguments are checked in ``request.py``, the route is chosen in ``plan.py``.  A :class:`Transform` is what they
+return: a function of the same arguments that ``explain`` can ask about.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any, TypeVar, Unpack
+
+import torch
+
+from ..call.blocks import Blocks, check_in_dims
+from ..call.compiled import call_compiled
+from ..call.entrance import Entrance
+from ..call.independence import probe_now
+from ..call.inside import followed
+from ..call.plan import Outcome, Plan, Wanted
+from ..call.refusals import JetsGivenError
+from ..call.request import Request, as_function, requested
+from ..call.run import run
+from ..call.settled import Kind, settle, settled_request
+from ..call.shapes import refuse_unequal_trees, refuse_without_diagonal
+from ..core import trees
+from ..core.levels import tracing
+from ..core.reasons import name_of, note
+from ..errors import JacfuncError
+from ..options import Keywords, Options
+from ..routes.entries import Block, Diagonal, HessianDiagonal, Laplacian, owned
+from .calling import Uncalled, keywords_only
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, eq=False)
+class Transform(Entrance, Uncalled):
+    """A function of the same arguments as ``f`` that returns a derivative of it."""
+
+    transformed: Callable[..., Any]
+    wanted: Wanted
+    options: Options
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        traced = tracing()
+        if self.options.sample_chunk_size is not None:
+            return self._in_blocks(args, kwargs, traced)
+        if self.options.compile and not traced:
+            return call_compiled(self, args, kwargs)
+        if traced:  # which cannot trace a question about inference mode
+            return self.traced(self.transformed, args, kwargs)
+        try:
+            if not torch.is_inference_mode_enabled():
+                kind, known = settled_request(self, args, kwargs)
+                request = known or Request(self.transformed, self.options, args, kwargs)
+                if not request.inference:
+                    return self._result(request, kind)
+            with requested(self.transformed, self.options, args, kwargs) as request:
+                return self._result(request)
+        except JetsGivenError:
+            pass
+        return followed(self, args, kwargs)
+
+    def traced(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result for another function, while ``torch.compile`` traces."""
+        return self._result(Request(function, self.options, args, kwargs, traced=True))
+
+    def _result(self, request: Request, kind: Kind | None = None) -> Any:
+        result, plan = self.outcome(request)
+        if kind is not None and request.plan is None:
+            settle(self, kind, request, plan)
+        return result
+
+    def outcome(self, request: Request) -> tuple[Any, Plan]:
+        """The result for a request, and how it was computed."""
+        if self.options.in_dims is not None:
+            check_in_dims(request, self.options)
+        outcome = run(request, self.wanted)
+        assert request.outputs is not None
+        own = partial(owned, traced=True) if request.traced else owned
+        result = self.wanted.assemble(request, outcome)
+        results: list[Any] = [own(result) if type(result) is torch.Tensor else trees.mapped(own, result)]
+        if self.options.return_value:
+            values = [trees.mapped(own, value) for value in outcome.evaluation.outputs]
+            results.append(request.outputs.structure.build(values))
+        if self.options.has_aux:
+            results.append(request.aux(outcome.evaluation.aux))
+        return (results[0] if len(results) == 1 else tuple(results)), outcome.plan
+
+    def _in_blocks(self, args: tuple[Any, ...], kwargs: dict[str, Any], traced: bool) -> Any:
+        whole = replace(self, options=self.options.whole)
+        blocks = Blocks.of(self.transformed, self.options, self.wanted.order, args, kwargs, traced)
+        if len(blocks.starts()) == 1:
+            return whole(*args, **kwargs)
+        if not traced:
+            blocks.settle_independence(args, kwargs)
+        return blocks.joined([whole(*blocks.samples(args, start), **kwargs) for start in blocks.starts()])
+
+    def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
+        """The transform that is called for these arguments, and its own: itself, and these."""
+        return self, args
+
+    def _captured(self) -> tuple[object, ...]:
+        return (self.wanted.identity, self.options.argnums, self.options.batch_dims, self.transformed)
+
+    def __repr__(self) -> str:
+        return f"{self.wanted.name}({', '.join([name_of(self.transformed), *self.options.changed()])})"
+
+
+def _by_pair(request: Request, outcome: Outcome) -> Any:
+    """The output's tree outside, then the tuple of a tuple ``argnums``, the input's tree innermost."""
+    assert request.outputs is not None
+    trees = []
+    for output in range(len(request.outputs.shapes)):
+        arguments = [
+            argument.structure.build([outcome.results[output, leaf] for leaf in _leaves(argument.span)])
+            for argument in request.arguments
+        ]
+        trees.append(_per_argument(request, arguments))
+    return request.outputs.structure.build(trees)
+
+
+def _summed_by_argument(request: Request, outcome: Outcome) -> Any:
+    """The output's tree outside; the leaves within one argument are summed."""
+    assert request.outputs is not None
+    trees = []
+    for output in range(len(request.outputs.shapes)):
+        sums = [
+            _sum([outcome.results[output, leaf] for leaf in _leaves(argument.span)]) for argument in request.arguments
+        ]
+        trees.append(_per_argument(request, sums))
+    return request.outputs.structure.build(trees)
+
+
+def _trace(request: Request, outcome: Outcome) -> torch.Tensor:
+    """All diagonals, summed over samples' coordinates and leaves: one number for each sample."""
+    return _sum(
+        [
+            diagonal.reshape(*request.batch, -1).sum(-1) if diagonal.numel() else diagonal.new_zeros(request.batch)
+            for diagonal in outcome.results.values()
+        ]
+    )
+
+
+def _per_argument(request: Request, results: list[Any]) -> Any:
+    return tuple(results) if isinstance(request.options.argnums, tuple) else results[0]
+
+
+def _leaves(span: slice) -> range:
+    return range(span.start, span.stop)
+
+
+def _sum(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return sum(tensors[1:], start=tensors[0])
+
+
+DIAG_JAC = Wanted("diag_jac", 1, Diagonal, _by_pair, refuse=refuse_without_diagonal)
+BATCH_JAC = Wanted("batch_jac", 1, Block, _by_pair)
+DIVERGENCE = Wanted("divergence", 1, Diagonal, _trace, paired=True, refuse=refuse_unequal_trees)
+HESS_DIAG = Wanted("hess_diag", 2, HessianDiagonal, _by_pair)
+LAPLACIAN = Wanted("laplacian", 2, Laplacian, _summed_by_argument)
+
+
+def with_signature(transform: F) -> F:
+    """Show the keywords that all transforms share where ``help`` and editors look for them."""
+    shared = [
+        inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=option.type)
+        for option in fields(Options)
+        if option.init
+    ]
+    function = inspect.Parameter("f", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation="Callable[..., Any]")
+    made = keywords_only(transform)
+    made.__signature__ = inspect.Signature([function, *shared], return_annotation="Transform")  # type: ignore[attr-defined]
+    return made
+
+
+def transform_of(wanted: Wanted, f: Callable[..., Any], keywords: Keywords) -> Transform:
+    return Transform(as_function(f), wanted, Options.of(wanted.name, keywords))
+
+
+@with_signature
+def diag_jac(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
+    r"""The diagonal of each sample's Jacobian, without the Jacobian.
+
+    .. math:: D_{nb} = \partial y_{nb} / \partial x_{nb}, \qquad y = f(\theta, x)
+
+    where the smaller of the sample shapes ``I`` of ``x`` and ``O`` of ``y`` is broadcast to the larger: they have
+    the same rank with each axis of the smaller equal or 1, or one of them has a single element.
+
+    ============================  ===========  ==================================================
+    sample input -> output        result       meaning
+    ============================  ===========  ==================================================
+    ``(d,) -> (d,)``              ``(N, d)``   the main diagonal of each square Jacobian
+    ``(1,)`` or ``() -> (m,)``    ``(N, m)``   the derivative of every output by the one coordinate
+    ``(d,) -> (1,)`` or ``()``    ``(N, d)``   the gradient
+    ============================  ===========  ==================================================
+
+    Args:
+        f: a function or an ``nn.Module``: ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``, each sample on its
+            own.  ``x`` and ``y`` may be trees (dicts, tuples, whatever ``optree`` knows).
+        **keywords: ``argnums=-1``, ``batch_dims=1``, ``method="auto"``, ``chunk_size=None``,
+            ``sample_chunk_size=None``, ``in_dims=None``, ``has_aux=False``, ``return_value=False``, ``check=True``,
+            ``compile=False``, described at :class:`jacfunc.options.Options`.
+
+    Returns:
+        A function of the same arguments as ``f``.  Its result has the larger of ``O`` and ``I``: ``(N, *larger)``, the
+        dtype and device of ``x``; for trees the output's tree is outside, then the tuple of a tuple ``argnums``, the
+        input's tree innermost.  With ``return_value=True`` it is ``(derivative, value)``, aux comes last.
+
+    Raises:
+        ArgumentError: ``argnums`` selects nothing or the parameters, ``chunk_size`` or ``method`` cannot be meant.
+        ArgumentTypeError: an argument or output leaf is no floating-point tensor.
+        ShapeError: an output without the batch in front, or shapes without a common diagonal.
+        CoupledSamplesError: a sample of the output depends on other samples of the input.
+        UnsupportedOperationError: no route can differentiate an operation inside ``f``.
+
+    Example:
+        >>> import torch
+        >>> from jacfunc import diag_jac
+        >>> x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+        >>> diag_jac(lambda x: x**2)(x)
+        tensor([[2., 4.],
+                [6., 8.]])
+    """
+    return transform_of(DIAG_JAC, f, keywords)
+
+
+@with_signature
+def batch_jac(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
+    r"""The Jacobian of each sample, ``(N, *O, *I)``, without the zeros between samples.
+
+    .. math:: J_{noi} = \partial y_{no} / \partial x_{ni}
+
+    Args:
+        f: a function or an ``nn.Module``, ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``, as for
+            :func:`diag_jac`.
+        **keywords: those of :func:`diag_jac`.
+
+    Returns:
+        A function of the same arguments as ``f``, whose result has shape ``(N, *O, *I)``, trees as in :func:`diag_jac`.
+
+    Raises:
+        JacfuncError: as :func:`diag_jac`, for whose shapes nothing is refused here.
+
+    Example:
+        >>> import torch
+        >>> from jacfunc import batch_jac
+        >>> x = torch.tensor([[1.0, 2.0]])
+        >>> batch_jac(lambda x: torch.stack([x[:, 0] * x[:, 1], x[:, 0]], dim=1))(x)
+        tensor([[[2., 1.],
+                 [1., 0.]]])
+    """
+    return transform_of(BATCH_JAC, f, keywords)
+
+
+@with_signature
+def divergence(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
+    r"""The divergence of each sample, ``(N,)``: the sum of the main diagonal of its Jacobian.
+
+    .. math:: \nabla \cdot f = \sum_b \partial y_{nb} / \partial x_{nb}
+
+    Args:
+        f: a function or an ``nn.Module`` whose output has the shape (and the tree) of its input.
+        **keywords: those of :func:`diag_jac`.
+
+    Returns:
+        A function of the same arguments as ``f``, whose result has the shape of the sample axes; over a tree the
+        leaves are paired one by one and summed.
+
+    Raises:
+        ShapeError: the output is not built and shaped as the input.
+        JacfuncError: as :func:`diag_jac`.
+
+    Example:
+        >>> import torch
+        >>> from jacfunc import divergence
+        >>> divergence(lambda x: x**2)(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        tensor([ 6., 14.])
+    """
+    return transform_of(DIVERGENCE, f, keywords)
+
+
+@with_signature
+def hess_diag(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
+    r"""The second derivative of every output by every input element, ``(N, *O, *I)``.
+
+    .. math:: H_{noi} = \partial^2 y_{no} / \partial x_{ni}^2
+
+    Args:
+        f: as for :func:`batch_jac`, twice differentiable where its second derivative is to mean something.
+        **keywords: those of :func:`diag_jac`.
+
+    Returns:
+        A function of the same arguments as ``f``: entries of :func:`batch_jac`'s shape, ``(N, *O, *I)``, in its trees.
+
+    Raises:
+        JacfuncError: as :func:`batch_jac`, and for an operation without a second derivative.
+
+    Example:
+        >>> import torch
+        >>> from jacfunc import hess_diag
+        >>> hess_diag(lambda x: x.pow(3).sum(dim=1))(torch.tensor([[1.0, 2.0]]))
+        tensor([[ 6., 12.]])
+    """
+    return transform_of(HESS_DIAG, f, keywords)
+
+
+@with_signature
+def laplacian(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
+    r"""The Laplacian of every output, ``(N, *O)``: its second derivatives, summed over the whole input.
+
+    .. math:: \Delta y_{no} = \sum_i \partial^2 y_{no} / \partial x_{ni}^2
+
+    Args:
+        f: a function or an ``nn.Module``, ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``, as for
+            :func:`diag_jac`.
+        **keywords: those of :func:`diag_jac`.
+
+    Returns:
+        A function of the same arguments as ``f``, whose result has shape ``(N, *O)``; the leaves within one argument
+        are summed, and a tuple ``argnums`` gives a tuple.
+
+    Raises:
+        JacfuncError: as :func:`diag_jac`, for whose shapes nothing is refused here.
+
+    Example:
+        >>> import torch
+        >>> from jacfunc import laplacian
+        >>> laplacian(lambda x: x.square().sum(dim=1))(torch.ones(2, 3))
+        tensor([6., 6.])
+    """
+    return transform_of(LAPLACIAN, f, keywords)
+
+
+@dataclass(frozen=True)
+class _Check:
+    function: Callable[..., Any]
+    options: Options
+
+    def __call__(self, *args: Any, **kwargs: Any) -> bool:
+        with requested(self.function, self.options, args, kwargs) as request:
+            try:
+                return probe_now(request)
+            except JacfuncError:
+                raise
+            except Exception as error:
+                note(error, "check_independent", self.function, request.args)
+                raise
+
+
+@keywords_only
+def check_independent(
+    f: Callable[..., Any], *, argnums: int | tuple[int, ...] = -1, batch_dims: int = 1, has_aux: bool = False
+) -> Callable[..., bool]:
+    """Whether the samples of a batch are computed independently: True, or an error that says what couples them.
+
+    The batch is evaluated once, then twice with two thirds of its samples replaced by others and by outliers; the
+    outputs of the kept samples must not move beyond rounding.  Every transform does this by itself on the first call
+    for a function and the kind of its arguments (``check=True``).  A coupling that is inactive at the given data, as in
+    ``relu(x.mean() - 3)`` far below its kink, cannot be seen.
+
+    Args:
+        f: a function or an ``nn.Module``, ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``.
+        argnums: the positional arguments that carry the samples to replace.
+        batch_dims: how many leading axes are sample axes.
+        has_aux: ``f`` returns ``(output, aux)``; aux is not looked at.
+
+    Returns:
+        A function of the same arguments as ``f`` that returns True.
+
+    Raises:
+        CoupledSamplesError: names an output that moved and what usually causes it.
+        JacfuncError: for arguments that cannot be a batch of samples.
+
+    Example:
+        >>> import torch
+        >>> from jacfunc import check_independent
+        >>> check_independent(lambda x: x.softmax(dim=1))(torch.randn(4, 3))
+        True
+        >>> check_independent(lambda x: x - x.mean(dim=0))(torch.randn(4, 3))
+        Traceback (most recent call last):
+        ...
+        jacfunc.errors.CoupledSamplesError: ...
+    """
+    keywords: Keywords = {"argnums": argnums, "batch_dims": batch_dims, "has_aux": has_aux}
+    options = Options.of("check_independent", keywords)
+    return _Check(as_function(f), options)

@@ -1,0 +1,1 @@
+"""One call: checked, planned, run, remembered, compiled."""

@@ -1,0 +1,234 @@
+"""``compile=True``: a transform under ``torch.compile``, compiled once for a function and a kind of arguments.
+
+Which route is compiled, whether samples are independent, and that the compiled numbers are the eager ones is found out
+at the first call; what a call does is in ``transforms.py`` and ``run.py``, which ``torch.compile`` traces.  Later calls
+of a module for arguments of the same shapes ask the guards of Dynamo alone, and look again where something has changed.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from ..core import caches, trees
+from ..core.closeness import agree
+from ..core.levels import differentiated_again, inside_transform
+from ..core.reasons import line_of, together
+from ..errors import UnsupportedOperationError
+from ..modules.functional import FunctionalModule
+from ..options import METHODS
+from .entrance import own_code
+from .request import Request, requested
+from .settled import kind_of
+from .toolchain import prepared
+
+Transform = Any
+Call = Callable[..., Any]
+
+
+def call_compiled(transform: Transform, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result of a transform for these arguments, compiled; eager inside of ``torch.func``, which takes no other."""
+    if inside_transform():
+        return _eager(transform)(*args, **kwargs)
+    kind = kind_of(transform.transformed, args, kwargs)
+    if kind is None:
+        return _looked_at(transform, args, kwargs)[1]
+    known = caches.SETTLED_CALLS.get(transform, kind, _unknown)
+    call: Call | None = known()
+    if call is not None:
+        with suppress(torch._dynamo.exc.TorchDynamoException):
+            return _as_it_is(call, transform.transformed, args, kwargs)
+    found, result = _looked_at(transform, args, kwargs)
+    if found is not None and known is not _unclear:
+        settled = weakref.ref(found) if call is None or call is found else _unclear
+        caches.SETTLED_CALLS.put(transform, kind, settled)
+    return result
+
+
+def _unknown() -> None:
+    """In place of the reference to a call: of a kind that is new."""
+
+
+def _unclear() -> None:
+    """The same for a kind that turned out to be two: each would be traced in vain for the other, time and again."""
+
+
+def _as_it_is(call: Call, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result without compiling; if Dynamo would, something that was looked at has changed, and it raises."""
+    settled = caches.SETTLED
+    settled.only = True
+    try:
+        return call(f, *args, **kwargs)
+    finally:
+        settled.only = False
+
+
+class _ChangedError(Exception):
+    """What is called was compiled for something else."""
+
+
+def _refuse_changed() -> None:
+    """Run while Dynamo traces, so before anything is compiled."""
+    if caches.SETTLED.only:
+        raise _ChangedError
+
+
+_refuse_changed._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _looked_at(transform: Transform, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call | None, Any]:
+    """What is called for these arguments, if it can be remembered, and its result."""
+    if not torch.is_inference_mode_enabled():
+        request = Request(transform.transformed, transform.options, args, kwargs)
+        if not request.inference:
+            return _called(transform, request)
+    with requested(transform.transformed, transform.options, args, kwargs) as request:
+        return _called(transform, request)
+
+
+def _called(transform: Transform, request: Request) -> tuple[Call | None, Any]:
+    key, signature = request.captured.key, _signature(transform, request)
+    known: Call | None = caches.COMPILED.get(key, signature)
+    if known is not None:
+        # Of what is another program after all, or is refused: by its own words below.
+        with suppress(torch._dynamo.exc.TorchDynamoException):
+            return known, _as_it_is(known, transform.transformed, request.args, request.kwargs)
+    call, result = _compiled(_eager(transform), request, known)
+    if not request.captured.rememberable:
+        return None, result
+    call.scopes = request.captured.scopes  # type: ignore[attr-defined]  # no other may be told apart by the same address
+    caches.COMPILED.put(key, request.captured.parts, signature, call)
+    return call, result
+
+
+def _eager(transform: Transform) -> Transform:
+    return replace(transform, options=transform.options.eager)
+
+
+def _signature(transform: Transform, request: Request) -> tuple[object, ...]:
+    options, surroundings = transform.options, (differentiated_again(), caches.RULES_ENTERED.number)
+    asked = (transform.wanted.identity, options.planned, options.return_value)
+    # Dynamo takes functions of one code for one, in whatever namespaces they are.
+    return (*asked, request.signature, *map(id, request.captured.scopes), *surroundings)
+
+
+def _of_the_call(*args: Any, **kwargs: Any) -> Any:
+    """In place of the function of a transform that is compiled, which is an argument."""
+    raise NotImplementedError
+
+
+def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[Call, Any]:
+    """The first route that can be traced and gives what the eager one does, and its result for this request.
+
+    The call that is ``known`` comes first: it is compiled once more, beside what it was compiled for.
+    """
+    options = prepared(request.leaves)
+    if not request.captured.has_arrays():  # whose guards Dynamo cannot make twice, as it does to have them filtered
+        options["guard_filter_fn"] = _needed(isinstance(request.function, FunctionalModule))
+    truth, plan = eager.outcome(request)
+    methods = dict.fromkeys([plan.route, *METHODS[1:]] if eager.options.method == "auto" else [eager.options.method])
+    attempts: list[tuple[str, Callable[[], Call]]] = [
+        (method, partial(_by, eager, method, options)) for method in methods
+    ]
+    if known is not None:
+        again = known
+        attempts.insert(0, ("the route before", lambda: again))
+    reasons = []
+    for name, make in attempts:
+        try:
+            call = make()
+            result = call(request.function, *request.args, **request.kwargs)
+        except (torch._dynamo.exc.TorchDynamoException, UnsupportedOperationError) as error:
+            reasons.append((name, f"{str(error).strip().splitlines()[0]}{line_of(error)}"))
+            continue
+        if plan.random or _close(result, truth):
+            return call, result
+        reasons.append((name, "other numbers than the eager ones"))
+    raise UnsupportedOperationError(
+        f"{eager.wanted.name} of f cannot be compiled: {reasons[-1][1]}; leave compile=True out, or replace what is "
+        f"named here (no route that torch.compile traces: {together(reasons)})"
+    )
+
+
+def _by(eager: Transform, method: str, options: dict[str, Any]) -> Call:
+    if method not in METHODS:
+        raise UnsupportedOperationError("it has no trace")
+    return _traced(replace(eager, options=replace(eager.options, method=method, check=False)), options)
+
+
+def _traced(transform: Transform, options: dict[str, Any]) -> Call:
+    template = replace(transform, transformed=_of_the_call)
+
+    def call(f: Any, *args: Any, **kwargs: Any) -> Any:
+        _refuse_changed()
+        return template.traced(f, args, kwargs)
+
+    call.__code__ = own_code(call.__code__)
+    return torch.compile(call, fullgraph=True, options=options)
+
+
+def _needed(adapted: bool) -> Callable[[Sequence[Any]], list[bool]]:
+    """Which guards of Dynamo's to keep: not those for what nobody changes, two thirds of them all.
+
+    That is what the modules of this package (but for the rules, which are counted) and the private ones of torch
+    consist of, the builtins, and the template, which is frozen.  Of an ``adapted`` module it is the adapter, and how
+    its layers are put together, which is part of what a call is remembered by.
+    """
+    ours = re.compile(f"{_OURS}|{_ADAPTER}" if adapted else _OURS)
+
+    def needed(guards: Sequence[Any]) -> list[bool]:
+        modules = _aliases()
+        return [
+            _of_a_user(guard.name)
+            or not (_module_of(guard.name) in modules or ours.search(f"{guard.name} {guard.guard_type}"))
+            for guard in guards
+        ]
+
+    return needed
+
+
+def _aliases() -> frozenset[str]:
+    """What Dynamo calls the modules whose guards are left out: exactly these, and none that is called alike."""
+    package = __name__.partition(".")[0]
+    names = [name for name in sys.modules if name == package or name.startswith((f"{package}.", "torch._"))]
+    return frozenset(f"__import_{name.replace('.', '_dot_')}" for name in names)
+
+
+def _module_of(name: str) -> str | None:
+    found = _MODULE.search(name)
+    return None if found is None else found[1]
+
+
+def _of_a_user(name: str) -> bool:
+    """Whether it is part of a rule that a user has entered, which this package only keeps."""
+    return ".USER_RULES" in name
+
+
+_MODULE = re.compile(r"G\['(\w+)'\]")
+_OURS = (
+    r"__builtins_dict__"
+    r"|___unnamed_scope_\d+_c\d+'\](\['_tuple_new'\].*)? \w+$"  # of what makes a named tuple
+    r"|^G\['_refuse_changed'\] "
+    r"|^(dict\()?(type\()?template\b"
+)
+_ADAPTER = (
+    r"^(dict\()?type\(f\)"
+    r"|^f(\._layers(\.steps(\[\d+\](\.__closure__\[\d+\]\.cell_contents)?)?)?)? "
+    r"|^f\._layers\.modules.*"
+    r"( (EMPTY_NN_MODULE_HOOKS_DICT|DICT_KEYS_MATCH|SEQUENCE_LENGTH|TYPE_MATCH)|\[2\]\[\d+\] CONSTANT_MATCH"
+    r"|\[3\] CLASS_MATCH|(\[3\]\.forward|\[4\]) CLOSURE_MATCH)$"
+    r"|^type\(f\._layers\.modules(\[\d+\]|\._modules\['[^']*'\])*\) "
+)
+
+
+def _close(found: Any, truth: Any) -> bool:
+    """Whether compiled numbers are the eager ones but for the order in which they were rounded."""
+    return all(map(agree, trees.tensors(found), trees.tensors(truth)))

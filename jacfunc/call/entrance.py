@@ -1,0 +1,46 @@
+"""What ``torch.compile`` is handed for a transform: a function with code of its own.
+
+Dynamo keeps what it compiles, and which sizes it saw vary, by the code of a function.  Objects that are called have
+none, and share a wrapper's: the second network of other sizes would be traced with symbolic sizes, the ninth not at
+all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import CodeType
+from typing import Any
+
+from ..core import caches
+from ..modules.captured import Captured
+
+
+class Entrance:
+    """A base of callable objects; torch looks these two names up, and where it does not, nothing is lost but this."""
+
+    @property
+    def _torchdynamo_orig_callable(self) -> Callable[..., Any]:
+        return entrance(self)
+
+    @property
+    def _torchdynamo_wrapper_id(self) -> int:
+        return id(self)
+
+
+def entrance(transform: Any) -> Callable[..., Any]:
+    """The transform as a function whose code is that of all transforms that are made like it."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return transform(*args, **kwargs)
+
+    made = Captured.by(transform, ())
+    known: CodeType | None = caches.CODES.get(made.key, repr(transform))
+    call.__code__ = known or own_code(call.__code__)
+    if made.rememberable:
+        caches.CODES.put(made.key, made.parts, repr(transform), call.__code__)
+    return call
+
+
+def own_code(code: CodeType) -> CodeType:
+    """Code that counts as another: by its name too, by which Dynamo lets numbers vary that once were not the same."""
+    return code.replace(co_name=f"{code.co_name}_{next(caches.TRACED)}")

@@ -1,0 +1,282 @@
+"""Do samples influence each other?  Two more forwards of the batch find out, once for a function and signature.
+
+The samples are cut at random into three thirds.  One forward replaces all but the first third by neighbours and by
+outliers, another all but the second, by the same values; so every third keeps its own values in two of the three
+evaluations, and none of its outputs may move between them.  (With complementary halves two samples are told apart
+with probability 1/2, so with 2/3.)  What a probe cannot see is a coupling that is inactive at the data
+(``relu(x.mean() - 3)`` far from its kink) or one that stays inside each third; the documentation says so.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..core import caches
+from ..core.levels import inside_vmap
+from ..errors import CoupledSamplesError, IndependenceWarning, JacfuncError
+from ..evaluation.rng import Draw, replaying
+from ..modules.captured import Captured
+from .refusals import not_batch_first
+from .request import Request
+
+CHECKED = "checked: no sample influences another"
+UNCHECKED = "not checked: check=False"
+ONE_SAMPLE = "nothing to check: at most one sample"
+UNSEEN = "not checked: values cannot be looked at under torch.func.vmap"
+TRACED = "not checked: values cannot be looked at under torch.compile and torch.export"
+BLIND = "not decided: no output is finite"
+UNDECIDED = "not decided: f failed on the replaced samples or is not reproducible"
+
+SEED = 20190613
+ROUNDING = 64
+KEPT_IN = ((0, 1), (0, 2), (1, 2))
+"""For each third of the samples the two evaluations in which its own values are the same."""
+
+OVER_THE_BATCH = (
+    "a mean, softmax, sort, cumsum or norm over the batch axis, BatchNorm in training mode, or attention or an RNN "
+    "that is not batch_first"
+)
+SHARED_STEPS = (
+    "for so small a change a step size or a stopping test that all samples share, as an adaptive ODE solver (dopri5) "
+    "takes it from a norm over the batch: take a solver with fixed steps (rk4), or check=False for the derivative "
+    "with the steps as they are"
+)
+SMALL = 1e-2
+"""A change beside the output that is rather a tolerance than an influence."""
+
+Tensors = Sequence[torch.Tensor]
+
+
+def standing(request: Request) -> str | None:
+    """What is known of the independence without any work; None when it has to be found out."""
+    if not request.options.check:
+        return UNCHECKED
+    if not several(request):
+        return ONE_SAMPLE
+    known: str | None = caches.INDEPENDENT.get(request.captured.key, _signature(request))
+    if known is None and inside_vmap():
+        return UNSEEN
+    return known
+
+
+def several(request: Request) -> bool:
+    """Whether there are samples that could influence each other."""
+    batch = request.batch
+    return (batch[0] if len(batch) == 1 else math.prod(batch)) > 1
+
+
+def _signature(request: Request) -> object:
+    return (request.signature, request.options.argnums, request.options.batch_dims, request.options.has_aux)
+
+
+def check(request: Request, outputs: Tensors, draw: Draw) -> str:
+    """Probe the function around ``outputs``, its values at the request's leaves, and remember the finding."""
+    thirds = _thirds(math.prod(request.batch))
+    probes = _probe(request, thirds, draw)
+    finding = UNDECIDED if probes is None else CHECKED
+    if probes is not None:
+        moved = _moved_in_a_third((outputs, *(probe.outputs for probe in probes)), thirds, len(request.batch))
+        if moved:
+            again = evaluated(request, request.leaves, draw)
+            others = [*(probe.end for probe in probes), *_ends_elsewhere(request, draw, again.end)]
+            doubt = _doubt(outputs, again, others, len(request.batch))
+            if doubt is None:
+                raise CoupledSamplesError(_message(request, *moved, outputs))
+            _warn(doubt)
+            finding = UNDECIDED
+    if not _any_finite(outputs):
+        return BLIND
+    if request.captured.rememberable:
+        caches.INDEPENDENT.put(request.captured.key, request.captured.parts, _signature(request), finding)
+    return finding
+
+
+def _ends_elsewhere(request: Request, draw: Draw, end: Draw) -> Iterator[Draw]:
+    """Where the generators stand after values of one sign: the probes may draw equally many numbers by chance."""
+    if end.same_as(draw):  # nothing is drawn
+        return
+    for sign in (1, -1):
+        leaves = [sign * (leaf.detach().abs() + 1) for leaf in request.leaves]
+        try:
+            yield evaluated(request, leaves, draw).end
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, AssertionError):
+            continue  # values that the function refuses say nothing
+
+
+def _doubt(outputs: Tensors, again: Evaluated, ends: Sequence[Draw], batch_dims: int) -> str | None:
+    """Why an output that moved proves nothing: the function is not the same at two evaluations."""
+    everything = torch.ones(math.prod(outputs[0].shape[:batch_dims]), dtype=torch.bool)
+    if _first_moved(outputs, again.outputs, everything, batch_dims) is not None:
+        return "gives other values when it is evaluated again under the same random state"
+    if not all(map(again.end.same_as, ends)):
+        return "draws more random numbers for some values than for others (rrelu, Gamma)"
+    return None
+
+
+def _any_finite(outputs: Tensors) -> bool:
+    return any(bool(output.isfinite().any()) for output in outputs) or not any(output.numel() for output in outputs)
+
+
+def settle(request: Request) -> None:
+    """Check what is not yet known."""
+    if standing(request) is None:
+        probe_now(request)
+
+
+def probe_now(request: Request) -> bool:
+    """Check whatever was found before; True unless the samples are coupled."""
+    draw = request.draw()
+    with replaying(draw):
+        outputs = request.first_values(draw)
+    return not several(request) or check(request, outputs, draw) == CHECKED
+
+
+class Evaluated(NamedTuple):
+    """Outputs, and where the random generators stood after them."""
+
+    outputs: tuple[torch.Tensor, ...]
+    end: Draw
+
+
+def evaluated(request: Request, leaves: Tensors, draw: Draw) -> Evaluated:
+    """The outputs at these leaves from one random draw."""
+    with replaying(draw):
+        return Evaluated(request.values(leaves), draw.now())
+
+
+def _thirds(count: int) -> torch.Tensor:
+    """A third for each sample, 0 to 2, at random, other ones at every check.
+
+    At most one size is even: pairs of samples that influence one another must not fit into the thirds.
+    """
+    sizes = [(count + 2 - third) // 3 for third in range(3)]
+    even = [third for third in range(3) if sizes[third] % 2 == 0]
+    if len(even) > 1:
+        sizes[even[0]] += 1
+        sizes[even[-1]] -= 1
+    generator = torch.Generator().manual_seed(SEED + next(caches.CHECKS))
+    return torch.arange(3).repeat_interleave(torch.tensor(sizes))[torch.randperm(count, generator=generator)]
+
+
+def _probe(request: Request, thirds: torch.Tensor, draw: Draw) -> tuple[Evaluated, Evaluated] | None:
+    """The function with all but third 0 replaced, then all but third 1; None if it refuses all replacements."""
+    for outliers in (True, False):
+        generator = torch.Generator().manual_seed(SEED)
+        new = [_replacement(leaf.detach(), len(thirds), outliers, generator) for leaf in request.leaves]
+        try:
+            first, second = (_evaluated_with(request, new, thirds != kept, draw) for kept in (0, 1))
+        except JacfuncError:
+            raise
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, AssertionError) as error:
+            reason = f"failed when some samples were replaced by others of the batch ({type(error).__name__}: {error})"
+        else:
+            return first, second
+    _warn(reason)
+    return None
+
+
+def _evaluated_with(request: Request, new: Tensors, mask: torch.Tensor, draw: Draw) -> Evaluated:
+    """The function with the masked samples new."""
+    leaves = [
+        torch.where(mask.to(leaf.device)[:, None], there, leaf.detach().reshape(len(mask), -1)).reshape(leaf.shape)
+        for leaf, there in zip(request.leaves, new, strict=True)
+    ]
+    return evaluated(request, leaves, draw)
+
+
+def _replacement(leaf: torch.Tensor, count: int, outliers: bool, generator: torch.Generator) -> torch.Tensor:
+    """Another value ``(count, numel)`` for every sample: that of its neighbour, or an outlier above or below."""
+    flat = leaf.reshape(count, -1)
+    values = flat.roll(1, 0)
+    if not outliers:
+        return values
+    # Uneven sizes, so that outliers above and below cannot cancel in a mean; every fifth sample is no outlier.
+    size = torch.empty(values.shape).uniform_(5, 15, generator=generator)
+    place = torch.randperm(count, generator=generator)[:, None]
+    directions = torch.tensor([1.0, -0.3, 1.0, -1.0])
+    factor = directions[(place + torch.arange(values.shape[1])) % len(directions)] * (place % 5 != 4)
+    spread = (flat.amax(0) - flat.amin(0)).nan_to_num(1.0, 1.0, 1.0).clamp(min=1e-2)
+    spread = spread + flat.abs().mean(0).nan_to_num(1.0, 1.0, 1.0)
+    return values + (size * factor).to(values) * spread
+
+
+def _moved_in_a_third(
+    evaluations: Sequence[Tensors], thirds: torch.Tensor, batch_dims: int
+) -> tuple[int, int, float] | None:
+    """The first sample that moved between the two evaluations in which its third has the same values."""
+    for third, (one, two) in enumerate(KEPT_IN):
+        moved = _first_moved(evaluations[one], evaluations[two], thirds == third, batch_dims)
+        if moved is not None:
+            return moved
+    return None
+
+
+def _first_moved(before: Tensors, after: Tensors, kept: torch.Tensor, batch_dims: int) -> tuple[int, int, float] | None:
+    """The first output leaf and sample among the kept ones that moved beyond rounding, and by how much."""
+    for leaf, (old, new) in enumerate(zip(before, after, strict=True)):
+        if old.shape != new.shape:
+            return leaf, int(kept.nonzero()[0]), float("nan")
+        a, b = (t.detach().reshape(len(kept), -1).to("cpu", torch.float64)[kept] for t in (old, new))
+        if not a.numel():
+            continue
+        size = a.abs().nan_to_num(0.0, 0.0, 0.0)
+        scale = torch.maximum(size.amax(1, keepdim=True), size.mean())
+        same = (a == b) | (a.isnan() & b.isnan())
+        moved = ~same & ~((a - b).abs() <= ROUNDING * torch.finfo(old.dtype).eps * scale)
+        if moved.any():
+            row = int(moved.any(1).nonzero()[0])
+            return leaf, int(kept.nonzero()[row]), float((a - b)[row].abs().max())
+    return None
+
+
+def _message(request: Request, leaf: int, sample: int, change: float, outputs: Tensors) -> str:
+    path = request.outputs.paths()[leaf] if request.outputs else "output"
+    index = ", ".join(str(int(i)) for i in torch.unravel_index(torch.tensor(sample), request.batch))
+    small = change < SMALL * float(outputs[leaf].detach().abs().nan_to_num(0.0, 0.0, 0.0).max())
+    cause = _module_at_fault(request.captured) or (SHARED_STEPS if small else OVER_THE_BATCH)
+    numbers = all(shape == () for shape in request.input_shapes)
+    one_sample = "batch_dims=0 if the input is one sample, or " if numbers else ""
+    return (
+        f"{path}[{index}] changed by {change:.2g} when only other samples of the batch were replaced, so its "
+        f"per-sample derivatives do not exist; the usual cause is {cause}; make every output depend on its "
+        f"own sample alone, or pass {one_sample}check=False if this is meant"
+    )
+
+
+def refuse_layers(request: Request) -> None:
+    """Refuse layers that couple samples, all that can be told of a function whose values cannot be looked at."""
+    cause = _module_at_fault(request.captured) if request.options.check else None
+    if cause is not None:
+        raise CoupledSamplesError(
+            f"per-sample derivatives do not exist through {cause}; or pass check=False if this is meant"
+        )
+
+
+def _module_at_fault(captured: Captured) -> str | None:
+    """A layer that couples samples, and the way out."""
+    for root in captured.modules:
+        for name, module in root.named_modules():
+            kind, called = type(module).__name__, f" {name!r}" if name else ""
+            if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+                return f"{kind}{called} using statistics of the batch: {_way_out_of_the_batch(module)}"
+            if not_batch_first(module):
+                return f"{kind}{called} with batch_first=False: make it with batch_first=True"
+    return None
+
+
+def _way_out_of_the_batch(module: _BatchNorm) -> str:
+    return "call .eval() on it" if module.running_mean is not None else "make it with track_running_stats=True"
+
+
+def _warn(what: str) -> None:
+    warnings.warn(
+        f"f {what}, so whether its samples are independent could not be tested; pass check=False if they are",
+        IndependenceWarning,
+        stacklevel=2,
+    )

@@ -1,0 +1,1 @@
+"""The founding example, measured: ``python -m jacfunc``."""

@@ -1,0 +1,1 @@
+"""What holds while f runs: corrected operations, random numbers, checkpoints, scripted code, linear maps."""

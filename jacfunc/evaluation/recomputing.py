@@ -1,0 +1,64 @@
+"""What ``torch.utils.checkpoint`` runs again in the backward runs as it ran first: same tensors, same operations.
+
+Checkpointing calls its function a second time when the evaluation that it belongs to has ended.  Every function that
+is checkpointed between ``begin(rebind)`` and ``end()`` is called as ``rebind(function)`` then.  Meanwhile two names of
+torch's checkpoint module are exchanged; other threads' checkpoints are passed on as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.utils.checkpoint
+
+from ..core import caches
+
+Function = Callable[..., Any]
+Rebinding = Callable[[Function], Function]
+CHECKPOINT: dict[str, Any] = vars(torch.utils.checkpoint)
+# The former is private; test_functional.py notices when it is gone.
+NAMES = ("_CheckpointFrame", "CheckpointFunction")
+ORIGINAL: dict[str, Any] = {name: CHECKPOINT[name] for name in NAMES if name in CHECKPOINT}
+
+
+class _Function:
+    """In place of the autograd function of ``checkpoint(use_reentrant=True)``."""
+
+    @staticmethod
+    def apply(function: Function, *rest: Any) -> Any:
+        return ORIGINAL["CheckpointFunction"].apply(_rebound(function), *rest)
+
+
+def _frame(function: Function, *rest: Any) -> Any:
+    """In place of the class by which ``checkpoint(use_reentrant=False)`` remembers its function."""
+    return ORIGINAL["_CheckpointFrame"](_rebound(function), *rest)
+
+
+REPLACED = {"_CheckpointFrame": _frame, "CheckpointFunction": _Function}
+
+
+def _rebound(function: Function) -> Function:
+    for rebind in caches.AROUND.rebindings:
+        function = rebind(function)
+    return function
+
+
+def begin(rebind: Rebinding) -> None:
+    """From now on checkpointed functions of this thread are ``rebind(function)``; ends with :func:`end`."""
+    caches.AROUND.rebindings.append(rebind)
+    count = caches.AROUND_COUNT
+    with count.lock:
+        count.number += 1
+        if count.number == 1:
+            CHECKPOINT.update({name: REPLACED[name] for name in ORIGINAL})
+
+
+def end() -> None:
+    """Undo the last :func:`begin` of this thread."""
+    caches.AROUND.rebindings.pop()
+    count = caches.AROUND_COUNT
+    with count.lock:
+        count.number -= 1
+        if not count.number:
+            CHECKPOINT.update(ORIGINAL)

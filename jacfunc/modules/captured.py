@@ -1,0 +1,203 @@
+"""What a function is, beyond its identity: its code, what it closes over, and the modules in it.
+
+Used to remember findings by function, also for a lambda made anew at every step, and to find the modules whose
+buffers an evaluation must not touch.  Values of tensors are never looked at, only their shapes.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import types
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..evaluation.rng import GENERATORS
+
+Shape = tuple[int, ...]
+Values = (int, float, complex, str, bytes, bool, type(None), Enum, torch.dtype, torch.device)
+DEPTH = 8
+WIDTH = 64
+
+
+def tensor_signature(tensor: torch.Tensor, batch: Shape) -> Hashable:
+    """Shape without the leading sample axes, dtype, device and class: what a plan may depend on."""
+    shape = tuple(tensor.shape)
+    if batch and shape[: len(batch)] == batch:
+        shape = (-1, *shape[len(batch) :])
+    return (shape, tensor.dtype, tensor.device, type(tensor))
+
+
+@dataclass
+class Captured:
+    """What was found in a function.
+
+    ``scopes``: the namespaces, of no module, of functions that were executed; ``arrays``: whether it holds some of
+    numpy, its modules aside.
+    """
+
+    key: Hashable = None
+    parts: list[object] = field(default_factory=list)
+    modules: list[nn.Module] = field(default_factory=list)
+    random: list[Any] = field(default_factory=list)
+    scopes: list[dict[str, Any]] = field(default_factory=list)
+    rememberable: bool = True
+    arrays: bool = False
+
+    @classmethod
+    def by(cls, function: Callable[..., Any], batch: Shape) -> Captured:
+        """Look through ``function``; ``batch`` is the shape of the sample axes, which signatures leave out.
+
+        What has ``captured_once`` stays what it is: that of a module's adapter depends on the module alone.
+        """
+        once = getattr(function, "captured_once", None)
+        if once is not None and once:
+            known: Captured = once[0]
+            return known
+        captured = cls()
+        captured.key = _Walk(captured, batch).key(function, 0)
+        if once is not None:
+            once.append(captured)
+        return captured
+
+    def shape(self) -> tuple[Hashable, ...]:
+        """Of every module in the function what :func:`shape_of` says."""
+        return shape_of(self.tree())
+
+    def has_arrays(self) -> bool:
+        """Whether the function or a module in it holds a numpy array."""
+        held = chain.from_iterable(vars(module).values() for module in self.tree())
+        return self.arrays or any(isinstance(item, np.ndarray) for item in held)
+
+    def generators(self) -> Iterator[Any]:
+        """The function's own random generators, those that its modules hold among them."""
+        held = chain.from_iterable(vars(module).values() for module in self.tree())
+        yield from {id(item): item for item in chain(self.random, held) if isinstance(item, GENERATORS)}.values()
+
+    def tree(self) -> list[nn.Module]:
+        """Every module in the function and below it, once."""
+        # Not module.modules(), which names every one of them and takes most of a small call's time.
+        found: dict[int, nn.Module] = {}
+        left: list[nn.Module | None] = [*self.modules]
+        while left:
+            module = left.pop()
+            if module is not None and id(module) not in found:
+                found[id(module)] = module
+                left += module._modules.values()
+        return list(found.values())
+
+
+def shape_of(modules: list[nn.Module]) -> tuple[Hashable, ...]:
+    """Of each module which it is, its mode, its forward, and what was put around that."""
+    shapes = []
+    for m in modules:
+        hooks = len(m._forward_hooks), len(m._forward_pre_hooks)
+        kind = type(m)
+        forwards = getattr(kind, "forward", None), id(m.__dict__.get("forward"))  # no scripted class has one
+        shapes.append((id(m), kind, m.training, hooks, forwards))
+    return tuple(shapes)
+
+
+class _Walk:
+    def __init__(self, captured: Captured, batch: Shape) -> None:
+        self.captured = captured
+        self.batch = batch
+        self.seen: dict[int, int] = {}
+
+    def key(self, item: Any, depth: int) -> Hashable:
+        if isinstance(item, Values):
+            return (type(item), item)
+        if isinstance(item, torch.Tensor):
+            return tensor_signature(item, self.batch)
+        if isinstance(item, types.ModuleType):
+            return item.__name__
+        if isinstance(item, GENERATORS):
+            self.captured.random.append(item)
+            return type(item).__name__
+        self.captured.arrays |= isinstance(item, np.ndarray)
+        if id(item) in self.seen or depth > DEPTH:
+            return ("again", self.seen.get(id(item)))
+        self.seen[id(item)] = len(self.seen)
+        return (type(item), *self.inside(item, depth + 1))
+
+    def inside(self, item: Any, depth: int) -> Iterator[Hashable]:
+        if isinstance(item, nn.Module):
+            self.captured.modules.append(item)
+            yield self.part(item)
+        elif isinstance(item, types.FunctionType):
+            yield from self.function(item, depth)
+        elif isinstance(item, types.MethodType):
+            yield self.key(item.__func__, depth)
+            yield self.key(item.__self__, depth)
+        elif isinstance(item, functools.partial):
+            yield from (self.key(part, depth) for part in (item.func, item.args, item.keywords))
+        elif isinstance(item, dict | list | tuple | set | frozenset):
+            yield from self.collection(item, depth)
+        elif hasattr(type(item), "_captured"):
+            yield from (self.key(part, depth) for part in item._captured())
+        else:
+            yield from self.instance(item)
+
+    def collection(self, item: Any, depth: int) -> Iterator[Hashable]:
+        if len(item) > WIDTH:
+            yield (id(item), len(item))
+        elif isinstance(item, dict):
+            yield from ((self.key(name, depth), self.key(value, depth)) for name, value in item.items())
+        else:
+            yield from (self.key(value, depth) for value in item)
+
+    def function(self, function: types.FunctionType, depth: int) -> Iterator[Hashable]:
+        yield function.__code__
+        if function.__globals__ is not getattr(sys.modules.get(function.__module__), "__dict__", None):
+            self.captured.scopes.append(function.__globals__)
+        for cell in function.__closure__ or ():
+            try:
+                yield self.key(cell.cell_contents, depth)
+            except ValueError:  # a cell that is still empty
+                yield "empty"
+        yield self.key(function.__defaults__, depth)
+        yield self.key(function.__kwdefaults__, depth)
+        if not _installed(function.__code__.co_filename):
+            for name in _global_names(function.__code__):
+                if name in function.__globals__:
+                    yield (name, self.key(function.__globals__[name], depth))
+
+    def instance(self, item: Any) -> Iterator[Hashable]:
+        # An object's own attributes may hold modules, whose buffers have to be protected as well.
+        if not isinstance(item, type):
+            for value in getattr(item, "__dict__", {}).values():
+                self.captured.arrays |= isinstance(value, np.ndarray)
+                if isinstance(value, GENERATORS):
+                    self.captured.random.append(value)
+                if isinstance(value, nn.Module) and id(value) not in self.seen:
+                    self.seen[id(value)] = len(self.seen)
+                    self.captured.modules.append(value)
+        yield self.part(item)
+
+    def part(self, item: Any) -> Hashable:
+        if type(item).__weakrefoffset__:
+            self.captured.parts.append(item)
+        else:  # its identity may be given to another object later
+            self.captured.rememberable = False
+        return id(item)
+
+
+@functools.lru_cache(maxsize=1024)
+def _installed(filename: str) -> bool:
+    return "site-packages" in filename or "dist-packages" in filename
+
+
+@functools.lru_cache(maxsize=1024)
+def _global_names(code: types.CodeType) -> tuple[str, ...]:
+    names = dict.fromkeys(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names.update(dict.fromkeys(_global_names(constant)))
+    return tuple(names)

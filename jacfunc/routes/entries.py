@@ -1,0 +1,189 @@
+"""Which entries of a per-sample Jacobian are wanted, and how the rows of a route fill them.
+
+One entry object serves one pair of an output leaf and an input leaf.  A route hands it, in order,
+
+- *columns* ``(r, *batch, *O)``: (second) derivatives of all outputs along the input coordinates from ``start``;
+- *rows* ``(r, *batch, *I)``: the gradients of the output coordinates from ``start``; or, at second order,
+- *cells* ``(o, numel(I), *batch)``: the next o output coordinates, twice by each input coordinate;
+
+and takes the ``result`` with the sample axes in front.  Nothing here evaluates a function.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+from ..core.levels import apart
+
+Shape = tuple[int, ...]
+
+
+class Pair(NamedTuple):
+    """The sample shapes ``I`` and ``O`` of one input and one output leaf, and the batch in front of both."""
+
+    batch: Shape
+    output: Shape
+    input: Shape
+    like: torch.Tensor
+
+    def empty(self, *shape: int) -> torch.Tensor:
+        """Zeros for a result that no row contributes to."""
+        return self.like.new_zeros((*self.batch, *shape))
+
+
+def joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    """Parts one after the other; torch.compile would fix the batch size for a concatenation of one."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+@dataclass
+class Block:
+    """Every entry: ``(*batch, *O, *I)``."""
+
+    pair: Pair
+    by_column: list[torch.Tensor] = field(default_factory=list)
+    by_row: list[torch.Tensor] = field(default_factory=list)
+
+    def columns(self, tangents: torch.Tensor, start: int) -> None:
+        self.by_column.append(tangents)
+
+    def rows(self, cotangents: torch.Tensor, start: int) -> None:
+        self.by_row.append(cotangents)
+
+    def result(self) -> torch.Tensor:
+        shape = (*self.pair.batch, *self.pair.output, *self.pair.input)
+        if self.by_column:
+            return joined(self.by_column).movedim(0, -1).reshape(shape)
+        if self.by_row:
+            return joined(self.by_row).movedim(0, len(self.pair.batch)).reshape(shape)
+        return self.pair.empty(*self.pair.output, *self.pair.input)
+
+
+@dataclass
+class Diagonal:
+    """``dy[b] / dx[b]``, where the smaller of ``I`` and ``O`` is broadcast: ``(*batch, *larger)``.
+
+    ``whole`` is all of it, where the only row is that of a single coordinate.
+    """
+
+    pair: Pair
+    whole: torch.Tensor | None = None
+    taken: list[torch.Tensor] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
+
+    def columns(self, tangents: torch.Tensor, start: int) -> None:
+        self._take(tangents, start, self.pair.input, self.pair.output)
+
+    def rows(self, cotangents: torch.Tensor, start: int) -> None:
+        self._take(cotangents, start, self.pair.output, self.pair.input)
+
+    def _take(self, block: torch.Tensor, start: int, own: Shape, other: Shape) -> None:
+        """Of ``(r, *batch, *other)`` keep, for each of the r coordinates of ``own``, those that lie opposite."""
+        count, batch = len(block), self.pair.batch
+        if math.prod(own) == 1:
+            self.whole = block
+            return
+        block = block.reshape(count, *batch, math.prod(other))
+        if math.prod(other) == 1:
+            self.taken.append(block.squeeze(-1))
+        elif own == other:
+            self.taken.append(own_coordinates(block, batch, start))
+        else:
+            mine, theirs, place = _opposite(own, other, start, count)
+            self.taken.append(block.movedim(-1, 1)[mine, theirs])
+            self.order += place
+
+    def result(self) -> torch.Tensor:
+        larger = larger_shape(self.pair.output, self.pair.input)
+        if self.whole is not None:
+            return self.whole.reshape((*self.pair.batch, *larger))
+        if not self.taken:
+            return self.pair.empty(*larger)
+        diagonal = joined(self.taken)
+        if self.order:
+            diagonal = diagonal[sorted(range(len(self.order)), key=self.order.__getitem__)]
+        return diagonal.movedim(0, -1).reshape((*self.pair.batch, *larger))
+
+
+@dataclass
+class HessianDiagonal(Block):
+    """Second derivatives of every output by every input element: ``(*batch, *O, *I)``."""
+
+    def cells(self, seconds: torch.Tensor) -> None:
+        self.by_row.append(seconds.movedim(1, -1))
+
+
+@dataclass
+class Laplacian:
+    """The sum of all second derivatives of every output: ``(*batch, *O)``."""
+
+    pair: Pair
+    total: torch.Tensor | None = None
+    by_row: list[torch.Tensor] = field(default_factory=list)
+
+    def columns(self, tangents: torch.Tensor, start: int) -> None:
+        part = tangents.sum(0)
+        self.total = part if self.total is None else self.total + part
+
+    def cells(self, seconds: torch.Tensor) -> None:
+        self.by_row.append(seconds.sum(1))
+
+    def result(self) -> torch.Tensor:
+        if self.total is not None:
+            return self.total
+        if self.by_row:
+            return joined(self.by_row).movedim(0, -1).reshape((*self.pair.batch, *self.pair.output))
+        return self.pair.empty(*self.pair.output)
+
+
+def owned(tensor: torch.Tensor, traced: bool = False) -> torch.Tensor:
+    """A result as it leaves: contiguous, and holding no more memory than itself, as a view of all rows does."""
+    if traced:  # where it is not known what will be a view
+        return tensor.clone(memory_format=torch.contiguous_format)
+    if tensor.is_contiguous() and apart(tensor):
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def own_coordinates(block: torch.Tensor, batch: Shape, start: int) -> torch.Tensor:
+    """Of ``(r, *batch, *S)`` keep entry ``start + j`` of row j: ``(r, *batch)``."""
+    count = len(block)
+    flat = block.reshape(count, *batch, math.prod(block.shape[1 + len(batch) :]))
+    return flat[..., start : start + count].diagonal(dim1=0, dim2=-1).movedim(-1, 0)
+
+
+def have_diagonal(output: Shape, input: Shape) -> bool:
+    """Whether one of the shapes broadcasts to the other on purpose: a single element, or 1s in equal rank."""
+    if math.prod(output) == 1 or math.prod(input) == 1:
+        return True
+    if len(output) != len(input):
+        return False
+    pairs = list(zip(output, input, strict=True))
+    return all(o in (1, i) for o, i in pairs) or all(i in (1, o) for o, i in pairs)
+
+
+def larger_shape(output: Shape, input: Shape) -> Shape:
+    """The shape of the diagonal of one sample; that of the input where both have one element."""
+    if math.prod(output) == math.prod(input):
+        return input if len(input) >= len(output) else output
+    return output if math.prod(output) > math.prod(input) else input
+
+
+def _opposite(own: Shape, other: Shape, start: int, count: int) -> tuple[list[int], list[int], list[int]]:
+    """Of the broadcast of both shapes: indices in the chunk of ``own``, in ``other``, and in the result."""
+    larger = tuple(map(max, own, other))
+    mine, theirs = _spread(own, larger), _spread(other, larger)
+    chosen = [place for place, index in enumerate(mine) if start <= index < start + count]
+    return [mine[place] - start for place in chosen], [theirs[place] for place in chosen], chosen
+
+
+def _spread(shape: Shape, larger: Shape) -> list[int]:
+    """For each element of the larger shape the index of that of a shape which is broadcast to it."""
+    found = [0]
+    for size, full in zip(shape, larger, strict=True):
+        found = [index * size + (place if size > 1 else 0) for index in found for place in range(full)]
+    return found
