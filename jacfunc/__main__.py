@@ -1,7 +1,7 @@
 """``python -m jacfunc``: the founding example, checked and timed; exit status 1 if a check fails.
 
-Options, the table, the JSON and the progress bar.  The example is in ``founding.py``, what is measured of it in
-``measured.py``.
+Options, the table, the JSON and the progress bar.  The example is in ``example.py``, what is measured of it in
+``measure.py``.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from .demo import measured
-from .demo.founding import DENSE, OURS, PER_SAMPLE, PLAIN, Method, Setup
-from .demo.measured import Check, Report, Result
+from .demo import measure
+from .demo.example import DENSE, OURS, PER_SAMPLE, PLAIN, Method, Setup
+from .demo.measure import Check, Report, Result
 
 SIZE_LIMIT, SEED_LIMIT, THREADS_LIMIT = 2**31 - 1, 2**63 - 1, 1024
 
@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the example and print what was found; the exit status."""
     options = _parser().parse_args(arguments)
     setup = Setup(**{field.name: getattr(options, field.name) for field in fields(Setup)})
-    with _progress(measured.steps(options.memory)) as step:
-        report = measured.run(setup, calls=options.calls, memory=options.memory, step=step)
+    with _progress(measure.steps(options.memory)) as step:
+        report = measure.run(setup, calls=options.calls, memory=options.memory, step=step)
     print(json.dumps(_as_json(report), indent=2, allow_nan=False) if options.json else _as_text(report))
     return 0 if report.passed else 1
 
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, least, most, text in numbers:
         _add_integer(parser, name, least, most, getattr(Setup, name), text)
     text = "of the network and of t (default: %(default)s)"
-    parser.add_argument("--dtype", choices=list(measured.TOLERANCES), default=Setup.dtype, help=text)
+    parser.add_argument("--dtype", choices=list(measure.TOLERANCES), default=Setup.dtype, help=text)
     _add_integer(parser, "calls", 1, SIZE_LIMIT, 30, "timed calls of each method, fewer of slow ones")
     parser.add_argument("--full", action="store_true", help="run the dense Jacobians whole: minutes and gigabytes")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave out the peak memory")

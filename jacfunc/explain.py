@@ -16,13 +16,13 @@ from .api.calling import keywords_only
 from .api.partials import Partials
 from .api.residual import Residual
 from .api.transforms import Transform
-from .call.blocks import Blocks
 from .call.plan import Plan
 from .call.request import requested
 from .call.run import run
+from .call.sample_chunks import Blocks
 from .call.sizes import forward_bytes
 from .errors import ArgumentTypeError
-from .evaluation.operations import Entry, Noting
+from .evaluation.corrections import Entry, Noting
 from .evaluation.rng import replaying
 
 TRIAL_ROWS = 2

@@ -14,9 +14,10 @@ import torch
 
 import jacfunc
 from jacfunc import __main__ as command
-from jacfunc.demo import founding, measured, memory
-from jacfunc.demo.founding import METHODS, OURS, PLAIN, Example, Method, Setup
-from jacfunc.demo.measured import Result
+from jacfunc.demo import example as founding
+from jacfunc.demo import measure, memory
+from jacfunc.demo.example import METHODS, OURS, PLAIN, Example, Method, Setup
+from jacfunc.demo.measure import Result
 
 SMALL = ["--samples", "5", "--outputs", "7", "--width", "3", "--calls", "2", "--no-memory"]
 SETUP = Setup(samples=5, outputs=7, width=3, dtype="float64")
@@ -72,15 +73,15 @@ def test_the_plain_forward_is_the_network():
     assert torch.equal(PLAIN.prepare(example)(), example.network(example.t))
 
 
-@pytest.mark.parametrize("dtype", measured.TOLERANCES)
+@pytest.mark.parametrize("dtype", measure.TOLERANCES)
 def test_the_founding_sizes_are_far_within_the_tolerance(dtype):
     example = Example.make(Setup(dtype=dtype))
     assert example.t.shape == (100, 1)
     assert example.network(example.t).shape == (100, 400)
-    with measured._threads(1):
-        error = measured._error(OURS.prepare(example)(), OURS, example)
-    assert error < measured.TOLERANCES[dtype] / 4
-    assert example.truth.abs().max() > 4 * measured.TOLERANCES[dtype]
+    with measure._threads(1):
+        error = measure._error(OURS.prepare(example)(), OURS, example)
+    assert error < measure.TOLERANCES[dtype] / 4
+    assert example.truth.abs().max() > 4 * measure.TOLERANCES[dtype]
 
 
 def test_the_same_seed_draws_the_same_example_and_no_other_does():
@@ -100,7 +101,7 @@ def test_all_checks_pass(capsys):
 
 
 def test_a_tolerance_that_is_not_met_fails(capsys, monkeypatch):
-    monkeypatch.setitem(measured.TOLERANCES, "float32", 0.0)
+    monkeypatch.setitem(measure.TOLERANCES, "float32", 0.0)
     status, out = run(capsys)
     assert status == 1
     assert "FAIL  diag_jac against 35 dense Jacobian rows: error " in out
@@ -149,7 +150,7 @@ def test_a_wrong_diag_jac_fails(capsys, monkeypatch, spoil, message, as_json):
 
 def test_a_wrong_other_method_fails(capsys, monkeypatch):
     methods = [Method(method.name, lambda example: lambda: torch.zeros(5, 7)) for method in METHODS]
-    monkeypatch.setattr(measured, "METHODS", (OURS, *(m for m in methods if m.name != OURS.name)))
+    monkeypatch.setattr(measure, "METHODS", (OURS, *(m for m in methods if m.name != OURS.name)))
     status, out = run(capsys)
     assert status == 1
     assert "FAIL  the other methods against 35 dense Jacobian rows" in out
@@ -163,7 +164,7 @@ def test_samples_that_are_not_independent_fail(capsys, monkeypatch):
 
 
 def test_what_is_too_large_is_skipped_with_a_note(capsys, monkeypatch):
-    monkeypatch.setattr(measured, "BYTES_ALLOWED", 0)
+    monkeypatch.setattr(measure, "BYTES_ALLOWED", 0)
     status, out = run(capsys)
     assert status == 0
     assert "jacobian, vectorize, forward   skipped: needs about 0 GiB, see --full" in out
@@ -202,7 +203,7 @@ def test_the_table_is_aligned_and_narrow(capsys):
 
 def test_the_default_sizes_fit_into_the_width():
     results = [Result(method.name, 0.02, (123.456, 999.9), 10**10, 1e-8) for method in METHODS]
-    lines = command._as_text(measured.Report(Setup(), 800, tuple(results), ())).splitlines()
+    lines = command._as_text(measure.Report(Setup(), 800, tuple(results), ())).splitlines()
     assert max(map(len, lines)) <= 100
 
 
@@ -250,7 +251,7 @@ def test_the_bar_is_on_a_terminal_s_stderr(capsys, monkeypatch):
     captured = capsys.readouterr()
     assert json.loads(captured.out)["passed"]
     assert "seconds: jacfunc.diag_jac:" in captured.err
-    assert f"/{measured.steps(memory=False)} [" in captured.err
+    assert f"/{measure.steps(memory=False)} [" in captured.err
 
 
 # ---------------------------------------------------------------- options

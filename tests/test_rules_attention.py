@@ -9,8 +9,8 @@ from propagated import propagated
 from torch import nn
 from torch.nn import functional as F
 
-from jacfunc.evaluation.operations import corrected
-from jacfunc.evaluation.operations.attention import attention as plainly
+from jacfunc.evaluation.corrections import corrected
+from jacfunc.evaluation.corrections.attention import attention as plainly
 from jacfunc.jet import fallback
 
 MASK = torch.tensor([[True, True, False], [True, False, True], [False, False, False]])

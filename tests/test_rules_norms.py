@@ -9,7 +9,7 @@ from propagated import propagated
 from torch import nn
 from torch.nn import functional as F
 
-from jacfunc.evaluation.operations import corrected
+from jacfunc.evaluation.corrections import corrected
 from jacfunc.jet import fallback
 
 

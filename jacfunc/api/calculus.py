@@ -23,7 +23,7 @@ from ..errors import ArgumentError, ArgumentTypeError, ShapeError
 from ..jet.layout import Index, Terms
 from ..jet.multiindices import MultiIndices
 from ..options import Keywords, Options
-from ..routes.entries import Block
+from ..routes.collect import Block
 from .calling import Uncalled
 from .transforms import Transform, transform_of, with_signature
 

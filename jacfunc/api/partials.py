@@ -25,7 +25,7 @@ from ..jet import Jet
 from ..jet.layout import Terms
 from ..jet.multiindices import MultiIndices
 from ..options import Keywords, Options
-from ..routes.entries import owned
+from ..routes.collect import owned
 from .calling import Uncalled, keywords_only
 from .derivatives import Derivatives
 from .notation import Combined, Name, Variables

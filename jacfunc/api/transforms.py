@@ -14,23 +14,23 @@ from typing import Any, TypeVar, Unpack
 
 import torch
 
-from ..call.blocks import Blocks, check_in_dims
 from ..call.compiled import call_compiled
 from ..call.entrance import Entrance
+from ..call.fast_path import Kind, settle, settled_request
 from ..call.independence import probe_now
 from ..call.inside import followed
 from ..call.plan import Outcome, Plan, Wanted
 from ..call.refusals import JetsGivenError
 from ..call.request import Request, as_function, requested
 from ..call.run import run
-from ..call.settled import Kind, settle, settled_request
+from ..call.sample_chunks import Blocks, check_in_dims
 from ..call.shapes import refuse_unequal_trees, refuse_without_diagonal
 from ..core import trees
 from ..core.levels import tracing
 from ..core.reasons import name_of, note
 from ..errors import JacfuncError
 from ..options import Keywords, Options
-from ..routes.entries import Block, Diagonal, HessianDiagonal, Laplacian, owned
+from ..routes.collect import Block, Diagonal, HessianDiagonal, Laplacian, owned
 from .calling import Uncalled, keywords_only
 
 F = TypeVar("F", bound=Callable[..., Any])

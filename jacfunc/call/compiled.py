@@ -26,8 +26,8 @@ from ..errors import UnsupportedOperationError
 from ..modules.functional import FunctionalModule
 from ..options import METHODS
 from .entrance import own_code
+from .fast_path import kind_of
 from .request import Request, requested
-from .settled import kind_of
 from .toolchain import prepared
 
 Transform = Any

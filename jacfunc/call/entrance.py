@@ -12,7 +12,7 @@ from types import CodeType
 from typing import Any
 
 from ..core import caches
-from ..modules.captured import Captured
+from ..modules.fingerprint import Captured
 
 
 class Entrance:

@@ -21,7 +21,7 @@ from ..core import caches
 from ..core.levels import inside_vmap
 from ..errors import CoupledSamplesError, IndependenceWarning, JacfuncError
 from ..evaluation.rng import Draw, replaying
-from ..modules.captured import Captured
+from ..modules.fingerprint import Captured
 from .refusals import not_batch_first
 from .request import Request
 

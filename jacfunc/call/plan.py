@@ -16,12 +16,12 @@ import torch
 from ..core.levels import inside_transform
 from ..core.reasons import OTHERWISE, operation, otherwise, place, reason, together
 from ..errors import JacfuncError
-from ..evaluation.rows import Rows
+from ..evaluation.basis import Rows
 from ..jet.frame import AllRowsError, CannotFollowError
 from ..jet.jet import LengthError
 from ..jet.layout import Terms
 from ..jet.multiindices import MultiIndices, Sum
-from ..routes.entries import Pair
+from ..routes.collect import Pair
 from ..routes.task import Evaluation, times
 from ..routes.verify import NoTransposeError, OtherwiseError
 from . import independence

@@ -19,16 +19,16 @@ from ..core import trees
 from ..core.levels import compiling, fixed, inside_transform, recording
 from ..core.subclasses import dressed_all, is_own, undressed
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError
-from ..evaluation.operations import Beside, corrected, refuse_unseen
+from ..evaluation.corrections import Beside, corrected, refuse_unseen
 from ..evaluation.rng import GENERATORS, Draw
 from ..evaluation.scripted import plainly
 from ..jet import CannotFollowError, Jet
 from ..jet.frame import Frame
 from ..jet.values import replaced
 from ..jet.within import value_within
-from ..modules.captured import Captured, tensor_signature
+from ..modules.fingerprint import Captured, tensor_signature
 from ..modules.functional import FunctionalModule, LiveModule
-from ..modules.slots import call_guarded
+from ..modules.swapping import call_guarded
 from ..options import Options
 from .refusals import Fits, check_inputs, check_outputs, other_arguments, refuse_classes, refuse_compiled, refuse_jets
 
@@ -86,8 +86,8 @@ class Request:
     ``differentiates`` is set where f itself takes ``torch.autograd.grad`` by its input, and so needs a graph,
     ``scripted`` where it calls scripted code;
     ``state_arguments`` are how many leading arguments are parameters (and buffers), not data; ``plan`` is that of an
-    earlier call of the same kind (``settled.py``).  Inside a function that jets go through, ``within`` is their frame,
-    ``given`` are the arguments with them, and ``args``, ``kwargs`` and ``leaves`` are values.
+    earlier call of the same kind (``fast_path.py``).  Inside a function that jets go through, ``within`` is their
+    frame, ``given`` are the arguments with them, and ``args``, ``kwargs`` and ``leaves`` are values.
     """
 
     function: Callable[..., Any]

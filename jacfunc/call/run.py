@@ -15,14 +15,14 @@ from ..core import caches
 from ..core.levels import compiling, differentiated_again, exporting, inside_transform, inside_vmap, is_dual
 from ..core.reasons import first_line, note, place, reason
 from ..errors import JacfuncError, RefusedOperationError, UnsupportedOperationError
+from ..evaluation.basis import Rows
 from ..evaluation.rng import Draw
-from ..evaluation.rows import Rows
 from ..evaluation.scripted import plainly
 from ..jet.frame import CannotFollowError
-from ..modules.slots import locked
+from ..modules.swapping import locked
 from ..routes import ROUTES
 from ..routes.autograd import value_only
-from ..routes.entries import Pair
+from ..routes.collect import Pair
 from ..routes.task import Task
 from . import independence
 from .parting import parting

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..core import trees
 from ..errors import ShapeError
-from ..routes.entries import have_diagonal
+from ..routes.collect import have_diagonal
 from .request import Outputs, Request
 
 

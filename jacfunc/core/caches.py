@@ -1,6 +1,6 @@
 """All that jacfunc remembers between calls, and the one lock: the only global state of the package.
 
-What is remembered is keyed by what a function *is* (see ``captured.py``) and by the signature of its
+What is remembered is keyed by what a function *is* (see ``fingerprint.py``) and by the signature of its
 arguments; entries vanish with the objects they speak of.  What the remembered things mean lives elsewhere.
 """
 
@@ -89,7 +89,7 @@ INDEPENDENT = Memory()
 
 
 SAMPLE_BYTES = Memory()
-"""How large one sample is where a function is widest (``blocks.py``)."""
+"""How large one sample is where a function is widest (``sample_chunks.py``)."""
 
 
 COMPILED = Memory()
@@ -131,7 +131,7 @@ SETTLED_CALLS = ByKind()
 """Which of them a transform calls for which kind of arguments; weakly, for they refer to what it is of."""
 
 SETTLED_REQUESTS = ByKind()
-"""Of each transform, by the kind of arguments, what is not to be checked and planned anew (``settled.py``)."""
+"""Of each transform, by the kind of arguments, what is not to be checked and planned anew (``fast_path.py``)."""
 
 
 class Settled(threading.local):
@@ -144,9 +144,9 @@ SETTLED = Settled()
 
 
 class Around(threading.local):
-    """What surrounds the evaluations of this thread, innermost last (``recomputing.py``).
+    """What surrounds the evaluations of this thread, innermost last (``checkpoint.py``).
 
-    ``told_off``: inside one, in a ``no_grad`` that switched forward mode off as well (``operations/``).
+    ``told_off``: inside one, in a ``no_grad`` that switched forward mode off as well (``corrections/``).
     """
 
     def __init__(self) -> None:
@@ -214,4 +214,4 @@ IDENTITIES: dict[Any, Any] = {}
 LARGEST_IDENTITY = 64
 
 INVENTORIES = Memory()
-"""Where a module that a function closes over keeps its tensors (``slots.py``)."""
+"""Where a module that a function closes over keeps its tensors (``swapping.py``)."""

@@ -1,4 +1,4 @@
-"""The peak memory of one call, and the processes to measure it in; what is measured is in ``measured.py``."""
+"""The peak memory of one call, and the processes to measure it in; what is measured is in ``measure.py``."""
 
 from __future__ import annotations
 

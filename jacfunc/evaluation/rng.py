@@ -1,7 +1,7 @@
 """One draw of the random generators: saved, and replayed for dry runs, chunks and retries.
 
 Covers torch on the CPU and on the accelerators in use, numpy's global generator and Python's ``random``, and the
-generators that a function brings along, which ``captured.py`` finds.
+generators that a function brings along, which ``fingerprint.py`` finds.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ import torch
 
 from ..core import caches
 from ..errors import RefusedOperationError
-from .operations import ENTRIES, FORGETS
-from .recomputing import begin, end
+from .checkpoint import begin, end
+from .corrections import ENTRIES, FORGETS
 
 SCRIPTED: tuple[Any, ...] = (torch.jit.ScriptFunction, torch._C.ScriptMethod)
 ORIGINAL: dict[Any, Callable[..., Any]] = {kind: kind.__call__ for kind in SCRIPTED}

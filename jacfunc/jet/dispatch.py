@@ -18,7 +18,7 @@ import torch
 
 from ..core import caches
 from ..core.levels import compiling, inside_function
-from ..evaluation.operations import TABLE
+from ..evaluation.corrections import TABLE
 from .fallback import name_of, pushed, writes
 from .frame import CannotFollowError, Frame, Propagation
 from .jet import Jet

@@ -14,10 +14,10 @@ import torch
 
 from ..core import caches
 from ..core.levels import compiling, exporting
+from ..evaluation.basis import flattened, through
+from ..evaluation.corrections import corrected
 from ..evaluation.linear import pullback, pushforward
-from ..evaluation.operations import corrected
 from ..evaluation.rng import Draw
-from ..evaluation.rows import flattened, through
 from ..evaluation.scripted import SCRIPTED, plainly
 from .build import filled
 from .frame import CannotFollowError, Frame

@@ -1,6 +1,6 @@
 """A module as a pure function: ``make_functional`` and the object it returns.
 
-Checks what the caller passes; the swapping itself is in ``slots.py``, and nothing here differentiates.
+Checks what the caller passes; the swapping itself is in ``swapping.py``, and nothing here differentiates.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ..core.levels import compiling, fixed
 from ..errors import ArgumentError, ArgumentTypeError, ParametersError
 from ..jet import Jet
 from ..jet.layers import PlainLayers
-from .captured import shape_of
-from .slots import Inventory, Slot, call_with, held, locked
+from .fingerprint import shape_of
+from .swapping import Inventory, Slot, call_with, held, locked
 
 Tensors = dict[str, torch.Tensor]
 _NONE: Tensors = {}

@@ -1,6 +1,6 @@
 """The routes, one file each with the same names: ``NAME``, ``first_order``, ``second_order`` and ``partials``.
 
-A route evaluates the function of a request and fills entries (``entries.py``); it decides nothing.  A new one is
+A route evaluates the function of a request and fills entries (``collect.py``); it decides nothing.  A new one is
 a new file and a line in ``ROUTES``.  What the routes but Taylor's nest for ``partials`` is in ``nested.py``.
 """
 

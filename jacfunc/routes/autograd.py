@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from ..errors import UnsupportedOperationError
+from ..evaluation.basis import Rows
 from ..evaluation.linear import graph_gradients
-from ..evaluation.rows import Rows
 from . import nested
-from .entries import joined, own_coordinates
+from .collect import joined, own_coordinates
 from .task import Evaluation, Task, Tensors
 from .verify import verify_transpose
 

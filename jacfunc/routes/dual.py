@@ -14,7 +14,7 @@ from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.func import jvp
 
 from ..core.levels import differentiated_again, load_forward_mode
-from ..modules.slots import locked
+from ..modules.swapping import locked
 from . import nested
 from .task import Evaluation, Task, Tensors
 from .verify import calls_function

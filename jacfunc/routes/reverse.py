@@ -9,7 +9,7 @@ import torch
 
 from ..evaluation.linear import pullback, pushforward
 from . import nested
-from .entries import joined, own_coordinates
+from .collect import joined, own_coordinates
 from .task import Evaluation, Task, Tensors
 from .verify import NoTransposeError, verify_backward, verify_transpose
 

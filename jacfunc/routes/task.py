@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 
 from ..errors import UnsupportedOperationError
+from ..evaluation.basis import Rows, flattened, through
 from ..evaluation.rng import Draw
-from ..evaluation.rows import Rows, flattened, through
 from ..jet.frame import Frame
 from ..jet.multiindices import Key, MultiIndices
-from .entries import owned
+from .collect import owned
 
 Tensors = tuple[torch.Tensor, ...]
 

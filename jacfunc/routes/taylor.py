@@ -14,16 +14,16 @@ import torch
 
 from ..core import caches
 from ..core.levels import exporting, grad_mode
-from ..evaluation.recomputing import begin, end
+from ..evaluation.checkpoint import begin, end
 from ..jet import CannotFollowError, Frame, Jet, Propagation, layout
 from ..jet.dispatch import lifted
-from ..jet.ending import diagonal_of, rows_of
 from ..jet.frame import OneHot, Within
 from ..jet.joined import Joined
 from ..jet.multiindices import MultiIndices
+from ..jet.readout import diagonal_of, rows_of
 from ..jet.shared import Origin, Rows, single
 from ..jet.within import differentiated, origin_within, shared_with, value_of
-from .entries import Diagonal, Laplacian
+from .collect import Diagonal, Laplacian
 from .task import Evaluation, Task, times
 from .verify import verify_followed
 

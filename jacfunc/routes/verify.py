@@ -21,7 +21,7 @@ from ..core.levels import inside_transform
 from ..evaluation.linear import graph_gradients, pullback, pushforward
 from ..evaluation.rng import replaying
 from ..jet import CannotFollowError, Propagation, layout
-from ..jet.ending import rows_of
+from ..jet.readout import rows_of
 from ..jet.values import plain
 from .task import Task, Tensors
 

@@ -10,9 +10,9 @@ import torch
 from ..build import Operand, frame_of, linear
 from ..fallback import pushed
 from ..jet import Coefficients, Jet
-from ..mapped import batched, in_batch, mapped_product, stacked, unexpanded
 from ..registry import add, named
 from ..values import plain
+from ..vmap_rules import batched, in_batch, mapped_product, stacked, unexpanded
 
 Tensor = torch.Tensor
 

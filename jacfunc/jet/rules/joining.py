@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from ..build import linear
 from ..jet import Jet
-from ..mapped import mapped
 from ..registry import add, forms, named
+from ..vmap_rules import mapped
 from .structure import from_end
 
 Tensor = torch.Tensor

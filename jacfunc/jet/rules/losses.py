@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from ...evaluation.operations.expansion import reduced
+from ...evaluation.corrections.expansion import reduced
 from ..registry import add
 from ..values import plain
 from .shared import valued

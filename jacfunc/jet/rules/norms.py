@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from ...core.levels import grad_mode
-from ...evaluation.operations import norms as corrected
-from ...evaluation.operations.expansion import wide
+from ...evaluation.corrections import norms as corrected
+from ...evaluation.corrections.expansion import wide
 from ..jet import Coefficients, Jet
 from ..registry import add, named
 from ..values import plain

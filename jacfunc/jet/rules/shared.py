@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...core.levels import differentiated_again, grad_mode
-from ...evaluation.operations.expansion import exactly_where_finite
+from ...evaluation.corrections.expansion import exactly_where_finite
 from ..build import Operand, aligned, frame_of, linear
 from ..jet import Jet
 from ..values import plain

@@ -15,8 +15,8 @@ from ...core import caches
 from ..build import Operand, composed, linear
 from ..fallback import pushed
 from ..jet import Jet
-from ..mapped import batched, mapped, stacked
 from ..registry import add, forms, named
+from ..vmap_rules import batched, mapped, stacked
 from .elementwise import _sqrt
 from .shared import valued
 from .structure import from_end

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ...evaluation.operations import special as corrected
+from ...evaluation.corrections import special as corrected
 from ..build import Operand, composed, elementwise
 from ..jet import Jet
 from ..registry import add, named

@@ -1,6 +1,6 @@
 """The founding example: its network, the dense Jacobian rows that are the truth, and every way to its derivatives.
 
-What a way costs and whether it is right is in ``measured.py``.
+What a way costs and whether it is right is in ``measure.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``jacfunc/call/settled.py``: a call like an earlier one is neither checked nor planned anew, and right all the same."""
+"""``jacfunc/call/fast_path.py``: a call like an earlier one is neither checked nor planned anew, and right all the same."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from functions import at_once
 from torch import nn
 
 from jacfunc import batch_jac, diag_jac, laplacian, make_functional
+from jacfunc.call.fast_path import settle
 from jacfunc.call.request import Request
-from jacfunc.call.settled import settle
 from jacfunc.core import caches
 from jacfunc.errors import CoupledSamplesError
 

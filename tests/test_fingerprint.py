@@ -11,7 +11,7 @@ from torch import nn
 
 from jacfunc import diag_jac, make_functional
 from jacfunc.core import caches
-from jacfunc.modules.captured import Captured
+from jacfunc.modules.fingerprint import Captured
 
 NET = nn.Linear(3, 3)
 SCALE = 2.0

@@ -1,7 +1,7 @@
 """Rows: the one-hot tangents or cotangents of a list of leaves, counted through, cut into chunks and pushed through.
 
 A row is one coordinate of one sample of one leaf, the same for every sample of the batch.  Which rows a route
-needs is its own business; what becomes of their results is in ``entries.py``.
+needs is its own business; what becomes of their results is in ``collect.py``.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from jacfunc import UnsupportedOperationError, batch_jac, diag_jac, explain, hess_diag, laplacian
 from jacfunc.core.levels import TIES_SHARED
 from jacfunc.errors import RefusedOperationError
-from jacfunc.evaluation import operations
-from jacfunc.evaluation.operations.foreign import SMOOTH
+from jacfunc.evaluation import corrections
+from jacfunc.evaluation.corrections.foreign import SMOOTH
 
 torch.manual_seed(0)
 A, B = torch.randn(3, 6, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
@@ -196,7 +196,7 @@ if not hasattr(F, "linear_cross_entropy"):  # before torch 2.13
 EXAMPLES = [(name, number) for name, found in OPERATIONS.items() for number in range(len(found))]
 TRANSFORMS = {"diag_jac": diag_jac, "batch_jac": batch_jac, "laplacian": laplacian, "hess_diag": hess_diag}
 AT_ZERO = (("sinc", 0), ("i1", 0), ("i0", 0))
-# What is judged in test_operations_digits.py, at orders and points that differences do not reach.
+# What is judged in test_corrections_digits.py, at orders and points that differences do not reach.
 BEYOND = ("i0", "celu", "gelu", "i0e", "i1e", "erfcx", "log_ndtr", "gammainc", "gammaincc")
 # Attention is torch's plain implementation, the others torch's own values.
 ROUNDED = ("scaled_dot_product_attention",)
@@ -221,7 +221,7 @@ def example(name, number):
 
 
 def test_every_entry_has_an_example():
-    assert {entry.name for entry in operations.ENTRIES if entry.functions} == {
+    assert {entry.name for entry in corrections.ENTRIES if entry.functions} == {
         *OPERATIONS,
         *REFUSED,
         *SMOOTH,
@@ -284,7 +284,7 @@ MENDED = {"cdist"} if TIES_SHARED else set()
 @pytest.mark.parametrize("name", [name for name in OPERATIONS if name not in (*BEYOND, *MENDED)])
 def test_the_entry_is_still_needed(name, monkeypatch):
     """Fails on the day that torch is right by itself: then bound the entry by that version of torch."""
-    monkeypatch.setattr(operations, "TABLE", {})
+    monkeypatch.setattr(corrections, "TABLE", {})
     wrong = (
         not error < 1e-5
         for method in ("reverse", "forward", "taylor")
@@ -526,7 +526,7 @@ def test_the_fourth_derivative_of_i0_at_zero(monkeypatch):
     torch.testing.assert_close(laplacian(laplacian(torch.special.i0))(x), torch.full_like(x, 0.375))
     fourth = laplacian(laplacian(torch.special.i0, method="reverse"), method="reverse")
     torch.testing.assert_close(fourth(x), torch.full_like(x, 0.375))
-    monkeypatch.setattr(operations, "TABLE", {})
+    monkeypatch.setattr(corrections, "TABLE", {})
     assert not fourth(x).any(), f"torch {torch.__version__} differentiates i0 rightly: its entry can go"
 
 

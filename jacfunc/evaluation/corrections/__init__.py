@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from ...core import caches
 from ...core.levels import classes_asked, compiling, inside_function, inside_transform
 from ...errors import UnsupportedOperationError
-from ..recomputing import begin, end
+from ..checkpoint import begin, end
 from . import algebra, attention, convolution, draws, elementwise, losses, norms, selection, special
 from .expansion import constant, in_place, refusing
 from .foreign import SMOOTH, is_foreign, refuse_constants, refusing_zeros

@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize
 from ..core import caches, trees
 from ..core.levels import compiling, ended
 from ..errors import ArgumentError, ParametersError
-from ..evaluation import recomputing
+from ..evaluation import checkpoint
 from ..jet import Jet
 
 Tensors = Mapping[str, torch.Tensor]
@@ -231,7 +231,7 @@ class _Swap:
     """The tensors of one call in their places, and what the call may change, to be put back.
 
     ``torch.utils.checkpoint`` calls its function again during the backward pass, when this call has ended: it gets a
-    function that brings these tensors back (``recomputing.py``).  ``parametrize.cached()`` remembers weights by module:
+    function that brings these tensors back (``checkpoint.py``).  ``parametrize.cached()`` remembers weights by module:
     this call starts with nothing remembered.
     """
 
@@ -275,7 +275,7 @@ class _Swap:
     def _keep_surroundings(self) -> None:
         self.surrounded = True
         self.attributes = list(map(dict.copy, self.inventory.tree.homes))
-        recomputing.begin(self.rebind)
+        checkpoint.begin(self.rebind)
         if parametrize._cache_enabled:
             self.saved.append((PARAMETRIZE, "_cache", PARAMETRIZE["_cache"]))
             PARAMETRIZE["_cache"] = {}
@@ -284,7 +284,7 @@ class _Swap:
         """Put everything back, and find a parameter that was not there before."""
         inventory = self.inventory
         if self.surrounded:
-            recomputing.end()
+            checkpoint.end()
         written = []
         if self.surrounded:
             for container, index, name in inventory.buffers:

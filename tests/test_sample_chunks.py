@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from jacfunc import batch_jac, diag_jac, divergence, explain, hess_diag, laplacian, make_functional
-from jacfunc.call import blocks
+from jacfunc.call import sample_chunks
 from jacfunc.errors import ArgumentError, CoupledSamplesError, ShapeError
 
 double = torch.float64
@@ -181,7 +181,7 @@ def test_no_result_is_larger_than_a_block(method):
 
 def test_automatic_blocks_fill_the_caches(monkeypatch):
     net = nn.Sequential(nn.Linear(3, 50), nn.Tanh(), nn.Linear(50, 1))
-    monkeypatch.setattr(blocks, "cache_bytes", lambda: 100 * 50 * 4 * (2 + 3))
+    monkeypatch.setattr(sample_chunks, "cache_bytes", lambda: 100 * 50 * 4 * (2 + 3))
     explained = explain(laplacian(net, sample_chunk_size="auto"))(torch.randn(1000, 3))
     assert explained.blocks.size == 100
     assert "1000 in 10 blocks of 100" in str(explained)
@@ -189,15 +189,17 @@ def test_automatic_blocks_fill_the_caches(monkeypatch):
 
 
 def test_automatic_blocks_are_no_larger_than_the_batch_and_not_tiny(monkeypatch):
-    monkeypatch.setattr(blocks, "cache_bytes", lambda: 1)
-    assert explain(diag_jac(torch.sin, sample_chunk_size="auto"))(torch.randn(100, 3)).blocks.size == blocks.LEAST
-    monkeypatch.setattr(blocks, "cache_bytes", lambda: 10**9)
+    monkeypatch.setattr(sample_chunks, "cache_bytes", lambda: 1)
+    assert (
+        explain(diag_jac(torch.sin, sample_chunk_size="auto"))(torch.randn(100, 3)).blocks.size == sample_chunks.LEAST
+    )
+    monkeypatch.setattr(sample_chunks, "cache_bytes", lambda: 10**9)
     assert explain(diag_jac(torch.sin, sample_chunk_size="auto"))(torch.randn(100, 3)).blocks.size == 100
 
 
 def test_the_caches_of_a_system_that_does_not_say(monkeypatch):
     monkeypatch.delattr("os.sysconf", raising=False)
-    assert blocks.cache_bytes() == 2**20 * torch.get_num_threads()
+    assert sample_chunks.cache_bytes() == 2**20 * torch.get_num_threads()
 
 
 # -------------------------------------------------------------------- what is refused

@@ -1,6 +1,6 @@
 """The ways to the founding example's derivatives, measured and checked: seconds, peak memory, errors, verdicts.
 
-The example and the ways are in ``founding.py``; options, the printed table and the exit status in ``__main__.py``.
+The example and the ways are in ``example.py``; options, the printed table and the exit status in ``__main__.py``.
 Nothing here prints.
 """
 
@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 import torch
 
 from ..core.levels import load_forward_mode
-from .founding import METHODS, OURS, PLAIN, Example, Method, Setup
+from .example import METHODS, OURS, PLAIN, Example, Method, Setup
 from .memory import growth, import_late, started
 
 # The largest |error| allowed.  Entries are about 0.1, each a sum of `width` terms: these are a dozen roundings or more.
