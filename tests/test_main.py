@@ -284,7 +284,7 @@ def test_bad_options_are_refused(capsys, arguments, message):
 
 def test_growth_is_the_peak_of_a_call():
     # In a process of its own: here an earlier test may have left as much memory free, and resident.
-    code = "import torch; from jacfunc import memory; print(memory.growth(lambda: torch.ones(2**24).sum()))"
+    code = "import torch; from jacfunc.demo import memory; print(memory.growth(lambda: torch.ones(2**24).sum()))"
     grown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     if sys.platform == "linux":
         assert 0.9 * 2**26 < int(grown) < 1.5 * 2**26
