@@ -27,8 +27,8 @@ def imported(module: tuple[str, ...]) -> set[tuple[str, ...]]:
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             around = module if module in PACKAGES else module[:-1]
-            start = (*around[: len(around) - node.level + 1], *(node.module or "").split(".")) if node.module else None
-            start = around[: len(around) - node.level + 1] if start is None else start
+            below = node.module.split(".") if node.module else ()
+            start = (*around[: len(around) - node.level + 1], *below)
             found |= {(*start, alias.name) if (*start, alias.name) in MODULES else start for alias in node.names}
     return found
 
