@@ -5,6 +5,7 @@ from .api.derivatives import Derivatives
 from .api.partials import partials
 from .api.residual import residual
 from .api.transforms import Transform, batch_jac, check_independent, diag_jac, divergence, hess_diag, laplacian
+from .core.caches import clear_caches
 from .errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -42,6 +43,7 @@ __all__ = [
     "batch_jac",
     "biharmonic",
     "check_independent",
+    "clear_caches",
     "curl",
     "diag_jac",
     "directional",

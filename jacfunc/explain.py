@@ -52,7 +52,7 @@ class Explanation:
     @property
     def memory(self) -> int:
         """An estimate of the peak memory in bytes: what the forward keeps, and each row in flight at its widest."""
-        kept = self.forward_bytes * (2 if self.plan.wanted.order == 2 else 1)
+        kept = self.forward_bytes * (2 if self.plan.quantity.order == 2 else 1)
         return kept + 2 * self.rows_in_flight * self.widest_bytes
 
     def items(self) -> list[tuple[str, str]]:
@@ -64,18 +64,20 @@ class Explanation:
         items = [
             ("transform", repr(self.transform)),
             ("sample shapes", shapes),
-            ("route", str(plan.attempts[0])),
+            ("route", str(plan.strategy)),
             ("why", plan.reason),
             ("passes (rows)", rows),
             ("cost", f"about {plan.cost:g} plain forwards"),
             ("memory", f"about {_bytes(self.memory)}"),
-            ("independence", plan.independence),
+            ("independence", plan.findings.independence),
         ]
         if self.blocks is not None:
             items.insert(5, ("samples", str(self.blocks)))
-        items[4:4] = [(f"not {attempt}", reason) for attempt, reason in plan.refused]
-        if plan.notes:
-            items.append(("without a rule", f"{', '.join(plan.notes)}: each goes by a forward route of its own"))
+        items[4:4] = [(f"not {strategy}", reason) for strategy, reason in plan.findings.refused]
+        if plan.findings.notes:
+            items.append(
+                ("without a rule", f"{', '.join(plan.findings.notes)}: each goes by a forward route of its own")
+            )
         items += [("corrected", str(entry)) for entry in self.corrected]
         return items
 
@@ -133,12 +135,12 @@ def explain(transform: Explainable) -> Callable[..., Explanation]:
         transform, args = asked.resolved(given, kwargs)
         options, blocks = transform.options, None
         if options.sample_chunk_size is not None:
-            blocks = Blocks.of(transform.transformed, options, transform.wanted.order, args, kwargs)
+            blocks = Blocks.of(transform.transformed, options, transform.quantity.order, args, kwargs)
             blocks.settle_independence(args, kwargs)
             args, options = blocks.samples(args, 0), options.whole
         with requested(transform.transformed, options, args, kwargs) as request:
             with replaying(request.draw()):
-                plan = run(request, transform.wanted, TRIAL_ROWS).plan
+                _, plan = run(request, transform.quantity, limit=TRIAL_ROWS)
             with Noting() as noting:
                 sizes = forward_bytes(request)
             batch, corrected = request.batch, tuple(noting.met.values())

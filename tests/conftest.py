@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jacfunc.core import caches
+from jacfunc import clear_caches
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -19,5 +19,4 @@ def pytest_configure(config: pytest.Config) -> None:
 def _fresh() -> None:
     """Every test starts with the same random numbers and no memories of another."""
     torch.manual_seed(0)
-    for memory in (caches.PLANS, caches.INDEPENDENT, caches.INVENTORIES, caches.SAMPLE_BYTES, caches.COMPILED):
-        memory.clear()
+    clear_caches()

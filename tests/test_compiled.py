@@ -416,7 +416,7 @@ def test_what_changes_in_a_users_module_or_object_is_compiled_anew_and_compared(
 
 GUARDS = {
     "G['__import_jacfunc_dot_call_dot_run'].make_plan": False,
-    "dict(G['__import_jacfunc_dot_call_dot_run'].Pair.__dict__)['__new__'].__func__": False,
+    "dict(G['__import_jacfunc_dot_call_dot_quantity'].Pair.__dict__)['__new__'].__func__": False,
     "G['__import_torch_dot__functorch_dot_vmap'].torch": False,
     "G['___unnamed_scope_140231_c0']['_tuple_new']": False,
     "template.options.batch_dims": False,

@@ -112,7 +112,7 @@ def test_fallbacks_and_their_reasons_are_told():
     ],
 )
 def test_what_is_known_of_independence_is_said(call, said):
-    assert said in call(torch.sin).plan.independence
+    assert said in call(torch.sin).plan.findings.independence
 
 
 def test_explaining_changes_nothing():

@@ -14,7 +14,7 @@ from functions import at_once
 from torch import nn
 
 from jacfunc import batch_jac, diag_jac, laplacian, make_functional
-from jacfunc.call.fast_path import settle
+from jacfunc.call.fast_path import remember_call
 from jacfunc.call.request import Request
 from jacfunc.core import caches
 from jacfunc.errors import CoupledSamplesError
@@ -40,8 +40,10 @@ def net():
 @pytest.fixture
 def checked(monkeypatch):
     """The requests that were checked."""
-    seen, check = [], Request.__post_init__
-    monkeypatch.setattr(Request, "__post_init__", lambda self: (seen.append(self), check(self))[1])
+    seen, check = [], Request.__init__
+    monkeypatch.setattr(
+        Request, "__init__", lambda self, *args, **keywords: (seen.append(self), check(self, *args, **keywords))[1]
+    )
     return seen
 
 
@@ -197,7 +199,7 @@ def test_threads_that_settle_more_kinds_than_are_kept_do_not_disturb_each_other(
 
         def settling(thread):
             for number in range(100):
-                settle(derivative, (Yielding(1000 * thread + number),), request, plan)
+                remember_call(derivative, (Yielding(1000 * thread + number),), request, plan)
             return derivative(params, x)
 
         found = at_once(*[lambda thread=thread: settling(thread) for thread in range(8)])

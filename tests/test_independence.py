@@ -351,7 +351,7 @@ def test_under_vmap_nothing_can_be_looked_at():
     plans = []
     f = lambda x: x.sin()
     torch.func.vmap(lambda x: plans.append(explain(diag_jac(f))(x)) or x)(torch.randn(2, 4, 3))
-    assert "vmap" in plans[0].plan.independence
+    assert "vmap" in plans[0].plan.findings.independence
 
 
 def test_under_grad_it_is_checked():

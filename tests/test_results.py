@@ -78,14 +78,14 @@ def assert_apart(result):
 
 @pytest.fixture
 def only(monkeypatch):
-    """Plans with the attempts of one route alone."""
+    """Plans with the strategies of one route alone."""
 
     def choose(route):
         make = run.make_plan
 
         def made(*args):
             plan = make(*args)
-            return replace(plan, attempts=tuple(attempt for attempt in plan.attempts if attempt.route == route))
+            return replace(plan, strategies=tuple(each for each in plan.strategies if each.route.name == route))
 
         monkeypatch.setattr(run, "make_plan", made)
 

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from jacfunc import UnsupportedOperationError, batch_jac, diag_jac, divergence, explain, hess_diag, laplacian
 from jacfunc.core.levels import TIES_SHARED
+from jacfunc.options import METHODS
 from jacfunc.routes import ROUTES
 
 TRANSFORMS = [diag_jac, batch_jac, divergence, hess_diag, laplacian]
@@ -27,11 +28,20 @@ def through(function):
     return lambda x: function.apply(x)
 
 
-def test_every_route_has_the_same_names():
+def test_every_route_is_in_the_table_by_its_name_and_is_chosen_by_some_method():
     for name, route in ROUTES.items():
-        assert name == route.NAME
-        assert callable(route.first_order)
-        assert callable(route.second_order)
+        assert name == route.name
+        assert set(route.methods) <= set(METHODS)
+    for method in METHODS:
+        assert {name for name, route in ROUTES.items() if method in route.methods} == BY_METHOD[method]
+
+
+BY_METHOD = {
+    "auto": {"taylor", "forward", "reverse", "autograd", "dual"},
+    "taylor": {"taylor", "forward", "reverse", "autograd", "dual"},
+    "forward": {"forward", "dual"},
+    "reverse": {"reverse", "autograd"},
+}
 
 
 @pytest.mark.parametrize("chunk_size", [None, 1])
@@ -60,7 +70,7 @@ def test_a_wrong_batching_rule_is_noticed():
         assert (torch.func.vmap(pull)(rows)[0] - one_by_one).abs().max() > 0.01, "torch is right by itself now"
     torch.testing.assert_close(batch_jac(f)(x), one_by_one.movedim(0, 1))
     # From 2.14 on it has a second derivative, so that it alone can go forward.
-    assert str(explain(batch_jac(f))(x).plan.attempts[0]) == ("taylor" if TIES_SHARED else "reverse, row by row")
+    assert str(explain(batch_jac(f))(x).plan.strategy) == ("taylor" if TIES_SHARED else "reverse, row by row")
 
 
 @pytest.mark.parametrize("transform", [diag_jac, laplacian])
@@ -116,9 +126,9 @@ def test_rows_go_one_by_one_where_vmap_cannot(method, chunk_size):
     derivative = diag_jac(through(NoVmap), method=method, chunk_size=chunk_size)
     torch.testing.assert_close(derivative(x), x.cos())
     plan = explain(derivative)(x).plan
-    assert not plan.attempts[0].vectorised
+    assert not plan.strategy.vectorised
     assert "row by row" in str(explain(derivative)(x))
-    assert plan.refused
+    assert plan.findings.refused
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)

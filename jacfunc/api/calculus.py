@@ -13,7 +13,7 @@ from typing import Any, Unpack
 import torch
 
 from ..call.inside import values
-from ..call.plan import Outcome, Wanted
+from ..call.quantity import EntriesOf, Outcome, PartialsOf, Quantity
 from ..call.request import Request, as_function
 from ..call.shapes import refuse_curl
 from ..core import trees
@@ -41,7 +41,7 @@ def _curl(request: Request, outcome: Outcome) -> torch.Tensor:
     return torch.stack([circulation(1, 2), circulation(2, 0), circulation(0, 1)], -1)
 
 
-CURL = Wanted("curl", 1, Block, _curl, refuse=refuse_curl)
+CURL = Quantity("curl", 1, EntriesOf(1, Block), _curl, refuse=refuse_curl)
 
 
 @with_signature
@@ -100,13 +100,12 @@ def _fourth_derivatives(request: Request) -> MultiIndices:
 
 
 def _biharmonic(request: Request, outcome: Outcome) -> Any:
-    assert request.outputs is not None
     wanted = [_twice_laplacian(request, argument.span) for argument in request.arguments]
     trees_of_outputs = []
-    for output in range(len(request.outputs.shapes)):
+    for output in range(len(outcome.outputs.shapes)):
         sums = [outcome.combined(output, terms) for terms in wanted]
         trees_of_outputs.append(tuple(sums) if isinstance(request.options.argnums, tuple) else sums[0])
-    return request.outputs.structure.build(trees_of_outputs)
+    return outcome.outputs.structure.build(trees_of_outputs)
 
 
 def _refuse_empty(request: Request) -> None:
@@ -118,7 +117,7 @@ def _refuse_empty(request: Request) -> None:
             )
 
 
-BIHARMONIC = Wanted("biharmonic", 4, None, _biharmonic, indices=_fourth_derivatives, refuse_inputs=_refuse_empty)
+BIHARMONIC = Quantity("biharmonic", 4, PartialsOf(_fourth_derivatives), _biharmonic, refuse_inputs=_refuse_empty)
 
 
 @with_signature
@@ -245,14 +244,13 @@ class Directional(Uncalled):
         return position
 
     def __repr__(self) -> str:
-        changed = [f"order={self.transform.wanted.order}", *self.options.changed()]
+        changed = [f"order={self.transform.quantity.order}", *self.options.changed()]
         return f"directional({self.transform.transformed!r}, {', '.join(changed)})"
 
 
 def _along(request: Request, outcome: Outcome) -> Any:
-    assert request.outputs is not None
     ordered = [outcome.results[key] for key in sorted(outcome.results)]
-    return request.outputs.structure.build(ordered)
+    return outcome.outputs.structure.build(ordered)
 
 
 def directional(f: Callable[..., Any], order: int = 1, **keywords: Unpack[Keywords]) -> Directional:
@@ -295,7 +293,7 @@ def directional(f: Callable[..., Any], order: int = 1, **keywords: Unpack[Keywor
         raise ArgumentError(
             "directional takes no sample_chunk_size and no in_dims, as the direction may carry samples; leave them out"
         )
-    wanted = Wanted("directional", order, None, _along, indices=MultiIndices.around([(order,)]), key=order)
+    quantity = Quantity("directional", order, PartialsOf(MultiIndices.around([(order,)])), _along, key=order)
     along = Along(as_function(f), options.argnums, options.batch_dims)
     inner = Options.of("directional", {**keywords, "argnums": -1})
-    return Directional(Transform(along, wanted, inner), options)
+    return Directional(Transform(along, quantity, inner), options)

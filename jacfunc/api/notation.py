@@ -6,13 +6,13 @@ points at the token that it is about.
 
 from __future__ import annotations
 
-import functools
 import keyword
 import math
 import re
 import unicodedata
 from dataclasses import dataclass
 
+from ..core.caches import computed_once
 from ..core.levels import compiling
 from ..errors import ArgumentTypeError, NotationError, UnsupportedOperationError
 from ..jet.layout import Index, Terms
@@ -144,7 +144,7 @@ def _pointer(text: str, at: int, token: str) -> str:
     return f"\n    {flat}\n    {' ' * at}{'^' * len(token)}"
 
 
-@functools.lru_cache(maxsize=1024)
+@computed_once(1024)
 def _names(variables: Variables, wanted: str) -> tuple[Name | Combined, ...]:
     tokens = [(match.group(), match.start()) for match in SUM.finditer(wanted)]
     if not tokens:
@@ -202,7 +202,7 @@ def _term(variables: Variables, token: str, place: int, within: str, at: int) ->
     return _name(variables, match["name"], within, at + match.start("name")), number, match.end()
 
 
-@functools.lru_cache(maxsize=4096)
+@computed_once(4096)
 def _name(variables: Variables, token: str, within: str, at: int) -> Name:
     readings = _readings(variables, token)
     if len(readings) == 1:

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, Unpack
 import torch
 
 from ..call.entrance import Entrance
-from ..call.plan import Outcome, Wanted
-from ..call.request import Outputs, Request, as_function
+from ..call.evaluator import Outputs
+from ..call.quantity import Outcome, PartialsOf, Quantity
+from ..call.request import Request, as_function
 from ..call.shapes import instead_of_coordinates
 from ..core import trees
 from ..core.levels import tracing
@@ -41,17 +42,16 @@ class Asked:
     names: tuple[Name | Combined, ...]
     axis: int
 
-    def wanted(self) -> Wanted:
+    def quantity(self) -> Quantity:
         """What a plan has to compute."""
         terms = self._terms
         indices = MultiIndices.around([own[0][0] for own in terms if len(own) == 1], [s for s in terms if len(s) > 1])
-        return Wanted(
+        return Quantity(
             "partials",
             indices.order,
-            None,
+            PartialsOf(indices),
             self._fields,
             refuse=self._refuse,
-            indices=indices,
             key=(self.variables, tuple([name.parts for name in self.names]), self.axis),
             refuse_inputs=self._refuse_inputs,
         )
@@ -63,8 +63,7 @@ class Asked:
 
     def _fields(self, request: Request, outcome: Outcome) -> tuple[torch.Tensor, ...]:
         """The tensor of each name, samples in front."""
-        assert request.outputs is not None
-        columns = _columns(self, request.outputs)
+        columns = _columns(self, outcome.outputs)
         fields = []
         for name in self.names:
             field = None
@@ -321,7 +320,7 @@ def made(
     axis = _axis(out_dims, options)
     asked = Asked(variables, variables.names(wanted), axis)
     numbers = tuple(range(-len(variables.inputs), 0))
-    computed = asked.wanted()
+    computed = asked.quantity()
 
     def transform(options: Options) -> Transform:
         moved = PointsInFront(function, axis, options.numbers[0], options.has_aux) if axis else function

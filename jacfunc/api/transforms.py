@@ -16,10 +16,11 @@ import torch
 
 from ..call.compiled import call_compiled
 from ..call.entrance import Entrance
-from ..call.fast_path import Kind, settle, settled_request
+from ..call.fast_path import Kind, known_call, remember_call
 from ..call.independence import probe_now
 from ..call.inside import followed
-from ..call.plan import Outcome, Plan, Wanted
+from ..call.plan import Plan
+from ..call.quantity import EntriesOf, Outcome, Quantity
 from ..call.refusals import JetsGivenError
 from ..call.request import Request, as_function, requested
 from ..call.run import run
@@ -41,7 +42,7 @@ class Transform(Entrance, Uncalled):
     """A function of the same arguments as ``f`` that returns a derivative of it."""
 
     transformed: Callable[..., Any]
-    wanted: Wanted
+    quantity: Quantity
     options: Options
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -53,46 +54,50 @@ class Transform(Entrance, Uncalled):
         if traced:  # which cannot trace a question about inference mode
             return self.traced(self.transformed, args, kwargs)
         try:
-            if not torch.is_inference_mode_enabled():
-                kind, known = settled_request(self, args, kwargs)
-                request = known or Request(self.transformed, self.options, args, kwargs)
-                if not request.inference:
-                    return self._result(request, kind)
-            with requested(self.transformed, self.options, args, kwargs) as request:
-                return self._result(request)
+            return self._eager(args, kwargs)
         except JetsGivenError:
             pass
         return followed(self, args, kwargs)
+
+    def _eager(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not torch.is_inference_mode_enabled():
+            kind, known = known_call(self, args, kwargs)
+            if known is not None:
+                return self._result(known.request, kind, known.plan)
+            request = Request(self.transformed, self.options, args, kwargs)
+            if not request.inference:
+                return self._result(request, kind)
+        with requested(self.transformed, self.options, args, kwargs) as request:
+            return self._result(request)
 
     def traced(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result for another function, while ``torch.compile`` traces."""
         return self._result(Request(function, self.options, args, kwargs, traced=True))
 
-    def _result(self, request: Request, kind: Kind | None = None) -> Any:
-        result, plan = self.outcome(request)
-        if kind is not None and request.plan is None:
-            settle(self, kind, request, plan)
+    def _result(self, request: Request, kind: Kind | None = None, known: Plan | None = None) -> Any:
+        result, plan = self.outcome(request, known)
+        if kind is not None and plan is not known:
+            remember_call(self, kind, request, plan)
         return result
 
-    def outcome(self, request: Request) -> tuple[Any, Plan]:
-        """The result for a request, and how it was computed."""
+    def outcome(self, request: Request, known: Plan | None = None) -> tuple[Any, Plan]:
+        """The result for a request, by the plan that is known if there is one, and how it was computed."""
         if self.options.in_dims is not None:
             check_in_dims(request, self.options)
-        outcome = run(request, self.wanted)
-        assert request.outputs is not None
+        outcome, plan = run(request, self.quantity, known)
         own = partial(owned, traced=True) if request.traced else owned
-        result = self.wanted.assemble(request, outcome)
+        result = self.quantity.assemble(request, outcome)
         results: list[Any] = [own(result) if type(result) is torch.Tensor else trees.mapped(own, result)]
         if self.options.return_value:
             values = [trees.mapped(own, value) for value in outcome.evaluation.outputs]
-            results.append(request.outputs.structure.build(values))
+            results.append(outcome.outputs.structure.build(values))
         if self.options.has_aux:
-            results.append(request.aux(outcome.evaluation.aux))
-        return (results[0] if len(results) == 1 else tuple(results)), outcome.plan
+            results.append(outcome.build_aux(outcome.evaluation.aux))
+        return (results[0] if len(results) == 1 else tuple(results)), plan
 
     def _in_blocks(self, args: tuple[Any, ...], kwargs: dict[str, Any], traced: bool) -> Any:
         whole = replace(self, options=self.options.whole)
-        blocks = Blocks.of(self.transformed, self.options, self.wanted.order, args, kwargs, traced)
+        blocks = Blocks.of(self.transformed, self.options, self.quantity.order, args, kwargs, traced)
         if len(blocks.starts()) == 1:
             return whole(*args, **kwargs)
         if not traced:
@@ -104,35 +109,33 @@ class Transform(Entrance, Uncalled):
         return self, args
 
     def _captured(self) -> tuple[object, ...]:
-        return (self.wanted.identity, self.options.argnums, self.options.batch_dims, self.transformed)
+        return (self.quantity.identity, self.options.argnums, self.options.batch_dims, self.transformed)
 
     def __repr__(self) -> str:
-        return f"{self.wanted.name}({', '.join([name_of(self.transformed), *self.options.changed()])})"
+        return f"{self.quantity.name}({', '.join([name_of(self.transformed), *self.options.changed()])})"
 
 
 def _by_pair(request: Request, outcome: Outcome) -> Any:
     """The output's tree outside, then the tuple of a tuple ``argnums``, the input's tree innermost."""
-    assert request.outputs is not None
     trees = []
-    for output in range(len(request.outputs.shapes)):
+    for output in range(len(outcome.outputs.shapes)):
         arguments = [
             argument.structure.build([outcome.results[output, leaf] for leaf in _leaves(argument.span)])
             for argument in request.arguments
         ]
         trees.append(_per_argument(request, arguments))
-    return request.outputs.structure.build(trees)
+    return outcome.outputs.structure.build(trees)
 
 
 def _summed_by_argument(request: Request, outcome: Outcome) -> Any:
     """The output's tree outside; the leaves within one argument are summed."""
-    assert request.outputs is not None
     trees = []
-    for output in range(len(request.outputs.shapes)):
+    for output in range(len(outcome.outputs.shapes)):
         sums = [
             _sum([outcome.results[output, leaf] for leaf in _leaves(argument.span)]) for argument in request.arguments
         ]
         trees.append(_per_argument(request, sums))
-    return request.outputs.structure.build(trees)
+    return outcome.outputs.structure.build(trees)
 
 
 def _trace(request: Request, outcome: Outcome) -> torch.Tensor:
@@ -157,11 +160,11 @@ def _sum(tensors: list[torch.Tensor]) -> torch.Tensor:
     return sum(tensors[1:], start=tensors[0])
 
 
-DIAG_JAC = Wanted("diag_jac", 1, Diagonal, _by_pair, refuse=refuse_without_diagonal)
-BATCH_JAC = Wanted("batch_jac", 1, Block, _by_pair)
-DIVERGENCE = Wanted("divergence", 1, Diagonal, _trace, paired=True, refuse=refuse_unequal_trees)
-HESS_DIAG = Wanted("hess_diag", 2, HessianDiagonal, _by_pair)
-LAPLACIAN = Wanted("laplacian", 2, Laplacian, _summed_by_argument)
+DIAG_JAC = Quantity("diag_jac", 1, EntriesOf(1, Diagonal), _by_pair, refuse=refuse_without_diagonal)
+BATCH_JAC = Quantity("batch_jac", 1, EntriesOf(1, Block), _by_pair)
+DIVERGENCE = Quantity("divergence", 1, EntriesOf(1, Diagonal, paired=True), _trace, refuse=refuse_unequal_trees)
+HESS_DIAG = Quantity("hess_diag", 2, EntriesOf(2, HessianDiagonal), _by_pair)
+LAPLACIAN = Quantity("laplacian", 2, EntriesOf(2, Laplacian), _summed_by_argument)
 
 
 def with_signature(transform: F) -> F:
@@ -177,8 +180,8 @@ def with_signature(transform: F) -> F:
     return made
 
 
-def transform_of(wanted: Wanted, f: Callable[..., Any], keywords: Keywords) -> Transform:
-    return Transform(as_function(f), wanted, Options.of(wanted.name, keywords))
+def transform_of(quantity: Quantity, f: Callable[..., Any], keywords: Keywords) -> Transform:
+    return Transform(as_function(f), quantity, Options.of(quantity.name, keywords))
 
 
 @with_signature

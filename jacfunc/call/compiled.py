@@ -115,7 +115,7 @@ def _eager(transform: Transform) -> Transform:
 
 def _signature(transform: Transform, request: Request) -> tuple[object, ...]:
     options, surroundings = transform.options, (differentiated_again(), caches.RULES_ENTERED.number)
-    asked = (transform.wanted.identity, options.planned, options.return_value)
+    asked = (transform.quantity.identity, options.planned, options.return_value)
     # Dynamo takes functions of one code for one, in whatever namespaces they are.
     return (*asked, request.signature, *map(id, request.captured.scopes), *surroundings)
 
@@ -149,11 +149,11 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
         except (torch._dynamo.exc.TorchDynamoException, UnsupportedOperationError) as error:
             reasons.append((name, f"{str(error).strip().splitlines()[0]}{line_of(error)}"))
             continue
-        if plan.random or _close(result, truth):
+        if plan.findings.random or _close(result, truth):
             return call, result
         reasons.append((name, "other numbers than the eager ones"))
     raise UnsupportedOperationError(
-        f"{eager.wanted.name} of f cannot be compiled: {reasons[-1][1]}; leave compile=True out, or replace what is "
+        f"{eager.quantity.name} of f cannot be compiled: {reasons[-1][1]}; leave compile=True out, or replace what is "
         f"named here (no route that torch.compile traces: {together(reasons)})"
     )
 

@@ -6,7 +6,7 @@ and that can change: shapes, dtypes, modes, the module and its layers.  What is 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -35,20 +35,25 @@ def kind_of(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Kind | Non
     return tuple(kind)
 
 
-def settled_request(
-    transform: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Kind | None, Request | None]:
-    """The kind of a call, None where it is not to be remembered, and its request, if an earlier one was of the kind."""
+class Known(NamedTuple):
+    """The request of a call, and the plan that an earlier call of its kind came by."""
+
+    request: Request
+    plan: Plan
+
+
+def known_call(transform: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Kind | None, Known | None]:
+    """The kind of a call, None where it is not to be remembered, and what is known, if an earlier one was of it."""
     if not args or type(args[0]) is not dict or inside_transform():
         return None, None
     kind = kind_of(transform.transformed, args, kwargs)
-    known: Request | None = caches.SETTLED_REQUESTS.get(transform, kind)
-    return kind, None if known is None else known.of(args)
+    known: Known | None = caches.SETTLED_REQUESTS.get(transform, kind)
+    return kind, None if known is None else Known(known.request.of(args), known.plan)
 
 
-def settle(transform: Any, kind: Kind, request: Request, plan: Plan) -> None:
+def remember_call(transform: Any, kind: Kind, request: Request, plan: Plan) -> None:
     """Remember the request and its plan for calls of this kind, where nothing in it is to be found out at each call."""
-    lasting = plan.settled and plan.stands and not plan.random
+    lasting = plan.findings.settled and plan.lasting and not plan.findings.random
     if not lasting or not request.captured.rememberable or len(request.arguments) != 1:
         return
-    caches.SETTLED_REQUESTS.put(transform, kind, request.without_arguments(plan))
+    caches.SETTLED_REQUESTS.put(transform, kind, Known(request.without_arguments(), plan))

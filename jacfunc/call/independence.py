@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from typing import NamedTuple
 
 import torch
@@ -22,16 +23,22 @@ from ..core.levels import inside_vmap
 from ..errors import CoupledSamplesError, IndependenceWarning, JacfuncError
 from ..evaluation.rng import Draw, replaying
 from ..modules.fingerprint import Captured
+from .evaluator import Evaluator
 from .refusals import not_batch_first
 from .request import Request
 
-CHECKED = "checked: no sample influences another"
-UNCHECKED = "not checked: check=False"
-ONE_SAMPLE = "nothing to check: at most one sample"
-UNSEEN = "not checked: values cannot be looked at under torch.func.vmap"
-TRACED = "not checked: values cannot be looked at under torch.compile and torch.export"
-BLIND = "not decided: no output is finite"
-UNDECIDED = "not decided: f failed on the replaced samples or is not reproducible"
+
+class Independence(StrEnum):
+    """What is known of a function: whether its samples influence each other."""
+
+    CHECKED = "checked: no sample influences another"
+    UNCHECKED = "not checked: check=False"
+    ONE_SAMPLE = "nothing to check: at most one sample"
+    UNSEEN = "not checked: values cannot be looked at under torch.func.vmap"
+    TRACED = "not checked: values cannot be looked at under torch.compile and torch.export"
+    BLIND = "not decided: no output is finite"
+    UNDECIDED = "not decided: f failed on the replaced samples or is not reproducible"
+
 
 SEED = 20190613
 ROUNDING = 64
@@ -53,15 +60,15 @@ SMALL = 1e-2
 Tensors = Sequence[torch.Tensor]
 
 
-def standing(request: Request) -> str | None:
+def standing(request: Request) -> Independence | None:
     """What is known of the independence without any work; None when it has to be found out."""
     if not request.options.check:
-        return UNCHECKED
+        return Independence.UNCHECKED
     if not several(request):
-        return ONE_SAMPLE
-    known: str | None = caches.INDEPENDENT.get(request.captured.key, _signature(request))
+        return Independence.ONE_SAMPLE
+    known: Independence | None = caches.INDEPENDENT.get(request.captured.key, _signature(request))
     if known is None and inside_vmap():
-        return UNSEEN
+        return Independence.UNSEEN
     return known
 
 
@@ -75,36 +82,37 @@ def _signature(request: Request) -> object:
     return (request.signature, request.options.argnums, request.options.batch_dims, request.options.has_aux)
 
 
-def check(request: Request, outputs: Tensors, draw: Draw) -> str:
+def check(evaluator: Evaluator, outputs: Tensors, draw: Draw) -> Independence:
     """Probe the function around ``outputs``, its values at the request's leaves, and remember the finding."""
+    request = evaluator.request
     thirds = _thirds(math.prod(request.batch))
-    probes = _probe(request, thirds, draw)
-    finding = UNDECIDED if probes is None else CHECKED
+    probes = _probe(evaluator, thirds, draw)
+    finding = Independence.UNDECIDED if probes is None else Independence.CHECKED
     if probes is not None:
         moved = _moved_in_a_third((outputs, *(probe.outputs for probe in probes)), thirds, len(request.batch))
         if moved:
-            again = evaluated(request, request.leaves, draw)
-            others = [*(probe.end for probe in probes), *_ends_elsewhere(request, draw, again.end)]
+            again = evaluated(evaluator, request.leaves, draw)
+            others = [*(probe.end for probe in probes), *_ends_elsewhere(evaluator, draw, again.end)]
             doubt = _doubt(outputs, again, others, len(request.batch))
             if doubt is None:
-                raise CoupledSamplesError(_message(request, *moved, outputs))
+                raise CoupledSamplesError(_message(evaluator, *moved, outputs))
             _warn(doubt)
-            finding = UNDECIDED
+            finding = Independence.UNDECIDED
     if not _any_finite(outputs):
-        return BLIND
+        return Independence.BLIND
     if request.captured.rememberable:
         caches.INDEPENDENT.put(request.captured.key, request.captured.parts, _signature(request), finding)
     return finding
 
 
-def _ends_elsewhere(request: Request, draw: Draw, end: Draw) -> Iterator[Draw]:
+def _ends_elsewhere(evaluator: Evaluator, draw: Draw, end: Draw) -> Iterator[Draw]:
     """Where the generators stand after values of one sign: the probes may draw equally many numbers by chance."""
     if end.same_as(draw):  # nothing is drawn
         return
     for sign in (1, -1):
-        leaves = [sign * (leaf.detach().abs() + 1) for leaf in request.leaves]
+        leaves = [sign * (leaf.detach().abs() + 1) for leaf in evaluator.request.leaves]
         try:
-            yield evaluated(request, leaves, draw).end
+            yield evaluated(evaluator, leaves, draw).end
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, AssertionError):
             continue  # values that the function refuses say nothing
 
@@ -131,10 +139,10 @@ def settle(request: Request) -> None:
 
 def probe_now(request: Request) -> bool:
     """Check whatever was found before; True unless the samples are coupled."""
-    draw = request.draw()
+    evaluator, draw = Evaluator(request), request.draw()
     with replaying(draw):
-        outputs = request.first_values(draw)
-    return not several(request) or check(request, outputs, draw) == CHECKED
+        outputs = evaluator.first_values(draw)
+    return not several(request) or check(evaluator, outputs, draw) is Independence.CHECKED
 
 
 class Evaluated(NamedTuple):
@@ -144,10 +152,10 @@ class Evaluated(NamedTuple):
     end: Draw
 
 
-def evaluated(request: Request, leaves: Tensors, draw: Draw) -> Evaluated:
+def evaluated(evaluator: Evaluator, leaves: Tensors, draw: Draw) -> Evaluated:
     """The outputs at these leaves from one random draw."""
     with replaying(draw):
-        return Evaluated(request.values(leaves), draw.now())
+        return Evaluated(evaluator.values(leaves), draw.now())
 
 
 def _thirds(count: int) -> torch.Tensor:
@@ -164,13 +172,13 @@ def _thirds(count: int) -> torch.Tensor:
     return torch.arange(3).repeat_interleave(torch.tensor(sizes))[torch.randperm(count, generator=generator)]
 
 
-def _probe(request: Request, thirds: torch.Tensor, draw: Draw) -> tuple[Evaluated, Evaluated] | None:
+def _probe(evaluator: Evaluator, thirds: torch.Tensor, draw: Draw) -> tuple[Evaluated, Evaluated] | None:
     """The function with all but third 0 replaced, then all but third 1; None if it refuses all replacements."""
     for outliers in (True, False):
         generator = torch.Generator().manual_seed(SEED)
-        new = [_replacement(leaf.detach(), len(thirds), outliers, generator) for leaf in request.leaves]
+        new = [_replacement(leaf.detach(), len(thirds), outliers, generator) for leaf in evaluator.request.leaves]
         try:
-            first, second = (_evaluated_with(request, new, thirds != kept, draw) for kept in (0, 1))
+            first, second = (_evaluated_with(evaluator, new, thirds != kept, draw) for kept in (0, 1))
         except JacfuncError:
             raise
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, AssertionError) as error:
@@ -181,13 +189,13 @@ def _probe(request: Request, thirds: torch.Tensor, draw: Draw) -> tuple[Evaluate
     return None
 
 
-def _evaluated_with(request: Request, new: Tensors, mask: torch.Tensor, draw: Draw) -> Evaluated:
+def _evaluated_with(evaluator: Evaluator, new: Tensors, mask: torch.Tensor, draw: Draw) -> Evaluated:
     """The function with the masked samples new."""
     leaves = [
         torch.where(mask.to(leaf.device)[:, None], there, leaf.detach().reshape(len(mask), -1)).reshape(leaf.shape)
-        for leaf, there in zip(request.leaves, new, strict=True)
+        for leaf, there in zip(evaluator.request.leaves, new, strict=True)
     ]
-    return evaluated(request, leaves, draw)
+    return evaluated(evaluator, leaves, draw)
 
 
 def _replacement(leaf: torch.Tensor, count: int, outliers: bool, generator: torch.Generator) -> torch.Tensor:
@@ -235,8 +243,9 @@ def _first_moved(before: Tensors, after: Tensors, kept: torch.Tensor, batch_dims
     return None
 
 
-def _message(request: Request, leaf: int, sample: int, change: float, outputs: Tensors) -> str:
-    path = request.outputs.paths()[leaf] if request.outputs else "output"
+def _message(evaluator: Evaluator, leaf: int, sample: int, change: float, outputs: Tensors) -> str:
+    request = evaluator.request
+    path = evaluator.outputs.paths()[leaf] if evaluator.outputs else "output"
     index = ", ".join(str(int(i)) for i in torch.unravel_index(torch.tensor(sample), request.batch))
     small = change < SMALL * float(outputs[leaf].detach().abs().nan_to_num(0.0, 0.0, 0.0).max())
     cause = _module_at_fault(request.captured) or (SHARED_STEPS if small else OVER_THE_BATCH)

@@ -1,36 +1,29 @@
 """What is wanted, checked: options, arguments flattened into leaves, shapes known.  Refuses before any work.
 
-``Request.evaluate`` is the function as a route sees it, from the differentiated leaves to the output leaves.
-Which route runs, and how, is decided in ``plan.py``.
+A request does not change, and evaluates nothing: that is ``evaluator.py``.  Which route runs is decided in ``plan.py``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from ..core import trees
-from ..core.levels import compiling, fixed, inside_transform, recording
+from ..core.caches import once
+from ..core.levels import compiling, fixed, recording
 from ..core.subclasses import dressed_all, is_own, undressed
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError
-from ..evaluation.corrections import Beside, corrected, refuse_unseen
 from ..evaluation.rng import GENERATORS, Draw
-from ..evaluation.scripted import plainly
-from ..jet import CannotFollowError, Jet
 from ..jet.frame import Frame
-from ..jet.values import replaced
-from ..jet.within import value_within
 from ..modules.fingerprint import Captured, tensor_signature
 from ..modules.functional import FunctionalModule, LiveModule
-from ..modules.swapping import call_guarded
 from ..options import Options
-from .refusals import Fits, check_inputs, check_outputs, other_arguments, refuse_classes, refuse_compiled, refuse_jets
+from .refusals import Fits, check_inputs, other_arguments, refuse_compiled, refuse_jets
 
 Shape = tuple[int, ...]
 Tensors = tuple[torch.Tensor, ...]
@@ -48,24 +41,7 @@ def as_function(f: Any) -> Callable[..., Any]:
     return function
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """The outputs of one evaluation: how they are built, and what a plan depends on."""
-
-    structure: trees.Structure
-    shapes: tuple[Shape, ...]
-
-    def paths(self) -> list[str]:
-        """The name of every leaf."""
-        return self.structure.paths("output")
-
-
-class OutputsChangedError(Exception):
-    """The function gave outputs of other shapes than the remembered ones: plan again."""
-
-
-@dataclass
-class Argument:
+class Argument(NamedTuple):
     """One differentiated positional argument, and its leaves among all; ``worn`` as they came in, of their classes."""
 
     position: int
@@ -78,77 +54,87 @@ class Argument:
         return self.structure.build(dressed_all(leaves, self.worn))
 
 
-@dataclass
+@dataclass(frozen=True, eq=False, init=False)
 class Request:
-    """One call of a transform, checked.
+    """One call of a transform, checked when it is made.
 
-    ``batch`` is the shape of the sample axes, ``input_shapes`` is ``I`` of every differentiated leaf;
-    ``differentiates`` is set where f itself takes ``torch.autograd.grad`` by its input, and so needs a graph,
-    ``scripted`` where it calls scripted code;
-    ``state_arguments`` are how many leading arguments are parameters (and buffers), not data; ``plan`` is that of an
-    earlier call of the same kind (``fast_path.py``).  Inside a function that jets go through, ``within`` is their
-    frame, ``given`` are the arguments with them, and ``args``, ``kwargs`` and ``leaves`` are values.
+    Attributes:
+        function: what is differentiated.
+        options: the keywords of the transform.
+        args: the positional arguments; values, inside a function that jets go through.
+        kwargs: those by keyword.
+        traced: whether ``torch.compile`` or its kin record the call.
+        within: the frame of the jets that go through what this is a part of, if any do.
+        given: the arguments with these jets in them.
+        state_arguments: how many leading arguments are parameters (and buffers), not data.
+        arguments: the differentiated arguments.
+        leaves: all their leaves, plain tensors.
+        batch: the shape of the sample axes.
+        input_shapes: ``I`` of every differentiated leaf.
     """
 
     function: Callable[..., Any]
     options: Options
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    traced: bool = False
-    leaves: Tensors = ()
-    batch: Shape = ()
-    input_shapes: tuple[Shape, ...] = ()
-    arguments: list[Argument] = field(default_factory=list)
-    outputs: Outputs | None = None
-    aux_structure: trees.Structure | None = None
-    aux_leaves: list[Any] = field(default_factory=list)
-    expected: Outputs | None = None
-    differentiates: bool = False
-    scripted: bool = False
-    state_arguments: int = 0
-    plan: Any = None
-    within: Frame | None = None
-    given: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-    _captured: Captured | None = None
-    _signature: tuple[Any, ...] | None = None
+    traced: bool
+    within: Frame | None
+    given: tuple[tuple[Any, ...], dict[str, Any]] | None
+    state_arguments: int
+    arguments: tuple[Argument, ...]
+    leaves: Tensors
+    batch: Shape
+    input_shapes: tuple[Shape, ...]
 
-    def __post_init__(self) -> None:
-        self.state_arguments = _state_arguments(self.function)
-        if self.state_arguments and self.args and type(self.args[0]) is torch.Tensor:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        options: Options,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        traced: bool = False,
+        within: Frame | None = None,
+        given: tuple[tuple[Any, ...], dict[str, Any]] | None = None,
+    ) -> None:
+        own = self.__dict__  # written here only; as attributes of what is frozen they would take a small call's tenth
+        own["function"], own["options"], own["args"], own["kwargs"] = function, options, args, kwargs
+        own["traced"], own["within"], own["given"] = traced, within, given
+        own["state_arguments"] = _state_arguments(function)
+        if self.state_arguments and args and type(args[0]) is torch.Tensor:
             raise ArgumentTypeError(
-                f"args[0] is a Tensor, but {self.function!r} takes its parameters first; pass the dict of names to "
+                f"args[0] is a Tensor, but {function!r} takes its parameters first; pass the dict of names to "
                 "tensors that make_functional returned, and then the input"
             )
+        arguments: list[Argument] = []
         leaves: list[torch.Tensor] = []
         for position in self._positions():
-            found, structure = trees.flatten(self.args[position])
+            found, structure = trees.flatten(args[position])
             refuse_jets(found)
-            check_inputs(found, structure, position, self.options.batch_dims, self.instead)
+            check_inputs(found, structure, position, options.batch_dims, self.instead)
             worn = tuple(found) if any(map(is_own, found)) else ()
-            if worn and self.options.compile:
+            if worn and options.compile:
                 refuse_compiled(found, structure.paths(f"args[{position}]"))
-            self.arguments.append(Argument(position, structure, slice(len(leaves), len(leaves) + len(found)), worn))
+            arguments.append(Argument(position, structure, slice(len(leaves), len(leaves) + len(found)), worn))
             leaves += map(undressed, found) if worn else found
-        self.leaves = tuple(leaves)
-        axes = self.options.batch_dims
-        self.batch = tuple(leaves[0].shape[:axes])
-        self.input_shapes = tuple([self._sample_shape(leaf) for leaf in leaves])
+        own["arguments"], own["leaves"] = tuple(arguments), tuple(leaves)
+        own["batch"] = tuple(leaves[0].shape[: options.batch_dims])
+        own["input_shapes"] = tuple([self.sample_shape(leaf) for leaf in leaves])
         if len(leaves) > 1:
             self._check_batch()
 
-    def without_arguments(self, plan: Any) -> Request:
-        """What is the same in another call of its kind, and its plan."""
-        kept = Request.__new__(Request)
-        kept.__dict__.update(self.__dict__, args=(), kwargs={}, leaves=(), aux_leaves=[], aux_structure=None)
-        kept.plan, kept.expected, kept.scripted, kept.differentiates = plan, plan.outputs, plan.scripted, False
-        return kept
+    def without_arguments(self) -> Request:
+        """What is the same in another call of its kind."""
+        return self._with(args=(), kwargs={}, leaves=())
 
     def of(self, args: tuple[Any, ...]) -> Request:
         """That of another call of its kind, of which one argument is differentiated, a tensor."""
-        again = Request.__new__(Request)
-        again.__dict__.update(self.__dict__)
-        again.args, again.leaves = args, (args[self.arguments[0].position],)
-        return again
+        return self._with(args=args, leaves=(args[self.arguments[0].position],))
+
+    def _with(self, **changed: Any) -> Request:
+        """Another one, not checked again as ``dataclasses.replace`` would: in a tenth of the time of a small call."""
+        another = object.__new__(Request)
+        another.__dict__.update(self.__dict__, **changed)
+        return another
 
     # ---------------------------------------------------------------- the arguments
 
@@ -203,7 +189,8 @@ class Request:
                     f"has {self.batch}; all differentiated tensors need the same first {self.options.batch_dims} axes"
                 )
 
-    def _sample_shape(self, tensor: Any) -> Shape:
+    def sample_shape(self, tensor: Any) -> Shape:
+        """The shape of one sample of a tensor with the batch in front."""
         shape = tuple(tensor.shape[self.options.batch_dims :])
         return fixed(shape) if self.traced else shape
 
@@ -216,26 +203,27 @@ class Request:
         """The name of every differentiated leaf."""
         return [path for argument in self.arguments for path in argument.structure.paths(f"args[{argument.position}]")]
 
-    @property
+    @once
     def captured(self) -> Captured:
         """What the function is made of."""
-        if self._captured is None:
-            self._captured = Captured.by(self.function, self.batch)
-        return self._captured
+        return Captured.by(self.function, self.batch)
 
-    @property
+    @once
     def signature(self) -> tuple[Any, ...]:
         """What the arguments look like, without the number of samples.
 
         The parameters of ``make_functional`` have the shapes of the module's own, which is part of what is captured.
         """
-        if self._signature is None:
-            given = self.args if not self.state_arguments else self.args[self.state_arguments :]
-            parts = tuple([self._argument_signature(argument) for argument in given])
-            named = self._argument_signature(self.kwargs) if self.kwargs else None
-            own = self.function if isinstance(self.function, FunctionalModule) else self.captured
-            self._signature = (parts, named, own.shape())
-        return self._signature
+        given = self.args if not self.state_arguments else self.args[self.state_arguments :]
+        parts = tuple([self._argument_signature(argument) for argument in given])
+        named = self._argument_signature(self.kwargs) if self.kwargs else None
+        own = self.function if isinstance(self.function, FunctionalModule) else self.captured
+        return (parts, named, own.shape())
+
+    @once
+    def alone(self) -> bool:
+        """Whether the function is an adapted module of plain layers, and nothing else runs in it."""
+        return type(self.function) is FunctionalModule and self.signature[-1].alone is True
 
     def _argument_signature(self, argument: Any) -> Hashable:
         if isinstance(argument, torch.Tensor):
@@ -254,140 +242,6 @@ class Request:
         """The state of every random generator that the function may use."""
         given = (leaf for leaf in trees.flatten((self.args, self.kwargs))[0] if isinstance(leaf, GENERATORS))
         return Draw.capture(self.leaves, {id(item): item for item in [*self.captured.generators(), *given]}.values())
-
-    # ---------------------------------------------------------------- the evaluation
-
-    def evaluate(
-        self, *leaves: Any, others_copied: bool = False, followed: bool = False
-    ) -> tuple[tuple[Any, ...], Tensors]:
-        """Output leaves and aux tensors for these leaves in place of the differentiated ones.
-
-        Copies go in, so that an in-place operation inside the function cannot reach the caller's tensors.  Jets, for
-        which ``followed`` is set, are never written to, and bring the corrections of operations themselves.
-        """
-        if followed:
-            return self._followed(leaves, others_copied)
-        args = list(self.args)
-        kwargs = self.kwargs
-        if others_copied:
-            first = self.state_arguments
-            args[first:] = trees.copied(args[first:])
-            kwargs = trees.copied(kwargs)
-        for argument in self.arguments:
-            args[argument.position] = argument.build([leaf.clone() for leaf in leaves[argument.span]])
-        with self._corrections() as corrections:
-            output = self._run(args, kwargs)
-        aux: Tensors = ()
-        if self.options.has_aux:
-            output, aux = self._split_aux(output)
-        found, structure = trees.flatten(output)
-        check_outputs(found, structure, self.batch, self._modules, self.instead)
-        flat = list(map(undressed, found))
-        refuse_unseen(flat, corrections)
-        self.outputs = Outputs(structure, tuple([self._sample_shape(leaf) for leaf in flat]))
-        if self.expected is not None and self.expected != self.outputs:
-            raise OutputsChangedError
-        return tuple(flat), aux
-
-    def _followed(self, jets: Sequence[Any], others_copied: bool) -> tuple[tuple[Any, ...], Tensors]:
-        own, kwargs = self.given or (self.args, self.kwargs)
-        args = list(own)
-        if self.plan is None:  # else they are plain tensors, as of the earlier call
-            refuse_classes((*args[self.state_arguments :], *kwargs.values()))
-        copies: list[torch.Tensor] = []
-        if others_copied:
-            first = self.state_arguments
-            args[first:], kwargs = trees.copied(args[first:]), trees.copied(kwargs)
-            copies = trees.tensors((args[first:], kwargs))
-        for argument in self.arguments:
-            args[argument.position] = argument.structure.build(jets[argument.span])
-        inside = inside_transform()
-        if inside or (others_copied and not jets[0].propagation.quiet):  # what is without jets is differentiated too
-            with self._corrections() if inside else Beside():
-                output = self._followed_by_function(args, kwargs)
-        else:
-            output = self._followed_by_function(args, kwargs)
-        if any(not copy.is_inference() and copy._version for copy in copies):
-            raise CannotFollowError("an argument that is changed in place")
-        aux: Tensors = ()
-        if self.options.has_aux:
-            output, aux = self._split_aux(output)
-        expected = self.expected or self.outputs
-        if type(output) is Jet and expected is not None and expected.structure is trees.LEAF:
-            if tuple(output.shape) != (*self.batch, *expected.shapes[0]):
-                raise OutputsChangedError
-            self.outputs = expected
-            return (output,), aux
-        flat, structure = ([output], trees.LEAF) if type(output) is Jet else trees.flatten(output)
-        if any(type(leaf) is not Jet and not isinstance(leaf, torch.Tensor) for leaf in flat):
-            raise CannotFollowError("f returned something else for jets than for tensors")
-        outputs = Outputs(structure, tuple([self._sample_shape(leaf) for leaf in flat]))
-        batch = all(tuple(leaf.shape[: self.options.batch_dims]) == self.batch for leaf in flat)
-        if outputs != expected or not batch:
-            raise OutputsChangedError
-        self.outputs = outputs
-        return tuple(flat), aux
-
-    def _followed_by_function(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        if type(self.function) is FunctionalModule and not self.traced and not self.scripted:
-            return self.function.followed(*args, **kwargs)
-        return self._run(args, kwargs)
-
-    def _corrections(self) -> contextlib.AbstractContextManager[Any]:
-        # Plain layers have nothing to correct, and a compiled function would enter the mode at every call.
-        alone = self.traced and getattr(self.function, "of_plain_layers", False)
-        return contextlib.nullcontext() if alone else corrected()
-
-    def first_values(self, draw: Draw) -> Tensors:
-        """The outputs of a plain forward at the leaves of this call, from ``draw``."""
-        try:
-            return self.values(self.leaves)
-        except RuntimeError as error:
-            if "does not require grad" not in str(error) or inside_transform():
-                raise
-            draw.restore()
-            self.differentiates = True
-            return self.values(self.leaves)
-
-    def values(self, leaves: Sequence[torch.Tensor]) -> Tensors:
-        """The outputs of a plain forward at these leaves, without a graph, nothing of the caller's changed."""
-        if self.differentiates:
-            with torch.enable_grad():
-                outputs, _ = self.evaluate(*(leaf.detach().requires_grad_() for leaf in leaves), others_copied=True)
-            return tuple(output.detach() for output in outputs)
-        with torch.no_grad():
-            outputs, _ = self.evaluate(*(leaf.detach() for leaf in leaves), others_copied=True)
-        return outputs
-
-    def _modules(self) -> list[nn.Module]:
-        return [] if self.traced else list(self.captured.tree())
-
-    def _run(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        if not self.scripted:
-            return self._guarded(args, kwargs)
-        with plainly():
-            return self._guarded(args, kwargs)
-
-    def _guarded(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        if compiling() or isinstance(self.function, FunctionalModule | LiveModule) or not self.captured.modules:
-            return self.function(*args, **kwargs)
-        return call_guarded(self.function, args, kwargs, self.captured.modules)
-
-    def _split_aux(self, output: Any) -> tuple[Any, Tensors]:
-        if not isinstance(output, tuple) or len(output) != 2:
-            raise ArgumentTypeError(
-                f"has_aux=True, but f returned a {type(output).__name__}; it must return a pair (output, aux)"
-            )
-        found, self.aux_structure = trees.flatten(output[1])
-        leaves = [replaced(leaf, functools.partial(value_within, self.within)) for leaf in found]
-        self.aux_leaves = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
-        return output[0], tuple(undressed(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))
-
-    def aux(self, tensors: Sequence[torch.Tensor]) -> Any:
-        """The aux tree around these tensors."""
-        assert self.aux_structure is not None
-        remaining = iter(tensors)
-        return self.aux_structure.build([next(remaining) if leaf is None else leaf for leaf in self.aux_leaves])
 
 
 @contextlib.contextmanager

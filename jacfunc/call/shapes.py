@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..core import trees
 from ..errors import ShapeError
 from ..routes.collect import have_diagonal
-from .request import Outputs, Request
+from .evaluator import Outputs
+from .request import Request
 
 
 def refuse_without_diagonal(request: Request, outputs: Outputs) -> None:

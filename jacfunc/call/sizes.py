@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..core.levels import inside_transform
 from ..core.trees import tensors
 from ..evaluation.rng import replaying
+from .evaluator import Evaluator
 from .request import Request
 
 
@@ -35,7 +36,7 @@ def forward_bytes(request: Request) -> list[int]:
     recorder = _Recorder()
     draw = request.draw()
     with recorder, replaying(draw):
-        request.first_values(draw)
+        Evaluator(request).first_values(draw)
     if inside_transform():  # a dispatch mode does not see through wrapped tensors
         return [sum(leaf.numel() * leaf.element_size() for leaf in request.leaves)]
     return recorder.sizes

@@ -1,18 +1,19 @@
 """All that jacfunc remembers between calls, and the one lock: the only global state of the package.
 
-What is remembered is keyed by what a function *is* (see ``fingerprint.py``) and by the signature of its
-arguments; entries vanish with the objects they speak of.  What the remembered things mean lives elsewhere.
+``clear_caches`` empties it.  What is remembered is keyed by what a function *is* (see ``fingerprint.py``) and by the
+signature of its arguments; entries vanish with the objects they speak of.  What it means lives elsewhere.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, Generic, ParamSpec, TypeVar
 
 LOCK = threading.RLock()
 """Held while a module's parameters are swapped, and during ``torch.func.jvp``.
@@ -20,6 +21,10 @@ LOCK = threading.RLock()
 ``torch`` swaps attributes of a shared module in ``functional_call`` and keeps one global stack of forward-mode
 levels, so neither survives a second thread without it.  One lock for both cannot deadlock.
 """
+
+P = ParamSpec("P")
+Owner = TypeVar("Owner")
+R = TypeVar("R")
 
 MAX_FUNCTIONS = 256
 MAX_SIGNATURES = 64
@@ -116,6 +121,11 @@ class ByKind:
             known[kind] = value
             if len(known) > MAX_SIGNATURES:
                 del known[next(iter(known))]
+
+    def clear(self) -> None:
+        """Drop everything."""
+        with LOCK:
+            self._known.clear()
 
     def kinds(self, owner: Any) -> int:
         """How many kinds are known of an object."""
@@ -215,3 +225,65 @@ LARGEST_IDENTITY = 64
 
 INVENTORIES = Memory()
 """Where a module that a function closes over keeps its tensors (``swapping.py``)."""
+
+_MEMORIES = (
+    PLANS,
+    INDEPENDENT,
+    SAMPLE_BYTES,
+    COMPILED,
+    SETTLED_CALLS,
+    SETTLED_REQUESTS,
+    PLAIN_COPIES,
+    CODES,
+    BATCHED,
+    IDENTITIES,
+    INVENTORIES,
+)
+
+
+class once(Generic[Owner, R]):  # noqa: N801  # a decorator, as property is
+    """``functools.cached_property`` without its lock, which takes as long as what is asked here."""
+
+    def __init__(self, method: Callable[[Owner], R]) -> None:
+        self.method = method
+        self.__doc__ = method.__doc__
+
+    def __get__(self, owner: Owner, kind: type | None = None) -> R:
+        value = owner.__dict__[self.method.__name__] = self.method(owner)
+        return value
+
+
+_COMPUTED_ONCE: list[Callable[[], None]] = []
+
+
+def computed_once(maxsize: int) -> Callable[[Callable[P, R]], functools._lru_cache_wrapper[R]]:
+    """``functools.lru_cache``, emptied with everything else."""
+
+    def kept(function: Callable[P, R]) -> functools._lru_cache_wrapper[R]:
+        cached = functools.lru_cache(maxsize)(function)
+        _COMPUTED_ONCE.append(cached.cache_clear)
+        return cached
+
+    return kept
+
+
+def clear_caches() -> None:
+    """Forget everything that was found out in earlier calls: plans, independence, what was compiled, sizes.
+
+    The next call of each transform looks at its function anew, as a process does that has just begun.  Rules that were
+    entered by :func:`jacfunc.register_rule` stay.  What ``torch.compile`` keeps is emptied by
+    ``torch.compiler.reset()``.
+
+    Example:
+        >>> import torch
+        >>> from jacfunc import clear_caches, diag_jac
+        >>> diag_jac(torch.sin)(torch.zeros(2, 1))
+        tensor([[1.],
+                [1.]])
+        >>> clear_caches()
+    """
+    with LOCK:
+        for memory in _MEMORIES:
+            memory.clear()
+        for empty in _COMPUTED_ONCE:
+            empty()

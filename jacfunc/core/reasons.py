@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dis
-import functools
 import re
 import sysconfig
 import traceback
@@ -15,6 +14,8 @@ from typing import Any
 import optree
 import torch
 from torch import nn
+
+from .caches import computed_once
 
 OPERATIONS = (
     (r"torch cannot transform the operator (\S+)", "the operator {}"),
@@ -98,7 +99,7 @@ def line_of(error: Exception) -> str:
 LIBRARIES = tuple(folder for module in (torch, optree) for folder in module.__path__)
 
 
-@functools.lru_cache(maxsize=4096)
+@computed_once(4096)
 def ours(file: str) -> bool:
     """Whether a file is torch's, optree's, of Python's own library, or this package's."""
     library = file.startswith(sysconfig.get_path("stdlib")) and "site-packages" not in file

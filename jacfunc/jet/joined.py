@@ -7,11 +7,11 @@ layouts at once (the tensor product of two truncated algebras), so sums of deriv
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..core.caches import computed_once
 from .layout import Layout, Table
 
 Term = tuple[int, int, int, float]
@@ -57,7 +57,7 @@ class Joined:
         return _size(self.outer, p) * _size(self.inner, q)
 
 
-@functools.lru_cache(maxsize=256)
+@computed_once(256)
 def _joined(outer: Layout, inner: Layout) -> Joined:
     top = outer.order + inner.order
     sizes = [0] * top

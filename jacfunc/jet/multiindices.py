@@ -6,13 +6,13 @@ set do in a product is in ``jet/layout.py``.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..core.caches import computed_once
 from .layout import Index, Layout, Terms, closed
 
 RATIO = 1e6
@@ -107,7 +107,7 @@ class MultiIndices:
         return tuple([MultiIndices.around(part) for part in parts])
 
 
-@functools.lru_cache(maxsize=1024)
+@computed_once(1024)
 def _around(wanted: tuple[Index, ...], combined: tuple[Terms, ...]) -> MultiIndices:
     pieces = _pieces(wanted, combined)
     keys: set[Key] = {*wanted, *(key for made in pieces.values() for key, _ in made)}

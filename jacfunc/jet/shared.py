@@ -8,7 +8,6 @@ differentiated by only others.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..core.caches import computed_once
 from .layout import Index, Layout, closed
 
 Rows = Sequence[Index]
@@ -79,7 +79,7 @@ class Shared:
         return _taken(self, p, q)
 
 
-@functools.lru_cache(maxsize=256)
+@computed_once(256)
 def _around(
     outer: Layout, inner: Layout, by_outer: tuple[Index, ...], by_inner: tuple[Index, ...], moved: frozenset[int]
 ) -> Shared:
@@ -98,7 +98,7 @@ def _around(
     )
 
 
-@functools.lru_cache(maxsize=1024)
+@computed_once(1024)
 def _taken(shared: Shared, p: int, q: int) -> tuple[slice | list[int], list[float]]:
     of_order = {index: place for place, index in enumerate(shared.of[p + q])}
     pairs = [(a, b) for a in shared.by_outer[p] for b in shared.by_inner[q]]

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..core.caches import computed_once
 from ..evaluation.rng import GENERATORS
 
 Shape = tuple[int, ...]
@@ -189,12 +190,12 @@ class _Walk:
         return id(item)
 
 
-@functools.lru_cache(maxsize=1024)
+@computed_once(1024)
 def _installed(filename: str) -> bool:
     return "site-packages" in filename or "dist-packages" in filename
 
 
-@functools.lru_cache(maxsize=1024)
+@computed_once(1024)
 def _global_names(code: types.CodeType) -> tuple[str, ...]:
     names = dict.fromkeys(code.co_names)
     for constant in code.co_consts:

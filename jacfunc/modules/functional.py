@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import nn
@@ -23,12 +23,18 @@ Tensors = dict[str, torch.Tensor]
 _NONE: Tensors = {}
 
 
+class ModuleShape(NamedTuple):
+    """What a plan for a module depends on; ``alone`` where it is built of plain layers, and nothing else runs in it."""
+
+    alone: bool
+    parts: tuple[Hashable, ...]
+
+
 class FunctionalModule:
     """``f(params, *args, **kwargs)``: a module's computation as a pure function of its parameters.
 
     Made by :func:`make_functional`, which describes it.  The module is used live: its mode, its buffers and its
-    plain attributes are those of the moment of the call.  ``alone`` is what :meth:`shape` found last: whether it is
-    built of plain layers, and nothing else runs.
+    plain attributes are those of the moment of the call.
     """
 
     def __init__(self, module: nn.Module, *, method: str = "forward", with_buffers: bool = False) -> None:
@@ -36,7 +42,6 @@ class FunctionalModule:
         self.method = method
         self.with_buffers = with_buffers
         self._resized: set[str] = set()
-        self.alone = False
         self.captured_once: list[Any] = []
         with locked():
             self._look()
@@ -61,17 +66,17 @@ class FunctionalModule:
         """Whether the module is built of layers that are known to work on jets, and nothing else runs in it."""
         return self._layers is not None and self._layers.unchanged()
 
-    def shape(self) -> tuple[Hashable, ...]:
+    def shape(self) -> ModuleShape:
         """What a plan for it depends on, besides its arguments: its modules and their modes."""
-        self.alone = self.of_plain_layers
-        if not self.alone:
+        alone = self.of_plain_layers
+        if not alone:
             with locked():
                 self._refresh()
-            self.alone = self.of_plain_layers
-        if self.alone:  # which have no mode
+            alone = self.of_plain_layers
+        if alone:  # which have no mode
             assert self._layers is not None
-            return (self._layers.token,)
-        return shape_of(self._modules)
+            return ModuleShape(True, (self._layers.token,))
+        return ModuleShape(False, shape_of(self._modules))
 
     @property
     def state_arguments(self) -> int:
@@ -91,9 +96,9 @@ class FunctionalModule:
             return held(self._buffers.values())
 
     def followed(self, params: Mapping[str, torch.Tensor], /, *args: Any, **kwargs: Any) -> Any:
-        """The output for jets, directly after :meth:`shape`, which has looked whether the module is what it was."""
+        """The output for jets, directly after :meth:`shape`, which found that plain layers are all that runs."""
         layers = self._layers
-        if layers is None or not self.alone or len(args) != 1 or kwargs or not layers.takes(args[0]):
+        if layers is None or len(args) != 1 or kwargs or not layers.takes(args[0]):
             return self(params, *args, **kwargs)
         _check("params", params, self._parameters, self._inventory.aliases)
         return layers.run(params, args[0])

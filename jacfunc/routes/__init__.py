@@ -1,13 +1,17 @@
-"""The routes, one file each with the same names: ``NAME``, ``first_order``, ``second_order`` and ``partials``.
+"""The routes, one file each; ``route.py`` has their contract, and a new one is a new file and a line in ``ROUTES``.
 
-A route evaluates the function of a request and fills entries (``collect.py``); it decides nothing.  A new one is
-a new file and a line in ``ROUTES``.  What the routes but Taylor's nest for ``partials`` is in ``nested.py``.
+A route evaluates the function of a request and fills entries (``collect.py``); it decides nothing.  What the routes but
+Taylor's nest for mixed derivatives is in ``nested.py``.
 """
 
 from __future__ import annotations
 
-from types import ModuleType
+from .autograd import Autograd
+from .dual import Dual
+from .forward import Forward
+from .reverse import Reverse
+from .route import Route
+from .taylor import Taylor
 
-from . import autograd, dual, forward, reverse, taylor
-
-ROUTES: dict[str, ModuleType] = {route.NAME: route for route in (taylor, forward, reverse, dual, autograd)}
+ROUTES: dict[str, Route] = {route.name: route for route in (Taylor(), Forward(), Reverse(), Autograd(), Dual())}
+"""By name; last resorts are tried in this order."""

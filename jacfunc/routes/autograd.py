@@ -1,104 +1,102 @@
 """Row by row with ``torch.autograd.grad``: for what ``torch.func`` cannot transform at all.
 
 That is an ``autograd.Function`` in the old style (``forward(ctx, ...)``) and ``torch.utils.checkpoint``.  It works
-eagerly and under ``.backward()``; inside another transform it cannot work, and ``plan.py`` says so.
+eagerly and under ``.backward()``; inside another transform it cannot work, and says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 
-from ..errors import UnsupportedOperationError
+from ..core.levels import inside_transform, is_dual
 from ..evaluation.basis import Rows
 from ..evaluation.linear import graph_gradients
+from ..jet.multiindices import MultiIndices
 from . import nested
 from .collect import joined, own_coordinates
-from .task import Evaluation, Task, Tensors
+from .route import Route
+from .task import EntriesTask, Evaluation, PartialsTask, Task, Tensors
 from .verify import verify_transpose
 
-NAME = "autograd"
 
+class Autograd(Route):
+    """Cotangents pulled back row by row through the graph of one evaluation."""
 
-def first_order(task: Task) -> Evaluation:
-    """Fill the entries by rows; ``f`` is evaluated once."""
-    recorded = torch.is_grad_enabled()
-    leaves, outputs, aux = _evaluated(task)
-    for index, cotangents in _single_rows(task, outputs):
-        gradients = graph_gradients(outputs, leaves, cotangents, recorded)
-        task.take_rows(index, index + 1, tuple(gradient[None] for gradient in gradients))
-    no_gradient = task.verified and recorded and not _has_gradient(task, outputs, leaves)
-    return _released(outputs, aux, recorded)._replace(undifferentiable=no_gradient)
+    name = "autograd"
+    methods = ("auto", "taylor", "reverse")
+    # Before the dual route, which works inside other transforms, where this one does not, and is the worse outside.
+    last_resort = True
+    slower = None
 
+    def rows(self, order: int, inputs: int, outputs: int) -> int:
+        return outputs if order == 1 else outputs * inputs
 
-def second_order(task: Task) -> Evaluation:
-    """Fill the entries by cells, the gradients of the gradients; ``f`` is evaluated once."""
-    recorded = torch.is_grad_enabled()
-    leaves, outputs, aux = _evaluated(task)
-    if task.verified:
-        _verify(task, outputs, leaves)
-    for index, cotangents in _single_rows(task, outputs):
-        gradients = graph_gradients(outputs, leaves, cotangents, True)
-        cells = tuple(
-            _diagonal(leaf, gradient, len(task.batch), recorded)
-            for leaf, gradient in zip(leaves, gradients, strict=True)
-        )
-        task.take_cells(index, index + 1, cells)
-    return _released(outputs, aux, recorded)
+    def cost(self, order: int, inputs: int, outputs: int) -> float:
+        return 1 + outputs if order == 1 else 1 + outputs * (1 + inputs)
 
+    def cost_of_partials(self, indices: MultiIndices, outputs: int) -> float:
+        return nested.cost_by_gradients(indices.separate, outputs)
 
-def partials(task: Task) -> Evaluation:
-    """Mixed derivatives of any order, each from a gradient of one of the order below; ``f`` is evaluated once."""
-    recorded = torch.is_grad_enabled()
-    leaves, outputs, aux = _evaluated(task)
-    if task.verified:
-        _verify(task, outputs, leaves)
+    def hindrance(self, leaves: Sequence[torch.Tensor]) -> str | None:
+        if inside_transform():
+            return "torch.autograd.grad cannot run inside another torch.func transform"
+        return "torch.autograd.grad forgets the tangents of forward mode" if any(map(is_dual, leaves)) else None
 
-    def grown(task: Task, level: nested.Level, parents: nested.Parents) -> nested.Level:
-        def following(*_: torch.Tensor) -> tuple[Tensors, Tensors]:
-            tensors, lower = level()
+    def first_order(self, task: EntriesTask) -> Evaluation:
+        """Fill the entries by rows; ``f`` is evaluated once."""
+        recorded = torch.is_grad_enabled()
+        leaves, outputs, aux = _evaluated(task)
+        for index, cotangents in _single_rows(task, outputs):
+            gradients = graph_gradients(outputs, leaves, cotangents, recorded)
+            task.take_rows(index, index + 1, tuple(gradient[None] for gradient in gradients))
+        no_gradient = task.mode.verified and recorded and not _has_gradient(task, outputs, leaves)
+        return _released(task, outputs, aux, recorded, no_gradient)
 
-            def gradients(place: int, cotangent: torch.Tensor) -> Tensors:
-                return graph_gradients([tensors[place]], leaves, (cotangent,), True)
+    def second_order(self, task: EntriesTask) -> Evaluation:
+        """Fill the entries by cells, the gradients of the gradients; ``f`` is evaluated once."""
+        recorded = torch.is_grad_enabled()
+        leaves, outputs, aux = _evaluated(task)
+        if task.mode.verified:
+            _verify(task, outputs, leaves)
+        for index, cotangents in _single_rows(task, outputs):
+            gradients = graph_gradients(outputs, leaves, cotangents, True)
+            cells = tuple(
+                _diagonal(leaf, gradient, len(task.batch), recorded)
+                for leaf, gradient in zip(leaves, gradients, strict=True)
+            )
+            task.take_cells(index, index + 1, cells)
+        return _released(task, outputs, aux, recorded)
 
-            with torch.enable_grad():
-                return nested.by_gradients(task, parents, gradients, tensors, lower)
+    def partials(self, task: PartialsTask) -> Evaluation:
+        """Mixed derivatives of any order, each from a gradient of one of the order below; ``f`` is evaluated once."""
+        recorded = torch.is_grad_enabled()
+        leaves, outputs, aux = _evaluated(task)
+        if task.mode.verified:
+            _verify(task, outputs, leaves)
 
-        return following
+        def grown(task: PartialsTask, level: nested.Level, parents: nested.Parents) -> nested.Level:
+            def following(*_: torch.Tensor) -> tuple[Tensors, Tensors]:
+                tensors, lower = level()
 
-    evaluation = nested.swept(replace(task, evaluate=lambda *_: (outputs, aux)), grown)
-    if not recorded:
-        task.derivatives.update({key: derivative.detach() for key, derivative in task.derivatives.items()})
-    return _released(evaluation.outputs, evaluation.aux, recorded)
+                def gradients(place: int, cotangent: torch.Tensor) -> Tensors:
+                    return graph_gradients([tensors[place]], leaves, (cotangent,), True)
 
+                with torch.enable_grad():
+                    return nested.by_gradients(task, parents, gradients, tensors, lower)
 
-class _Value(torch.autograd.Function):
-    """The identity, whose backward refuses; the outputs stand for all that the derivative depends on."""
+            return following
 
-    @staticmethod
-    def forward(ctx: Any, derivative: torch.Tensor, *outputs: torch.Tensor) -> torch.Tensor:
-        return derivative.view_as(derivative)
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: torch.Tensor) -> torch.Tensor:
-        raise UnsupportedOperationError(
-            "this derivative has no gradient: an autograd.Function inside f (or a custom operator, or one like "
-            "torch.cond) has a backward that cannot be differentiated (once_differentiable, or detached); write it "
-            "with differentiable operations"
-        )
-
-
-def value_only(derivative: torch.Tensor, outputs: Tensors) -> torch.Tensor:
-    """The value of a derivative whose gradient would be wrong, or zero: torch keeps no graph of such a backward."""
-    result: torch.Tensor = _Value.apply(derivative, *outputs)  # type: ignore[no-untyped-call]
-    return result
+        evaluation = nested.swept(replace(task, evaluate=lambda *_: (outputs, aux)), grown)
+        if not recorded:
+            task.derivatives.update({key: derivative.detach() for key, derivative in task.derivatives.items()})
+        return _released(task, evaluation.outputs, evaluation.aux, recorded)
 
 
 def _verify(task: Task, outputs: Tensors, leaves: Tensors) -> None:
-    """The same as on the other routes: the pullback has a transpose."""
+    """Raise where the pullback has no transpose, as the other routes do."""
 
     def pull(*cotangents: torch.Tensor) -> Tensors:
         return graph_gradients(outputs, leaves, cotangents, True)
@@ -142,7 +140,9 @@ def _diagonal(leaf: torch.Tensor, gradient: torch.Tensor, batch_dims: int, recor
     return joined(coordinates)[None] if coordinates else leaf.new_zeros((1, 0, *batch))
 
 
-def _released(outputs: Tensors, aux: Tensors, recorded: bool) -> Evaluation:
+def _released(task: Task, outputs: Tensors, aux: Tensors, recorded: bool, no_gradient: bool = False) -> Evaluation:
+    undifferentiable = no_gradient or task.mode.undifferentiable
     if recorded:
-        return Evaluation(outputs, aux)
-    return Evaluation(tuple(output.detach() for output in outputs), tuple(tensor.detach() for tensor in aux))
+        return Evaluation(outputs, aux, undifferentiable)
+    outputs, aux = (tuple(tensor.detach() for tensor in tensors) for tensors in (outputs, aux))
+    return Evaluation(outputs, aux, undifferentiable)

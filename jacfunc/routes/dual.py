@@ -14,12 +14,61 @@ from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.func import jvp
 
 from ..core.levels import differentiated_again, load_forward_mode
+from ..jet.multiindices import MultiIndices
 from ..modules.swapping import locked
 from . import nested
-from .task import Evaluation, Task, Tensors
+from .route import Route
+from .task import EntriesTask, Evaluation, PartialsTask, Task, Tensors
 from .verify import calls_function
 
-NAME = "dual"
+
+class Dual(Route):
+    """Tangents carried along by dual numbers."""
+
+    name = "dual"
+    methods = ("auto", "taylor", "forward")
+    last_resort = True
+
+    def rows(self, order: int, inputs: int, outputs: int) -> int:
+        return inputs
+
+    def cost(self, order: int, inputs: int, outputs: int) -> float:
+        return 1 + 2 * inputs if order == 1 else 1 + 3 * inputs
+
+    def cost_of_partials(self, indices: MultiIndices, outputs: int) -> float:
+        return nested.cost_by_tangents(indices.separate)
+
+    def first_order(self, task: EntriesTask) -> Evaluation:
+        """Fill the entries by columns."""
+
+        def along(*tangents: torch.Tensor) -> tuple[Tensors, Tensors, Tensors]:
+            outputs, pushed, aux = _pushed(task.evaluate, task.leaves, tangents)
+            return pushed, outputs, aux
+
+        with locked():
+            return task.swept_columns(along)
+
+    def second_order(self, task: EntriesTask) -> Evaluation:
+        """Fill the entries by columns of second derivatives."""
+
+        def along(*tangents: torch.Tensor) -> tuple[Tensors, Tensors, Tensors]:
+            def first(*leaves: torch.Tensor) -> tuple[Tensors, Any]:
+                outputs, pushed, aux = _pushed(task.evaluate, leaves, tangents)
+                return pushed, (outputs, aux)
+
+            _, seconds, (outputs, aux) = _pushed(first, task.leaves, tangents)
+            return seconds, outputs, aux
+
+        _refuse_function(task)
+        with locked():
+            return task.swept_columns(along)
+
+    def partials(self, task: PartialsTask) -> Evaluation:
+        """Mixed derivatives of any order, each along a coordinate of one of the order below."""
+        if task.indices.order > 1:
+            _refuse_function(task)
+        with locked():
+            return nested.swept(task, _grown)
 
 
 def _pushed(
@@ -41,49 +90,13 @@ def _pushed(
     return outputs, pushed, aux
 
 
-def first_order(task: Task) -> Evaluation:
-    """Fill the entries by columns."""
-
-    def along(*tangents: torch.Tensor) -> tuple[Tensors, Tensors, Tensors]:
-        outputs, pushed, aux = _pushed(task.evaluate, task.leaves, tangents)
-        return pushed, outputs, aux
-
-    with locked():
-        return task.swept_columns(along)
-
-
-def second_order(task: Task) -> Evaluation:
-    """Fill the entries by columns of second derivatives."""
-
-    def along(*tangents: torch.Tensor) -> tuple[Tensors, Tensors, Tensors]:
-        def first(*leaves: torch.Tensor) -> tuple[Tensors, Any]:
-            outputs, pushed, aux = _pushed(task.evaluate, leaves, tangents)
-            return pushed, (outputs, aux)
-
-        _, seconds, (outputs, aux) = _pushed(first, task.leaves, tangents)
-        return seconds, outputs, aux
-
-    _refuse_function(task)
-    with locked():
-        return task.swept_columns(along)
-
-
-def partials(task: Task) -> Evaluation:
-    """Mixed derivatives of any order, each along a coordinate of one of the order below."""
-    assert task.indices is not None
-    if task.indices.order > 1:
-        _refuse_function(task)
-    with locked():
-        return nested.swept(task, _grown)
-
-
 def _refuse_function(task: Task) -> None:
     # https://github.com/pytorch/pytorch/issues/197867
-    if task.verified and calls_function(task):
+    if task.mode.verified and calls_function(task):
         raise RuntimeError("nested forward mode takes the derivative of an autograd.Function for a constant")
 
 
-def _grown(task: Task, level: nested.Level, parents: nested.Parents) -> nested.Level:
+def _grown(task: PartialsTask, level: nested.Level, parents: nested.Parents) -> nested.Level:
     def following(*leaves: torch.Tensor) -> tuple[Tensors, Tensors]:
         along = {}
         for by in dict.fromkeys(by for _, by in parents):

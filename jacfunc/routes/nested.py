@@ -12,17 +12,29 @@ from collections.abc import Callable
 
 import torch
 
-from .task import Evaluation, Task, Tensors
+from ..jet.multiindices import MultiIndices
+from .task import Evaluation, PartialsTask, Tensors
 
 Level = Callable[..., tuple[Tensors, Tensors]]
 Parents = tuple[tuple[int, int], ...]
 """For each derivative of a level the place of the one below that it is taken of, and by which coordinate."""
-Grow = Callable[[Task, Level, Parents], Level]
+Grow = Callable[[PartialsTask, Level, Parents], Level]
 
 
-def swept(task: Task, grow: Grow) -> Evaluation:
+def cost_by_tangents(indices: MultiIndices) -> float:
+    """Plain forwards, where each coordinate of a level costs a pass; one within another costs twice as much."""
+    orders = range(1, indices.order + 1)
+    return 1.0 + sum([len({coordinate for _, coordinate in indices.parents(k)}) << (k - 1) for k in orders])
+
+
+def cost_by_gradients(indices: MultiIndices, outputs: int) -> float:
+    """Plain forwards, where each derivative of each output costs a pass for the next level."""
+    orders = range(1, indices.order + 1)
+    return 1.0 + outputs * sum([len({place for place, _ in indices.parents(k)}) << (k - 1) for k in orders])
+
+
+def swept(task: PartialsTask, grow: Grow) -> Evaluation:
     """Fill the derivatives of a task level by level; ``f`` is evaluated as often as ``grow`` does."""
-    assert task.indices is not None
     task.redraw()
     level: Level = task.evaluate
     for order in range(1, task.indices.order + 1):
@@ -40,7 +52,7 @@ def swept(task: Task, grow: Grow) -> Evaluation:
 
 
 def by_tangents(
-    task: Task, parents: Parents, along: dict[int, Tensors], tensors: Tensors, lower: Tensors
+    task: PartialsTask, parents: Parents, along: dict[int, Tensors], tensors: Tensors, lower: Tensors
 ) -> tuple[Tensors, Tensors]:
     """A level from the derivatives along each coordinate of all that is in the level below."""
     count = len(task.outputs.shapes)
@@ -49,7 +61,11 @@ def by_tangents(
 
 
 def by_gradients(
-    task: Task, parents: Parents, gradients: Callable[[int, torch.Tensor], Tensors], tensors: Tensors, lower: Tensors
+    task: PartialsTask,
+    parents: Parents,
+    gradients: Callable[[int, torch.Tensor], Tensors],
+    tensors: Tensors,
+    lower: Tensors,
 ) -> tuple[Tensors, Tensors]:
     """A level from gradients of single output coordinates of the level below: of which tensor, by which cotangent."""
     axes, count = len(task.batch), len(task.outputs.shapes)

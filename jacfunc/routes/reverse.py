@@ -8,22 +8,56 @@ from typing import Any
 import torch
 
 from ..evaluation.linear import pullback, pushforward
+from ..jet.multiindices import MultiIndices
 from . import nested
 from .collect import joined, own_coordinates
-from .task import Evaluation, Task, Tensors
+from .route import Route
+from .task import EntriesTask, Evaluation, PartialsTask, Task, Tensors
 from .verify import NoTransposeError, verify_backward, verify_transpose
 
-NAME = "reverse"
 
+class Reverse(Route):
+    """Cotangents pulled back through the function."""
 
-def first_order(task: Task) -> Evaluation:
-    """Fill the entries by rows; ``f`` is evaluated once."""
-    outputs, pull, aux = pullback(task.evaluate, *task.leaves)
-    if task.verified and task.differentiated_again:
-        _verify(task, pull, outputs)
-    for start, stop in task.outputs.chunks(task.chunk_size):
-        task.take_rows(start, stop, task.through(pull, task.outputs.basis(start, stop, outputs, task.batch)))
-    return Evaluation(outputs, aux)
+    name = "reverse"
+    methods = ("auto", "taylor", "reverse")
+
+    def rows(self, order: int, inputs: int, outputs: int) -> int:
+        return outputs if order == 1 else outputs * inputs
+
+    def cost(self, order: int, inputs: int, outputs: int) -> float:
+        return 1 + outputs if order == 1 else 1 + outputs * (1 + inputs)
+
+    def cost_of_partials(self, indices: MultiIndices, outputs: int) -> float:
+        return nested.cost_by_gradients(indices.separate, outputs)
+
+    def first_order(self, task: EntriesTask) -> Evaluation:
+        """Fill the entries by rows; ``f`` is evaluated once."""
+        outputs, pull, aux = pullback(task.evaluate, *task.leaves)
+        if task.mode.verified and task.mode.differentiated_again:
+            _verify(task, pull, outputs)
+        for start, stop in task.outputs.chunks(task.chunk_size):
+            task.take_rows(start, stop, task.through(pull, task.outputs.basis(start, stop, outputs, task.batch)))
+        return Evaluation(outputs, aux)
+
+    def second_order(self, task: EntriesTask) -> Evaluation:
+        """Fill the entries by cells: the gradient of each output row is pulled back again for each input row.
+
+        ``f`` is evaluated once for each chunk of output rows; ``chunk_size`` bounds the pairs of rows in flight.
+        """
+        if task.mode.verified:
+            verify_backward(task)
+        outer = task.chunk_size and max(1, task.chunk_size // max(task.inputs.total, 1))
+        like = [task.leaves[0]] * len(task.outputs.shapes)  # the outputs are not known before their evaluation
+        return task.swept(
+            lambda *cotangents: _second_gradients(task, cotangents), task.outputs, outer, like, task.take_cells
+        )
+
+    def partials(self, task: PartialsTask) -> Evaluation:
+        """Mixed derivatives of any order, each from a gradient of one of the order below; ``f`` is evaluated once."""
+        if task.mode.verified:
+            verify_backward(task)
+        return nested.swept(task, _grown)
 
 
 def _verify(task: Task, pull: Callable[..., Tensors], outputs: Tensors) -> None:
@@ -34,20 +68,6 @@ def _verify(task: Task, pull: Callable[..., Tensors], outputs: Tensors) -> None:
         raise
     except RuntimeError:
         return
-
-
-def second_order(task: Task) -> Evaluation:
-    """Fill the entries by cells: the gradient of each output row is pulled back again for each input row.
-
-    ``f`` is evaluated once for each chunk of output rows; ``chunk_size`` bounds the pairs of rows in flight.
-    """
-    if task.verified:
-        verify_backward(task)
-    outer = task.chunk_size and max(1, task.chunk_size // max(task.inputs.total, 1))
-    like = [task.leaves[0]] * len(task.outputs.shapes)  # the outputs are not known before their evaluation
-    return task.swept(
-        lambda *cotangents: _second_gradients(task, cotangents), task.outputs, outer, like, task.take_cells
-    )
 
 
 def _second_gradients(task: Task, cotangents: Tensors) -> tuple[Tensors, Tensors, Tensors]:
@@ -69,14 +89,7 @@ def _second_gradients(task: Task, cotangents: Tensors) -> tuple[Tensors, Tensors
     return tuple(joined(part) if part else none for part, none in zip(parts, empty, strict=True)), outputs, aux
 
 
-def partials(task: Task) -> Evaluation:
-    """Mixed derivatives of any order, each from a gradient of one of the order below; ``f`` is evaluated once."""
-    if task.verified:
-        verify_backward(task)
-    return nested.swept(task, _grown)
-
-
-def _grown(task: Task, level: nested.Level, parents: nested.Parents) -> nested.Level:
+def _grown(task: PartialsTask, level: nested.Level, parents: nested.Parents) -> nested.Level:
     def following(*leaves: torch.Tensor) -> tuple[Tensors, Tensors]:
         tensors, pull, lower = pullback(level, *leaves)
 

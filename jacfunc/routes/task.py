@@ -1,10 +1,10 @@
-"""What a route is given and gives back; the same for every route."""
+"""What a route is given, a task, and gives back, an evaluation; whatever route it is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 
@@ -18,37 +18,75 @@ from .collect import owned
 Tensors = tuple[torch.Tensor, ...]
 
 
-@dataclass
-class Task:
-    """A function of leaves, the shape of their sample axes, the rows on both sides of it, and the entries to fill.
+class Mode(NamedTuple):
+    """How a route runs this time.
 
-    ``entries[m, k]`` belongs to output leaf m and input leaf k; a pair that nobody wants is absent.  ``verified`` asks
-    for the checks that a route makes of itself when it is taken for the first time, ``differentiated_again`` says that
-    the result is part of a graph or of a surrounding transform, ``wants_value`` that the caller asks for the value too,
-    ``traced`` that values cannot be looked at, ``recomputes`` that the function may checkpoint.  ``indices`` are mixed
-    derivatives that are wanted instead of entries, which go to ``derivatives`` by output leaf and key.  ``within`` is
-    the frame of the jets that go through what this is a part of, and ``given`` are the leaves, some of them such jets.
+    Attributes:
+        vectorised: rows go under ``vmap``, and as few of them as will do.
+        verified: with the checks that a route makes of itself when it is taken for the first time.
+        differentiated_again: the result is part of a graph, or of a surrounding transform.
+        undifferentiable: it is known that the result has no derivatives.
+        wants_value: the caller asks for the value too.
+        traced: values cannot be looked at.
+        recomputes: the function may checkpoint.
     """
 
+    vectorised: bool = True
+    verified: bool = False
+    differentiated_again: bool = False
+    undifferentiable: bool = False
+    wants_value: bool = True
+    traced: bool = False
+    recomputes: bool = True
+
+
+class Given(TypedDict):
+    """What every task is made of, whatever is wanted; :class:`Task` says what each is."""
+
     evaluate: Callable[..., tuple[Tensors, Tensors]]
+    propagate: Callable[..., tuple[tuple[Any, ...], Tensors]]
     leaves: Tensors
     batch: tuple[int, ...]
     inputs: Rows
     outputs: Rows
-    entries: dict[tuple[int, int], Any]
     chunk_size: int | None
-    vectorised: bool
     draw: Draw | None
-    verified: bool = False
-    differentiated_again: bool = False
-    wants_value: bool = True
-    order: int = 1
-    traced: bool = False
-    recomputes: bool = True
-    indices: MultiIndices | None = None
-    derivatives: dict[tuple[int, Key], torch.Tensor] = field(default_factory=dict)
-    within: Frame | None = None
-    given: tuple[Any, ...] = ()
+    mode: Mode
+    within: Frame | None
+    given: tuple[Any, ...]
+
+
+@dataclass
+class Task:
+    """A function at a point, and the rows on both sides of it.
+
+    Attributes:
+        order: the highest order of derivatives that is wanted.
+        evaluate: the function of the leaves on tensors: output leaves and aux tensors.
+        propagate: the function on jets: output leaves, jets or constant tensors, and aux tensors.
+        leaves: the tensors to differentiate by, ``(*batch, *I)``.
+        batch: the shape of their sample axes.
+        inputs: the rows of the input.
+        outputs: the rows of the output.
+        chunk_size: at most so many rows in flight; None for all.
+        draw: the state of the random generators that every evaluation starts from; None where nothing is drawn.
+        mode: how it runs this time.
+        within: the frame of the jets that go through what this is a part of, if any do.
+        given: the leaves as they came in, some of them such jets.
+    """
+
+    order: int
+    evaluate: Callable[..., tuple[Tensors, Tensors]]
+    propagate: Callable[..., tuple[tuple[Any, ...], Tensors]]
+    leaves: Tensors
+    batch: tuple[int, ...]
+    inputs: Rows
+    outputs: Rows
+    chunk_size: int | None
+    draw: Draw | None
+    mode: Mode
+    within: Frame | None
+    given: tuple[Any, ...]
 
     def input_chunks(self) -> list[tuple[int, int]]:
         """The chunks of the rows of the input."""
@@ -56,7 +94,7 @@ class Task:
 
     def through(self, linear: Callable[..., Tensors], rows: Tensors) -> Tensors:
         """The results of a linear function for each of the rows."""
-        return through(linear, rows, self.vectorised, self.verified)
+        return through(linear, rows, self.mode.vectorised, self.mode.verified)
 
     def swept(
         self,
@@ -74,14 +112,14 @@ class Task:
             take(start, stop, derivatives)
             # The value does not depend on the row, so any row's will do.
             evaluation = evaluation or Evaluation(
-                tuple(t[0] for t in outputs), tuple(owned(t[0], self.traced) for t in aux)
+                tuple(t[0] for t in outputs), tuple(owned(t[0], self.mode.traced) for t in aux)
             )
         return evaluation or Evaluation(*self.evaluate(*self.leaves))
 
     def evaluations(self, rows: Rows, chunk_size: int | None) -> list[tuple[int, int]]:
         """The chunks of rows for each of which f is evaluated anew."""
         chunks = rows.chunks(chunk_size)
-        if self.traced and len(chunks) > 1:
+        if self.mode.traced and len(chunks) > 1:
             self.refuse_evaluations()
         return chunks
 
@@ -106,8 +144,15 @@ class Task:
 
         return redrawn
 
+
+@dataclass
+class EntriesTask(Task):
+    """A task whose results fill entries: ``entries[m, k]`` for output leaf m and input leaf k; some may be absent."""
+
+    entries: dict[tuple[int, int], Any]
+
     def swept_columns(self, along: Callable[..., tuple[Tensors, Tensors, Tensors]]) -> Evaluation:
-        """The same for the rows of the input, whose derivatives are columns."""
+        """Let the entries have what ``along``, which evaluates f, gives for each row of the input."""
         return self.swept(along, self.inputs, self.chunk_size, self.leaves, self.take_columns)
 
     def take_columns(self, start: int, stop: int, tangents: Tensors) -> None:
@@ -127,15 +172,6 @@ class Task:
                 if entry := self.entries.get((leaf, segment.leaf)):
                     entry.columns(seconds[place : place + 1].to(dtype), segment.start)
 
-    def take_partial(self, leaf: int, key: Key, derivative: torch.Tensor) -> None:
-        """Keep a mixed derivative of an output leaf, or a sum of some."""
-        dtype = self.leaves[0].dtype
-        self.derivatives[leaf, key] = derivative if derivative.dtype == dtype else derivative.to(dtype)
-
-    def direction(self, coordinate: int) -> Tensors:
-        """The tangent of every leaf along one coordinate of the input, in full."""
-        return tuple([row[0] for row in self.inputs.basis(coordinate, coordinate + 1, self.leaves, self.batch)])
-
     def take_rows(self, start: int, stop: int, cotangents: Tensors) -> None:
         """Hand the gradients of output rows ``start`` to ``stop`` to the entries."""
         for segment in self.outputs.segments(start, stop):
@@ -149,6 +185,23 @@ class Task:
             for leaf, seconds in enumerate(cells):
                 if entry := self.entries.get((segment.leaf, leaf)):
                     entry.cells(seconds[segment.where])
+
+
+@dataclass
+class PartialsTask(Task):
+    """A task whose results are mixed derivatives, those of ``indices``, kept by output leaf and key."""
+
+    indices: MultiIndices
+    derivatives: dict[tuple[int, Key], torch.Tensor] = field(default_factory=dict)
+
+    def take_partial(self, leaf: int, key: Key, derivative: torch.Tensor) -> None:
+        """Keep a mixed derivative of an output leaf, or a sum of some."""
+        dtype = self.leaves[0].dtype
+        self.derivatives[leaf, key] = derivative if derivative.dtype == dtype else derivative.to(dtype)
+
+    def direction(self, coordinate: int) -> Tensors:
+        """The tangent of every leaf along one coordinate of the input, in full."""
+        return tuple([row[0] for row in self.inputs.basis(coordinate, coordinate + 1, self.leaves, self.batch)])
 
 
 class Evaluation(NamedTuple):

@@ -24,57 +24,75 @@ from ..jet.readout import diagonal_of, rows_of
 from ..jet.shared import Origin, Rows, single
 from ..jet.within import differentiated, origin_within, shared_with, value_of
 from .collect import Diagonal, Laplacian
-from .task import Evaluation, Task, times
+from .route import Route
+from .task import EntriesTask, Evaluation, PartialsTask, Task, times
 from .verify import verify_followed
-
-NAME = "taylor"
 
 Outputs = tuple[Any, ...]
 """Jets, or tensors that do not depend on the input."""
 
 
-def first_order(task: Task) -> Evaluation:
-    """Fill the entries by columns."""
+class Taylor(Route):
+    """Jets sent through the function."""
 
-    def take(start: int, stop: int, outputs: Outputs) -> None:
-        if not _contract(task, stop - start, outputs):
-            like = task.leaves[0]
-            task.take_columns(start, stop, tuple([rows_of(output, 1, stop - start, like) for output in outputs]))
+    name = "taylor"
+    methods = ("auto", "taylor")
+    on_jets = True
+    slower = "all rows"
 
-    return _swept(task, lambda segments: layout.first_order(sum(segments)), take, 1)
+    def rows(self, order: int, inputs: int, outputs: int) -> int:
+        return inputs
+
+    def cost(self, order: int, inputs: int, outputs: int) -> float:
+        # Measured: a row through a layer is half of a plain forward, whose activations cost more than a product.
+        return 1 + inputs / 2 if order == 1 else 2 + inputs
+
+    def cost_of_partials(self, indices: MultiIndices, outputs: int) -> float:
+        return 1 + indices.rows
+
+    def carried(self, indices: MultiIndices) -> MultiIndices:
+        """Sums as well, which need fewer rows than what they are made of."""
+        return indices
+
+    def first_order(self, task: EntriesTask) -> Evaluation:
+        """Fill the entries by columns."""
+
+        def take(start: int, stop: int, outputs: Outputs) -> None:
+            if not _contract(task, stop - start, outputs):
+                like = task.leaves[0]
+                task.take_columns(start, stop, tuple([rows_of(output, 1, stop - start, like) for output in outputs]))
+
+        return _swept(task, lambda segments: layout.first_order(sum(segments)), take, 1)
+
+    def second_order(self, task: EntriesTask) -> Evaluation:
+        """Fill the entries by columns of second derivatives, or by their sum where only that is wanted."""
+        if not all(isinstance(entry, Laplacian) for entry in task.entries.values()):
+            return _swept(task, lambda segments: layout.diagonal(sum(segments)), _taker(task, False), 2)
+        return _swept(task, layout.summed, _taker(task, True), None)
+
+    def partials(self, task: PartialsTask) -> Evaluation:
+        """Mixed derivatives of any order: rows are the smallest downward-closed set around those that are wanted."""
+        if task.mode.verified:
+            verify_followed(task, follow)
+        parts = task.indices.parts(task.chunk_size)
+        if task.mode.traced and len(parts) > 1:
+            task.refuse_evaluations()
+        evaluation = None
+        for part in parts:
+            # A sum of second derivatives in a new frame leaves no first ones.
+            narrowing = not part.layout.total or part.taken[0][0] > 1
+            started = _started(task, part)
+            indices = None if part.sums else partial(getattr, part, "indices")
+            along = _along(task, part.directions)
+            outputs, aux, notes = follow(task, part.layout, along, started, narrowing, indices)
+            _take_partials(task, part, outputs)
+            if evaluation is None:
+                evaluation = Evaluation(tuple(map(value_of, outputs)), aux, notes=notes)
+        assert evaluation is not None
+        return evaluation
 
 
-def second_order(task: Task) -> Evaluation:
-    """Fill the entries by columns of second derivatives, or by their sum where only that is wanted."""
-    if not all(isinstance(entry, Laplacian) for entry in task.entries.values()):
-        return _swept(task, lambda segments: layout.diagonal(sum(segments)), _taker(task, False), 2)
-    return _swept(task, layout.summed, _taker(task, True), None)
-
-
-def partials(task: Task) -> Evaluation:
-    """Mixed derivatives of any order: the rows are the smallest downward-closed set around those that are wanted."""
-    assert task.indices is not None
-    if task.verified:
-        verify_followed(task, follow)
-    parts = task.indices.parts(task.chunk_size)
-    if task.traced and len(parts) > 1:
-        task.refuse_evaluations()
-    evaluation = None
-    for part in parts:
-        # A sum of second derivatives in a new frame leaves no first ones.
-        narrowing = not part.layout.total or part.taken[0][0] > 1
-        started = _started(task, part)
-        indices = None if part.sums else partial(getattr, part, "indices")
-        along = _along(task, part.directions)
-        outputs, aux, notes = follow(task, part.layout, along, started, narrowing, indices)
-        _take_partials(task, part, outputs)
-        if evaluation is None:
-            evaluation = Evaluation(tuple(map(value_of, outputs)), aux, notes=notes)
-    assert evaluation is not None
-    return evaluation
-
-
-def _take_partials(task: Task, part: MultiIndices, outputs: Outputs) -> None:
+def _take_partials(task: PartialsTask, part: MultiIndices, outputs: Outputs) -> None:
     for order, count, rows in part.taken:
         for leaf, output in enumerate(outputs):
             stack = rows_of(output, order, count, task.leaves[0])
@@ -82,7 +100,7 @@ def _take_partials(task: Task, part: MultiIndices, outputs: Outputs) -> None:
                 task.take_partial(leaf, key, times(stack[row], factorial))
 
 
-def _started(task: Task, part: MultiIndices) -> dict[int, list[torch.Tensor]]:
+def _started(task: PartialsTask, part: MultiIndices) -> dict[int, list[torch.Tensor]]:
     """What rows of the input are, for some orders those of each leaf, where first derivatives are in sums."""
     if not part.starts:
         return {}
@@ -102,7 +120,7 @@ def _along(task: Task, directions: tuple[int, ...]) -> Callable[[Propagation], l
     return lambda propagation: [None if rows is None else rows[list(directions)] for rows in whole(propagation)]
 
 
-def _taker(task: Task, summed: bool) -> Callable[[int, int, Outputs], None]:
+def _taker(task: EntriesTask, summed: bool) -> Callable[[int, int, Outputs], None]:
     take = task.take_sums if summed else task.take_columns
 
     def taken(start: int, stop: int, outputs: Outputs) -> None:
@@ -114,13 +132,13 @@ def _taker(task: Task, summed: bool) -> Callable[[int, int, Outputs], None]:
 
 
 def _swept(
-    task: Task,
+    task: EntriesTask,
     make_layout: Callable[[tuple[int, ...]], layout.Layout],
     take: Callable[[int, int, Outputs], None],
     order: int | None,
 ) -> Evaluation:
     """``order`` up to which each row of the input has rows of its own; None where they are summed."""
-    if task.verified:
+    if task.mode.verified:
         verify_followed(task, follow)
     evaluation = None
     for start, stop in task.evaluations(task.inputs, task.chunk_size):
@@ -130,7 +148,7 @@ def _swept(
         outputs, aux, notes = follow(task, make_layout(sizes), rows, indices=indices)
         take(start, stop, outputs)
         if evaluation is None:
-            values = tuple(map(value_of, outputs)) if task.wants_value else ()
+            values = tuple(map(value_of, outputs)) if task.mode.wants_value else ()
             evaluation = Evaluation(values, aux, notes=notes)
     return evaluation or Evaluation(*task.evaluate(*task.leaves))
 
@@ -151,16 +169,16 @@ def follow(
     task.redraw()
     if task.within is not None:
         return _within(task, task.within, rows_layout, rows, started or {}, indices)
-    exported = task.traced and exporting()
+    exported = task.mode.traced and exporting()
     quiet = not (exported or torch.is_grad_enabled())
-    narrowing = narrowing and task.vectorised
-    propagation = Propagation(task.batch, quiet=quiet, narrowing=narrowing, traced=task.traced)
+    narrowing = narrowing and task.mode.vectorised
+    propagation = Propagation(task.batch, quiet=quiet, narrowing=narrowing, traced=task.mode.traced)
     frame = Frame(propagation, rows_layout)
     coefficients = _coefficients(task, rows_layout, {1: rows(propagation), **(started or {})})
     if indices is not None:
         propagation.origin = Origin(indices, coefficients, task.inputs.sizes)
     jets = [Jet(leaf, row, frame) for leaf, row in zip(task.leaves, coefficients, strict=True)]
-    run = _quietly if quiet or exported else (_recomputed if task.recomputes else _directly)
+    run = _quietly if quiet or exported else (_recomputed if task.mode.recomputes else _directly)
     outputs, aux = run(task, jets, propagation)
     _end(propagation)
     return outputs, aux, tuple(propagation.slow)
@@ -192,7 +210,7 @@ def _within(
 ) -> tuple[Outputs, tuple[torch.Tensor, ...], tuple[str, ...]]:
     """The same inside a function that jets go through: those rows and these together."""
     outer = around.propagation
-    shared = shared_with(task.given, around, task.batch, rows_layout, indices) if task.vectorised else None
+    shared = shared_with(task.given, around, task.batch, rows_layout, indices) if task.mode.vectorised else None
     joined = shared or Joined.of(around.layout, rows_layout)
     propagation = Propagation(task.batch, outer.quiet, narrowing=False, slow=outer.slow, within=Within(around, joined))
     frame = Frame(propagation, joined.layout)
@@ -203,7 +221,7 @@ def _within(
     ]
     if shared is not None:
         propagation.origin = origin_within(task.given, jets, around, shared)
-    run = _recomputed if task.recomputes and not outer.quiet else _directly
+    run = _recomputed if task.mode.recomputes and not outer.quiet else _directly
     outputs, aux = run(task, jets, propagation)
     _end(propagation)
     outer.coarsest = max(outer.coarsest, propagation.coarsest)
@@ -218,7 +236,7 @@ def _ours(output: Any, frame: Frame) -> Any:
 
 
 def _directly(task: Task, jets: list[Jet], propagation: Propagation) -> tuple[Outputs, tuple[torch.Tensor, ...]]:
-    return task.evaluate(*jets, followed=True, others_copied=task.verified)
+    return task.propagate(jets, others_copied=task.mode.verified)
 
 
 def _quietly(task: Task, jets: list[Jet], propagation: Propagation) -> tuple[Outputs, tuple[torch.Tensor, ...]]:
@@ -259,7 +277,7 @@ def _one_hot(task: Task, start: int, stop: int) -> Callable[[Propagation], list[
     return make
 
 
-def _contract(task: Task, count: int, outputs: Outputs) -> bool:
+def _contract(task: EntriesTask, count: int, outputs: Outputs) -> bool:
     """Whether the one diagonal that is wanted was taken without all rows of the last linear layer."""
     if len(task.entries) != 1 or len(outputs) != 1:
         return False

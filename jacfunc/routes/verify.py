@@ -18,6 +18,7 @@ import torch
 from torch.autograd.function import BackwardCFunction
 
 from ..core.levels import inside_transform
+from ..errors import UnsupportedOperationError
 from ..evaluation.linear import graph_gradients, pullback, pushforward
 from ..evaluation.rng import replaying
 from ..jet import CannotFollowError, Propagation, layout
@@ -59,6 +60,28 @@ def verify_transpose(
         raise NoTransposeError(
             "an autograd.Function or custom operator has a backward that cannot be differentiated by its cotangent"
         )
+
+
+class _Value(torch.autograd.Function):
+    """The identity, whose backward refuses; the outputs stand for all that the derivative depends on."""
+
+    @staticmethod
+    def forward(ctx: Any, derivative: torch.Tensor, *outputs: torch.Tensor) -> torch.Tensor:
+        return derivative.view_as(derivative)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: torch.Tensor) -> torch.Tensor:
+        raise UnsupportedOperationError(
+            "this derivative has no gradient: an autograd.Function inside f (or a custom operator, or one like "
+            "torch.cond) has a backward that cannot be differentiated (once_differentiable, or detached); write it "
+            "with differentiable operations"
+        )
+
+
+def value_only(derivative: torch.Tensor, outputs: Tensors) -> torch.Tensor:
+    """The value of a derivative whose gradient would be wrong, or zero: torch keeps no graph of such a backward."""
+    result: torch.Tensor = _Value.apply(derivative, *outputs)  # type: ignore[no-untyped-call]
+    return result
 
 
 Projection = tuple[torch.Tensor, torch.Tensor]

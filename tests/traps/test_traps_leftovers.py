@@ -10,7 +10,7 @@ from torch.func import functionalize, grad, hessian, jacfwd, jacrev, jvp, vmap
 
 from jacfunc import batch_jac, diag_jac, hess_diag, laplacian, make_functional
 from jacfunc.errors import RefusedOperationError
-from jacfunc.routes import ROUTES, dual
+from jacfunc.routes import ROUTES
 
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")
 DOUBLE = torch.float64
@@ -148,7 +148,7 @@ PAIRS = [(f, name) for f in WRITING for name in MEMORIES]
     mostly_slow(PAIRS, [(scaled, "rows"), (shifted, "sliding"), (into_another, "backwards"), (scaled, "unfolded")]),
 )
 def test_dual_numbers_of_what_overlaps(f, name, monkeypatch):
-    monkeypatch.setitem(ROUTES, "forward", dual)
+    monkeypatch.setitem(ROUTES, "forward", ROUTES["dual"])
     x, p = overlapping(name), torch.rand(3, dtype=DOUBLE, requires_grad=True)
     apart, before = x.clone(memory_format=torch.contiguous_format), x.clone()
     for transform in (diag_jac, laplacian):

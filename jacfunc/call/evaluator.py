@@ -1,0 +1,235 @@
+"""The function of a request, evaluated: from the differentiated leaves to the output leaves, on tensors and on jets.
+
+An evaluator belongs to one call.  What it finds out by evaluating (how outputs and aux are built, that scripted code is
+called, that the function needs a graph of its own) only it writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core import trees
+from ..core.levels import compiling, inside_transform
+from ..core.reasons import first_line
+from ..core.subclasses import undressed
+from ..errors import ArgumentTypeError, JacfuncError, UnsupportedOperationError
+from ..evaluation.corrections import Beside, corrected, refuse_unseen
+from ..evaluation.rng import Draw
+from ..evaluation.scripted import plainly
+from ..jet import CannotFollowError, Jet
+from ..jet.values import replaced
+from ..jet.within import value_within
+from ..modules.functional import FunctionalModule, LiveModule
+from ..modules.swapping import call_guarded
+from .refusals import check_outputs, refuse_classes
+from .request import Request, Shape
+
+Tensors = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The outputs of one evaluation: how they are built, and what a plan depends on."""
+
+    structure: trees.Structure
+    shapes: tuple[Shape, ...]
+
+    def paths(self) -> list[str]:
+        """The name of every leaf."""
+        return self.structure.paths("output")
+
+
+class OutputsChangedError(Exception):
+    """The function gave outputs of other shapes than the remembered ones: plan again."""
+
+
+class Evaluator:
+    """The function of one request.
+
+    Attributes:
+        request: whose function it is.
+        expected: the outputs that a plan was made for; others raise, so that another one is made.
+        scripted: whether the function calls scripted code, which then is run operation by operation.
+        differentiates: whether it takes ``torch.autograd.grad`` by its input itself, and so needs a graph.
+        outputs: those of the last evaluation.
+    """
+
+    def __init__(self, request: Request, expected: Outputs | None = None, scripted: bool = False) -> None:
+        self.request = request
+        self.expected = expected
+        self.scripted = scripted
+        self.differentiates = False
+        self.outputs = expected
+        self._aux_structure: trees.Structure | None = None
+        self._aux_leaves: list[Any] = []
+
+    # ---------------------------------------------------------------- on tensors
+
+    def evaluate(self, *leaves: torch.Tensor, others_copied: bool = False) -> tuple[Tensors, Tensors]:
+        """Output leaves and aux tensors for these leaves in place of the differentiated ones.
+
+        Copies go in, so that an in-place operation inside the function cannot reach the caller's tensors.
+        """
+        request = self.request
+        args = list(request.args)
+        kwargs = request.kwargs
+        if others_copied:
+            first = request.state_arguments
+            args[first:] = trees.copied(args[first:])
+            kwargs = trees.copied(kwargs)
+        for argument in request.arguments:
+            args[argument.position] = argument.build([leaf.clone() for leaf in leaves[argument.span]])
+        with self._corrections() as corrections:
+            output = self._run(args, kwargs)
+        aux: Tensors = ()
+        if request.options.has_aux:
+            output, aux = self._split_aux(output)
+        found, structure = trees.flatten(output)
+        check_outputs(found, structure, request.batch, self._modules, request.instead)
+        flat = list(map(undressed, found))
+        refuse_unseen(flat, corrections)
+        self.outputs = Outputs(structure, tuple([request.sample_shape(leaf) for leaf in flat]))
+        if self.expected is not None and self.expected != self.outputs:
+            raise OutputsChangedError
+        return tuple(flat), aux
+
+    def values(self, leaves: Sequence[torch.Tensor]) -> Tensors:
+        """The outputs of a plain forward at these leaves, without a graph, nothing of the caller's changed."""
+        if self.differentiates:
+            with torch.enable_grad():
+                outputs, _ = self.evaluate(*(leaf.detach().requires_grad_() for leaf in leaves), others_copied=True)
+            return tuple(output.detach() for output in outputs)
+        with torch.no_grad():
+            outputs, _ = self.evaluate(*(leaf.detach() for leaf in leaves), others_copied=True)
+        return outputs
+
+    def first_values(self, draw: Draw) -> Tensors:
+        """The outputs of a plain forward at the leaves of the request, from ``draw``."""
+        try:
+            return self.values(self.request.leaves)
+        except RuntimeError as error:
+            if "does not require grad" not in str(error) or inside_transform():
+                raise
+            draw.restore()
+            self.differentiates = True
+            return self.values(self.request.leaves)
+
+    def look(self, draw: Draw) -> tuple[Tensors, bool]:
+        """The outputs of a plain forward, and whether it drew random numbers; refuses what is no batch of samples."""
+        self.expected = None
+        try:
+            with plainly() as called:
+                values = self.first_values(draw)
+            self.scripted = self.scripted or called()
+            return values, not draw.is_now()
+        except RuntimeError as error:
+            if inside_transform() and not isinstance(error, JacfuncError):
+                raise UnsupportedOperationError(
+                    f"f cannot run inside the surrounding torch.func transform ({first_line(error)}); take its "
+                    "derivative outside of it, or replace that operation"
+                ) from error
+            raise
+        finally:
+            draw.restore()
+
+    # ---------------------------------------------------------------- on jets
+
+    def propagate(self, jets: Sequence[Jet], others_copied: bool = False) -> tuple[tuple[Any, ...], Tensors]:
+        """Output leaves, jets or constant tensors, and aux tensors for these jets in place of the leaves.
+
+        Jets are never written to, and bring the corrections of operations themselves.
+        """
+        request = self.request
+        own, kwargs = request.given or (request.args, request.kwargs)
+        args = list(own)
+        if others_copied:  # and else they are plain tensors, as in an earlier call
+            refuse_classes((*args[request.state_arguments :], *kwargs.values()))
+        copies: list[torch.Tensor] = []
+        if others_copied:
+            first = request.state_arguments
+            args[first:], kwargs = trees.copied(args[first:]), trees.copied(kwargs)
+            copies = trees.tensors((args[first:], kwargs))
+        for argument in request.arguments:
+            args[argument.position] = argument.structure.build(jets[argument.span])
+        inside = inside_transform()
+        if inside or (others_copied and not jets[0].propagation.quiet):  # what is without jets is differentiated too
+            with self._corrections() if inside else Beside():
+                output = self._followed(args, kwargs)
+        else:
+            output = self._followed(args, kwargs)
+        if any(not copy.is_inference() and copy._version for copy in copies):
+            raise CannotFollowError("an argument that is changed in place")
+        aux: Tensors = ()
+        if request.options.has_aux:
+            output, aux = self._split_aux(output)
+        return self._checked(output), aux
+
+    def _checked(self, output: Any) -> tuple[Any, ...]:
+        """The leaves of an output, if they are those that a plain forward gave."""
+        request, expected = self.request, self.expected or self.outputs
+        if type(output) is Jet and expected is not None and expected.structure is trees.LEAF:
+            if tuple(output.shape) != (*request.batch, *expected.shapes[0]):
+                raise OutputsChangedError
+            self.outputs = expected
+            return (output,)
+        flat, structure = ([output], trees.LEAF) if type(output) is Jet else trees.flatten(output)
+        if any(type(leaf) is not Jet and not isinstance(leaf, torch.Tensor) for leaf in flat):
+            raise CannotFollowError("f returned something else for jets than for tensors")
+        outputs = Outputs(structure, tuple([request.sample_shape(leaf) for leaf in flat]))
+        batch = all(tuple(leaf.shape[: request.options.batch_dims]) == request.batch for leaf in flat)
+        if outputs != expected or not batch:
+            raise OutputsChangedError
+        self.outputs = outputs
+        return tuple(flat)
+
+    def _followed(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        request = self.request
+        if not (request.traced or self.scripted) and request.alone:
+            assert isinstance(request.function, FunctionalModule)
+            return request.function.followed(*args, **kwargs)
+        return self._run(args, kwargs)
+
+    # ---------------------------------------------------------------- either way
+
+    def aux(self, tensors: Sequence[torch.Tensor]) -> Any:
+        """The aux tree around these tensors."""
+        assert self._aux_structure is not None
+        remaining = iter(tensors)
+        return self._aux_structure.build([next(remaining) if leaf is None else leaf for leaf in self._aux_leaves])
+
+    def _corrections(self) -> contextlib.AbstractContextManager[Any]:
+        # Plain layers have nothing to correct, and a compiled function would enter the mode at every call.
+        alone = self.request.traced and getattr(self.request.function, "of_plain_layers", False)
+        return contextlib.nullcontext() if alone else corrected()
+
+    def _modules(self) -> list[nn.Module]:
+        return [] if self.request.traced else list(self.request.captured.tree())
+
+    def _run(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        if not self.scripted:
+            return self._guarded(args, kwargs)
+        with plainly():
+            return self._guarded(args, kwargs)
+
+    def _guarded(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        function = self.request.function
+        if compiling() or isinstance(function, FunctionalModule | LiveModule) or not self.request.captured.modules:
+            return function(*args, **kwargs)
+        return call_guarded(function, args, kwargs, self.request.captured.modules)
+
+    def _split_aux(self, output: Any) -> tuple[Any, Tensors]:
+        if not isinstance(output, tuple) or len(output) != 2:
+            raise ArgumentTypeError(
+                f"has_aux=True, but f returned a {type(output).__name__}; it must return a pair (output, aux)"
+            )
+        found, self._aux_structure = trees.flatten(output[1])
+        leaves = [replaced(leaf, functools.partial(value_within, self.request.within)) for leaf in found]
+        self._aux_leaves = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        return output[0], tuple(undressed(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))

@@ -1,0 +1,183 @@
+"""What a transform computes: entries for pairs of leaves, or mixed derivatives; and what its result is made of.
+
+A :class:`Quantity` is what a transform is told apart by; what it wants of one request is a :class:`Wanted`, of which
+there are two: each knows its cost and its rows by a route, and has a route compute it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Unpack
+
+import torch
+
+from ..evaluation.basis import Rows
+from ..jet.layout import Terms
+from ..jet.multiindices import MultiIndices, Sum
+from ..routes.collect import Pair
+from ..routes.route import Route
+from ..routes.task import EntriesTask, Evaluation, Given, PartialsTask, times
+from .evaluator import Outputs
+from .request import Request
+
+Results = dict[Any, torch.Tensor]
+"""By pair of output leaf and input leaf, or by output leaf and mixed derivative."""
+
+
+class Wanted(ABC):
+    """What is wanted of one request; a route computes it."""
+
+    @abstractmethod
+    def cost(self, route: Route, inputs: int, outputs: int) -> float:
+        """In plain forwards, of so many coordinates of the input and the output of a sample."""
+
+    @abstractmethod
+    def rows(self, route: Route, inputs: int, outputs: int) -> int:
+        """How many rows the route pushes or pulls through."""
+
+    @abstractmethod
+    def rows_of_jets(self, inputs: int) -> int:
+        """How many rows travel with a jet, its value among them."""
+
+    @abstractmethod
+    def compute(self, route: Route, limit: int | None, **given: Unpack[Given]) -> tuple[Evaluation, Results]:
+        """Have the route compute it; ``limit`` bounds the rows for a trial, whose results are left out."""
+
+
+@dataclass(frozen=True)
+class WantedEntries(Wanted):
+    """Entries of the Jacobian or of second derivatives: ``entry`` for each pair of an output leaf and an input leaf."""
+
+    order: int
+    entry: Callable[[Pair], Any]
+    pairs: tuple[tuple[int, int], ...]
+
+    def cost(self, route: Route, inputs: int, outputs: int) -> float:
+        return route.cost(self.order, inputs, outputs)
+
+    def rows(self, route: Route, inputs: int, outputs: int) -> int:
+        return route.rows(self.order, inputs, outputs)
+
+    def rows_of_jets(self, inputs: int) -> int:
+        return self.order + inputs
+
+    def compute(self, route: Route, limit: int | None, **given: Unpack[Given]) -> tuple[Evaluation, Results]:
+        if limit is not None:
+            given["inputs"] = Rows(given["inputs"].shapes, limit)
+            given["outputs"] = Rows(given["outputs"].shapes, limit)
+        batch, leaves, shapes = given["batch"], given["leaves"], given["outputs"].shapes
+        entries = {
+            (output, leaf): self.entry(Pair(batch, shapes[output], given["inputs"].shapes[leaf], leaves[leaf]))
+            for output, leaf in self.pairs
+        }
+        task = EntriesTask(order=self.order, entries=entries, **given)
+        evaluation = route.first_order(task) if self.order == 1 else route.second_order(task)
+        return evaluation, {} if limit is not None else {pair: entry.result() for pair, entry in entries.items()}
+
+
+@dataclass(frozen=True)
+class WantedPartials(Wanted):
+    """Mixed derivatives of every output, and sums of them."""
+
+    indices: MultiIndices
+
+    def cost(self, route: Route, inputs: int, outputs: int) -> float:
+        return route.cost_of_partials(self.indices, outputs)
+
+    def rows(self, route: Route, inputs: int, outputs: int) -> int:
+        return route.carried(self.indices).rows
+
+    def rows_of_jets(self, inputs: int) -> int:
+        return 1 + self.indices.rows
+
+    def compute(self, route: Route, limit: int | None, **given: Unpack[Given]) -> tuple[Evaluation, Results]:
+        task = PartialsTask(order=self.indices.order, indices=route.carried(self.indices), **given)
+        return route.partials(task), task.derivatives
+
+    def combined(self, outcome: Outcome, leaf: int, terms: Terms) -> torch.Tensor:
+        """A linear combination of derivatives of an output leaf."""
+        total = None
+        for key, coefficient in self.indices.made_of(terms):
+            within = key.terms if isinstance(key, Sum) and (leaf, key) not in outcome.results else ((key, 1.0),)
+            for each, weight in within:
+                value = not isinstance(each, Sum) and not any(each)
+                found = outcome.evaluation.outputs[leaf] if value else outcome.results[leaf, each]
+                part = times(found, coefficient * weight)
+                total = part if total is None else total + part
+        assert total is not None
+        return total
+
+
+class Outcome(NamedTuple):
+    """What was wanted, the results of it, the value that came with them, and how outputs and aux are built."""
+
+    wanted: Wanted
+    results: Results
+    evaluation: Evaluation
+    outputs: Outputs
+    build_aux: Callable[[tuple[torch.Tensor, ...]], Any]
+
+    def combined(self, leaf: int, terms: Terms) -> torch.Tensor:
+        """A linear combination of the derivatives of an output leaf."""
+        assert isinstance(self.wanted, WantedPartials)
+        return self.wanted.combined(self, leaf, terms)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a transform computes, of any function.
+
+    Attributes:
+        name: that of the transform.
+        order: the highest order of derivatives in it.
+        wanted: what it wants of a request, when the outputs are known.
+        assemble: the result from the outcome.
+        key: tells apart what has the same name.
+        refuse: asked when the outputs are known.
+        refuse_inputs: asked before any evaluation.
+    """
+
+    name: str
+    order: int
+    wanted: Callable[[Request, Outputs], Wanted]
+    assemble: Callable[[Request, Outcome], Any]
+    key: Hashable = None
+    refuse: Callable[[Request, Outputs], None] | None = None
+    refuse_inputs: Callable[[Request], None] | None = None
+
+    @property
+    def identity(self) -> tuple[Hashable, ...]:
+        """What tells it from another."""
+        return (self.name, self.key)
+
+
+@dataclass(frozen=True)
+class EntriesOf:
+    """Entries of all pairs of an output leaf and an input leaf, or where ``paired`` of one of each in turn."""
+
+    order: int
+    entry: Callable[[Pair], Any]
+    paired: bool = False
+
+    def __call__(self, request: Request, outputs: Outputs) -> WantedEntries:
+        leaves, count = range(len(request.input_shapes)), range(len(outputs.shapes))
+        if self.paired:
+            pairs = [(leaf, leaf) for leaf in leaves]
+        else:
+            pairs = [(output, leaf) for output in count for leaf in leaves]
+        return WantedEntries(self.order, self.entry, tuple(pairs))
+
+
+@dataclass(frozen=True)
+class PartialsOf:
+    """Mixed derivatives, those that are given, or that the coordinates of the input decide on."""
+
+    indices: MultiIndices | Callable[[Request], MultiIndices]
+
+    def __call__(self, request: Request, outputs: Outputs) -> WantedPartials:
+        indices = self.indices(request) if callable(self.indices) else self.indices
+        if any(leaf.dtype == torch.float16 for leaf in request.leaves):
+            indices = indices.separate  # what is large in a sum may be too large for it
+        return WantedPartials(indices)

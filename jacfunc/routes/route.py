@@ -1,0 +1,66 @@
+"""What a route is: the contract between those who choose and run one (``call/``) and each way to the numbers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+
+from ..errors import UnsupportedOperationError
+from ..jet.multiindices import MultiIndices
+from .task import EntriesTask, Evaluation, PartialsTask
+
+
+class Route(ABC):
+    """One way to the derivatives of a function; it decides nothing, and gives the right number or raises.
+
+    What a route cannot do it raises for, with whatever torch says, and the next one is tried.
+
+    Attributes:
+        name: what ``explain`` shows.
+        methods: the values of ``method=`` under which it may be tried.
+        last_resort: whether it is tried only after all routes that are none, whatever it costs.
+        on_jets: whether it calls f with jets instead of tensors.  Then f might do another thing, which is verified
+            once; the route works inside a function that jets go through and can be exported, as no other does.
+        slower: what it does where it is tried a second time, its rows no longer under ``vmap``; None if they never are.
+    """
+
+    name: ClassVar[str]
+    methods: ClassVar[tuple[str, ...]]
+    last_resort: ClassVar[bool] = False
+    on_jets: ClassVar[bool] = False
+    slower: ClassVar[str | None] = "row by row"
+
+    @abstractmethod
+    def rows(self, order: int, inputs: int, outputs: int) -> int:
+        """How many rows it pushes or pulls through, of so many coordinates of the input and the output of a sample."""
+
+    @abstractmethod
+    def cost(self, order: int, inputs: int, outputs: int) -> float:
+        """Arithmetic in plain forwards: a pass forward or back counts one, a pass through a pass two."""
+
+    @abstractmethod
+    def cost_of_partials(self, indices: MultiIndices, outputs: int) -> float:
+        """That of mixed derivatives, for so many coordinates of the output."""
+
+    def carried(self, indices: MultiIndices) -> MultiIndices:
+        """The derivatives that it computes where these are wanted: of a sum each by itself, if it knows no sums."""
+        return indices.separate
+
+    def hindrance(self, leaves: Sequence[torch.Tensor]) -> str | None:
+        """What around the call keeps it from working; by default it works inside any transform."""
+        return None
+
+    @abstractmethod
+    def first_order(self, task: EntriesTask) -> Evaluation:
+        """Fill the entries of the task with first derivatives."""
+
+    @abstractmethod
+    def second_order(self, task: EntriesTask) -> Evaluation:
+        """Fill the entries of the task with second derivatives."""
+
+    def partials(self, task: PartialsTask) -> Evaluation:
+        """Hand over the mixed derivatives of the task; a route may leave them to the others."""
+        raise UnsupportedOperationError(f"the route {self.name} has no mixed derivatives")
