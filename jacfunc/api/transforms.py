@@ -45,7 +45,7 @@ class Transform(Entrance, Uncalled):
     quantity: Quantity
     options: Options
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # one return for each way of calling it
         traced = tracing()
         if self.options.sample_chunk_size is not None:
             return self._in_blocks(args, kwargs, traced)
@@ -54,21 +54,16 @@ class Transform(Entrance, Uncalled):
         if traced:  # which cannot trace a question about inference mode
             return self.traced(self.transformed, args, kwargs)
         try:
-            return self._eager(args, kwargs)
+            if not torch.is_inference_mode_enabled():
+                kind, known = known_call(self, args, kwargs)
+                request = Request(self.transformed, self.options, args, kwargs) if known is None else known.request
+                if not request.inference:
+                    return self._result(request, kind, None if known is None else known.plan)
+            with requested(self.transformed, self.options, args, kwargs) as request:
+                return self._result(request)
         except JetsGivenError:
             pass
         return followed(self, args, kwargs)
-
-    def _eager(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not torch.is_inference_mode_enabled():
-            kind, known = known_call(self, args, kwargs)
-            if known is not None:
-                return self._result(known.request, kind, known.plan)
-            request = Request(self.transformed, self.options, args, kwargs)
-            if not request.inference:
-                return self._result(request, kind)
-        with requested(self.transformed, self.options, args, kwargs) as request:
-            return self._result(request)
 
     def traced(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result for another function, while ``torch.compile`` traces."""

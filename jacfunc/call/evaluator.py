@@ -61,14 +61,14 @@ class Evaluator:
         outputs: those of the last evaluation.
     """
 
+    differentiates = False
+    _aux_structure: trees.Structure | None = None
+    _aux_leaves: Sequence[Any] = ()
+
     def __init__(self, request: Request, expected: Outputs | None = None, scripted: bool = False) -> None:
         self.request = request
-        self.expected = expected
+        self.expected = self.outputs = expected
         self.scripted = scripted
-        self.differentiates = False
-        self.outputs = expected
-        self._aux_structure: trees.Structure | None = None
-        self._aux_leaves: list[Any] = []
 
     # ---------------------------------------------------------------- on tensors
 
@@ -149,7 +149,8 @@ class Evaluator:
         request = self.request
         own, kwargs = request.given or (request.args, request.kwargs)
         args = list(own)
-        if others_copied:  # and else they are plain tensors, as in an earlier call
+        inside = inside_transform()
+        if others_copied or inside or request.traced:  # else they are of the classes that they were of before
             refuse_classes((*args[request.state_arguments :], *kwargs.values()))
         copies: list[torch.Tensor] = []
         if others_copied:
@@ -158,7 +159,6 @@ class Evaluator:
             copies = trees.tensors((args[first:], kwargs))
         for argument in request.arguments:
             args[argument.position] = argument.structure.build(jets[argument.span])
-        inside = inside_transform()
         if inside or (others_copied and not jets[0].propagation.quiet):  # what is without jets is differentiated too
             with self._corrections() if inside else Beside():
                 output = self._followed(args, kwargs)

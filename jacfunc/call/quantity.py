@@ -9,16 +9,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple
 
 import torch
 
 from ..evaluation.basis import Rows
 from ..jet.layout import Terms
 from ..jet.multiindices import MultiIndices, Sum
-from ..routes.collect import Pair
+from ..routes.collect import Entries, Pair, Partials
 from ..routes.route import Route
-from ..routes.task import EntriesTask, Evaluation, Given, PartialsTask, times
+from ..routes.task import Evaluation, Task, times
 from .evaluator import Outputs
 from .request import Request
 
@@ -42,8 +42,12 @@ class Wanted(ABC):
         """How many rows travel with a jet, its value among them."""
 
     @abstractmethod
-    def compute(self, route: Route, limit: int | None, **given: Unpack[Given]) -> tuple[Evaluation, Results]:
-        """Have the route compute it; ``limit`` bounds the rows for a trial, whose results are left out."""
+    def compute(self, route: Route, task: Task) -> tuple[Evaluation, Results]:
+        """Have the route compute it."""
+
+    def limited(self, rows: Rows, limit: int) -> Rows:
+        """The rows for a trial, at most so many where these are what it consists of."""
+        return rows
 
 
 @dataclass(frozen=True)
@@ -63,18 +67,18 @@ class WantedEntries(Wanted):
     def rows_of_jets(self, inputs: int) -> int:
         return self.order + inputs
 
-    def compute(self, route: Route, limit: int | None, **given: Unpack[Given]) -> tuple[Evaluation, Results]:
-        if limit is not None:
-            given["inputs"] = Rows(given["inputs"].shapes, limit)
-            given["outputs"] = Rows(given["outputs"].shapes, limit)
-        batch, leaves, shapes = given["batch"], given["leaves"], given["outputs"].shapes
-        entries = {
-            (output, leaf): self.entry(Pair(batch, shapes[output], given["inputs"].shapes[leaf], leaves[leaf]))
+    def compute(self, route: Route, task: Task) -> tuple[Evaluation, Results]:
+        batch, leaves, inputs, outputs = task.batch, task.leaves, task.inputs, task.outputs
+        by_pair = {
+            (output, leaf): self.entry(Pair(batch, outputs.shapes[output], inputs.shapes[leaf], leaves[leaf]))
             for output, leaf in self.pairs
         }
-        task = EntriesTask(order=self.order, entries=entries, **given)
-        evaluation = route.first_order(task) if self.order == 1 else route.second_order(task)
-        return evaluation, {} if limit is not None else {pair: entry.result() for pair, entry in entries.items()}
+        entries = Entries(by_pair, inputs, outputs, leaves)
+        evaluation = route.first_order(task, entries) if self.order == 1 else route.second_order(task, entries)
+        return evaluation, entries.results() if inputs.limit is None else {}
+
+    def limited(self, rows: Rows, limit: int) -> Rows:
+        return Rows(rows.shapes, limit)
 
 
 @dataclass(frozen=True)
@@ -92,9 +96,9 @@ class WantedPartials(Wanted):
     def rows_of_jets(self, inputs: int) -> int:
         return 1 + self.indices.rows
 
-    def compute(self, route: Route, limit: int | None, **given: Unpack[Given]) -> tuple[Evaluation, Results]:
-        task = PartialsTask(order=self.indices.order, indices=route.carried(self.indices), **given)
-        return route.partials(task), task.derivatives
+    def compute(self, route: Route, task: Task) -> tuple[Evaluation, Results]:
+        partials = Partials(route.carried(self.indices), task.leaves[0].dtype)
+        return route.partials(task, partials), partials.derivatives
 
     def combined(self, outcome: Outcome, leaf: int, terms: Terms) -> torch.Tensor:
         """A linear combination of derivatives of an output leaf."""

@@ -18,7 +18,7 @@ from ..evaluation.basis import Rows
 from ..evaluation.rng import Draw
 from ..jet.frame import CannotFollowError
 from ..modules.swapping import locked
-from ..routes.task import Mode
+from ..routes.task import Mode, Task
 from ..routes.verify import value_only
 from . import independence
 from .evaluator import Evaluator, OutputsChangedError
@@ -42,10 +42,11 @@ def run(request: Request, quantity: Quantity, known: Plan | None = None, limit: 
     plan = known or _remembered(request, quantity)
     try:
         if plan is not None and not plan.findings.random:
-            return _descend(plan, _evaluator(request, plan), None, limit)
+            return _descend(plan, Evaluator(request, plan.outputs, plan.findings.scripted), None, limit)
         with locked():  # the generators belong to all threads: no other one may draw in between, or find them set back
             if plan is not None:
-                return _descend(plan, _evaluator(request, plan), request.draw(), limit)
+                evaluator = Evaluator(request, plan.outputs, plan.findings.scripted)
+                return _descend(plan, evaluator, request.draw(), limit)
             evaluator = Evaluator(request)
             plan, draw = _find(evaluator, quantity)
             return _descend(_followable(plan, request), evaluator, draw, limit, looked=True)
@@ -57,10 +58,6 @@ def run(request: Request, quantity: Quantity, known: Plan | None = None, limit: 
     except Exception as error:
         note(error, quantity.name, request.function, request.args)
         raise
-
-
-def _evaluator(request: Request, plan: Plan) -> Evaluator:
-    return Evaluator(request, plan.outputs, plan.findings.scripted)
 
 
 def _descend(plan: Plan, evaluator: Evaluator, draw: Draw | None, limit: int | None, looked: bool = False) -> Ran:
@@ -227,21 +224,24 @@ def _attempt(plan: Plan, evaluator: Evaluator, draw: Draw | None, limit: int | N
         traced=request.traced,
         recomputes=not (request.traced or request.alone),
     )
-    evaluation, results = plan.wanted.compute(
-        strategy.route,
-        limit,
+    inputs, outputs = plan.inputs, plan.output_rows
+    if limit is not None:
+        inputs, outputs = plan.wanted.limited(inputs, limit), plan.wanted.limited(outputs, limit)
+    task = Task(
+        order=plan.quantity.order,
         evaluate=evaluator.evaluate,
         propagate=evaluator.propagate,
         leaves=request.leaves,
         batch=request.batch,
-        inputs=plan.inputs,
-        outputs=plan.output_rows,
+        inputs=inputs,
+        outputs=outputs,
         chunk_size=request.options.chunk_size,
         draw=draw,
         mode=mode,
         within=request.within,
         given=() if request.within is None else request.given_leaves(),
     )
+    evaluation, results = plan.wanted.compute(strategy.route, task)
     if evaluation.undifferentiable:
         results = {key: value_only(result, evaluation.outputs) for key, result in results.items()}
     if not findings.settled and not request.traced:

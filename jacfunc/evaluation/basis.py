@@ -42,6 +42,7 @@ class Rows:
 
     def __init__(self, shapes: tuple[Shape, ...], limit: int | None = None) -> None:
         self.shapes = shapes
+        self.limit = limit
         self.sizes = [math.prod(shape) for shape in shapes]
         total = sum(self.sizes)
         self.total = total if limit is None else min(total, limit)

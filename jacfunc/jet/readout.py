@@ -61,9 +61,9 @@ def _pending_rows(output: Jet, order: int) -> Tensor | None:
 
 
 def diagonal_of(output: Any) -> Tensor | None:
-    """``(d, N)``: entry b of each row b, without multiplying the last linear layer out; None where there is none.
+    """``(N, d)``: entry b of each row b, without multiplying the last linear layer out; None where there is none.
 
-    ``D[b, n] = sum_w rows[b, n, w] W[b, w]``, and where rows are relative to a narrow layer, with its factor ``B``,
+    ``D[n, b] = sum_w rows[b, n, w] W[b, w]``, and where rows are relative to a narrow layer, with its factor ``B``,
     ``sum_kw B[b, n, k] rows[k, n, w] W[b, w]``.
     """
     if type(output) is not Jet or not _is_pending(output) or output.propagation.within is not None:
@@ -75,21 +75,21 @@ def diagonal_of(output: Any) -> Tensor | None:
     frame = source.frame
     rows = source._coefficients[0]
     if rows is not None and frame.factor is None and source.propagation.is_identity(rows):
-        return matrix.diagonal().unsqueeze(1).expand(matrix.shape[0], output.shape[0]).clone()
+        return matrix.diagonal().expand(output.shape[0], matrix.shape[0]).clone()
     if rows is None or rows.dim() != 3 or (frame.factor is not None and frame.parent is not root(frame)):
         return None
     scale = source.propagation.scale_of(rows)
     if scale is not None and scale.dim() == 2 and (frame.factor is None or frame.factor.shape[1] == 1):
         return _scaled_diagonal(frame.factor, scale, matrix)
     if frame.factor is None:
-        found = torch.matmul(rows, matrix.unsqueeze(2)).squeeze(2)  # no product as large as the rows
-        return found if found.shape[1] == output.shape[0] else found.expand(-1, output.shape[0]).clone()
+        found = torch.matmul(rows, matrix.unsqueeze(2)).squeeze(2).t()  # no product as large as the rows
+        return found if len(found) == output.shape[0] else found.expand(output.shape[0], -1).clone()
     products = torch.matmul(rows, matrix.t())  # (k, N, d)
-    return (frame.factor * products.permute(2, 1, 0)).sum(-1)
+    return (frame.factor.transpose(0, 1) * products.permute(1, 2, 0)).sum(-1)
 
 
 def _scaled_diagonal(factor: Tensor | None, scale: Tensor, matrix: Tensor) -> Tensor:
-    """The same for one-hot rows times a scale ``(N, k)``: ``sum_k B[b, k] scale[n, k] W[b, k]``."""
+    """The diagonal for one-hot rows times a scale ``(N, k)``: ``D[n, b] = sum_k B[b, k] scale[n, k] W[b, k]``."""
     if factor is None:
-        return (scale * matrix.diagonal()).t()
-    return torch.matmul(factor[:, 0] * matrix, scale.t())
+        return scale * matrix.diagonal()
+    return torch.matmul(scale, (factor[:, 0] * matrix).t())

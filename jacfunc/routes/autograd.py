@@ -16,9 +16,9 @@ from ..evaluation.basis import Rows
 from ..evaluation.linear import graph_gradients
 from ..jet.multiindices import MultiIndices
 from . import nested
-from .collect import joined, own_coordinates
+from .collect import Entries, Partials, joined, own_coordinates
 from .route import Route
-from .task import EntriesTask, Evaluation, PartialsTask, Task, Tensors
+from .task import Evaluation, Task, Tensors
 from .verify import verify_transpose
 
 
@@ -45,17 +45,17 @@ class Autograd(Route):
             return "torch.autograd.grad cannot run inside another torch.func transform"
         return "torch.autograd.grad forgets the tangents of forward mode" if any(map(is_dual, leaves)) else None
 
-    def first_order(self, task: EntriesTask) -> Evaluation:
+    def first_order(self, task: Task, entries: Entries) -> Evaluation:
         """Fill the entries by rows; ``f`` is evaluated once."""
         recorded = torch.is_grad_enabled()
         leaves, outputs, aux = _evaluated(task)
         for index, cotangents in _single_rows(task, outputs):
             gradients = graph_gradients(outputs, leaves, cotangents, recorded)
-            task.take_rows(index, index + 1, tuple(gradient[None] for gradient in gradients))
+            entries.take_rows(index, index + 1, tuple(gradient[None] for gradient in gradients))
         no_gradient = task.mode.verified and recorded and not _has_gradient(task, outputs, leaves)
         return _released(task, outputs, aux, recorded, no_gradient)
 
-    def second_order(self, task: EntriesTask) -> Evaluation:
+    def second_order(self, task: Task, entries: Entries) -> Evaluation:
         """Fill the entries by cells, the gradients of the gradients; ``f`` is evaluated once."""
         recorded = torch.is_grad_enabled()
         leaves, outputs, aux = _evaluated(task)
@@ -67,17 +67,17 @@ class Autograd(Route):
                 _diagonal(leaf, gradient, len(task.batch), recorded)
                 for leaf, gradient in zip(leaves, gradients, strict=True)
             )
-            task.take_cells(index, index + 1, cells)
+            entries.take_cells(index, index + 1, cells)
         return _released(task, outputs, aux, recorded)
 
-    def partials(self, task: PartialsTask) -> Evaluation:
+    def partials(self, task: Task, partials: Partials) -> Evaluation:
         """Mixed derivatives of any order, each from a gradient of one of the order below; ``f`` is evaluated once."""
         recorded = torch.is_grad_enabled()
         leaves, outputs, aux = _evaluated(task)
         if task.mode.verified:
             _verify(task, outputs, leaves)
 
-        def grown(task: PartialsTask, level: nested.Level, parents: nested.Parents) -> nested.Level:
+        def grown(task: Task, level: nested.Level, parents: nested.Parents) -> nested.Level:
             def following(*_: torch.Tensor) -> tuple[Tensors, Tensors]:
                 tensors, lower = level()
 
@@ -89,9 +89,9 @@ class Autograd(Route):
 
             return following
 
-        evaluation = nested.swept(replace(task, evaluate=lambda *_: (outputs, aux)), grown)
+        evaluation = nested.swept(replace(task, evaluate=lambda *_: (outputs, aux)), partials, grown)
         if not recorded:
-            task.derivatives.update({key: derivative.detach() for key, derivative in task.derivatives.items()})
+            partials.derivatives.update({key: derivative.detach() for key, derivative in partials.derivatives.items()})
         return _released(task, evaluation.outputs, evaluation.aux, recorded)
 
 

@@ -1,6 +1,6 @@
 """Which entries of a per-sample Jacobian are wanted, and how the rows of a route fill them.
 
-One entry object serves one pair of an output leaf and an input leaf.  A route hands it, in order,
+One entry object serves one pair of an output leaf and an input leaf.  A route hands :class:`Entries`, in order,
 
 - *columns* ``(r, *batch, *O)``: (second) derivatives of all outputs along the input coordinates from ``start``;
 - *rows* ``(r, *batch, *I)``: the gradients of the output coordinates from ``start``; or, at second order,
@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from ..core.levels import apart
+from ..evaluation.basis import Rows
+from ..jet.multiindices import Key, MultiIndices
 
 Shape = tuple[int, ...]
+Tensors = tuple[torch.Tensor, ...]
 
 
 class Pair(NamedTuple):
@@ -35,9 +38,9 @@ class Pair(NamedTuple):
         return self.like.new_zeros((*self.batch, *shape))
 
 
-def joined(parts: list[torch.Tensor]) -> torch.Tensor:
+def joined(parts: list[torch.Tensor], dim: int = 0) -> torch.Tensor:
     """Parts one after the other; torch.compile would fix the batch size for a concatenation of one."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 @dataclass
@@ -67,7 +70,8 @@ class Block:
 class Diagonal:
     """``dy[b] / dx[b]``, where the smaller of ``I`` and ``O`` is broadcast: ``(*batch, *larger)``.
 
-    ``whole`` is all of it, where the only row is that of a single coordinate.
+    ``whole`` is all of it, where the only row is that of a single coordinate; ``taken`` are parts of it, with their
+    coordinates along the last axis, and ``order`` their places where these are not in order.
     """
 
     pair: Pair
@@ -86,15 +90,14 @@ class Diagonal:
         count, batch = len(block), self.pair.batch
         if math.prod(own) == 1:
             self.whole = block
-            return
-        block = block.reshape(count, *batch, math.prod(other))
-        if math.prod(other) == 1:
-            self.taken.append(block.squeeze(-1))
+        elif math.prod(other) == 1:
+            self.taken.append(block.reshape(count, *batch).movedim(0, -1))
         elif own == other:
-            self.taken.append(own_coordinates(block, batch, start))
+            self.taken.append(_diagonal(block, batch, start))
         else:
             mine, theirs, place = _opposite(own, other, start, count)
-            self.taken.append(block.movedim(-1, 1)[mine, theirs])
+            block = block.reshape(count, *batch, math.prod(other)).movedim(-1, 1)
+            self.taken.append(block[mine, theirs].movedim(0, -1))
             self.order += place
 
     def result(self) -> torch.Tensor:
@@ -103,10 +106,10 @@ class Diagonal:
             return self.whole.reshape((*self.pair.batch, *larger))
         if not self.taken:
             return self.pair.empty(*larger)
-        diagonal = joined(self.taken)
+        diagonal = joined(self.taken, -1)
         if self.order:
-            diagonal = diagonal[sorted(range(len(self.order)), key=self.order.__getitem__)]
-        return diagonal.movedim(0, -1).reshape((*self.pair.batch, *larger))
+            diagonal = diagonal[..., sorted(range(len(self.order)), key=self.order.__getitem__)]
+        return diagonal if len(larger) == 1 else diagonal.reshape((*self.pair.batch, *larger))
 
 
 @dataclass
@@ -140,6 +143,67 @@ class Laplacian:
         return self.pair.empty(*self.pair.output)
 
 
+@dataclass
+class Entries:
+    """The entries that a route fills: ``by_pair[m, k]`` for output leaf m and input leaf k; some may be absent.
+
+    ``inputs`` and ``outputs`` are the rows on both sides of the function, ``leaves`` the tensors to differentiate by.
+    """
+
+    by_pair: dict[tuple[int, int], Any]
+    inputs: Rows
+    outputs: Rows
+    leaves: tuple[torch.Tensor, ...]
+
+    def results(self) -> dict[tuple[int, int], torch.Tensor]:
+        """What each entry has become."""
+        return {pair: entry.result() for pair, entry in self.by_pair.items()}
+
+    def take_columns(self, start: int, stop: int, tangents: Tensors) -> None:
+        """Hand the derivatives along input rows ``start`` to ``stop`` to the entries."""
+        for segment in self.inputs.segments(start, stop):
+            dtype = self.leaves[segment.leaf].dtype
+            for leaf, tangent in enumerate(tangents):
+                if entry := self.by_pair.get((leaf, segment.leaf)):
+                    own = tangent if segment.size == stop - start else tangent[segment.where]
+                    entry.columns(own if own.dtype == dtype else own.to(dtype), segment.start)
+
+    def take_sums(self, start: int, stop: int, sums: Tensors) -> None:
+        """Hand sums of second derivatives to the entries, one for each input leaf with rows between start and stop."""
+        for place, segment in enumerate(self.inputs.segments(start, stop)):
+            dtype = self.leaves[segment.leaf].dtype
+            for leaf, seconds in enumerate(sums):
+                if entry := self.by_pair.get((leaf, segment.leaf)):
+                    entry.columns(seconds[place : place + 1].to(dtype), segment.start)
+
+    def take_rows(self, start: int, stop: int, cotangents: Tensors) -> None:
+        """Hand the gradients of output rows ``start`` to ``stop`` to the entries."""
+        for segment in self.outputs.segments(start, stop):
+            for leaf, cotangent in enumerate(cotangents):
+                if entry := self.by_pair.get((segment.leaf, leaf)):
+                    entry.rows(cotangent[segment.where], segment.start)
+
+    def take_cells(self, start: int, stop: int, cells: Tensors) -> None:
+        """Hand the second derivatives of output rows ``start`` to ``stop`` by all inputs to the entries."""
+        for segment in self.outputs.segments(start, stop):
+            for leaf, seconds in enumerate(cells):
+                if entry := self.by_pair.get((segment.leaf, leaf)):
+                    entry.cells(seconds[segment.where])
+
+
+@dataclass
+class Partials:
+    """The mixed derivatives that a route hands over, those of ``indices``, by output leaf and key."""
+
+    indices: MultiIndices
+    dtype: torch.dtype
+    derivatives: dict[tuple[int, Key], torch.Tensor] = field(default_factory=dict)
+
+    def take(self, leaf: int, key: Key, derivative: torch.Tensor) -> None:
+        """Keep a mixed derivative of an output leaf, or a sum of some."""
+        self.derivatives[leaf, key] = derivative if derivative.dtype == self.dtype else derivative.to(self.dtype)
+
+
 def owned(tensor: torch.Tensor, traced: bool = False) -> torch.Tensor:
     """A result as it leaves: contiguous, and holding no more memory than itself, as a view of all rows does."""
     if traced:  # where it is not known what will be a view
@@ -151,9 +215,15 @@ def owned(tensor: torch.Tensor, traced: bool = False) -> torch.Tensor:
 
 def own_coordinates(block: torch.Tensor, batch: Shape, start: int) -> torch.Tensor:
     """Of ``(r, *batch, *S)`` keep entry ``start + j`` of row j: ``(r, *batch)``."""
-    count = len(block)
-    flat = block.reshape(count, *batch, math.prod(block.shape[1 + len(batch) :]))
-    return flat[..., start : start + count].diagonal(dim1=0, dim2=-1).movedim(-1, 0)
+    return _diagonal(block, batch, start).movedim(-1, 0)
+
+
+def _diagonal(block: torch.Tensor, batch: Shape, start: int) -> torch.Tensor:
+    """Of ``(r, *batch, *S)`` entry ``start + j`` of row j: ``(*batch, r)``."""
+    count, axes = len(block), 1 + len(batch)
+    flat = block if block.dim() == axes + 1 else block.reshape(count, *batch, math.prod(block.shape[axes:]))
+    own = flat if start == 0 and flat.shape[-1] == count else flat[..., start : start + count]
+    return own.diagonal(dim1=0, dim2=-1)
 
 
 def have_diagonal(output: Shape, input: Shape) -> bool:

@@ -17,8 +17,9 @@ from ..core.levels import differentiated_again, load_forward_mode
 from ..jet.multiindices import MultiIndices
 from ..modules.swapping import locked
 from . import nested
+from .collect import Entries, Partials
 from .route import Route
-from .task import EntriesTask, Evaluation, PartialsTask, Task, Tensors
+from .task import Evaluation, Task, Tensors
 from .verify import calls_function
 
 
@@ -38,7 +39,7 @@ class Dual(Route):
     def cost_of_partials(self, indices: MultiIndices, outputs: int) -> float:
         return nested.cost_by_tangents(indices.separate)
 
-    def first_order(self, task: EntriesTask) -> Evaluation:
+    def first_order(self, task: Task, entries: Entries) -> Evaluation:
         """Fill the entries by columns."""
 
         def along(*tangents: torch.Tensor) -> tuple[Tensors, Tensors, Tensors]:
@@ -46,9 +47,9 @@ class Dual(Route):
             return pushed, outputs, aux
 
         with locked():
-            return task.swept_columns(along)
+            return task.swept_columns(along, entries)
 
-    def second_order(self, task: EntriesTask) -> Evaluation:
+    def second_order(self, task: Task, entries: Entries) -> Evaluation:
         """Fill the entries by columns of second derivatives."""
 
         def along(*tangents: torch.Tensor) -> tuple[Tensors, Tensors, Tensors]:
@@ -61,14 +62,14 @@ class Dual(Route):
 
         _refuse_function(task)
         with locked():
-            return task.swept_columns(along)
+            return task.swept_columns(along, entries)
 
-    def partials(self, task: PartialsTask) -> Evaluation:
+    def partials(self, task: Task, partials: Partials) -> Evaluation:
         """Mixed derivatives of any order, each along a coordinate of one of the order below."""
-        if task.indices.order > 1:
+        if partials.indices.order > 1:
             _refuse_function(task)
         with locked():
-            return nested.swept(task, _grown)
+            return nested.swept(task, partials, _grown)
 
 
 def _pushed(
@@ -96,7 +97,7 @@ def _refuse_function(task: Task) -> None:
         raise RuntimeError("nested forward mode takes the derivative of an autograd.Function for a constant")
 
 
-def _grown(task: PartialsTask, level: nested.Level, parents: nested.Parents) -> nested.Level:
+def _grown(task: Task, level: nested.Level, parents: nested.Parents) -> nested.Level:
     def following(*leaves: torch.Tensor) -> tuple[Tensors, Tensors]:
         along = {}
         for by in dict.fromkeys(by for _, by in parents):

@@ -18,8 +18,9 @@ import torch
 from ..evaluation.linear import pullback, pushforward
 from ..jet.multiindices import MultiIndices
 from . import nested
+from .collect import Entries, Partials
 from .route import Route
-from .task import EntriesTask, Evaluation, PartialsTask, Tensors
+from .task import Evaluation, Task, Tensors
 from .verify import verify_backward, verify_transpose
 
 
@@ -39,7 +40,7 @@ class Forward(Route):
     def cost_of_partials(self, indices: MultiIndices, outputs: int) -> float:
         return 1 + nested.cost_by_tangents(indices.separate)
 
-    def first_order(self, task: EntriesTask) -> Evaluation:
+    def first_order(self, task: Task, entries: Entries) -> Evaluation:
         """Fill the entries by columns; ``f`` is evaluated once."""
         outputs, pull, aux = pullback(task.evaluate, *task.leaves)
         push = pushforward(pull, outputs)
@@ -47,10 +48,10 @@ class Forward(Route):
             verify_transpose(task, pull, push, outputs)
         for start, stop in task.input_chunks():
             tangents = task.through(push, task.inputs.basis(start, stop, task.leaves, task.batch))
-            task.take_columns(start, stop, tangents)
+            entries.take_columns(start, stop, tangents)
         return Evaluation(outputs, aux)
 
-    def second_order(self, task: EntriesTask) -> Evaluation:
+    def second_order(self, task: Task, entries: Entries) -> Evaluation:
         """Fill the entries by columns of second derivatives; ``f`` is evaluated once for each chunk."""
 
         def along(*tangents: torch.Tensor) -> tuple[Tensors, Tensors, Tensors]:
@@ -63,16 +64,16 @@ class Forward(Route):
 
         if task.mode.verified:
             verify_backward(task)
-        return task.swept_columns(along)
+        return task.swept_columns(along, entries)
 
-    def partials(self, task: PartialsTask) -> Evaluation:
+    def partials(self, task: Task, partials: Partials) -> Evaluation:
         """Mixed derivatives of any order, each a pushforward of one of the order below; ``f`` is evaluated once."""
         if task.mode.verified:
             verify_backward(task)
-        return nested.swept(task, _grown)
+        return nested.swept(task, partials, _grown)
 
 
-def _grown(task: PartialsTask, level: nested.Level, parents: nested.Parents) -> nested.Level:
+def _grown(task: Task, level: nested.Level, parents: nested.Parents) -> nested.Level:
     def following(*leaves: torch.Tensor) -> tuple[Tensors, Tensors]:
         tensors, pull, lower = pullback(level, *leaves)
         push = pushforward(pull, tensors)

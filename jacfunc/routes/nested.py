@@ -13,12 +13,13 @@ from collections.abc import Callable
 import torch
 
 from ..jet.multiindices import MultiIndices
-from .task import Evaluation, PartialsTask, Tensors
+from .collect import Partials
+from .task import Evaluation, Task, Tensors
 
 Level = Callable[..., tuple[Tensors, Tensors]]
 Parents = tuple[tuple[int, int], ...]
 """For each derivative of a level the place of the one below that it is taken of, and by which coordinate."""
-Grow = Callable[[PartialsTask, Level, Parents], Level]
+Grow = Callable[[Task, Level, Parents], Level]
 
 
 def cost_by_tangents(indices: MultiIndices) -> float:
@@ -33,26 +34,26 @@ def cost_by_gradients(indices: MultiIndices, outputs: int) -> float:
     return 1.0 + outputs * sum([len({place for place, _ in indices.parents(k)}) << (k - 1) for k in orders])
 
 
-def swept(task: PartialsTask, grow: Grow) -> Evaluation:
+def swept(task: Task, partials: Partials, grow: Grow) -> Evaluation:
     """Fill the derivatives of a task level by level; ``f`` is evaluated as often as ``grow`` does."""
     task.redraw()
     level: Level = task.evaluate
-    for order in range(1, task.indices.order + 1):
-        level = grow(task, level, task.indices.parents(order))
+    for order in range(1, partials.indices.order + 1):
+        level = grow(task, level, partials.indices.parents(order))
     last, lower = level(*task.leaves)
-    for order in range(task.indices.order, 0, -1):
+    for order in range(partials.indices.order, 0, -1):
         count = len(task.outputs.shapes)
-        for place, index in enumerate(task.indices.of_order(order)):
-            if index in task.indices.wanted:
+        for place, index in enumerate(partials.indices.of_order(order)):
+            if index in partials.indices.wanted:
                 for leaf in range(count):
-                    task.take_partial(leaf, index, last[place * count + leaf])
-        size = count * (len(task.indices.of_order(order - 1)) if order > 1 else 1)
+                    partials.take(leaf, index, last[place * count + leaf])
+        size = count * (len(partials.indices.of_order(order - 1)) if order > 1 else 1)
         last, lower = lower[:size], lower[size:]
     return Evaluation(last, lower)
 
 
 def by_tangents(
-    task: PartialsTask, parents: Parents, along: dict[int, Tensors], tensors: Tensors, lower: Tensors
+    task: Task, parents: Parents, along: dict[int, Tensors], tensors: Tensors, lower: Tensors
 ) -> tuple[Tensors, Tensors]:
     """A level from the derivatives along each coordinate of all that is in the level below."""
     count = len(task.outputs.shapes)
@@ -61,7 +62,7 @@ def by_tangents(
 
 
 def by_gradients(
-    task: PartialsTask,
+    task: Task,
     parents: Parents,
     gradients: Callable[[int, torch.Tensor], Tensors],
     tensors: Tensors,

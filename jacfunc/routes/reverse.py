@@ -10,9 +10,9 @@ import torch
 from ..evaluation.linear import pullback, pushforward
 from ..jet.multiindices import MultiIndices
 from . import nested
-from .collect import joined, own_coordinates
+from .collect import Entries, Partials, joined, own_coordinates
 from .route import Route
-from .task import EntriesTask, Evaluation, PartialsTask, Task, Tensors
+from .task import Evaluation, Task, Tensors
 from .verify import NoTransposeError, verify_backward, verify_transpose
 
 
@@ -31,16 +31,16 @@ class Reverse(Route):
     def cost_of_partials(self, indices: MultiIndices, outputs: int) -> float:
         return nested.cost_by_gradients(indices.separate, outputs)
 
-    def first_order(self, task: EntriesTask) -> Evaluation:
+    def first_order(self, task: Task, entries: Entries) -> Evaluation:
         """Fill the entries by rows; ``f`` is evaluated once."""
         outputs, pull, aux = pullback(task.evaluate, *task.leaves)
         if task.mode.verified and task.mode.differentiated_again:
             _verify(task, pull, outputs)
         for start, stop in task.outputs.chunks(task.chunk_size):
-            task.take_rows(start, stop, task.through(pull, task.outputs.basis(start, stop, outputs, task.batch)))
+            entries.take_rows(start, stop, task.through(pull, task.outputs.basis(start, stop, outputs, task.batch)))
         return Evaluation(outputs, aux)
 
-    def second_order(self, task: EntriesTask) -> Evaluation:
+    def second_order(self, task: Task, entries: Entries) -> Evaluation:
         """Fill the entries by cells: the gradient of each output row is pulled back again for each input row.
 
         ``f`` is evaluated once for each chunk of output rows; ``chunk_size`` bounds the pairs of rows in flight.
@@ -50,14 +50,14 @@ class Reverse(Route):
         outer = task.chunk_size and max(1, task.chunk_size // max(task.inputs.total, 1))
         like = [task.leaves[0]] * len(task.outputs.shapes)  # the outputs are not known before their evaluation
         return task.swept(
-            lambda *cotangents: _second_gradients(task, cotangents), task.outputs, outer, like, task.take_cells
+            lambda *cotangents: _second_gradients(task, cotangents), task.outputs, outer, like, entries.take_cells
         )
 
-    def partials(self, task: PartialsTask) -> Evaluation:
+    def partials(self, task: Task, partials: Partials) -> Evaluation:
         """Mixed derivatives of any order, each from a gradient of one of the order below; ``f`` is evaluated once."""
         if task.mode.verified:
             verify_backward(task)
-        return nested.swept(task, _grown)
+        return nested.swept(task, partials, _grown)
 
 
 def _verify(task: Task, pull: Callable[..., Tensors], outputs: Tensors) -> None:
@@ -89,7 +89,7 @@ def _second_gradients(task: Task, cotangents: Tensors) -> tuple[Tensors, Tensors
     return tuple(joined(part) if part else none for part, none in zip(parts, empty, strict=True)), outputs, aux
 
 
-def _grown(task: PartialsTask, level: nested.Level, parents: nested.Parents) -> nested.Level:
+def _grown(task: Task, level: nested.Level, parents: nested.Parents) -> nested.Level:
     def following(*leaves: torch.Tensor) -> tuple[Tensors, Tensors]:
         tensors, pull, lower = pullback(level, *leaves)
 

@@ -10,7 +10,8 @@ import torch
 
 from ..errors import UnsupportedOperationError
 from ..jet.multiindices import MultiIndices
-from .task import EntriesTask, Evaluation, PartialsTask
+from .collect import Entries, Partials
+from .task import Evaluation, Task
 
 
 class Route(ABC):
@@ -54,13 +55,13 @@ class Route(ABC):
         return None
 
     @abstractmethod
-    def first_order(self, task: EntriesTask) -> Evaluation:
+    def first_order(self, task: Task, entries: Entries) -> Evaluation:
         """Fill the entries of the task with first derivatives."""
 
     @abstractmethod
-    def second_order(self, task: EntriesTask) -> Evaluation:
+    def second_order(self, task: Task, entries: Entries) -> Evaluation:
         """Fill the entries of the task with second derivatives."""
 
-    def partials(self, task: PartialsTask) -> Evaluation:
+    def partials(self, task: Task, partials: Partials) -> Evaluation:
         """Hand over the mixed derivatives of the task; a route may leave them to the others."""
         raise UnsupportedOperationError(f"the route {self.name} has no mixed derivatives")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypedDict
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,8 +12,7 @@ from ..errors import UnsupportedOperationError
 from ..evaluation.basis import Rows, flattened, through
 from ..evaluation.rng import Draw
 from ..jet.frame import Frame
-from ..jet.multiindices import Key, MultiIndices
-from .collect import owned
+from .collect import Entries, owned
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -38,22 +37,6 @@ class Mode(NamedTuple):
     wants_value: bool = True
     traced: bool = False
     recomputes: bool = True
-
-
-class Given(TypedDict):
-    """What every task is made of, whatever is wanted; :class:`Task` says what each is."""
-
-    evaluate: Callable[..., tuple[Tensors, Tensors]]
-    propagate: Callable[..., tuple[tuple[Any, ...], Tensors]]
-    leaves: Tensors
-    batch: tuple[int, ...]
-    inputs: Rows
-    outputs: Rows
-    chunk_size: int | None
-    draw: Draw | None
-    mode: Mode
-    within: Frame | None
-    given: tuple[Any, ...]
 
 
 @dataclass
@@ -116,6 +99,10 @@ class Task:
             )
         return evaluation or Evaluation(*self.evaluate(*self.leaves))
 
+    def swept_columns(self, along: Callable[..., tuple[Tensors, Tensors, Tensors]], entries: Entries) -> Evaluation:
+        """Let the entries have what ``along``, which evaluates f, gives for each row of the input."""
+        return self.swept(along, self.inputs, self.chunk_size, self.leaves, entries.take_columns)
+
     def evaluations(self, rows: Rows, chunk_size: int | None) -> list[tuple[int, int]]:
         """The chunks of rows for each of which f is evaluated anew."""
         chunks = rows.chunks(chunk_size)
@@ -143,61 +130,6 @@ class Task:
             return along(*rows)
 
         return redrawn
-
-
-@dataclass
-class EntriesTask(Task):
-    """A task whose results fill entries: ``entries[m, k]`` for output leaf m and input leaf k; some may be absent."""
-
-    entries: dict[tuple[int, int], Any]
-
-    def swept_columns(self, along: Callable[..., tuple[Tensors, Tensors, Tensors]]) -> Evaluation:
-        """Let the entries have what ``along``, which evaluates f, gives for each row of the input."""
-        return self.swept(along, self.inputs, self.chunk_size, self.leaves, self.take_columns)
-
-    def take_columns(self, start: int, stop: int, tangents: Tensors) -> None:
-        """Hand the derivatives along input rows ``start`` to ``stop`` to the entries."""
-        for segment in self.inputs.segments(start, stop):
-            dtype = self.leaves[segment.leaf].dtype
-            for leaf, tangent in enumerate(tangents):
-                if entry := self.entries.get((leaf, segment.leaf)):
-                    own = tangent if segment.size == stop - start else tangent[segment.where]
-                    entry.columns(own if own.dtype == dtype else own.to(dtype), segment.start)
-
-    def take_sums(self, start: int, stop: int, sums: Tensors) -> None:
-        """Hand sums of second derivatives to the entries, one for each input leaf with rows between start and stop."""
-        for place, segment in enumerate(self.inputs.segments(start, stop)):
-            dtype = self.leaves[segment.leaf].dtype
-            for leaf, seconds in enumerate(sums):
-                if entry := self.entries.get((leaf, segment.leaf)):
-                    entry.columns(seconds[place : place + 1].to(dtype), segment.start)
-
-    def take_rows(self, start: int, stop: int, cotangents: Tensors) -> None:
-        """Hand the gradients of output rows ``start`` to ``stop`` to the entries."""
-        for segment in self.outputs.segments(start, stop):
-            for leaf, cotangent in enumerate(cotangents):
-                if entry := self.entries.get((segment.leaf, leaf)):
-                    entry.rows(cotangent[segment.where], segment.start)
-
-    def take_cells(self, start: int, stop: int, cells: Tensors) -> None:
-        """Hand the second derivatives of output rows ``start`` to ``stop`` by all inputs to the entries."""
-        for segment in self.outputs.segments(start, stop):
-            for leaf, seconds in enumerate(cells):
-                if entry := self.entries.get((segment.leaf, leaf)):
-                    entry.cells(seconds[segment.where])
-
-
-@dataclass
-class PartialsTask(Task):
-    """A task whose results are mixed derivatives, those of ``indices``, kept by output leaf and key."""
-
-    indices: MultiIndices
-    derivatives: dict[tuple[int, Key], torch.Tensor] = field(default_factory=dict)
-
-    def take_partial(self, leaf: int, key: Key, derivative: torch.Tensor) -> None:
-        """Keep a mixed derivative of an output leaf, or a sum of some."""
-        dtype = self.leaves[0].dtype
-        self.derivatives[leaf, key] = derivative if derivative.dtype == dtype else derivative.to(dtype)
 
     def direction(self, coordinate: int) -> Tensors:
         """The tangent of every leaf along one coordinate of the input, in full."""

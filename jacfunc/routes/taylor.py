@@ -23,9 +23,9 @@ from ..jet.multiindices import MultiIndices
 from ..jet.readout import diagonal_of, rows_of
 from ..jet.shared import Origin, Rows, single
 from ..jet.within import differentiated, origin_within, shared_with, value_of
-from .collect import Diagonal, Laplacian
+from .collect import Diagonal, Entries, Laplacian, Partials
 from .route import Route
-from .task import EntriesTask, Evaluation, PartialsTask, Task, times
+from .task import Evaluation, Task, times
 from .verify import verify_followed
 
 Outputs = tuple[Any, ...]
@@ -54,27 +54,29 @@ class Taylor(Route):
         """Sums as well, which need fewer rows than what they are made of."""
         return indices
 
-    def first_order(self, task: EntriesTask) -> Evaluation:
+    def first_order(self, task: Task, entries: Entries) -> Evaluation:
         """Fill the entries by columns."""
 
         def take(start: int, stop: int, outputs: Outputs) -> None:
-            if not _contract(task, stop - start, outputs):
+            if not _contract(task, entries, stop - start, outputs):
                 like = task.leaves[0]
-                task.take_columns(start, stop, tuple([rows_of(output, 1, stop - start, like) for output in outputs]))
+                entries.take_columns(start, stop, tuple([rows_of(output, 1, stop - start, like) for output in outputs]))
 
         return _swept(task, lambda segments: layout.first_order(sum(segments)), take, 1)
 
-    def second_order(self, task: EntriesTask) -> Evaluation:
+    def second_order(self, task: Task, entries: Entries) -> Evaluation:
         """Fill the entries by columns of second derivatives, or by their sum where only that is wanted."""
-        if not all(isinstance(entry, Laplacian) for entry in task.entries.values()):
-            return _swept(task, lambda segments: layout.diagonal(sum(segments)), _taker(task, False), 2)
-        return _swept(task, layout.summed, _taker(task, True), None)
+        if not all(isinstance(entry, Laplacian) for entry in entries.by_pair.values()):
+            return _swept(
+                task, lambda segments: layout.diagonal(sum(segments)), _taker(task, entries.take_columns, False), 2
+            )
+        return _swept(task, layout.summed, _taker(task, entries.take_sums, True), None)
 
-    def partials(self, task: PartialsTask) -> Evaluation:
+    def partials(self, task: Task, partials: Partials) -> Evaluation:
         """Mixed derivatives of any order: rows are the smallest downward-closed set around those that are wanted."""
         if task.mode.verified:
             verify_followed(task, follow)
-        parts = task.indices.parts(task.chunk_size)
+        parts = partials.indices.parts(task.chunk_size)
         if task.mode.traced and len(parts) > 1:
             task.refuse_evaluations()
         evaluation = None
@@ -85,22 +87,22 @@ class Taylor(Route):
             indices = None if part.sums else partial(getattr, part, "indices")
             along = _along(task, part.directions)
             outputs, aux, notes = follow(task, part.layout, along, started, narrowing, indices)
-            _take_partials(task, part, outputs)
+            _take_partials(task, partials, part, outputs)
             if evaluation is None:
                 evaluation = Evaluation(tuple(map(value_of, outputs)), aux, notes=notes)
         assert evaluation is not None
         return evaluation
 
 
-def _take_partials(task: PartialsTask, part: MultiIndices, outputs: Outputs) -> None:
+def _take_partials(task: Task, partials: Partials, part: MultiIndices, outputs: Outputs) -> None:
     for order, count, rows in part.taken:
         for leaf, output in enumerate(outputs):
             stack = rows_of(output, order, count, task.leaves[0])
             for row, key, factorial in rows:  # coefficients are normalised
-                task.take_partial(leaf, key, times(stack[row], factorial))
+                partials.take(leaf, key, times(stack[row], factorial))
 
 
-def _started(task: PartialsTask, part: MultiIndices) -> dict[int, list[torch.Tensor]]:
+def _started(task: Task, part: MultiIndices) -> dict[int, list[torch.Tensor]]:
     """What rows of the input are, for some orders those of each leaf, where first derivatives are in sums."""
     if not part.starts:
         return {}
@@ -120,9 +122,7 @@ def _along(task: Task, directions: tuple[int, ...]) -> Callable[[Propagation], l
     return lambda propagation: [None if rows is None else rows[list(directions)] for rows in whole(propagation)]
 
 
-def _taker(task: EntriesTask, summed: bool) -> Callable[[int, int, Outputs], None]:
-    take = task.take_sums if summed else task.take_columns
-
+def _taker(task: Task, take: Callable[..., None], summed: bool) -> Callable[[int, int, Outputs], None]:
     def taken(start: int, stop: int, outputs: Outputs) -> None:
         count = len(task.inputs.segments(start, stop)) if summed else stop - start
         # Coefficients are normalised: the second derivative is twice the row.
@@ -132,7 +132,7 @@ def _taker(task: EntriesTask, summed: bool) -> Callable[[int, int, Outputs], Non
 
 
 def _swept(
-    task: EntriesTask,
+    task: Task,
     make_layout: Callable[[tuple[int, ...]], layout.Layout],
     take: Callable[[int, int, Outputs], None],
     order: int | None,
@@ -277,11 +277,11 @@ def _one_hot(task: Task, start: int, stop: int) -> Callable[[Propagation], list[
     return make
 
 
-def _contract(task: EntriesTask, count: int, outputs: Outputs) -> bool:
+def _contract(task: Task, entries: Entries, count: int, outputs: Outputs) -> bool:
     """Whether the one diagonal that is wanted was taken without all rows of the last linear layer."""
-    if len(task.entries) != 1 or len(outputs) != 1:
+    if len(entries.by_pair) != 1 or len(outputs) != 1:
         return False
-    (entry,) = task.entries.values()
+    (entry,) = entries.by_pair.values()
     if not isinstance(entry, Diagonal) or not entry.pair.input == entry.pair.output == (count,):
         return False
     found = diagonal_of(outputs[0])
