@@ -82,12 +82,12 @@ class Options:
 
     @property
     def eager(self) -> Options:
-        """The same without ``torch.compile``."""
+        """These options without ``torch.compile``."""
         return replace(self, compile=False)
 
     @property
     def whole(self) -> Options:
-        """The same for all samples at once."""
+        """These options for all samples at once."""
         return replace(self, sample_chunk_size=None, in_dims=None)
 
     def __post_init__(self) -> None:

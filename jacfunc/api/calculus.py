@@ -162,6 +162,7 @@ class Along:
     batch_dims: int
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The value of ``f`` on the line."""
         own, (direction, s) = list(args[:-2]), args[-2:]
         leaves, structure = trees.flatten(own[self.number])
         along = trees.flatten(direction)[0]
@@ -187,6 +188,7 @@ class Directional(Uncalled):
     options: Options
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The derivative of ``f`` at its arguments along the direction that comes last."""
         transform, args = self.resolved(args, kwargs)
         return transform(*args, **kwargs)
 

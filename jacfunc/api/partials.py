@@ -199,6 +199,7 @@ class PointsInFront:
     has_aux: bool
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The derivatives of ``f`` at its arguments, by name."""
         result = self.transformed(*args, **kwargs)
         count = trees.flatten(args[self.number])[0][0].shape[0]
         if self.has_aux and isinstance(result, tuple) and len(result) == 2:
@@ -240,6 +241,7 @@ class Partials(Entrance, Uncalled):
     written: str
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The derivatives of ``f`` at its arguments, by name."""
         transform = self.chosen(args)
         result = transform(*args, **kwargs)
         options = transform.options

@@ -55,7 +55,7 @@ class Reading(Derivatives):
 
 
 class NotedReading(Reading):
-    """The same where a name was missing before: what is read of it is noted, to tell what is not any more."""
+    """Derivatives where a name was missing before: what is read is noted, to tell what is not read any more."""
 
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
@@ -106,6 +106,7 @@ class Residual(Entrance, Uncalled):
         self._partials: Partials | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The residual of the equation at the arguments of ``f``."""
         partials, kind = self._known(args, kwargs), Reading
         while True:
             derivatives, others = self._computed(partials, args, kwargs)

@@ -36,7 +36,7 @@ def instead_of_product(before: str, rest: str) -> str:
 
 
 def quotient(token: str) -> str:
-    """The same about a name with a quotient or a power in it, or nothing."""
+    """The end of a sentence about a name with a quotient or a power in it, or nothing."""
     found = re.fullmatch(rf"([^/^]+)(/|\^)({NUMBER}|[^/^]+)", token)
     if found is None or token.startswith(("d", "∂")):
         return ""

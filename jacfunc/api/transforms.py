@@ -46,6 +46,7 @@ class Transform(Entrance, Uncalled):
     options: Options
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # one return for each way of calling it
+        """The derivative of ``f`` at its arguments."""
         traced = tracing()
         if self.options.sample_chunk_size is not None:
             return self._in_blocks(args, kwargs, traced)
@@ -176,6 +177,7 @@ def with_signature(transform: F) -> F:
 
 
 def transform_of(quantity: Quantity, f: Callable[..., Any], keywords: Keywords) -> Transform:
+    """The transform of ``f`` that computes a quantity."""
     return Transform(as_function(f), quantity, Options.of(quantity.name, keywords))
 
 

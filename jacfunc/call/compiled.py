@@ -58,7 +58,7 @@ def _unknown() -> None:
 
 
 def _unclear() -> None:
-    """The same for a kind that turned out to be two: each would be traced in vain for the other, time and again."""
+    """In place of the reference, of a kind that turned out to be two: each would be traced in vain for the other."""
 
 
 def _as_it_is(call: Call, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

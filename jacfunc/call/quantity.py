@@ -59,15 +59,19 @@ class WantedEntries(Wanted):
     pairs: tuple[tuple[int, int], ...]
 
     def cost(self, route: Route, inputs: int, outputs: int) -> float:
+        """That of the entries by this route."""
         return route.cost(self.order, inputs, outputs)
 
     def rows(self, route: Route, inputs: int, outputs: int) -> int:
+        """Those that the route needs for the entries."""
         return route.rows(self.order, inputs, outputs)
 
     def rows_of_jets(self, inputs: int) -> int:
+        """A row of each order below the highest, and one for each coordinate."""
         return self.order + inputs
 
     def compute(self, route: Route, task: Task) -> tuple[Evaluation, Results]:
+        """Have the route fill the entries."""
         batch, leaves, inputs, outputs = task.batch, task.leaves, task.inputs, task.outputs
         by_pair = {
             (output, leaf): self.entry(Pair(batch, outputs.shapes[output], inputs.shapes[leaf], leaves[leaf]))
@@ -78,6 +82,7 @@ class WantedEntries(Wanted):
         return evaluation, entries.results() if inputs.limit is None else {}
 
     def limited(self, rows: Rows, limit: int) -> Rows:
+        """A trial is of a few rows."""
         return Rows(rows.shapes, limit)
 
 
@@ -88,15 +93,19 @@ class WantedPartials(Wanted):
     indices: MultiIndices
 
     def cost(self, route: Route, inputs: int, outputs: int) -> float:
+        """That of the mixed derivatives by this route."""
         return route.cost_of_partials(self.indices, outputs)
 
     def rows(self, route: Route, inputs: int, outputs: int) -> int:
+        """One for each derivative that the route carries."""
         return route.carried(self.indices).rows
 
     def rows_of_jets(self, inputs: int) -> int:
+        """One for each derivative that jets carry, and the value."""
         return 1 + self.indices.rows
 
     def compute(self, route: Route, task: Task) -> tuple[Evaluation, Results]:
+        """Have the route hand the mixed derivatives over."""
         partials = Partials(route.carried(self.indices), task.leaves[0].dtype)
         return route.partials(task, partials), partials.derivatives
 
@@ -166,6 +175,7 @@ class EntriesOf:
     paired: bool = False
 
     def __call__(self, request: Request, outputs: Outputs) -> WantedEntries:
+        """What is wanted, for as many pairs as there are leaves."""
         leaves, count = range(len(request.input_shapes)), range(len(outputs.shapes))
         if self.paired:
             pairs = [(leaf, leaf) for leaf in leaves]
@@ -181,6 +191,7 @@ class PartialsOf:
     indices: MultiIndices | Callable[[Request], MultiIndices]
 
     def __call__(self, request: Request, outputs: Outputs) -> WantedPartials:
+        """What is wanted, for as many coordinates as the input has."""
         indices = self.indices(request) if callable(self.indices) else self.indices
         if any(leaf.dtype == torch.float16 for leaf in request.leaves):
             indices = indices.separate  # what is large in a sum may be too large for it

@@ -10,6 +10,7 @@ from .request import Request
 
 
 def refuse_without_diagonal(request: Request, outputs: Outputs) -> None:
+    """Refuse outputs that have no diagonal with an input."""
     for output, path in zip(outputs.shapes, outputs.paths(), strict=True):
         for shape, input_path in zip(request.input_shapes, request.input_paths(), strict=True):
             if not have_diagonal(output, shape):
@@ -21,6 +22,7 @@ def refuse_without_diagonal(request: Request, outputs: Outputs) -> None:
 
 
 def refuse_unequal_trees(request: Request, outputs: Outputs) -> None:
+    """Refuse outputs that are not built and shaped as the input."""
     given = [argument.structure for argument in request.arguments]
     shapes = request.input_shapes
     unequal = isinstance(request.options.argnums, int) and outputs.structure != given[0]
@@ -46,6 +48,7 @@ def _instead(request: Request, outputs: Outputs) -> str:
 
 
 def refuse_curl(request: Request, outputs: Outputs) -> None:
+    """Refuse what is no vector field in two or three dimensions."""
     shapes = (*request.input_shapes, *outputs.shapes)
     if shapes not in (((2,), (2,)), ((3,), (3,))):
         found = " and ".join(map(str, request.input_shapes)), " and ".join(map(str, outputs.shapes))

@@ -48,7 +48,7 @@ def dressed(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def dressed_all(tensors: Sequence[Any], like: Sequence[Tensor]) -> Sequence[Any]:
-    """The same for several; as they are where nothing is to be like."""
+    """Plain tensors with the classes and attributes of others, one by one; as they are where there are no others."""
     return [dressed(tensor, other) for tensor, other in zip(tensors, like, strict=True)] if like else tensors
 
 

@@ -74,7 +74,7 @@ def tensors(tree: Any) -> list[torch.Tensor]:
 
 
 def mapped(function: Callable[[torch.Tensor], torch.Tensor], tree: Any) -> Any:
-    """The same tree with the result of ``function`` in place of every tensor."""
+    """The tree with the result of ``function`` in place of every tensor."""
     if isinstance(tree, torch.Tensor):
         return function(tree)
     leaves, structure = flatten(tree)
@@ -82,5 +82,5 @@ def mapped(function: Callable[[torch.Tensor], torch.Tensor], tree: Any) -> Any:
 
 
 def copied(tree: Any) -> Any:
-    """The same tree with every tensor cloned, so that nothing done to it reaches the caller."""
+    """The tree with every tensor cloned, so that nothing done to it reaches the caller."""
     return mapped(cloned, tree)

@@ -71,7 +71,7 @@ def pushforward(pull: Callable[..., Tensors], outputs: Tensors) -> Callable[...,
 
 
 def graph_gradients(outputs: Sequence[torch.Tensor], leaves: Tensors, cotangents: Tensors, recorded: bool) -> Tensors:
-    """The same with zeros where nothing depends on a leaf, whatever mode the caller is in."""
+    """Gradients by ``torch.autograd.grad``, zeros where nothing depends on a leaf, in whatever mode the caller is."""
     with torch.enable_grad():
         found = gradients(outputs, leaves, cotangents, recorded)
     part = recorded and any(output.requires_grad for output in outputs)

@@ -193,7 +193,7 @@ def root(frame: Frame) -> Frame:
 
 
 def lifted(jet: Jet, frame: Frame) -> Jet:
-    """The same jet in a frame that its own descends from, or in one of a propagation within its own."""
+    """The jet in a frame that its own descends from, or in one of a propagation within its own."""
     if jet.propagation is not frame.propagation:
         assert frame.propagation.within is not None
         return embedded(lifted(jet, frame.propagation.within.frame), frame)

@@ -139,7 +139,7 @@ class Frame:
         return table.convolve(left, right, product)
 
     def squared(self, p: int, rows: Tensor) -> Tensor | None:
-        """The same for rows of order p with themselves, multiplied element by element."""
+        """The part of the rows of order ``2 p`` that those of order p make with themselves, element by element."""
         table = self.layout.table(p, p)
         if table is None or self.metric is not None:
             return self.convolve(p, p, rows, rows, torch.mul)

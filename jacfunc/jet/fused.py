@@ -215,7 +215,7 @@ def _of_value(slope: Tensor, h: Slopes, gradients: Sequence[Tensor | None]) -> T
 def _differentiably(
     elementwise: Elementwise, frame: Frame, x: Sequence[Tensor | None], gradients: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    """The same gradients with a graph of their own."""
+    """Gradients with a graph of their own, for derivatives of one order more."""
     value, *rows = x
     assert value is not None
     y = elementwise.function(value)
@@ -241,7 +241,7 @@ def _by_result(
     z: Sequence[Tensor | None],
     gradients: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
-    """The same where ``g'`` is a quadratic of the result: the transpose of ``dz = g'(x) dx``, by its own gradient."""
+    """Gradients where ``g'`` is a quadratic of the result: the transpose of ``dz = g'(x) dx``, by its own gradient."""
     assert elementwise.quadratic is not None
     a, b = elementwise.quadratic
     y, *rows = z

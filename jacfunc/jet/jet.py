@@ -18,6 +18,7 @@ import torch
 from ..core.levels import compiling
 from . import gemm
 from .frame import CannotFollowError, Frame, OneHot, Propagation
+from .pending import Ended, PendingLayer, PendingWrite, versions_of
 
 Tensor = torch.Tensor
 Coefficients = tuple[Tensor | None, ...]
@@ -44,9 +45,7 @@ class Jet:
     ``kin`` are the jets that may be views of the same numbers, itself included, weakly: while another lives, none may
     change in place, but for ``x[i] += y``, where one is a view by an index of the other (``origin``).
     ``activated`` is what it is the activation of, where a compiled graph may join that with the next linear layer.
-    ``pending`` is a linear layer, ``(jet, weight, bias)``, only multiplied out when something needs it, by when neither
-    may have changed in place (``versions``); or, with a jet for the weight, a view that changed in place and has to be
-    written back before anything else.
+    ``pending`` is what has to be done before the numbers can be used, if anything (``pending.py``).
     """
 
     __slots__ = (
@@ -58,17 +57,15 @@ class Jet:
         "kin",
         "origin",
         "pending",
-        "versions",
     )
 
     def __init__(self, value: Tensor | None, coefficients: Coefficients, frame: Frame) -> None:
         self._value = value
         self._coefficients: tuple[Any, ...] = coefficients
         self._frame = frame
-        self.pending: tuple[Jet, Any, Any] | None = None
+        self.pending: PendingLayer | PendingWrite | Ended | None = None
         self.kin: list[Any] | None = None
         self.origin: tuple[Jet, Any] | None = None
-        self.versions: tuple[int, int] | None = None
         self.activated: Any = None
 
     @classmethod
@@ -79,14 +76,13 @@ class Jet:
         jet = cls(None, (), frame)
         kept = cls(value, source._coefficients, frame)
         kept.activated = source.activated
-        jet.pending = (kept, weight, bias)
-        if not frame.propagation.traced:
-            jet.versions = _versions(weight, bias)
+        versions = None if frame.propagation.traced else versions_of(weight, bias)
+        jet.pending = PendingLayer(kept, weight, bias, versions)
         return jet
 
     @classmethod
     def multiplied(cls, source: Jet, weight: Tensor, bias: Tensor | None) -> Jet:
-        """The same at once, where all of it is needed next."""
+        """``source @ weight.T + bias`` at once, where all of it is needed next."""
         frame = source.frame
         jet = cls(gemm.linear(source.value, weight, bias), (), frame)
         jet._have(source, weight, _rows(source, weight))
@@ -96,13 +92,11 @@ class Jet:
     def value(self) -> Tensor:
         """What the tensor would be."""
         if self.pending is not None:
-            if type(self.pending[1]) is Jet:
-                self._multiply_out()
+            self._layer()
             if self._value is None and self._frame.propagation.traced and compiling() and self._multiply_out_at_once():
                 return self._value  # type: ignore[return-value]
             if self._value is None:  # the rows may never be asked for
-                self.check_unchanged()
-                source, weight, bias = self.pending
+                source, weight, bias, _ = self.unchanged_layer()
                 self._value = gemm.linear(source.value, weight, bias)
         return self._value  # type: ignore[return-value]  # only pending jets have none
 
@@ -119,7 +113,7 @@ class Jet:
     @property
     def frame(self) -> Frame:
         """What the rows are relative to; for a pending layer it is only known once that is multiplied out."""
-        if self.pending is not None and type(self.pending[1]) is not Jet:
+        if type(self.pending) is PendingLayer:
             self._multiply_out()
         return self._frame
 
@@ -128,23 +122,28 @@ class Jet:
         """The evaluation that it belongs to."""
         return self._frame.propagation
 
-    def check_unchanged(self) -> None:
-        """Raise where what is pending would be computed with other numbers than those of its time."""
-        assert self.pending is not None
-        if self.versions is not None and self.versions != _versions(*self.pending[1:]):
+    def _layer(self) -> PendingLayer:
+        """The layer that is pending; anything else that may be cannot be waited for."""
+        pending = self.pending
+        if type(pending) is not PendingLayer:
+            raise CannotFollowError("an operation in place on a view")
+        return pending
+
+    def unchanged_layer(self) -> PendingLayer:
+        """The layer that is pending; raises where it would be computed with other numbers than those of its time."""
+        layer = self._layer()
+        if layer.versions is not None and layer.versions != versions_of(layer.weight, layer.bias):
             raise CannotFollowError("a weight that is changed in place after its linear layer")
+        return layer
 
     def _multiply_out(self) -> None:
-        assert self.pending is not None
-        source, weight, _ = self.pending
-        if type(weight) is Jet:
-            raise CannotFollowError("an operation in place on a view")
+        source, weight, _, _ = self._layer()
         if self._value is None:
             self._value = self.value
             if self.pending is None:  # the rows were multiplied with it
                 return
         else:
-            self.check_unchanged()
+            self.unchanged_layer()
         self._have(source, weight, _rows(source, weight))
 
     def _have(self, source: Jet, weight: Tensor, rows: Coefficients) -> None:
@@ -153,8 +152,7 @@ class Jet:
         _narrow(self, source, weight)
 
     def _multiply_out_at_once(self) -> bool:
-        assert self.pending is not None
-        source, weight, bias = self.pending
+        source, weight, bias, _ = self._layer()
         found = _at_once(source, weight)
         if found is None:
             return False
@@ -209,32 +207,32 @@ class Jet:
             return False
         source, index = self.origin
         if source.pending is None:
-            source.pending = (Jet(source._value, source._coefficients, source._frame), self, index)
-        return source.pending is not None and source.pending[1] is self
+            source.pending = PendingWrite(Jet(source._value, source._coefficients, source._frame), self, index)
+        return type(source.pending) is PendingWrite and source.pending.view is self
 
     def takes_back(self, view: Any, index: Any) -> bool:
         """Before an item is assigned: whether it is the view that changed in place, as in ``x[i] += y``."""
-        if self.pending is None or self.pending[1] is not view or self.pending[2] != index:
+        pending = self.pending
+        if type(pending) is not PendingWrite or pending.view is not view or pending.index != index:
             return False
-        before, self.pending, self.kin = self.pending[0], None, None
-        self.move(before)
+        self.pending, self.kin = None, None
+        self.move(pending.before)
         return True
 
     def end(self) -> None:
         """Be of no further use: in torch this would still be a view of what it was written to."""
-        self.pending = (self, self, None)
+        self.pending = Ended()
 
     # ---------------------------------------------------------------- what does not need the numbers
 
     @property
     def shape(self) -> torch.Size:
         """As of the tensor."""
-        if self.pending is not None:
-            source, weight, _ = self.pending
-            if type(weight) is Jet:
-                return source._value.shape  # type: ignore[union-attr]
-            return torch.Size((*source.shape[:-1], weight.shape[0]))
-        return self.value.shape
+        pending = self.pending
+        if type(pending) is PendingLayer:
+            return torch.Size((*pending.source.shape[:-1], pending.weight.shape[0]))
+        shape: torch.Size = self._representative.shape
+        return shape
 
     @property
     def dtype(self) -> torch.dtype:
@@ -250,9 +248,11 @@ class Jet:
 
     @property
     def _representative(self) -> Any:
-        if self.pending is None:
-            return self._value
-        return self.pending[0]._value if type(self.pending[1]) is Jet else self.pending[1]
+        """A tensor of its dtype and device, and but for a layer of its shape, without anything multiplied out."""
+        pending = self.pending
+        if type(pending) is PendingLayer:
+            return pending.weight
+        return pending.before._value if type(pending) is PendingWrite else self._value
 
     @property
     def ndim(self) -> int:
@@ -334,14 +334,6 @@ class Jet:
 def _strongly(jet: Jet) -> Callable[[], Jet]:
     """For ``torch.compile``, which does not see what dies."""
     return lambda: jet
-
-
-def _versions(weight: Tensor, bias: Tensor | None) -> tuple[int, int]:
-    """How often each has been changed in place, where torch counts that."""
-    try:
-        return weight._version, 0 if bias is None else bias._version
-    except RuntimeError:  # made in inference mode
-        return 0, 0
 
 
 def _rows(source: Jet, weight: Tensor) -> Coefficients:

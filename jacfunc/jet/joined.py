@@ -99,7 +99,7 @@ def _terms(joined: Joined, left: int, right: int) -> Iterator[Term]:
 
 
 def _products(layout: Layout, p: int, q: int) -> list[Term]:
-    """The same within one layout, whose row of order 0 is the value."""
+    """The products of rows of two orders of one layout, whose row of order 0 is the value."""
     if p == 0 or q == 0:
         return [(row if p else 0, row if q else 0, row, 1.0) for row in range(_size(layout, p + q))]
     table = layout.table(p, q)

@@ -74,7 +74,7 @@ class MultiIndices:
 
     @property
     def separate(self) -> MultiIndices:
-        """The same with each derivative by itself."""
+        """The set with a row for each derivative, none of them in a sum."""
         return self.apart or self
 
     def made_of(self, terms: Terms) -> Sequence[tuple[Key, float]]:

@@ -9,6 +9,7 @@ import torch
 from .dispatch import lifted, root
 from .frame import Propagation
 from .jet import Jet, multiplied
+from .pending import PendingLayer
 from .within import rows_within
 
 Tensor = torch.Tensor
@@ -42,14 +43,12 @@ def _owned(rows: Tensor, shape: tuple[int, ...], propagation: Propagation) -> Te
 
 def _is_pending(output: Jet) -> bool:
     """Whether it is a linear layer that is not multiplied out."""
-    return output.pending is not None and type(output.pending[1]) is not Jet
+    return type(output.pending) is PendingLayer
 
 
 def _pending_rows(output: Jet, order: int) -> Tensor | None:
     """The rows of a pending layer, whose value and other orders nobody may want."""
-    assert output.pending is not None
-    output.check_unchanged()
-    source, weight, _ = output.pending
+    source, weight, _, _ = output.unchanged_layer()
     rows = multiplied(source, weight, source._coefficients[order - 1])
     if rows is None:
         return None
@@ -68,10 +67,7 @@ def diagonal_of(output: Any) -> Tensor | None:
     """
     if type(output) is not Jet or not _is_pending(output) or output.propagation.within is not None:
         return None
-    assert output.pending is not None
-    source, weight, _ = output.pending
-    output.check_unchanged()
-    matrix: Tensor = weight
+    source, matrix, _, _ = output.unchanged_layer()
     frame = source.frame
     rows = source._coefficients[0]
     if rows is not None and frame.factor is None and source.propagation.is_identity(rows):
@@ -85,7 +81,8 @@ def diagonal_of(output: Any) -> Tensor | None:
         found = torch.matmul(rows, matrix.unsqueeze(2)).squeeze(2).t()  # no product as large as the rows
         return found if len(found) == output.shape[0] else found.expand(output.shape[0], -1).clone()
     products = torch.matmul(rows, matrix.t())  # (k, N, d)
-    return (frame.factor.transpose(0, 1) * products.permute(1, 2, 0)).sum(-1)
+    diagonal: Tensor = (frame.factor.transpose(0, 1) * products.permute(1, 2, 0)).sum(-1)
+    return diagonal
 
 
 def _scaled_diagonal(factor: Tensor | None, scale: Tensor, matrix: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def add(rule: Rule, *functions: Any, keeps_frame: bool = False) -> None:
 
 
 def named(rule: Rule, *names: str, keeps_frame: bool = False) -> None:
-    """The same for every form of operations of these names."""
+    """Let ``rule`` stand for every form of the operations of these names."""
     for name in names:
         add(rule, *forms(name), keeps_frame=keeps_frame)
 

@@ -26,7 +26,7 @@ def _collect(items: Any, found: list[Jet]) -> None:
 
 
 def replaced(tree: Any, replace: Callable[[Jet], Any]) -> Any:
-    """The same lists, tuples and dicts with something in place of each jet."""
+    """Lists, tuples and dicts with something in place of each jet."""
     if type(tree) is Jet:
         return replace(tree)
     if isinstance(tree, dict):
@@ -42,5 +42,5 @@ def _value(jet: Jet) -> Any:
 
 
 def plain(tree: Any) -> Any:
-    """The same with the value in place of each jet."""
+    """Lists, tuples and dicts with the value in place of each jet."""
     return replaced(tree, _value)

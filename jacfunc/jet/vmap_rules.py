@@ -109,7 +109,7 @@ def mapped(function: Callable[..., Any], together: bool = False) -> Rule:
 
 
 def _zeroed(tree: Any) -> Any:
-    """The same with zeros for plain tensors."""
+    """The tree with zeros in place of its plain tensors."""
     if isinstance(tree, Tensor):
         return torch.zeros_like(tree)
     if isinstance(tree, list | tuple):

@@ -172,6 +172,7 @@ class LiveModule:
         self.captured_once: list[Any] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's output by its own parameters."""
         with locked():
             return self.function(self.function.parameters(), *args, **kwargs)
 

@@ -102,7 +102,7 @@ class Inventory:
 
     @classmethod
     def remembered(cls, module: nn.Module) -> Inventory:
-        """The same, looked up anew only when the tree has changed."""
+        """The inventory of a module, looked up anew only when its tree has changed."""
         inventory: Inventory | None = caches.INVENTORIES.get(id(module), None)
         if inventory is None or inventory.stale():
             inventory = cls.of(module)

@@ -52,12 +52,15 @@ class Block:
     by_row: list[torch.Tensor] = field(default_factory=list)
 
     def columns(self, tangents: torch.Tensor, start: int) -> None:
+        """Take derivatives along the input coordinates from ``start``."""
         self.by_column.append(tangents)
 
     def rows(self, cotangents: torch.Tensor, start: int) -> None:
+        """Take gradients of the output coordinates from ``start``."""
         self.by_row.append(cotangents)
 
     def result(self) -> torch.Tensor:
+        """What the entry has become, samples in front."""
         shape = (*self.pair.batch, *self.pair.output, *self.pair.input)
         if self.by_column:
             return joined(self.by_column).movedim(0, -1).reshape(shape)
@@ -80,9 +83,11 @@ class Diagonal:
     order: list[int] = field(default_factory=list)
 
     def columns(self, tangents: torch.Tensor, start: int) -> None:
+        """Take derivatives along the input coordinates from ``start``."""
         self._take(tangents, start, self.pair.input, self.pair.output)
 
     def rows(self, cotangents: torch.Tensor, start: int) -> None:
+        """Take gradients of the output coordinates from ``start``."""
         self._take(cotangents, start, self.pair.output, self.pair.input)
 
     def _take(self, block: torch.Tensor, start: int, own: Shape, other: Shape) -> None:
@@ -101,6 +106,7 @@ class Diagonal:
             self.order += place
 
     def result(self) -> torch.Tensor:
+        """What the entry has become, samples in front."""
         larger = larger_shape(self.pair.output, self.pair.input)
         if self.whole is not None:
             return self.whole.reshape((*self.pair.batch, *larger))
@@ -117,6 +123,7 @@ class HessianDiagonal(Block):
     """Second derivatives of every output by every input element: ``(*batch, *O, *I)``."""
 
     def cells(self, seconds: torch.Tensor) -> None:
+        """Take second derivatives of the next output coordinates."""
         self.by_row.append(seconds.movedim(1, -1))
 
 
@@ -129,13 +136,16 @@ class Laplacian:
     by_row: list[torch.Tensor] = field(default_factory=list)
 
     def columns(self, tangents: torch.Tensor, start: int) -> None:
+        """Take derivatives along the input coordinates from ``start``."""
         part = tangents.sum(0)
         self.total = part if self.total is None else self.total + part
 
     def cells(self, seconds: torch.Tensor) -> None:
+        """Take second derivatives of the next output coordinates."""
         self.by_row.append(seconds.sum(1))
 
     def result(self) -> torch.Tensor:
+        """What the entry has become, samples in front."""
         if self.total is not None:
             return self.total
         if self.by_row:

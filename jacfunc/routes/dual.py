@@ -31,12 +31,15 @@ class Dual(Route):
     last_resort = True
 
     def rows(self, order: int, inputs: int, outputs: int) -> int:
+        """One for each coordinate of the input."""
         return inputs
 
     def cost(self, order: int, inputs: int, outputs: int) -> float:
+        """That of an evaluation with a tangent for each coordinate."""
         return 1 + 2 * inputs if order == 1 else 1 + 3 * inputs
 
     def cost_of_partials(self, indices: MultiIndices, outputs: int) -> float:
+        """That of each order nested in the one below."""
         return nested.cost_by_tangents(indices.separate)
 
     def first_order(self, task: Task, entries: Entries) -> Evaluation:

@@ -23,12 +23,15 @@ class Reverse(Route):
     methods = ("auto", "taylor", "reverse")
 
     def rows(self, order: int, inputs: int, outputs: int) -> int:
+        """One for each coordinate of the output, and at second order for each pair with one of the input."""
         return outputs if order == 1 else outputs * inputs
 
     def cost(self, order: int, inputs: int, outputs: int) -> float:
+        """That of an evaluation, and of a pass back for each row."""
         return 1 + outputs if order == 1 else 1 + outputs * (1 + inputs)
 
     def cost_of_partials(self, indices: MultiIndices, outputs: int) -> float:
+        """That of each order nested in the one below."""
         return nested.cost_by_gradients(indices.separate, outputs)
 
     def first_order(self, task: Task, entries: Entries) -> Evaluation:

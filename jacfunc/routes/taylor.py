@@ -41,13 +41,16 @@ class Taylor(Route):
     slower = "all rows"
 
     def rows(self, order: int, inputs: int, outputs: int) -> int:
+        """One for each coordinate of the input."""
         return inputs
 
     def cost(self, order: int, inputs: int, outputs: int) -> float:
+        """That of the value and all rows in one evaluation."""
         # Measured: a row through a layer is half of a plain forward, whose activations cost more than a product.
         return 1 + inputs / 2 if order == 1 else 2 + inputs
 
     def cost_of_partials(self, indices: MultiIndices, outputs: int) -> float:
+        """One row for each derivative in the set around those that are wanted."""
         return 1 + indices.rows
 
     def carried(self, indices: MultiIndices) -> MultiIndices:
@@ -208,7 +211,7 @@ def _within(
     started: Mapping[int, Sequence[torch.Tensor]],
     indices: Callable[[], Rows] | None,
 ) -> tuple[Outputs, tuple[torch.Tensor, ...], tuple[str, ...]]:
-    """The same inside a function that jets go through: those rows and these together."""
+    """Run ``f`` inside a function that jets go through: those rows and these together."""
     outer = around.propagation
     shared = shared_with(task.given, around, task.batch, rows_layout, indices) if task.mode.vectorised else None
     joined = shared or Joined.of(around.layout, rows_layout)

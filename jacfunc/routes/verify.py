@@ -183,7 +183,7 @@ def _reverse_projections(task: Task, cotangents: Tensors) -> list[Projection]:
 
 
 def _graph_projections(task: Task, cotangents: Tensors) -> list[Projection]:
-    """The same projections from a graph, by ``torch.autograd.grad``."""
+    """What :func:`_reverse_projections` gives, from a graph by ``torch.autograd.grad``."""
     tangents = _waves(task.leaves)
     task.redraw()
     with torch.enable_grad():

@@ -227,7 +227,7 @@ class Noting(Corrections):
         self.met: dict[str, Entry] = {}
 
     def exchanged(self, entry: Entry, args: Any, kwargs: Any) -> Any:
-        """The same, noted."""
+        """What replaces the operation, and a note that it was met."""
         self.met[entry.name] = entry
         return super().exchanged(entry, args, kwargs)
 

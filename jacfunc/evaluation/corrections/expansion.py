@@ -19,7 +19,7 @@ def exactly(value: Tensor, expanded: Tensor) -> Tensor:
 
 
 def exactly_where_finite(value: Tensor, expanded: Tensor) -> Tensor:
-    """The same for what may be infinite, and is constant there."""
+    """``value`` with the derivatives of ``expanded`` where that is finite, and constant where it is not."""
     return exactly(value, torch.where(value.isfinite(), expanded, 0.0))
 
 
@@ -34,7 +34,7 @@ def constant(tensor: Tensor | None) -> Tensor | None:
 
 
 def in_place(replacement: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The same, written to its first argument, whose old value the backward still needs."""
+    """A replacement that is written to its first argument, whose old value the backward still needs."""
 
     def replaced(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return input.copy_(replacement(input.clone(), *args, **kwargs))

@@ -82,7 +82,7 @@ def cross(input: Any, other: Any, dim: int | None = None) -> Any:
 
 
 def linalg_cross(input: Any, other: Any, *, dim: int = -1) -> Any:
-    """The same along an axis, broadcast."""
+    """The product of vectors of three elements along an axis, broadcast."""
     at = dim if dim < 0 else dim - max(input.dim(), other.dim())
 
     def turned(x: Any, shift: int) -> Any:
@@ -98,7 +98,7 @@ def vander(x: Any, N: int | None = None, increasing: bool = False) -> Any:  # no
 
 
 def linalg_vander(x: Any, *, N: int | None = None) -> Any:  # noqa: N803
-    """The same with growing powers."""
+    """Growing powers of the elements as columns."""
     return vander(x, N, True)
 
 
@@ -123,7 +123,7 @@ def multi_dot(tensors: Sequence[Any]) -> Any:
 
 
 def chain_matmul(*matrices: Any, out: None = None) -> Any:
-    """The same with the matrices one by one."""
+    """The product of several matrices, given one by one."""
     return multi_dot(matrices[0] if isinstance(matrices[0], list | tuple) else matrices)
 
 

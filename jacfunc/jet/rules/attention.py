@@ -41,7 +41,7 @@ def attended(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> tuple[Any, Any]:
-    """The same with the weights before dropout; ``dropout_mask`` is false where a weight is left out."""
+    """Attention, and its weights before dropout; ``dropout_mask`` is false where a weight is left out."""
     if enable_gqa:
         key, value = (_repeated(heads, query.shape[-3]) for heads in (key, value))
     root = math.sqrt(1 / math.sqrt(query.shape[-1]) if scale is None else abs(scale))

@@ -24,7 +24,7 @@ def constant(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def detach(function: Callable[..., Tensor]) -> Callable[..., Any]:
-    """The same for ``detach``, whose result would be the value's memory."""
+    """The rule of ``detach``: a constant, whose memory is noted, as it would be that of the value."""
 
     def rule(input: Any) -> Tensor:
         apart: Tensor = input.frame.propagation.apart(function(input.value))

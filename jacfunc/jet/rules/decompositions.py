@@ -70,7 +70,7 @@ def cholesky(A: Jet, upper: bool = False) -> Any:  # noqa: N803
 
 
 def cholesky_ex(A: Jet, *, upper: bool = False, check_errors: bool = False) -> Any:  # noqa: N803
-    """The same without an error where there is none."""
+    """``A = L L^H``, and instead of an error a number that says where there is no such L."""
     values = torch.linalg.cholesky_ex(A.value, upper=upper, check_errors=check_errors)
     return type(values)((_cholesky(A, values[0], upper), values[1]))
 
@@ -235,7 +235,7 @@ def tensorinv(A: Any, ind: int = 2) -> Any:  # noqa: N803
 
 
 def tensorsolve(A: Any, B: Any, dims: Any = None) -> Any:  # noqa: N803
-    """The same with a right-hand side."""
+    """The solution of a system whose matrix is made of the first axes and the others."""
     if dims is not None:
         A = torch.movedim(A, tuple(dims), tuple(range(-len(dims), 0)))  # noqa: N806
     shape = A.shape[B.dim() :]

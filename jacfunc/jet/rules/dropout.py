@@ -43,7 +43,7 @@ def alpha_dropout(input: Jet, p: float, train: bool) -> Jet:
 
 
 def feature_alpha_dropout(input: Jet, p: float, train: bool) -> Jet:
-    """The same for channels."""
+    """Whole channels sent to where ``selu`` saturates, mean and variance kept."""
     shape = (*input.shape[:2], *(1 for _ in input.shape[2:]))
     return _alpha(input, shape, p) if train and p else input
 

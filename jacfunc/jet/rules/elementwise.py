@@ -272,7 +272,7 @@ def _by_torch(function: Callable[..., Tensor]) -> Derivatives:
 
 
 def _by_autograd(function: Callable[..., Tensor], x: Tensor, order: int) -> Sequence[Tensor]:
-    """The same without ``torch.func``, which no exported program holds."""
+    """Derivatives by ``torch.autograd.grad`` instead of ``torch.func``, which no exported program holds."""
     if compiling():
         raise CannotFollowError(f"{function.__name__}, whose derivatives a strict torch.export cannot record")
     found = []

@@ -150,7 +150,7 @@ def _extreme_put(value: Tensor, input: Operand, dim: int, index: Tensor, src: Op
 def index_reduce(
     input: Operand, dim: int, index: Any, source: Operand, reduce: str, *, include_self: bool = True
 ) -> Any:
-    """The same with slices along an axis."""
+    """Slices along an axis put at places and reduced with what is there."""
     index, shape = plain(index), [1] * max(input.dim(), 1)
     shape[dim] = -1
     wide = index.reshape(shape).expand(source.shape) if source.dim() else index.reshape(())

@@ -23,7 +23,7 @@ def hardshrink(input: Jet, lambd: float = 0.5) -> Jet:
 
 
 def softshrink(input: Jet, lambd: float = 0.5) -> Jet:
-    """The same without a jump."""
+    """Zero near zero, and moved towards it elsewhere, so that nothing jumps."""
     kept = (input.value > lambd) | (input.value < -lambd)
     return Jet(F.softshrink(input.value, lambd), composed(input, [kept]), input.frame)
 

@@ -60,7 +60,7 @@ def _known(part: Any, other: Any) -> Any:
 
 
 def float_power(input: Any, exponent: Any) -> Any:
-    """The same in double precision."""
+    """A power in double precision."""
     return pow_(_double(input), _double(exponent))
 
 

@@ -74,7 +74,7 @@ def _first_at_ties(x: Tensor, operands: Sequence[Operand], lower: Any, upper: An
 def _shared_at_ties(
     value: Tensor, operands: Sequence[Operand], x: Tensor, lower: Tensor | None, upper: Tensor | None
 ) -> list[tuple[Tensor, Operand]]:
-    """The same with weights: at a bound, if the other is apart from it, half is the input's and half the bound's."""
+    """Weights of an input and its bounds: at a bound, if the other is apart from it, each of the two has half."""
     input, min, max = operands
     none = torch.zeros_like(value)
     inside = torch.ones_like(value, dtype=torch.bool) if lower is None or upper is None else lower < upper

@@ -1,4 +1,4 @@
-"""The same elements in another shape, or another order of axes; and sums and picks along an axis by its name."""
+"""Elements in another shape, or another order of axes; and sums and picks along an axis by its name."""
 
 from __future__ import annotations
 

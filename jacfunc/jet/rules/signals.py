@@ -119,7 +119,7 @@ def vdot(input: Operand, other: Operand) -> Any:
 
 
 def vecdot(x: Operand, y: Operand, *, dim: int = -1) -> Any:
-    """The same along an axis."""
+    """Products with the conjugate of the first, summed along an axis."""
     return torch.sum(torch.mul(torch.conj(x), y), dim)
 
 
@@ -169,7 +169,7 @@ def trapezoid(y: Any, x: Any = None, *, dx: Any = None, dim: int = -1) -> Any:
 
 
 def cumulative_trapezoid(y: Any, x: Any = None, *, dx: Any = None, dim: int = -1) -> Any:
-    """The same up to each place."""
+    """The integral up to each place by the trapezoidal rule."""
     return torch.cumsum(_strips(y, x, dx, dim), dim)
 
 

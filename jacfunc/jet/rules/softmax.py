@@ -45,7 +45,7 @@ def softmax(input: Any, dim: int, dtype: torch.dtype | None = None) -> Jet:
 
 
 def softmax_of(input: Any, value: Tensor, dim: int) -> Jet:
-    """The same, the value being known."""
+    """``exp(x - log sum exp(x))``, of which the value is known."""
     logarithm = input - _normaliser(input, value, dim)
     return Jet(value, composed(logarithm, [value] * input.frame.layout.order), input.frame)
 

@@ -105,7 +105,7 @@ def cast(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def contiguous(input: Jet, **options: Any) -> Jet:
-    """The same tensor where it is contiguous."""
+    """The tensor itself where it is contiguous, else a copy."""
     if input.pending is not None or input.value.is_contiguous(**options):
         return input
     return copied(input)
@@ -115,7 +115,6 @@ def copied(input: Jet, **_: Any) -> Jet:
     """``clone``: nothing in place reaches the numbers of a jet, so there is nothing to copy."""
     result = Jet(None, (), input._frame)
     result._value, result._coefficients, result.pending = input._value, input._coefficients, input.pending
-    result.versions = input.versions
     return result
 
 

@@ -35,7 +35,7 @@ def _no_view(rule: Rule) -> Rule:
 
 
 def alias(input: Jet) -> Any:
-    """The same numbers."""
+    """Another name for the numbers."""
     return torch.clone(input)  # type: ignore[arg-type]
 
 
