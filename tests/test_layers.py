@@ -50,6 +50,45 @@ def test_no_two_modules_need_each_other():
     assert tuple(graphlib.TopologicalSorter(graph).static_order())
 
 
+@pytest.mark.parametrize("module", sorted(MODULES), ids=".".join)
+def test_a_module_is_read_at_one_sitting(module):
+    lines = MODULES[module].read_text().splitlines()
+    assert len(lines) <= LONGEST
+
+
+LONGEST = 400
+
+
+def written(source):
+    """The attributes that are written of something other than ``self``, as they are written."""
+    targets = []
+    for node in ast.walk(ast.parse(source)):
+        targets += node.targets if isinstance(node, ast.Assign) else []
+        targets += [node.target] if isinstance(node, ast.AugAssign | ast.AnnAssign) else []
+    found = [node for target in targets for node in ast.walk(target) if isinstance(node, ast.Attribute)]
+    return {ast.unparse(node) for node in found if isinstance(node.ctx, ast.Store) and ast.unparse(node.value) != "self"}
+
+
+def test_what_passes_from_room_to_room_is_written_by_none_of_them():
+    """Requests, plans, findings and modes: only torch, the caches and functions made on the spot are written to."""
+    for module, path in MODULES.items():
+        if module[:1] in {("call",), ("routes",)}:
+            assert {name for name in written(path.read_text()) if name not in WRITTEN} == set(), module
+    assert written("plan.settled = True; self.x = 1; a, request.plan = 1, 2") == {"plan.settled", "request.plan"}
+
+
+WRITTEN = {
+    "call.__code__",  # of a function made there
+    "call.scopes",
+    "_refuse_changed._dynamo_marked_constant",
+    "caches.TOOLCHAIN.asked",
+    "settled.only",
+    "propagation.alive",  # what travels with the jets
+    "propagation.origin",
+    "outer.coarsest",
+}
+
+
 def test_every_folder_says_what_lives_there():
     for package in PACKAGES:
         assert ast.get_docstring(ast.parse(MODULES[package].read_text())), package

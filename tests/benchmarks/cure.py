@@ -13,17 +13,17 @@ import torch
 from torch import nn
 
 from jacfunc import diag_jac, laplacian, make_functional
-from jacfunc.call import request
+from jacfunc.call import evaluator
 
 from .contender import timed_call
 from .results import spread
 from .workloads import mlp
 
-CORRECTED = request.corrected
+CORRECTED = evaluator.corrected
 
 
 def timed(work: Callable[[], object], corrected: bool) -> float:
-    request.corrected = CORRECTED if corrected else nullcontext
+    evaluator.corrected = CORRECTED if corrected else nullcontext
     return timed_call(work)
 
 
@@ -35,7 +35,7 @@ def ratios(work: Callable[[], object], rounds: int) -> list[float]:
         order = (True, False) if number % 2 else (False, True)
         times = {corrected: timed(work, corrected) for corrected in order}
         found.append(times[True] / times[False])
-    request.corrected = CORRECTED
+    evaluator.corrected = CORRECTED
     return found
 
 
