@@ -66,7 +66,9 @@ def written(source):
         targets += node.targets if isinstance(node, ast.Assign) else []
         targets += [node.target] if isinstance(node, ast.AugAssign | ast.AnnAssign) else []
     found = [node for target in targets for node in ast.walk(target) if isinstance(node, ast.Attribute)]
-    return {ast.unparse(node) for node in found if isinstance(node.ctx, ast.Store) and ast.unparse(node.value) != "self"}
+    return {
+        ast.unparse(node) for node in found if isinstance(node.ctx, ast.Store) and ast.unparse(node.value) != "self"
+    }
 
 
 def test_what_passes_from_room_to_room_is_written_by_none_of_them():
