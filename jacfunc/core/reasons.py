@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dis
 import re
 import sysconfig
 import traceback
@@ -117,14 +116,6 @@ def otherwise(error: Exception) -> str:
         f"{type(error).__name__}: {first_line(error)}, in {code.co_name}, line {line} of {Path(code.co_filename).name}"
     )
     return f"{OTHERWISE} ({said}){place(error)}"
-
-
-def _raised(error: Exception) -> bool:
-    """Whether a statement of the last frame's raised the error, not a function of torch's in C++."""
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    return last is not None and last.tb_frame.f_code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 OTHERWISE = "f treats what is no torch.Tensor otherwise, as by isinstance"

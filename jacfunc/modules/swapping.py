@@ -109,11 +109,6 @@ class Inventory:
             caches.INVENTORIES.put(id(module), [module], None, inventory)
         return inventory
 
-    @property
-    def guarded(self) -> bool:
-        """Whether a forward may change anything of it."""
-        return bool(self.buffers or self.attributes or self.empty or self.written or self.tree.homes)
-
     def stale(self) -> bool:
         """Whether submodules, parameters or buffers were added, removed, replaced by others or untied since."""
         if self.tree.changed():
