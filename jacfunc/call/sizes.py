@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch.utils._python_dispatch import TorchDispatchMode
-
 from ..core.levels import inside_transform
+from ..core.torch_private import TorchDispatchMode
 from ..core.trees import tensors
 from ..evaluation.rng import replaying
 from .request import Request
