@@ -177,10 +177,17 @@ mode_count: Callable[[], int] = torch._C._len_torch_function_stack
 """How many modes are told of each operation; ``torch.overrides`` has the modes, as a list made in Python."""
 modes: Callable[[], Sequence[Any]] = overrides._get_current_function_mode_stack
 """Those modes, outermost first."""
-TorchDispatchMode = _python_dispatch.TorchDispatchMode
-"""The base of modes that are told of what is left of an operation below autograd; documented, and nowhere else."""
 autocasting: Callable[[], bool] = torch._C._is_any_autocast_enabled
 """Whether autocast is on for any kind of device; ``torch.is_autocast_enabled`` asks for one, by name."""
+
+
+class DispatchMode(_python_dispatch.TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The base of modes that are told what is left of an operation below autograd; torch's notes name it as private."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch loads Dynamo at the first operation, to keep it out of there
+
 
 # -------------------------------------------------------------------- autograd's graph
 
