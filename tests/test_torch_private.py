@@ -139,17 +139,15 @@ def test_the_modules_by_name():
     assert not "torch.nn".startswith(private.PRIVATE)
 
 
-def test_what_torch_imports_late_is_not_there_before():
+def test_torch_loads_dynamo_by_itself_when_a_derivative_is_first_taken():
     script = (
         "import sys, torch\n"
-        f"before = [name for name in {private.LATE} if name in sys.modules]\n"
-        "torch.func.jvp(torch.sin, (torch.ones(()),), (torch.ones(()),))\n"
-        f"print(before, [name for name in {private.LATE} if name in sys.modules])\n"
+        f"loaded = [{private.DYNAMO!r} in sys.modules]\n"
+        "torch.func.jacrev(torch.sin)(torch.ones(2))\n"
+        f"print([*loaded, {private.DYNAMO!r} in sys.modules])\n"
     )
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
-    assert run.stdout.split("\n")[0] == "[] ['torch._decomp']"
-    for name in private.LATE:
-        assert importlib.import_module(name).__name__ == name
+    assert run.stdout.strip() == "[False, True]"
 
 
 def test_errors_of_dynamo_are_of_one_class():
@@ -217,11 +215,10 @@ def test_inductor_says_what_it_can_and_where_its_header_is():
 
 
 def test_gradients_are_switched_and_modes_told_of_it():
-    with Told() as told:
-        with torch.no_grad():
-            assert not x().requires_grad_().sin().requires_grad
-            private.set_grad(True)
-            assert x().requires_grad_().sin().requires_grad
+    with Told() as told, torch.no_grad():
+        assert not x().requires_grad_().sin().requires_grad
+        private.set_grad(True)
+        assert x().requires_grad_().sin().requires_grad
     assert private.set_grad in told.functions
     assert torch.is_grad_enabled()
 
@@ -260,7 +257,8 @@ def test_the_level_of_dual_numbers():
     with forward_ad.dual_level():
         assert private.dual_level() == 0
     assert private.dual_level() == -1
-    torch.func.jvp(lambda y: (seen.append(private.dual_level()), y)[1], (x(),), (x(),)) if (seen := []) == [] else None
+    seen = []
+    torch.func.jvp(lambda y: (seen.append(private.dual_level()), y)[1], (x(),), (x(),))
     assert seen == [0]
 
 
@@ -299,9 +297,9 @@ def test_a_dispatch_mode_is_told_what_is_left_of_an_operation_and_loads_no_dynam
         "    def __torch_dispatch__(self, func, types, args=(), kwargs=None):\n"
         "        told.append(str(func))\n"
         "        return func(*args, **(kwargs or {}))\n"
-        "told = []\n"
+        "told, x, weight = [], torch.ones(2, 3), torch.ones(4, 3)\n"
         "with Mode():\n"
-        "    torch.nn.functional.linear(torch.ones(2, 3), torch.ones(4, 3))\n"
+        "    torch.nn.functional.linear(x, weight)\n"
         "print(told, 'torch._dynamo' in sys.modules)\n"
     )
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
@@ -312,11 +310,12 @@ def test_autocast_is_seen_for_whatever_device():
     assert not private.autocasting()
     with torch.autocast("cpu"):
         assert private.autocasting()
-    with torch.autocast("meta", dtype=torch.bfloat16) if "meta" in AUTOCAST else torch.autocast("cpu"):
+    torch.set_autocast_enabled("xpu", True)  # of a device that is not there
+    try:
         assert private.autocasting()
-
-
-AUTOCAST = ("cpu",)
+    finally:
+        torch.set_autocast_enabled("xpu", False)
+    assert not private.autocasting()
 
 
 # -------------------------------------------------------------------- autograd's graph
@@ -361,10 +360,13 @@ def test_zeros_without_memory_are_told_from_others():
 # -------------------------------------------------------------------- C functions, operators
 
 
-def test_a_jet_is_handed_the_c_function():
-    assert F.pad(Jetlike(), (1, 1)) is private.c_nn.pad
-    assert F.mse_loss(Jetlike(), Jetlike()) is F.mse_loss  # which runs with a jet inside, and comes by here again
-    assert torch.equal(private.c_nn.hardsigmoid(x0 := x()), F.hardsigmoid(x0))
+def test_a_jet_is_handed_a_c_function_by_the_body_of_the_python_one():
+    given = x()
+    for name, rest in (("pad", ((1, 1),)), ("hardsigmoid", ()), ("elu", ())):
+        python, c = getattr(F, name), getattr(private.c_nn, name)
+        assert python(Jetlike(), *rest) is python
+        assert c(Jetlike(), *rest) is c
+        assert torch.equal(c(given, *rest), python(given, *rest))
 
 
 @pytest.mark.parametrize(
@@ -409,8 +411,9 @@ def test_python_functions_and_methods_say_where_they_are():
 def test_the_axis_of_a_softmax_without_one(rank):
     given = x(*[2] * rank) if rank else x().sum()
     with pytest.warns(UserWarning, match="Implicit dimension choice"):
-        axis = private.default_axis("softmax", rank, 3)
         wanted = F.softmax(given)
+    with pytest.warns(UserWarning, match="Implicit dimension choice for softmax"):
+        axis = private.default_axis("softmax", rank, 3)
     torch.testing.assert_close(torch.softmax(given, axis), wanted)
 
 
@@ -420,9 +423,10 @@ def test_operators_are_of_these_classes():
 
 
 def test_operators_of_a_name_are_all_forms_that_make_their_result():
-    packet, *forms = private.operators("_linalg_det")
-    assert packet is torch.ops.aten._linalg_det
-    assert forms == [torch.ops.aten._linalg_det.default]
+    packet, *forms = private.operators("_ctc_loss")
+    assert packet is torch.ops.aten._ctc_loss
+    assert forms == [torch.ops.aten._ctc_loss.default, torch.ops.aten._ctc_loss.Tensor]
+    assert "out" in packet.overloads()
 
 
 def test_attention_by_its_private_names():
@@ -447,10 +451,9 @@ def test_the_determinant_and_its_factors():
     matrix = x(4, 4)
     det, factors, pivots = private.native_det(matrix)
     torch.testing.assert_close(det, torch.linalg.det(matrix))
-    lower_upper, order = torch.linalg.lu_factor(matrix.mT)  # of the transposed, as torch keeps them
-    direct, same = torch.linalg.lu_factor(matrix)
-    assert torch.equal(pivots, same) or torch.equal(pivots, order)
-    assert torch.allclose(factors, direct) or torch.allclose(factors, lower_upper)
+    permutation, lower, upper = torch.lu_unpack(factors, pivots)
+    product = permutation @ lower @ upper
+    assert torch.allclose(product, matrix) or torch.allclose(product, matrix.mT)  # whichever lies better in memory
 
 
 def test_batch_norm_with_its_statistics():
@@ -541,7 +544,7 @@ def test_a_checkpoint_is_made_by_the_class_that_stands_under_this_name(monkeypat
     )
     y = x().requires_grad_()
     torch.utils.checkpoint.checkpoint(torch.sin, y, use_reentrant=False).sum().backward()
-    assert made == [torch.sin]
+    assert len(made) == 1
     torch.testing.assert_close(y.grad, y.detach().cos())
 
 
@@ -561,13 +564,11 @@ def test_trees_are_entered_and_found():
         del private.NODES[Pair]
 
 
-@torch.jit.script
 def squared(y: torch.Tensor) -> torch.Tensor:
     return y * y
 
 
-@torch.jit.script
-def forked(y: torch.Tensor) -> torch.Tensor:
+def forking(y: torch.Tensor) -> torch.Tensor:
     return torch.jit.wait(torch.jit.fork(squared, y)) + squared(y)
 
 
@@ -576,7 +577,7 @@ def test_a_graph_is_made_plain_and_run():
     def kinds(graph):
         return {node.kind() for node in graph.nodes()}
 
-    graph = forked.graph.copy()
+    graph = torch.jit.script(forking).graph.copy()
     assert kinds(graph) & {"prim::fork", "prim::CallFunction"}
     private.inline_forks(graph)
     private.inline_calls(graph)
@@ -601,7 +602,7 @@ def switches():
     return torch.is_grad_enabled(), private.is_forward_mode_on(), [*private.modes()], private.dual_level()
 
 
-@pytest.mark.parametrize("method", ["taylor", "forward", "reverse", "autograd"])
+@pytest.mark.parametrize("method", ["taylor", "forward", "reverse"])
 @pytest.mark.parametrize("fails", [False, True])
 def test_all_is_as_it_was_after_a_call(method, fails):
     seen = []
@@ -631,7 +632,7 @@ def test_forward_mode_is_off_within_a_no_grad_of_an_evaluation_only():
         return y.sin()
 
     diag_jac(f, method="forward", check=False)(x(4, 3))
-    assert seen[:2] == [False, True]
+    assert seen[-2:] == [False, True]
     assert private.is_forward_mode_on()
 
 
@@ -733,8 +734,8 @@ def wrong_lines(source: str, own: set[str]) -> list[str]:
     return found
 
 
-PARTS = ("_cell", "_copy", "_dot_", "_tensor", "_repr_html_")
-"""Strings that are the ends of public names, or Python's."""
+PARTS = ("_cell", "_copy", "_dot_", "_noted", "_standard_gamma")
+"""Strings that are ends of public names, ours, or words told to users."""
 SOURCES = {path: path.read_text(encoding="utf-8") for path in sorted(ROOT.rglob("*.py")) if path != ROOM}
 
 

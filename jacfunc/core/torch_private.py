@@ -80,11 +80,12 @@ FAKE: Any = torch._C._TorchDispatchModeKey.FAKE
 """The kind of the mode in which tensors are fake, as they are where ``torch.export`` runs."""
 
 DYNAMO = "torch._dynamo"
-"""The module whose presence tells that all of ``torch.compile`` is loaded; to ask it would load it."""
+"""The module whose presence tells that all of ``torch.compile`` is loaded; to ask it would load it.
+
+Torch loads it by itself too, when ``torch.func.jacrev`` is first called.
+"""
 PRIVATE = "torch._"
 """How the names of torch's private modules begin, whose guards nobody needs."""
-LATE = ("torch._decomp", DYNAMO)
-"""What torch imports by itself when a derivative is first taken; a process that measures has them before."""
 
 
 @functools.cache
@@ -207,7 +208,7 @@ is_zero_tensor: Callable[[torch.Tensor], bool] = torch.Tensor._is_zerotensor
 # -------------------------------------------------------------------- C functions behind public ones, operators
 
 c_nn: Any = torch._C._nn
-"""What ``torch.nn.functional`` calls, and so what a jet is handed: its Python functions do not hand themselves over.
+"""What the functions of ``torch.nn.functional`` call: their bodies run with jets inside, which are handed these.
 
 Where both are one object, as ``F.gelu`` is, the public name is used.
 """
