@@ -111,7 +111,7 @@ def test_whether_dynamo_follows_a_question_for_levels():
 # -------------------------------------------------------------------- torch.compile, torch.export
 
 
-@pytest.mark.parametrize("asked", [private.is_exporting, torch.compiler.is_exporting], ids=["ours", "theirs"])
+@pytest.mark.parametrize("asked", [private.any_thread_exports, torch.compiler.is_exporting], ids=["ours", "theirs"])
 def test_a_compilation_is_no_export_but_for_torchs_question_before_2_13(asked):
     wrong = asked is torch.compiler.is_exporting and not private.LEVELS_TRACED
     found = compiled(lambda y: y + 100 if asked() else y * 3)(torch.ones(2))
@@ -121,7 +121,7 @@ def test_a_compilation_is_no_export_but_for_torchs_question_before_2_13(asked):
 def test_an_export_is_one_and_its_tensors_are_fake():
     class Asking(nn.Module):
         def forward(self, y):
-            seen.append((private.is_exporting(), private.dispatch_mode(private.FAKE)))
+            seen.append((private.any_thread_exports(), private.dispatch_mode(private.FAKE)))
             return y.sin()
 
     seen = []

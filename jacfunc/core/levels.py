@@ -1,6 +1,6 @@
 """What surrounds the current call: torch.func levels, torch.compile, inference mode, gradient mode.
 
-Questions only: what they ask of torch that has no public name is in ``torch_private.py``, and so are the levels.
+What is asked of torch that has no public name comes from ``torch_private.py``, as everywhere.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from .torch_private import (
     NODES,
     VMAP,
     WithoutModesOrClasses,
+    any_thread_exports,
     are_classes_told,
     dispatch_mode,
     dual_level,
     is_batched,
-    is_exporting,
     is_forward_mode_on,
     is_tracked,
     is_wrapped,
@@ -56,7 +56,7 @@ def tracing() -> bool:
 
     Then no value can be looked at, and nothing may be remembered of the tensors that stand for them.
     """
-    return compiling() or get_proxy_mode() is not None or (is_exporting() and exporting())
+    return compiling() or get_proxy_mode() is not None or (any_thread_exports() and exporting())
 
 
 def exporting() -> bool:
@@ -64,7 +64,7 @@ def exporting() -> bool:
 
     The question to torch is answered for all threads; the one that exports has fake tensors, or is traced by Dynamo.
     """
-    return is_exporting() and (compiling() or dispatch_mode(FAKE) is not None)
+    return any_thread_exports() and (compiling() or dispatch_mode(FAKE) is not None)
 
 
 def grad_mode(on: bool) -> AbstractContextManager[Any]:

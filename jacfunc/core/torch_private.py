@@ -8,11 +8,13 @@ module).
 
 What of torch is exchanged, where, and until when:
 
-- ``_CheckpointFrame`` and ``CheckpointFunction`` of ``torch.utils.checkpoint``, while any thread evaluates
-  (``evaluation/checkpoint.py``);
+- ``_CheckpointFrame`` and ``CheckpointFunction`` of ``torch.utils.checkpoint``, while any thread evaluates, or calls a
+  module with parameters of the caller's (``evaluation/checkpoint.py``);
 - ``__call__`` of scripted functions and methods, while any thread evaluates (``evaluation/scripted.py``);
-- ``_cache`` of ``torch.nn.utils.parametrize``, within ``parametrize.cached()``, for one call of a module with
-  parameters of the caller's (``modules/swapping.py``);
+- ``_cache`` of ``torch.nn.utils.parametrize``, within ``parametrize.cached()``, for one such call
+  (``modules/swapping.py``);
+- whether gradients are recorded, while a rule or layers run on jets that nobody differentiates (``jet/dispatch.py``,
+  ``jet/layers.py``);
 - whether forward mode is on, within a ``no_grad`` of an evaluation, until its end (``evaluation/corrections``);
 - Dynamo's list of the functions that it hands to a mode, once it traces an evaluation: for good, since all it changes
   is that a mode, if there is one, is told (``evaluation/corrections``);
@@ -72,10 +74,10 @@ def _exporting_flag() -> bool:
     return torch.compiler._is_exporting_flag
 
 
-is_exporting = torch.compiler.is_exporting if LEVELS_TRACED else _exporting_flag
-"""``torch.compiler.is_exporting``, which Dynamo of torch 2.11 takes for True in every trace; what it reads is right."""
+any_thread_exports = torch.compiler.is_exporting if LEVELS_TRACED else _exporting_flag
+"""``torch.compiler.is_exporting``, which Dynamo of torch 2.11 takes for True in each trace; what it reads is right."""
 dispatch_mode: Callable[[Any], Any] = torch._C._get_dispatch_mode
-"""The mode of a kind that runs in this thread; ``is_exporting`` is answered for all threads."""
+"""The mode of a kind that runs in this thread; the question before is answered for all threads."""
 FAKE: Any = torch._C._TorchDispatchModeKey.FAKE
 """The kind of the mode in which tensors are fake, as they are where ``torch.export`` runs."""
 
@@ -175,7 +177,7 @@ WithoutClasses: Any = torch._C.DisableTorchFunctionSubclass
 are_classes_told: Callable[[], bool] = torch._C._is_torch_function_enabled
 """Whether they are."""
 mode_count: Callable[[], int] = torch._C._len_torch_function_stack
-"""How many modes are told of each operation; ``torch.overrides`` has the modes, as a list made in Python."""
+"""How many modes are told of each operation, without the list of them that :data:`modes` makes."""
 modes: Callable[[], Sequence[Any]] = overrides._get_current_function_mode_stack
 """Those modes, outermost first."""
 autocasting: Callable[[], bool] = torch._C._is_any_autocast_enabled
@@ -183,7 +185,7 @@ autocasting: Callable[[], bool] = torch._C._is_any_autocast_enabled
 
 
 class DispatchMode(_python_dispatch.TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The base of modes that are told what is left of an operation below autograd; torch's notes name it as private."""
+    """The base of modes told of what is left of an operation below autograd; torch's notes have it by this path."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -289,7 +291,7 @@ PARAMETRIZATIONS: dict[str, Any] = vars(parametrize)
 CACHING, CACHED = "_cache_enabled", "_cache"
 """Names in there: how many of these contexts are entered, and the weights by module and name."""
 CHECKPOINTING: dict[str, Any] = vars(torch.utils.checkpoint)
-"""What is in torch's module of checkpoints, which has no hook for what is to surround a second run."""
+"""What is in torch's module of checkpoints; what surrounds a second run only its caller may say (``context_fn``)."""
 CHECKPOINT_FRAME = "_CheckpointFrame"
 """The class in there by which ``checkpoint(use_reentrant=False)`` remembers its function."""
 NODES: dict[type, Any] = _pytree.SUPPORTED_NODES
