@@ -10,9 +10,9 @@ from typing import Any
 
 import optree
 import torch
-from torch.utils import _pytree
 
 from ..core.nodes import NAMESPACE
+from ..core.torch_private import register_tree
 from .notation import without_spaces
 
 
@@ -88,7 +88,7 @@ def _unflatten(leaves: Any, context: Context) -> Derivatives:
     return kind(names, leaves[: len(names)], list(zip(inputs, leaves[len(names) :], strict=True)))
 
 
-_pytree.register_pytree_node(Derivatives, _flatten, _unflatten, serialized_type_name="jacfunc.Derivatives")
+register_tree(Derivatives, _flatten, _unflatten, serialized_type_name="jacfunc.Derivatives")
 optree.register_pytree_node(
     Derivatives,  # type: ignore[arg-type]  # whose iteration leaves the inputs out
     _flatten,  # type: ignore[arg-type]

@@ -7,10 +7,8 @@ of a module for arguments of the same shapes ask the guards of Dynamo alone, and
 
 from __future__ import annotations
 
-import re
-import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -22,9 +20,11 @@ from ..core import caches, trees
 from ..core.closeness import agree
 from ..core.levels import differentiated_again, inside_transform
 from ..core.reasons import line_of, together
+from ..core.torch_private import constant_in_traces, dynamo_error
 from ..errors import UnsupportedOperationError
 from ..modules.functional import FunctionalModule
 from ..options import METHODS
+from .dynamo_guards import filtered
 from .entrance import own_code
 from .fast_path import kind_of
 from .request import Request, requested
@@ -44,7 +44,7 @@ def call_compiled(transform: Transform, args: tuple[Any, ...], kwargs: dict[str,
     known = caches.SETTLED_CALLS.get(transform, kind, _unknown)
     call: Call | None = known()
     if call is not None:
-        with suppress(torch._dynamo.exc.TorchDynamoException):
+        with suppress(dynamo_error()):
             return _as_it_is(call, transform.transformed, args, kwargs)
     found, result = _looked_at(transform, args, kwargs)
     if found is not None and known is not _unclear:
@@ -75,13 +75,11 @@ class _ChangedError(Exception):
     """What is called was compiled for something else."""
 
 
+@constant_in_traces
 def _refuse_changed() -> None:
     """Run while Dynamo traces, so before anything is compiled."""
     if caches.SETTLED.only:
         raise _ChangedError
-
-
-_refuse_changed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _looked_at(transform: Transform, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call | None, Any]:
@@ -99,7 +97,7 @@ def _called(transform: Transform, request: Request) -> tuple[Call | None, Any]:
     known: Call | None = caches.COMPILED.get(key, signature)
     if known is not None:
         # Of what is another program after all, or is refused: by its own words below.
-        with suppress(torch._dynamo.exc.TorchDynamoException):
+        with suppress(dynamo_error()):
             return known, _as_it_is(known, transform.transformed, request.args, request.kwargs)
     call, result = _compiled(_eager(transform), request, known)
     if not request.captured.rememberable:
@@ -132,7 +130,7 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
     """
     options = prepared(request.leaves)
     if not request.captured.has_arrays():  # whose guards Dynamo cannot make twice, as it does to have them filtered
-        options["guard_filter_fn"] = _needed(isinstance(request.function, FunctionalModule))
+        options |= filtered(isinstance(request.function, FunctionalModule))
     truth, plan = eager.outcome(request)
     methods = dict.fromkeys([plan.route, *METHODS[1:]] if eager.options.method == "auto" else [eager.options.method])
     attempts: list[tuple[str, Callable[[], Call]]] = [
@@ -146,7 +144,7 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
         try:
             call = make()
             result = call(request.function, *request.args, **request.kwargs)
-        except (torch._dynamo.exc.TorchDynamoException, UnsupportedOperationError) as error:
+        except (dynamo_error(), UnsupportedOperationError) as error:
             reasons.append((name, f"{str(error).strip().splitlines()[0]}{line_of(error)}"))
             continue
         if plan.findings.random or _close(result, truth):
@@ -173,60 +171,6 @@ def _traced(transform: Transform, options: dict[str, Any]) -> Call:
 
     call.__code__ = own_code(call.__code__)
     return torch.compile(call, fullgraph=True, options=options)
-
-
-def _needed(adapted: bool) -> Callable[[Sequence[Any]], list[bool]]:
-    """Which guards of Dynamo's to keep: not those for what nobody changes, two thirds of them all.
-
-    That is what the modules of this package (but for the rules, which are counted) and the private ones of torch
-    consist of, the builtins, and the template, which is frozen.  Of an ``adapted`` module it is the adapter, and how
-    its layers are put together, which is part of what a call is remembered by.
-    """
-    ours = re.compile(f"{_OURS}|{_ADAPTER}" if adapted else _OURS)
-
-    def needed(guards: Sequence[Any]) -> list[bool]:
-        modules = _aliases()
-        return [
-            _of_a_user(guard.name)
-            or not (_module_of(guard.name) in modules or ours.search(f"{guard.name} {guard.guard_type}"))
-            for guard in guards
-        ]
-
-    return needed
-
-
-def _aliases() -> frozenset[str]:
-    """What Dynamo calls the modules whose guards are left out: exactly these, and none that is called alike."""
-    package = __name__.partition(".")[0]
-    names = [name for name in sys.modules if name == package or name.startswith((f"{package}.", "torch._"))]
-    return frozenset(f"__import_{name.replace('.', '_dot_')}" for name in names)
-
-
-def _module_of(name: str) -> str | None:
-    found = _MODULE.search(name)
-    return None if found is None else found[1]
-
-
-def _of_a_user(name: str) -> bool:
-    """Whether it is part of a rule that a user has entered, which this package only keeps."""
-    return ".USER_RULES" in name
-
-
-_MODULE = re.compile(r"G\['(\w+)'\]")
-_OURS = (
-    r"__builtins_dict__"
-    r"|___unnamed_scope_\d+_c\d+'\](\['_tuple_new'\].*)? \w+$"  # of what makes a named tuple
-    r"|^G\['_refuse_changed'\] "
-    r"|^(dict\()?(type\()?template\b"
-)
-_ADAPTER = (
-    r"^(dict\()?type\(f\)"
-    r"|^f(\._layers(\.steps(\[\d+\](\.__closure__\[\d+\]\.cell_contents)?)?)?)? "
-    r"|^f\._layers\.modules.*"
-    r"( (EMPTY_NN_MODULE_HOOKS_DICT|DICT_KEYS_MATCH|SEQUENCE_LENGTH|TYPE_MATCH)|\[2\]\[\d+\] CONSTANT_MATCH"
-    r"|\[3\] CLASS_MATCH|(\[3\]\.forward|\[4\]) CLOSURE_MATCH)$"
-    r"|^type\(f\._layers\.modules(\[\d+\]|\._modules\['[^']*'\])*\) "
-)
 
 
 def _close(found: Any, truth: Any) -> bool:

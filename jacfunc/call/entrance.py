@@ -12,19 +12,16 @@ from types import CodeType
 from typing import Any
 
 from ..core import caches
+from ..core.torch_private import Traceable
 from ..modules.fingerprint import Captured
 
 
-class Entrance:
-    """A base of callable objects; torch looks these two names up, and where it does not, nothing is lost but this."""
+class Entrance(Traceable):
+    """A base of callable objects that ``torch.compile`` knows by code of their own."""
 
-    @property
-    def _torchdynamo_orig_callable(self) -> Callable[..., Any]:
+    def traceable(self) -> Callable[..., Any]:
+        """What is traced in place of calling this."""
         return entrance(self)
-
-    @property
-    def _torchdynamo_wrapper_id(self) -> int:
-        return id(self)
 
 
 def entrance(transform: Any) -> Callable[..., Any]:

@@ -16,10 +16,10 @@ from enum import StrEnum
 from typing import NamedTuple
 
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core import caches
 from ..core.levels import inside_vmap
+from ..core.torch_private import BatchNorm
 from ..errors import CoupledSamplesError, IndependenceWarning, JacfuncError
 from ..evaluation.rng import Draw, replaying
 from ..modules.fingerprint import Captured
@@ -272,14 +272,14 @@ def _module_at_fault(captured: Captured) -> str | None:
     for root in captured.modules:
         for name, module in root.named_modules():
             kind, called = type(module).__name__, f" {name!r}" if name else ""
-            if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+            if isinstance(module, BatchNorm) and (module.training or module.running_mean is None):
                 return f"{kind}{called} using statistics of the batch: {_way_out_of_the_batch(module)}"
             if not_batch_first(module):
                 return f"{kind}{called} with batch_first=False: make it with batch_first=True"
     return None
 
 
-def _way_out_of_the_batch(module: _BatchNorm) -> str:
+def _way_out_of_the_batch(module: BatchNorm) -> str:
     return "call .eval() on it" if module.running_mean is not None else "make it with track_running_stats=True"
 
 

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch.utils._python_dispatch import TorchDispatchMode
-
 from ..core.levels import inside_transform
+from ..core.torch_private import DispatchMode
 from ..core.trees import tensors
 from ..evaluation.rng import replaying
 from .evaluator import Evaluator
 from .request import Request
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Recorder(DispatchMode):
     """Counts the bytes of every result inside it, views left out."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # else torch loads Dynamo at the first operation, to keep it out of here
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

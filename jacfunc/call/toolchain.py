@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ..core import caches
+from ..core.torch_private import header_folder, inductor
 
 
 def prepared(tensors: Iterable[torch.Tensor]) -> dict[str, Any]:
@@ -24,9 +25,7 @@ def prepared(tensors: Iterable[torch.Tensor]) -> dict[str, Any]:
         first, caches.TOOLCHAIN.asked = not caches.TOOLCHAIN.asked, True
     if not first or any(tensor.device.type != "cpu" for tensor in tensors):
         return {}
-    # Loaded here: two threads that load what needs one another would find it half done.
-    from torch._inductor import codecache, config, cpp_builder, cpu_vec_isa  # noqa: F401
-
+    codecache, config, cpu_vec_isa = inductor()
     threading.Thread(target=_ask, args=(cpu_vec_isa,), daemon=True).start()
     wanted = config.cpp_cache_precompile_headers and not _has_header(codecache)
     return {"cpp_cache_precompile_headers": False} if wanted else {}
@@ -39,5 +38,5 @@ def _ask(cpu_vec_isa: Any) -> None:
 
 
 def _has_header(codecache: Any) -> bool:
-    folder: str | None = getattr(codecache, "_HEADER_DIR", None)
+    folder = header_folder(codecache)
     return folder is None or any(found.suffix in (".gch", ".pch") for found in Path(folder).rglob("*"))

@@ -1,6 +1,6 @@
 """What surrounds the current call: torch.func levels, torch.compile, inference mode, gradient mode.
 
-The only file that touches torch's private functorch interface.
+What is asked of torch that has no public name comes from ``torch_private.py``, as everywhere.
 """
 
 from __future__ import annotations
@@ -14,12 +14,35 @@ from typing import Any
 
 import torch
 from torch.autograd import forward_ad
-from torch.autograd.graph import _engine_run_backward
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.torch_version import TorchVersion
-from torch.utils._pytree import SUPPORTED_NODES
 
 from . import caches
+from .torch_private import (
+    DYNAMO,
+    FAKE,
+    JVP,
+    LEVELS_TRACED,
+    NODES,
+    VMAP,
+    WithoutModesOrClasses,
+    any_thread_exports,
+    are_classes_told,
+    dispatch_mode,
+    dual_level,
+    is_batched,
+    is_forward_mode_on,
+    is_tracked,
+    is_wrapped,
+    is_zero_tensor,
+    level_count,
+    level_of,
+    level_stack,
+    next_node_number,
+    run_engine,
+    set_grad,
+    unwrapped,
+)
 
 compiling = torch.compiler.is_dynamo_compiling
 """Whether ``torch.compile`` is tracing this call.
@@ -28,16 +51,12 @@ compiling = torch.compiler.is_dynamo_compiling
 """
 
 
-LEVELS_TRACED = TorchVersion(torch.__version__) >= TorchVersion("2.13")
-"""Whether Dynamo follows a question for the levels around a call."""
-
-
 def tracing() -> bool:
     """Whether this call is recorded by ``torch.compile``, ``torch.export`` or ``make_fx`` (``torch.func.linearize``).
 
     Then no value can be looked at, and nothing may be remembered of the tensors that stand for them.
     """
-    return compiling() or get_proxy_mode() is not None or (_exported() and exporting())
+    return compiling() or get_proxy_mode() is not None or (any_thread_exports() and exporting())
 
 
 def exporting() -> bool:
@@ -45,15 +64,7 @@ def exporting() -> bool:
 
     The question to torch is answered for all threads; the one that exports has fake tensors, or is traced by Dynamo.
     """
-    return _exported() and (compiling() or _dispatch_mode(FAKE) is not None)
-
-
-def _exporting_flag() -> bool:
-    return torch.compiler._is_exporting_flag
-
-
-_exported = torch.compiler.is_exporting if LEVELS_TRACED else _exporting_flag  # which older Dynamo takes for True
-_dispatch_mode, FAKE = torch._C._get_dispatch_mode, torch._C._TorchDispatchModeKey.FAKE
+    return any_thread_exports() and (compiling() or dispatch_mode(FAKE) is not None)
 
 
 def grad_mode(on: bool) -> AbstractContextManager[Any]:
@@ -79,13 +90,13 @@ def _unseen_grad_mode(on: bool) -> Iterator[None]:
 
 
 def _set_unseen(on: bool) -> None:
-    with torch._C.DisableTorchFunction():  # by which a mode of the exporter would be told
-        torch._C._set_grad_enabled(on)
+    with WithoutModesOrClasses():  # by which a mode of the exporter would be told
+        set_grad(on)
 
 
 def dynamo_loaded() -> bool:
     """Whether all of ``torch.compile`` is loaded, which takes seconds: by us only where something is compiled."""
-    return compiling() or "torch._dynamo" in sys.modules
+    return compiling() or DYNAMO in sys.modules
 
 
 def run_backward(
@@ -95,10 +106,7 @@ def run_backward(
     recorded: bool,
 ) -> tuple[torch.Tensor | None, ...]:
     """``torch.autograd.grad`` without the comparison of shapes before it, which loads sympy to that end."""
-    found: tuple[torch.Tensor | None, ...] = _engine_run_backward(
-        outputs, cotangents, True, recorded, leaves, allow_unreachable=True, accumulate_grad=False
-    )
-    return found
+    return run_engine(outputs, cotangents, True, recorded, leaves, allow_unreachable=True, accumulate_grad=False)
 
 
 def fixed(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -114,19 +122,19 @@ def inside_transform() -> bool:
     """Whether a torch.func transform (grad, vjp, jvp, vmap) is running around this call, as far as can be told."""
     if not LEVELS_TRACED and compiling():
         return True
-    return bool(torch._C._functorch.get_dynamic_layer_stack_depth())
+    return bool(level_count())
 
 
 def inside_vmap() -> bool:
     """Whether one of the surrounding transforms is ``torch.func.vmap``, whose values cannot be looked at."""
-    stack = torch._C._functorch.get_interpreter_stack()
-    return stack is not None and any(level.key() == torch._C._functorch.TransformType.Vmap for level in stack)
+    stack = level_stack()
+    return stack is not None and any(level.key() == VMAP for level in stack)
 
 
 def inside_jvp() -> bool:
     """Whether one of the surrounding transforms is ``torch.func.jvp``."""
-    stack = torch._C._functorch.get_interpreter_stack()
-    return stack is not None and any(level.key() == torch._C._functorch.TransformType.Jvp for level in stack)
+    stack = level_stack()
+    return stack is not None and any(level.key() == JVP for level in stack)
 
 
 def inside_function() -> bool:
@@ -135,7 +143,7 @@ def inside_function() -> bool:
     torch switches both modes of differentiation off for it, and ``no_grad`` only one; an evaluation that is told of a
     ``no_grad`` switches the other one off as well, and says so.
     """
-    off = not torch._C._is_fwd_grad_enabled() and not torch.is_inference_mode_enabled()
+    off = not is_forward_mode_on() and not torch.is_inference_mode_enabled()
     return off and not caches.AROUND.told_off
 
 
@@ -149,50 +157,49 @@ def load_forward_mode() -> None:
 
 def is_dual(tensor: torch.Tensor) -> bool:
     """Whether a tensor has a tangent of ``torch.autograd.forward_ad``, whose levels are those of all threads."""
-    on = forward_ad._current_level >= 0
-    return on and forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
+    return dual_level() >= 0 and forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
 
 
 def tracked(tensor: torch.Tensor, strictly: bool = True) -> bool:
     """Whether torch.func may differentiate what a tensor depends on; ``strictly``: whether a pullback does."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        if tensor.requires_grad or (not strictly and torch._C._functorch.is_gradtrackingtensor(tensor)):
+    while is_wrapped(tensor):
+        if tensor.requires_grad or (not strictly and is_tracked(tensor)):
             return True
-        tensor = torch._C._functorch.get_unwrapped(tensor)
+        tensor = unwrapped(tensor)
     return False
 
 
 def apart(tensor: torch.Tensor) -> bool:
     """Whether a tensor has memory of its own, no more than its numbers, and these are there: zeros may do without."""
     try:
-        return tensor.untyped_storage().nbytes() == tensor.nbytes and not tensor._is_zerotensor()
+        return tensor.untyped_storage().nbytes() == tensor.nbytes and not is_zero_tensor(tensor)
     except NotImplementedError:  # of a transform's wrapper, for which nobody else should have to ask
-        return apart(torch._C._functorch.get_unwrapped(tensor))
+        return apart(unwrapped(tensor))
 
 
 def ended(tensor: torch.Tensor) -> bool:
     """Whether a tensor is the wrapper of a torch.func transform that is over, with which nothing can be done."""
-    if compiling() or not torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+    if compiling() or not is_wrapped(tensor):
         return False
-    running = {level.level(): level.key() for level in torch._C._functorch.get_interpreter_stack() or ()}
-    kind = running.get(torch._C._functorch.maybe_get_level(tensor))
-    batches = kind == torch._C._functorch.TransformType.Vmap
-    return kind is None or batches != torch._C._functorch.is_batchedtensor(tensor)
+    running = {level.level(): level.key() for level in level_stack() or ()}
+    kind = running.get(level_of(tensor))
+    batches = kind == VMAP
+    return kind is None or batches != is_batched(tensor)
 
 
 def classes_asked() -> bool:
     """Whether torch asks the classes of tensors (``__torch_function__``) what an operation is: not as they answer."""
-    return bool(torch._C._is_torch_function_enabled())
+    return are_classes_told()
 
 
 def torch_node(kind: type) -> Any:
     """How objects of a class are taken apart and put together, if torch's own pytree has been told."""
-    return SUPPORTED_NODES.get(kind)
+    return NODES.get(kind)
 
 
 def next_node() -> int:
     """The number that the next node of autograd's graph gets in this thread; older ones have smaller numbers."""
-    return torch._C._autograd._get_sequence_nr()
+    return next_node_number()
 
 
 def differentiated_again() -> bool:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from .caches import computed_once
+from .torch_private import HIGHER_ORDER, MODULE_CALL
 
 OPERATIONS = (
     (r"torch cannot transform the operator (\S+)", "the operator {}"),
@@ -72,7 +73,7 @@ def _told(argument: Any) -> str:
 def place(error: BaseException) -> str:
     """In which module of the user's the error arose, if in one."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    found = [frame.f_locals.get("self") for frame in frames if frame.f_code.co_name == "_call_impl"]
+    found = [frame.f_locals.get("self") for frame in frames if frame.f_code.co_name == MODULE_CALL]
     modules = [module for module in found if isinstance(module, nn.Module)]
     if not modules:
         return ""
@@ -83,7 +84,7 @@ def place(error: BaseException) -> str:
 def reason(error: Exception) -> str:
     """What an error says, and the higher-order operator (``torch.cond``) that it arose in, if in one."""
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
-    operator = next((Path(file).stem for file in files if "_higher_order_ops" in file), None)
+    operator = next((Path(file).stem for file in files if HIGHER_ORDER in file), None)
     said = first_line(error)
     return said if operator is None else f"torch cannot transform the operator {operator} ({said})"
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from .torch_private import WithoutClasses
+
 Tensor = torch.Tensor
 
 
@@ -30,7 +32,7 @@ def undressed(value: Any) -> Any:
     """The plain tensor, in the same memory and the same graph; anything else as it is."""
     if not is_own(value):
         return value
-    with torch._C.DisableTorchFunctionSubclass():
+    with WithoutClasses():
         return value.as_subclass(Tensor)
 
 
@@ -38,7 +40,7 @@ def dressed(tensor: Tensor, like: Tensor) -> Tensor:
     """The plain tensor with the class and the attributes of another one; as it is where that is plain too."""
     if not is_own(like):
         return tensor
-    with torch._C.DisableTorchFunctionSubclass():
+    with WithoutClasses():
         made = tensor.as_subclass(type(like))
     vars(made).update(vars(like))
     for name in _slots(type(like)):

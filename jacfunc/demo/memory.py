@@ -12,11 +12,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.torch_private import DYNAMO
+
 if TYPE_CHECKING:  # Windows has no fork server
     from multiprocessing.context import ForkServerContext, SpawnContext
 
 # What torch imports by itself, but only when a derivative is first taken; a name it no longer has is skipped.
-LATE_IMPORTS = ("torch", "torch._decomp", "torch._dynamo")
+LATE_IMPORTS = ("torch", DYNAMO)
 
 
 def processes() -> ForkServerContext | SpawnContext:

@@ -10,16 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch.utils.checkpoint
-
 from ..core import caches
+from ..core.torch_private import CHECKPOINT_FRAME, CHECKPOINTING
 
 Function = Callable[..., Any]
 Rebinding = Callable[[Function], Function]
-CHECKPOINT: dict[str, Any] = vars(torch.utils.checkpoint)
 # The former is private; test_functional.py notices when it is gone.
-NAMES = ("_CheckpointFrame", "CheckpointFunction")
-ORIGINAL: dict[str, Any] = {name: CHECKPOINT[name] for name in NAMES if name in CHECKPOINT}
+NAMES = (CHECKPOINT_FRAME, "CheckpointFunction")
+ORIGINAL: dict[str, Any] = {name: CHECKPOINTING[name] for name in NAMES if name in CHECKPOINTING}
 
 
 class _Function:
@@ -32,10 +30,10 @@ class _Function:
 
 def _frame(function: Function, *rest: Any) -> Any:
     """In place of the class by which ``checkpoint(use_reentrant=False)`` remembers its function."""
-    return ORIGINAL["_CheckpointFrame"](_rebound(function), *rest)
+    return ORIGINAL[CHECKPOINT_FRAME](_rebound(function), *rest)
 
 
-REPLACED = {"_CheckpointFrame": _frame, "CheckpointFunction": _Function}
+REPLACED = {CHECKPOINT_FRAME: _frame, "CheckpointFunction": _Function}
 
 
 def _rebound(function: Function) -> Function:
@@ -51,7 +49,7 @@ def begin(rebind: Rebinding) -> None:
     with count.lock:
         count.number += 1
         if count.number == 1:
-            CHECKPOINT.update({name: REPLACED[name] for name in ORIGINAL})
+            CHECKPOINTING.update({name: REPLACED[name] for name in ORIGINAL})
 
 
 def end() -> None:
@@ -61,4 +59,4 @@ def end() -> None:
     with count.lock:
         count.number -= 1
         if not count.number:
-            CHECKPOINT.update(ORIGINAL)
+            CHECKPOINTING.update(ORIGINAL)

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 
 from ..core import caches
+from ..core.torch_private import ScriptMethod, function_of_graph, inline_calls, inline_forks
 from ..errors import RefusedOperationError
 from .checkpoint import begin, end
 from .corrections import ENTRIES, FORGETS
 
-SCRIPTED: tuple[Any, ...] = (torch.jit.ScriptFunction, torch._C.ScriptMethod)
+SCRIPTED: tuple[Any, ...] = (torch.jit.ScriptFunction, ScriptMethod)
 ORIGINAL: dict[Any, Callable[..., Any]] = {kind: kind.__call__ for kind in SCRIPTED}
 
 SILENT = frozenset(f"aten::{entry.name}" for entry in ENTRIES if entry.why is FORGETS) - {"aten::batch_norm"}
@@ -77,12 +78,8 @@ def _called(code: Any, /, *args: Any, **kwargs: Any) -> Any:
     bound = _bound(code, given, kwargs)
     if bound is None:  # which raises
         return original(code, *args, **kwargs)
-    optimised = torch._C._get_graph_executor_optimize()
-    torch._C._set_graph_executor_optimize(False)
-    try:
+    with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
         return ORIGINAL[torch.jit.ScriptFunction](_copy(code), *bound)
-    finally:
-        torch._C._set_graph_executor_optimize(optimised)
 
 
 def _bound(code: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any] | None:
@@ -98,10 +95,10 @@ def _copy(code: Any) -> Any:
     copies = caches.PLAIN_COPIES
     if code not in copies:
         graph = code.inlined_graph.copy()
-        torch._C._jit_pass_inline_fork_wait(graph)  # other threads would run optimised code
-        torch._C._jit_pass_inline(graph)
+        inline_forks(graph)  # other threads would run optimised code
+        inline_calls(graph)
         _refuse(graph)
-        copies[code] = torch._C._create_function_from_graph(code.name, graph)
+        copies[code] = function_of_graph(code.name, graph)
     return copies[code]
 
 

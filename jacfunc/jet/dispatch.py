@@ -18,6 +18,7 @@ import torch
 
 from ..core import caches
 from ..core.levels import compiling, inside_function
+from ..core.torch_private import IMPLEMENTED_IN, set_grad
 from ..evaluation.corrections import TABLE
 from .fallback import name_of, pushed, writes
 from .frame import CannotFollowError, Frame, Propagation
@@ -56,11 +57,11 @@ def apply(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     if not propagation.quiet or propagation.inside:
         return rule(*args, **kwargs)
     propagation.inside = True
-    torch._C._set_grad_enabled(False)
+    set_grad(False)
     try:
         return rule(*args, **kwargs)
     finally:
-        torch._C._set_grad_enabled(True)
+        set_grad(True)
         propagation.inside = False
 
 
@@ -114,7 +115,7 @@ def enter_others() -> None:
 def _composite(function: Any) -> Function | None:
     """A Python function of torch that no longer hands itself over, so that its body runs with jets inside."""
     code, module = getattr(function, "__code__", None), getattr(function, "__module__", None) or ""
-    if code is None or not module.startswith(("torch.nn.functional", "torch.functional", "torch._tensor")):
+    if code is None or not module.startswith(IMPLEMENTED_IN):
         return None
     if not any(name.startswith("has_torch_function") for name in code.co_names):
         return None

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch.autograd import forward_ad
 
 from ..core.levels import inside_transform
+from ..core.torch_private import dual_level
 from .frame import Frame
 from .jet import Coefficients, Jet
 from .layout import Layout
@@ -52,7 +52,7 @@ def recorded(jet: Jet) -> bool:
     """Whether a graph is recorded of this jet by autograd and by nothing else, whatever its order."""
     if jet.frame.metric is not None or jet.value.is_complex() or not torch.is_grad_enabled():
         return False
-    if inside_transform() or forward_ad._current_level >= 0:
+    if inside_transform() or dual_level() >= 0:
         return False
     return jet.value.requires_grad or any(rows is not None and rows.requires_grad for rows in jet.coefficients)
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ..core import caches
 from ..core.levels import compiling
+from ..core.torch_private import mode_count, set_grad
 from .dispatch import apply
 from .jet import Jet
 from .rules.products import linear_layer, multiplies
@@ -80,7 +81,7 @@ class PlainLayers:
 
         While ``torch.compile`` traces, any: it would put parameters that were swapped back at every call.
         """
-        return compiling() or (type(x) is Jet and not torch._C._len_torch_function_stack())
+        return compiling() or (type(x) is Jet and not mode_count())
 
     def run(self, params: Params, x: Any) -> Any:
         """The module's output."""
@@ -88,11 +89,11 @@ class PlainLayers:
             return self._run(params, x)
         propagation = x.propagation
         propagation.inside = True
-        torch._C._set_grad_enabled(False)
+        set_grad(False)
         try:
             return self._run(params, x)
         finally:
-            torch._C._set_grad_enabled(True)
+            set_grad(True)
             propagation.inside = False
 
     def _run(self, params: Params, x: Any) -> Any:

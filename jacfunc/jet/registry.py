@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..core import caches
+from ..core.torch_private import OpOverload, OpOverloadPacket, c_nn
 from ..errors import ArgumentTypeError, RuleError
 from .fallback import name_of
 from .frame import CannotFollowError
@@ -19,7 +20,7 @@ Rule = Callable[..., Any]
 
 def forms(name: str) -> list[Any]:
     """Every function under which torch has an operation of this name; those of ``nn.functional`` call one of them."""
-    places = (torch, torch.Tensor, torch.special, torch._C._nn)
+    places = (torch, torch.Tensor, torch.special, c_nn)
     found = [getattr(place, name, None) for place in places]
     return [function for function in found if callable(function)]
 
@@ -46,7 +47,7 @@ def _in_place_forms(function: Any) -> list[Any]:
     name = getattr(function, "__name__", "")
     if not name or name.startswith("_") or name.endswith("_"):
         return []
-    places = (torch, torch.Tensor, torch._C._nn)
+    places = (torch, torch.Tensor, c_nn)
     found = [getattr(place, f"{name}_", None) for place in places]
     return [function for function in found if callable(function)]
 
@@ -126,7 +127,7 @@ def register_rule(function: Callable[..., Any], rule: Rule | None = None) -> Any
 
 
 def _handed_over(function: Any) -> bool:
-    if isinstance(function, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+    if isinstance(function, OpOverload | OpOverloadPacket):
         return True
     if not callable(function) or isinstance(function, type):
         return False

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.autograd import forward_ad
 
 from ..core.levels import compiling, exporting, inside_transform, tracing
+from ..core.torch_private import dual_level
 from .gemm import FASTER
 
 Tensor = torch.Tensor
@@ -41,7 +41,7 @@ def _worth_it(x: Tensor) -> bool:
     """Whether oneDNN can and should; what is no plain tensor, or has a tangent of its own, is torch's."""
     if not FASTER or x.dtype != torch.float32 or not x.is_cpu:
         return False
-    if tracing() or inside_transform() or forward_ad._current_level >= 0:
+    if tracing() or inside_transform() or dual_level() >= 0:
         return False
     onednn: Any = torch.backends.mkldnn
     return bool(onednn.enabled)

@@ -14,19 +14,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrize
 
 from ..core import caches, trees
 from ..core.levels import compiling, ended
+from ..core.torch_private import CACHED, CACHING, PARAMETRIZATIONS, RNN_TENSORS, is_wrapped
 from ..errors import ArgumentError, ParametersError
 from ..evaluation import checkpoint
 from ..jet import Jet
 
 Tensors = Mapping[str, torch.Tensor]
 CONTAINERS = ("_modules", "_parameters", "_buffers")
-PARAMETRIZE: dict[str, Any] = vars(parametrize)
 
 
 class Slot(NamedTuple):
@@ -187,7 +185,7 @@ def _volatile_attributes(module: nn.Module) -> Iterator[Slot]:
     # A forward rewrites these: the pre-hooks of the old weight_norm and spectral_norm set a plain tensor, and an
     # RNN rebuilds the list that it hands its kernel whenever its parameters are not those of the last call.
     for key, value in vars(module).items():
-        if isinstance(value, torch.Tensor) or (isinstance(module, nn.RNNBase) and key.startswith("_flat_weight")):
+        if isinstance(value, torch.Tensor) or (isinstance(module, nn.RNNBase) and key.startswith(RNN_TENSORS)):
             yield Slot(vars(module), key, key)
 
 
@@ -271,9 +269,9 @@ class _Swap:
         self.surrounded = True
         self.attributes = list(map(dict.copy, self.inventory.tree.homes))
         checkpoint.begin(self.rebind)
-        if parametrize._cache_enabled:
-            self.saved.append((PARAMETRIZE, "_cache", PARAMETRIZE["_cache"]))
-            PARAMETRIZE["_cache"] = {}
+        if PARAMETRIZATIONS[CACHING]:
+            self.saved.append((PARAMETRIZATIONS, CACHED, PARAMETRIZATIONS[CACHED]))
+            PARAMETRIZATIONS[CACHED] = {}
 
     def restore(self) -> None:
         """Put everything back, and find a parameter that was not there before."""
@@ -343,8 +341,7 @@ class _Swap:
 def _of_transform(value: Any) -> bool:
     """Whether anything in a tree is of use only while a transform runs."""
     return any(
-        type(leaf) is Jet or (isinstance(leaf, torch.Tensor) and is_functorch_wrapped_tensor(leaf))
-        for leaf in trees.flatten(value)[0]
+        type(leaf) is Jet or (isinstance(leaf, torch.Tensor) and is_wrapped(leaf)) for leaf in trees.flatten(value)[0]
     )
 
 

@@ -15,7 +15,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.autograd import forward_ad
 
 from jacfunc import batch_jac, diag_jac, divergence, hess_diag, laplacian, make_functional
-from jacfunc.call import compiled
+from jacfunc.call import compiled, dynamo_guards
 from jacfunc.core import caches
 from jacfunc.errors import (
     ArgumentTypeError,
@@ -436,7 +436,7 @@ GUARDS = {
 @pytest.mark.parametrize("name", GUARDS)
 def test_no_guard_on_what_is_a_users_is_left_out(name):
     guard = types.SimpleNamespace(name=name, guard_type="CONSTANT_MATCH")
-    assert compiled._needed(False)([guard]) == [GUARDS[name]]
+    assert dynamo_guards.needed(False)([guard]) == [GUARDS[name]]
 
 
 # -------------------------------------------------------------------- what changes

@@ -15,18 +15,28 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.overrides import TorchFunctionMode
 
-from ...core import caches
+from ...core import caches, torch_private
 from ...core.levels import classes_asked, compiling, inside_function, inside_transform
+from ...core.torch_private import (
+    Functions,
+    constant_in_traces,
+    data_getter,
+    handed_to_modes,
+    is_forward_mode_on,
+    modes,
+    set_forward_mode,
+    set_grad,
+)
+from ...core.torch_private import c_nn as _nn
+from ...core.torch_private import operators as _ops
 from ...errors import UnsupportedOperationError
 from ..checkpoint import begin, end
 from . import algebra, attention, convolution, draws, elementwise, losses, norms, selection, special
 from .expansion import constant, in_place, refusing
 from .foreign import SMOOTH, is_foreign, refuse_constants, refusing_zeros
 from .unseen import Access, data_of, refuse_overwritten
-
-Functions = tuple[Callable[..., Any], ...]
 
 
 @dataclass(frozen=True)
@@ -75,31 +85,16 @@ def sparse_mm(*args: Any, **kwargs: Any) -> Any:
     return refusing(torch.sparse.mm, "sparse.mm with reduce=", SCATTER)(*args, **kwargs)
 
 
-def _ops(*names: str) -> Functions:
-    """Operations as they are called by ``torch.ops.aten``, but for the forms with ``out=``."""
-    packets = [getattr(torch.ops.aten, name) for name in names]
-    forms = [getattr(packet, form) for packet in packets for form in packet.overloads() if "out" not in form]
-    return *packets, *forms
-
-
-_nn = torch._C._nn
 # Older versions of torch do not have it.
 LINEAR_CROSS_ENTROPY = (F.linear_cross_entropy,) if hasattr(F, "linear_cross_entropy") else ()
 detach_ = torch.Tensor.detach_
 coo = torch.sparse_coo_tensor
 sdpa = F.scaled_dot_product_attention
 batch_norm, instance_norm = norms.other_order(norms.batch_norm), norms.other_order(norms.instance_norm)
-NATIVE: Functions = (
-    torch.native_batch_norm,
-    torch._native_batch_norm_legit,
-    *_ops("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_functional"),
-    *_ops("_batch_norm_with_update", "_batch_norm_with_update_functional"),
-)
-INDEXED: Functions = (torch._batch_norm_impl_index, *_ops("_batch_norm_impl_index"))
-flash = "_scaled_dot_product_flash_attention_for_cpu"
-FLASH: Functions = (getattr(torch, flash), *_ops(flash))
-SPARSE: Functions = (torch.Tensor.to_sparse, torch.Tensor._to_sparse, *_ops("to_sparse", "_to_sparse"))
-CTC: Functions = (F.ctc_loss, torch.ctc_loss, torch._ctc_loss, *_ops("ctc_loss", "_ctc_loss"))
+NATIVE: Functions = (torch.native_batch_norm, *_ops("native_batch_norm"), *torch_private.BATCH_NORMS)
+INDEXED, FLASH = torch_private.INDEXED_BATCH_NORMS, torch_private.FLASH_ATTENTION
+SPARSE: Functions = (torch.Tensor.to_sparse, *_ops("to_sparse"), *torch_private.TO_SPARSE)
+CTC: Functions = (F.ctc_loss, torch.ctc_loss, *_ops("ctc_loss"), *torch_private.CTC_LOSS)
 SPECIAL: Mapping[str, Functions] = {
     name: (getattr(torch.special, name), *_ops(f"special_{name}")) for name in SMOOTH if hasattr(torch.special, name)
 }
@@ -109,17 +104,12 @@ SCALED: Mapping[str, Functions] = {
 INCOMPLETE: Functions = (torch.special.gammainc, torch.igamma, torch.Tensor.igamma)
 COMPLEMENT: Functions = (torch.special.gammaincc, torch.igammac, torch.Tensor.igammac)
 CONSECUTIVE: Functions = (torch.unique_consecutive, torch.Tensor.unique_consecutive)
-UNIQUE: Functions = (
-    *(torch._unique, torch._unique2),
-    *_ops("_unique", "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive"),
-)
+UNIQUE: Functions = (*torch_private.UNIQUE, *_ops("unique_dim", "unique_consecutive", "unique_dim_consecutive"))
 SEGMENT: Functions = (torch.segment_reduce, *_ops("segment_reduce"))
 DIRECT_BAGS: Functions = (torch.embedding_bag, *_ops("embedding_bag"))
-PRIVATE_BAGS: Functions = (torch._embedding_bag, torch._embedding_bag_forward_only)
-PRIVATE_BAGS_OPS: Functions = _ops("_embedding_bag", "_embedding_bag_forward_only")
 MULTI_MARGIN, MULTILABEL_MARGIN = _nn.multi_margin_loss, _nn.multilabel_margin_loss
 # By Dynamo's name for it as well.
-DATA: Functions = (torch.Tensor.data.__get__, torch._C._autograd._get_data_attr)  # type: ignore[attr-defined]
+DATA: Functions = (torch.Tensor.data.__get__, data_getter)  # type: ignore[attr-defined]
 hardsigmoid_, mish_, celu_ = in_place(elementwise.hardsigmoid), in_place(elementwise.mish), in_place(elementwise.celu)
 gelu_, sinc_, i0_ = in_place(elementwise.gelu), in_place(special.sinc), in_place(special.i0)
 igamma_, igammac_ = in_place(special.gammainc), in_place(special.gammaincc)
@@ -167,9 +157,9 @@ ENTRIES = (
     Entry("logcumsumexp", _ops("logcumsumexp"), elementwise.logcumsumexp, NO_ZERO),
     Entry("det", (torch.det, torch.linalg.det, torch.Tensor.det), algebra.det, NAN_THIRD, 192540),
     Entry("det", _ops("det", "linalg_det"), algebra.det, NAN_THIRD, 192540),
-    Entry("det", (torch._linalg_det, *_ops("_linalg_det")), algebra.private_det, NAN_THIRD, 192540),
-    Entry("cdist", (torch.cdist, *_ops("cdist", "_cdist_forward")), algebra.cdist, NO_SECOND_OR_VMAP),
-    Entry("pdist", (torch.pdist, *_ops("pdist", "_pdist_forward")), algebra.pdist, NO_SECOND),
+    Entry("det", torch_private.DET, algebra.private_det, NAN_THIRD, 192540),
+    Entry("cdist", (torch.cdist, *_ops("cdist"), *torch_private.CDIST), algebra.cdist, NO_SECOND_OR_VMAP),
+    Entry("pdist", (torch.pdist, *_ops("pdist"), *torch_private.PDIST), algebra.pdist, NO_SECOND),
     *(
         Entry(
             "conv_transpose",
@@ -187,12 +177,12 @@ ENTRIES = (
     Entry("linear_cross_entropy", LINEAR_CROSS_ENTROPY, losses.linear_cross_entropy, CONSTANT_CHUNKS),
     Entry("embedding_bag", (F.embedding_bag,), losses.embedding_bag, NO_SECOND),
     Entry("embedding_bag", DIRECT_BAGS, losses.direct_embedding_bag, NO_SECOND),
-    Entry("embedding_bag", (*PRIVATE_BAGS, *PRIVATE_BAGS_OPS), losses.private_embedding_bag, NO_SECOND),
+    Entry("embedding_bag", torch_private.EMBEDDING_BAG, losses.private_embedding_bag, NO_SECOND),
     *(Entry("to_sparse", (sparse,), refusing(sparse, "to_sparse", DENSE), NO_SECOND) for sparse in SPARSE),
     Entry("sparse_coo_tensor", (coo, *_ops("sparse_coo_tensor")), refusing(coo, "sparse_coo_tensor", DENSE), NO_SECOND),
     *(Entry("ctc_loss", (ctc,), refusing(ctc, "ctc_loss", UNROLL), NO_SECOND) for ctc in CTC),
-    Entry("sparse.mm", (torch.sparse.mm, *_ops("_sparse_mm")), sparse_mm, NO_SECOND),
-    Entry("_standard_gamma", (torch._standard_gamma, *_ops("_standard_gamma")), draws.standard_gamma, NO_SECOND),
+    Entry("sparse.mm", (torch.sparse.mm, *torch_private.SPARSE_MM), sparse_mm, NO_SECOND),
+    Entry("_standard_gamma", torch_private.GAMMA, draws.standard_gamma, NO_SECOND),
     *(Entry(name, (s,), refusing_zeros(s, name), NO_DERIVATIVE) for name, forms in SPECIAL.items() for s in forms),
     *(Entry("segment_reduce", (s,), refusing(s, "segment_reduce", SCATTER), NO_SECOND) for s in SEGMENT),
 )  # fmt: skip
@@ -245,15 +235,15 @@ class _Evaluation(Corrections):
     def __enter__(self) -> Any:
         begin(_corrected_again)
         self.levels = inside_transform()
-        self.pushes, self.told_off = torch._C._is_fwd_grad_enabled(), caches.AROUND.told_off
+        self.pushes, self.told_off = is_forward_mode_on(), caches.AROUND.told_off
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not PLAIN.issuperset(types) and classes_asked() and all(issubclass(kind, torch.Tensor) for kind in types):
             return self._by_class(func, types, args, kwargs or {})
-        if func is torch._C._set_grad_enabled and not inside_function():  # for whose forward torch has both off
+        if func is set_grad and not inside_function():  # for whose forward torch has both off
             caches.AROUND.told_off = not args[0]
-            torch._C._set_fwd_grad_enabled(self.pushes and args[0])
+            set_forward_mode(self.pushes and args[0])
         if is_foreign(func):
             result = func(*args, **(kwargs or {}))
             refuse_constants(func, args, kwargs or {}, result)
@@ -272,7 +262,7 @@ class _Evaluation(Corrections):
             super().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def __exit__(self, *raised: object) -> None:
-        torch._C._set_fwd_grad_enabled(self.pushes)
+        set_forward_mode(self.pushes)
         caches.AROUND.told_off = self.told_off
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
         end()
@@ -302,19 +292,14 @@ def _corrected_again(function: Callable[..., Any]) -> Callable[..., Any]:
     return again
 
 
+@constant_in_traces
 def _hand_over() -> bool:
     """Let Dynamo hand all of the table to a mode, as torch does, and jets; run while it traces, not traced itself.
 
     It goes by a list that torch has for its tests, which lacks what these leave out, such as ``F.hardsigmoid``.
     """
-    from torch._dynamo.variables.torch import get_overridable_functions
-
-    get_overridable_functions().update(TABLE, (F.tanh, F.sigmoid))
+    handed_to_modes().update(TABLE, (F.tanh, F.sigmoid))
     return True
-
-
-# What torch.compiler.assume_constant_result does, without an import of Dynamo, which takes longer than jacfunc's own.
-_hand_over._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def corrected() -> AbstractContextManager[Any]:
@@ -322,8 +307,7 @@ def corrected() -> AbstractContextManager[Any]:
     if compiling():  # which can trace neither the question nor a checkpoint
         _hand_over()
         return Corrections()
-    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
-    around = next((mode for mode in modes if isinstance(mode, Corrections)), None)
+    around = next((mode for mode in modes() if isinstance(mode, Corrections)), None)
     return _Evaluation() if around is None else nullcontext(around)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ...core.torch_private import native_det
 from .expansion import Tensor, exactly
 
 POLYNOMIAL = 8
@@ -27,7 +28,7 @@ def det(*args: Tensor, **named: Tensor) -> Tensor:
 def private_det(*args: Tensor, **named: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """For ``torch._linalg_det``, which also returns the constant factors."""
     (matrix,) = (*args, *named.values())
-    _, factors, pivots = torch._linalg_det(matrix.detach())
+    _, factors, pivots = native_det(matrix.detach())
     return det(matrix), factors, pivots
 
 

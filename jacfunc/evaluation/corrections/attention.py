@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...core.levels import compiling, grad_mode
+from ...core.torch_private import math_attention, native_flash
 from .expansion import Tensor, with_inner
 
 
@@ -27,9 +27,7 @@ def attention(
     """For ``F.scaled_dot_product_attention``: torch's own plain implementation."""
     if attn_mask is not None and attn_mask.dtype == torch.bool:  # which that one would add as 0 and 1
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -math.inf)
-    attended, _ = torch.ops.aten._scaled_dot_product_attention_math(
-        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-    )
+    attended, _ = math_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     result: Tensor = attended
     return result
 
@@ -45,9 +43,8 @@ def flash_attention(
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """For the flash kernel called by its own name, which also returns logarithms for its backward."""
-    native: Callable[..., tuple[Tensor, Tensor]] = torch._scaled_dot_product_flash_attention_for_cpu
     with grad_mode(False):
-        _, logarithms = native(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
+        _, logarithms = native_flash(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
     return attention(query, key, value, attn_mask, dropout_p, is_causal, scale), logarithms
 
 

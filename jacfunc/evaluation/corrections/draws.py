@@ -8,6 +8,7 @@ import torch
 from torch.autograd import Function
 
 from ...core.levels import compiling
+from ...core.torch_private import draw_gamma, gamma_slope
 from ...errors import RefusedOperationError
 
 Tensor = torch.Tensor
@@ -20,7 +21,7 @@ class _Slope(Function):
 
     @staticmethod
     def forward(alpha: Tensor, drawn: Tensor) -> Tensor:
-        return torch._standard_gamma_grad(alpha, drawn)
+        return gamma_slope(alpha, drawn)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -39,7 +40,7 @@ class _Draw(Function):
 
     @staticmethod
     def forward(alpha: Tensor, generator: torch.Generator | None) -> Tensor:
-        return torch._standard_gamma(alpha, generator=generator)
+        return draw_gamma(alpha, generator=generator)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Any], output: Tensor) -> None:
@@ -53,6 +54,6 @@ class _Draw(Function):
 def standard_gamma(input: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """For ``torch._standard_gamma``, refused by name where its second derivative is asked for."""
     if compiling():
-        return torch._standard_gamma(input, generator=generator)
+        return draw_gamma(input, generator=generator)
     drawn: Tensor = _Draw.apply(input, generator)  # type: ignore[no-untyped-call]
     return drawn

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from ...core.torch_private import c_nn
 from .expansion import Tensor, exactly, exactly_where_finite
 
 
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     """For ``F.hardsigmoid``: a clamp, whose slope at the kinks is torch's, 0."""
     inside = (input > -3) & (input < 3)
-    value = torch._C._nn.hardsigmoid(input.detach())
+    value = c_nn.hardsigmoid(input.detach())
     result = exactly(value, torch.where(inside, input / 6, 0.0))
     return input.copy_(result) if inplace else result
 
@@ -19,7 +20,7 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
 def mish(input: Tensor, inplace: bool = False) -> Tensor:
     """For ``F.mish``, whose second derivative is NaN where an exponential overflows."""
     x = input.clone() if inplace else input  # which is needed again in the backward
-    value = torch._C._nn.mish(x.detach())
+    value = c_nn.mish(x.detach())
     result = exactly_where_finite(value, x * torch.tanh(_softplus(x)))
     return input.copy_(result) if inplace else result
 
@@ -32,7 +33,7 @@ def _softplus(x: Tensor) -> Tensor:
 def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """For ``F.celu``, whose derivative has ``1 / alpha`` in single precision: the elu that its value is."""
     x = input.clone() if inplace else input
-    result = torch._C._nn.elu(x, alpha, 1.0, 1 / alpha) if alpha else torch.celu(x, alpha)
+    result = c_nn.elu(x, alpha, 1.0, 1 / alpha) if alpha else torch.celu(x, alpha)
     return input.copy_(result) if inplace else result
 
 
@@ -43,11 +44,11 @@ GELU_ENDS = 8.0
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """For ``F.gelu`` by tanh, whose third derivative is NaN where a hyperbolic cosine overflows."""
     if approximate != "tanh":
-        return torch._C._nn.gelu(input, approximate=approximate)
-    value = torch._C._nn.gelu(input.detach(), approximate=approximate)
+        return F.gelu(input, approximate=approximate)
+    value = F.gelu(input.detach(), approximate=approximate)
     far = input.abs() > GELU_ENDS
     ends = torch.where(input > 0, input, 0.0)
-    curved = torch._C._nn.gelu(torch.where(far, 0.0, input), approximate=approximate)
+    curved = F.gelu(torch.where(far, 0.0, input), approximate=approximate)
     return exactly_where_finite(value, torch.where(far, ends, curved))
 
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch._ops import OpOverload, OpOverloadPacket
 
 from ...core import trees
 from ...core.levels import inside_jvp, is_dual, tracked
+from ...core.torch_private import OpOverload, OpOverloadPacket
 from ...errors import RefusedOperationError, UnsupportedOperationError
 
 OWN = ("aten", "prims")
@@ -40,7 +40,7 @@ def is_foreign(function: Any) -> bool:
     """Whether a function is an operator that is none of torch's own."""
     if type(function) is OpOverload:
         return function.namespace not in OWN
-    return type(function) is OpOverloadPacket and function._qualified_op_name.split("::")[0] not in OWN
+    return type(function) is OpOverloadPacket and _forms(function)[0].namespace not in OWN
 
 
 def refuse_constants(function: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -97,6 +97,9 @@ def _is_constant(tensor: torch.Tensor) -> bool:
 
 def _has(function: Any, *keys: str) -> bool:
     """Whether each overload of an operator has a kernel for one of the keys."""
-    forms = [function] if type(function) is OpOverload else [getattr(function, form) for form in function.overloads()]
-    names = [form._name for form in forms]
-    return all(any(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in keys) for name in names)
+    forms: list[Any] = [function] if type(function) is OpOverload else _forms(function)
+    return all(any(form.has_kernel_for_dispatch_key(key) for key in keys) for form in forms)
+
+
+def _forms(packet: Any) -> list[Any]:
+    return [getattr(packet, form) for form in packet.overloads()]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ...core.torch_private import indexed_native
 from .expansion import Tensor, constant, exactly, wide
 
 
@@ -145,8 +146,7 @@ def indexed_batch_norm(*args: Any, **named: Any) -> Any:
     *others, enabled = (*args, named.pop("cudnn_enabled")) if "cudnn_enabled" in named else args
 
     def native(*args: Any, **named: Any) -> Any:
-        native: Callable[..., Any] = torch._batch_norm_impl_index
-        return native(*args, **named, cudnn_enabled=enabled)
+        return indexed_native(*args, **named, cudnn_enabled=enabled)
 
     return native_batch_norm(native)(*others, **named)
 

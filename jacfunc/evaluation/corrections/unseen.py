@@ -17,6 +17,7 @@ import torch
 from torch.autograd.graph import Node
 
 from ...core.levels import inside_function, next_node
+from ...core.torch_private import SAVED, node_number
 from ...errors import UnsupportedOperationError
 
 
@@ -46,20 +47,16 @@ def refuse_overwritten(outputs: Sequence[Any], accesses: Sequence[Access]) -> No
     changed = [access for access in accesses if not _same(_memory(access.tensor), access.before)]
     if not changed:
         return
-    nodes = sorted(_nodes(outputs), key=_number)
+    nodes = sorted(_nodes(outputs), key=node_number)
     kept = _kept_at([_place(access.tensor) for access in changed], nodes)
     for access in changed:
-        last = bisect_left(nodes, access.number, key=_number) - 1
+        last = bisect_left(nodes, access.number, key=node_number) - 1
         own = nodes[last] if last >= 0 and nodes[last].name() in access.running else None  # keeps what it left behind
         for node, tensor in kept[_place(access.tensor)]:
-            if _number(node) < access.number and node is not own and _overwritten(tensor, access):
+            if node_number(node) < access.number and node is not own and _overwritten(tensor, access):
                 raise UnsupportedOperationError(
                     f"what {node.name()} needs in its backward is overwritten through .data, out of sight of torch"
                 )
-
-
-def _number(node: Node) -> int:
-    return node._sequence_nr()
 
 
 def _kept_at(places: Sequence[int], nodes: Sequence[Node]) -> dict[int, list[tuple[Node, torch.Tensor]]]:
@@ -108,7 +105,7 @@ def _nodes(outputs: Sequence[Any]) -> Iterator[Node]:
 def _kept(node: Any) -> Iterator[torch.Tensor]:
     """The tensors that a node keeps for its backward."""
     for name in dir(node):
-        if name == "saved_tensors" or name.startswith("_saved_"):
+        if name == "saved_tensors" or name.startswith(SAVED):
             kept = getattr(node, name)
             for item in kept if isinstance(kept, tuple | list) else [kept]:
                 if isinstance(item, torch.Tensor):

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ...core.torch_private import c_torch
 from ..build import Operand, frame_of
 from ..frame import CannotFollowError, plus
 from ..jet import Jet
@@ -318,7 +319,7 @@ def install() -> None:
     named(outer, "outer", "ger")
     named(valued(torch.addr, addr), "addr")
     named(valued(torch.inner, inner), "inner")
-    tensordots = (torch.tensordot, torch._VF.tensordot)  # type: ignore[attr-defined]
+    tensordots = (torch.tensordot, c_torch.tensordot)
     add(valued(torch.tensordot, tensordot), tensordots[0])
     add(lambda a, b, ones, twos: torch.tensordot(a, b, (ones, twos)), tensordots[1])
     named(kron, "kron")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ...core.torch_private import math_attention, safe_softmax
 from ..build import Operand
 from ..jet import Jet
 from ..registry import add
@@ -70,12 +71,11 @@ def _weights(scores: Any, mask: Any) -> Any:
         return torch.softmax(scores, -1)
     scores = scores + mask
     if type(scores) is not Jet:
-        return torch.ops.aten._safe_softmax(scores, -1)
-    return softmax_of(scores, torch.ops.aten._safe_softmax(scores.value, -1), -1)
+        return safe_softmax(scores, -1)
+    return softmax_of(scores, safe_softmax(scores.value, -1), -1)
 
 
 def install() -> None:
     """Enter the rules of this file."""
-    math_form = torch.ops.aten._scaled_dot_product_attention_math
     add(attention, F.scaled_dot_product_attention)
-    add(attended, math_form, math_form.default)
+    add(attended, math_attention, math_attention.default)

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from ...core.torch_private import UPSAMPLING
+from ...core.torch_private import c_nn as _nn
 from ..build import Operand, frame_of, linear
 from ..fallback import pushed
 from ..jet import Coefficients, Jet
@@ -93,11 +95,11 @@ def pad(input: Jet, pad: Any, mode: str = "constant", value: float | None = None
     sizes = tuple(pad)
 
     def on_value(x: Tensor) -> Tensor:
-        padded: Tensor = torch._C._nn.pad(x, sizes, mode, value)
+        padded: Tensor = _nn.pad(x, sizes, mode, value)
         return padded
 
     if mode == "constant":
-        return linear(input, on_value, lambda rows: torch._C._nn.pad(rows, sizes, mode, None))
+        return linear(input, on_value, lambda rows: _nn.pad(rows, sizes, mode, None))
     mirrored: Jet = batched(on_value, len(sizes) // 2 + 1)(input)
     return mirrored
 
@@ -133,7 +135,6 @@ def affine_grid(theta: Jet, size: Any, align_corners: bool) -> Jet:
     return result
 
 
-_nn = torch._C._nn
 UNBATCHED: dict[str, int] = {
     "avg_pool1d": 2,
     "avg_pool2d": 3,
@@ -147,7 +148,7 @@ UNBATCHED: dict[str, int] = {
     "native_channel_shuffle": 0,
 }
 """Linear in images, and how many axes one without a batch has."""
-RESAMPLED = [name for name in dir(_nn) if name.startswith(("upsample_", "_upsample_")) and "backward" not in name]
+RESAMPLED = [name for name in dir(_nn) if name.startswith(UPSAMPLING) and "backward" not in name]
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution")
 
 

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from ...core.levels import compiling, exporting, grad_mode
+from ...core.torch_private import c_nn
 from ..build import Derivatives, composed, elementwise
 from ..frame import CannotFollowError
 from ..jet import Jet
@@ -228,7 +229,7 @@ def elu(input: Jet, alpha: float = 1.0, scale: float = 1.0, input_scale: float =
     found: List = [torch.where(x > 0, scale, tail * input_scale).to(x.dtype)]
     for k in range(2, input.frame.layout.order + 1):
         found.append(torch.where(x < 0, tail * input_scale**k, 0.0))
-    return Jet(torch._C._nn.elu(x, alpha, scale, input_scale), composed(input, found), input.frame)
+    return Jet(c_nn.elu(x, alpha, scale, input_scale), composed(input, found), input.frame)
 
 
 def softplus(input: Jet, beta: float = 1.0, threshold: float = 20.0) -> Jet:
@@ -377,13 +378,13 @@ def install() -> None:
     for name in LISTS:
         named(_listed(name), name, keeps_frame=True)
     add(_listed("abs"), torch.Tensor.__abs__, keeps_frame=True)
-    add(elementwise(F.logsigmoid, _logsigmoid), F.logsigmoid, torch._C._nn.log_sigmoid, keeps_frame=True)
-    add(leaky_relu, torch._C._nn.leaky_relu, keeps_frame=True)
-    add(hardtanh, torch._C._nn.hardtanh, keeps_frame=True)
-    add(threshold, torch._VF.threshold, torch.threshold, keeps_frame=True)
-    add(elu, torch._C._nn.elu, keeps_frame=True)
-    add(softplus, F.softplus, torch._C._nn.softplus, keeps_frame=True)
-    add(gelu, F.gelu, torch._C._nn.gelu, keeps_frame=True)
+    add(elementwise(F.logsigmoid, _logsigmoid), F.logsigmoid, keeps_frame=True)
+    add(leaky_relu, c_nn.leaky_relu, keeps_frame=True)
+    add(hardtanh, c_nn.hardtanh, keeps_frame=True)
+    add(threshold, torch.threshold, keeps_frame=True)
+    add(elu, c_nn.elu, keeps_frame=True)
+    add(softplus, F.softplus, keeps_frame=True)
+    add(gelu, F.gelu, keeps_frame=True)
     for name in BY_TORCH:
         for function in forms(name):
             add(elementwise(function, _by_torch(function)), function, keeps_frame=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ...core.torch_private import c_torch
 from ..build import Operand, linear
 from ..fallback import pushed
 from ..frame import CannotFollowError
@@ -331,4 +332,4 @@ def install() -> None:
     named(diag_embed, "diag_embed")
     named(diag, "diag")
     named(diagflat, "diagflat")
-    add(broadcast_tensors, torch.broadcast_tensors, torch._VF.broadcast_tensors)  # type: ignore[attr-defined]
+    add(broadcast_tensors, torch.broadcast_tensors, c_torch.broadcast_tensors)

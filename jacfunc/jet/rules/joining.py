@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ...core.torch_private import c_torch
 from ..build import linear
 from ..jet import Jet
 from ..registry import add, forms, named
@@ -141,7 +142,7 @@ def install() -> None:
     """Enter the rules of this file."""
     for name, rule in JOINED.items():
         named(rule, name)
-        add(rule, *(function for function in [getattr(torch._VF, name, None)] if function))
+        add(rule, *(function for function in [getattr(c_torch, name, None)] if function))
     add(linalg_diagonal, torch.linalg.diagonal)
     named(trace, "trace")
     add(windows, torch.Tensor.unfold)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ...core.torch_private import c_nn as _nn
 from ...evaluation.corrections.expansion import reduced
 from ..registry import add
 from ..values import plain
@@ -195,7 +196,6 @@ def glu(input: Any, dim: int = -1) -> Any:
     return one * two.sigmoid()
 
 
-_nn = torch._C._nn
 RULES: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...] = (
     (_nn.mse_loss, _elementwise_loss(lambda input, target: (input - target).square())),
     (_nn.l1_loss, _elementwise_loss(lambda input, target: (input - target).abs())),

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from ...core.levels import grad_mode
+from ...core.torch_private import c_torch
 from ...evaluation.corrections import norms as corrected
 from ...evaluation.corrections.expansion import wide
 from ..jet import Coefficients, Jet
@@ -350,7 +351,7 @@ def install() -> None:
     named(_with_mean(variance, torch.var_mean), "var_mean")
     named(_with_mean(deviation, torch.std_mean), "std_mean")
     add(valued(torch.linalg.vector_norm, vector_norm), torch.linalg.vector_norm)
-    add(valued(torch._VF.norm, norm), torch._VF.norm)  # type: ignore[attr-defined]
+    add(valued(c_torch.norm, norm), c_torch.norm)
     add(valued(torch.norm, norm), torch.norm, torch.Tensor.norm)
     named(valued(torch.frobenius_norm, frobenius), "frobenius_norm")
     add(valued(torch.linalg.matrix_norm, matrix_norm), torch.linalg.matrix_norm)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ...core.torch_private import c_torch
 from ..build import linear
 from ..frame import CannotFollowError
 from ..jet import Jet
@@ -133,7 +134,7 @@ def install() -> None:
     named(unbind, "unbind")
     named(select, "select")
     named(narrow, "narrow")
-    add(_pieces(lambda x, sizes, dim: x.split(sizes, dim)), torch.split, torch._VF.split, method.split)  # type: ignore[attr-defined]
+    add(_pieces(lambda x, sizes, dim: x.split(sizes, dim)), torch.split, c_torch.split, method.split)
     named(_pieces(lambda x, sizes, dim: x.split(sizes, dim)), "split_with_sizes")
     named(_pieces(lambda x, sizes, dim: x.chunk(sizes, dim)), "chunk")
     named(_pieces(lambda x, sizes, dim: x.tensor_split(sizes, dim)), "tensor_split")

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from ...core.levels import compiling
+from ...core.torch_private import autocasting
 from ..build import Operand, aligned, bilinear, frame_of, linear
 from ..frame import CannotFollowError
 from ..jet import Jet
@@ -153,7 +154,7 @@ def multiplies(input: Jet, weight: Tensor) -> bool:
 
 
 def _autocasting() -> bool:
-    return not compiling() and bool(torch._C._is_any_autocast_enabled())  # which Dynamo cannot trace
+    return not compiling() and autocasting()  # which Dynamo cannot trace
 
 
 def matrix_product(input: Operand, other: Operand) -> Any:

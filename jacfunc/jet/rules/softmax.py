@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ...core.torch_private import default_axis
 from ..build import composed
 from ..jet import Jet
 from ..registry import add, named
@@ -68,9 +69,7 @@ def _by_default_axis(function: Callable[..., Any]) -> Rule:
 
     def rule(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Any:
         if dim is None:
-            dim = F._get_softmax_dim(  # type: ignore[attr-defined]
-                "softmax", input.dim(), _stacklevel
-            )
+            dim = default_axis("softmax", input.dim(), _stacklevel)
         return function(input, dim, dtype)
 
     return rule
