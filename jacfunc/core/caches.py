@@ -256,13 +256,13 @@ class once(Generic[Owner, R]):  # noqa: N801  # a decorator, as property is
 _COMPUTED_ONCE: list[Callable[[], None]] = []
 
 
-def computed_once(maxsize: int) -> Callable[[Callable[P, R]], functools._lru_cache_wrapper[R]]:
+def computed_once(maxsize: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """``functools.lru_cache``, emptied with everything else."""
 
-    def kept(function: Callable[P, R]) -> functools._lru_cache_wrapper[R]:
+    def kept(function: Callable[P, R]) -> Callable[P, R]:
         cached = functools.lru_cache(maxsize)(function)
         _COMPUTED_ONCE.append(cached.cache_clear)
-        return cached
+        return cached  # type: ignore[return-value]  # which asks for hashable arguments as well
 
     return kept
 

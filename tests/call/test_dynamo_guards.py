@@ -15,9 +15,9 @@ from jacfunc.call import compiled, dynamo_guards
 
 VERSION = ".".join(torch.__version__.split(".")[:2])
 KEPT = {
-    "2.11": {"lambda": 19, "adapted": 44, "reverse": 60},
-    "2.13": {"lambda": 20, "adapted": 42, "reverse": 97},
-    "2.14": {"lambda": 20, "adapted": 42, "reverse": 106},
+    "2.11": {"lambda": 18, "adapted": 44, "reverse": 60},
+    "2.13": {"lambda": 19, "adapted": 42, "reverse": 97},
+    "2.14": {"lambda": 19, "adapted": 42, "reverse": 106},
 }
 """How many are kept of some 280 to 310 of a lambda, 460 to 520 of an adapted module, 280 to 370 in reverse."""
 USERS = (
