@@ -2,9 +2,9 @@
 
 The pushforward is the transpose of the pullback, itself taken with ``torch.func.vjp``: the pullback is linear in
 its cotangent, so its own vjp is the Jacobian-vector product [1].  Against ``torch.func.jvp`` this evaluates ``f``
-once for all chunks, needs no lock, compiles for changing batch sizes, and was faster in eager mode in every size that
-was measured (``docs/measurements.md``, which also says where its derivatives are wrong).  What has no second derivative
-by reverse mode goes by the dual route instead.
+once for all chunks, needs no lock, compiles for changing batch sizes, and in eager mode gave a value faster in every
+size that was measured, and a gradient in all but one (``docs/measurements.md``, which also says where its derivatives
+are wrong).  What has no second derivative by reverse mode goes by the dual route instead.
 
 [1] J. Townsend, "A new trick for calculating Jacobian vector products", 2017.
 """
