@@ -12,13 +12,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.torch_private import DYNAMO
-
 if TYPE_CHECKING:  # Windows has no fork server
     from multiprocessing.context import ForkServerContext, SpawnContext
 
-# What torch imports by itself, but only when a derivative is first taken; a name it no longer has is skipped.
-LATE_IMPORTS = ("torch", DYNAMO)
+# What torch imports by itself, but only when a derivative is first taken; a name it no longer has is skipped.  Written
+# here, for this file is also read where there is no torch, to measure other libraries.
+LATE_IMPORTS = ("torch", "torch._dynamo")
 
 
 def processes() -> ForkServerContext | SpawnContext:

@@ -747,7 +747,12 @@ def own() -> set[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_no_other_file_uses_a_private_name_of_torch(path, own):
-    assert not wrong_lines(SOURCES[path], own)
+    lines = [line.partition(": ")[2] for line in wrong_lines(SOURCES[path], own)]
+    assert lines == BY_NAME.get(path.relative_to(ROOT).as_posix(), [])
+
+
+BY_NAME = {"demo/memory.py": ["'torch._dynamo'"]}
+"""What names a module as a string, and cannot ask the room, as it is also read where torch is not installed."""
 
 
 PLANTED = {

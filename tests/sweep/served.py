@@ -32,7 +32,7 @@ def served(case: Case) -> str:
         return OTHER
     if plan.route != "taylor":
         return OTHER
-    return f"{ALONE}: {', '.join(plan.notes)}" if plan.notes else OWN
+    return f"{ALONE}: {', '.join(plan.findings.notes)}" if plan.findings.notes else OWN
 
 
 # -------------------------------------------------------------------- the operations of networks
