@@ -87,7 +87,8 @@ def laplacian(f: Callable[..., Any], *, return_gradient: bool = False, **keyword
     Returns:
         A function of the same arguments as ``f``, whose result has shape ``(N, *O)``; the leaves within one argument
         are summed, and a tuple ``argnums`` gives a tuple.  With ``return_gradient=True`` it is
-        ``(laplacian, gradient)``, the latter that of :func:`batch_jac`; with ``return_value=True`` the value comes next, and aux last.
+        ``(laplacian, gradient)``, the latter that of :func:`batch_jac`; with ``return_value=True`` the value comes
+        next, and aux last.
 
     Raises:
         ArgumentTypeError: ``return_gradient`` is no bool.

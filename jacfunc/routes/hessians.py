@@ -12,7 +12,6 @@ count as those of one input here; nothing evaluates a function.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -42,9 +41,12 @@ def along_pair(pair: Sequence[int], total: int) -> Index:
 def indices_of(total: int, gradient: bool) -> MultiIndices:
     """The derivatives of a Hessian, each pair of coordinates once, and those of first order where they are wanted."""
     firsts = [along_pair((place,), total) for place in range(total if gradient else 0)]
-    return MultiIndices.around(
-        [*firsts, *(along_pair(pair, total) for pair in itertools.combinations_with_replacement(range(total), 2))]
-    )
+    return MultiIndices.around([*firsts, *(along_pair(pair, total) for pair in triangle(total))])
+
+
+def triangle(total: int) -> list[Pair]:
+    """Every pair of so many coordinates once."""
+    return [(i, j) for i in range(total) for j in range(i, total)]
 
 
 class Patch(NamedTuple):
@@ -74,7 +76,7 @@ def patches(total: int, chunk_size: int | None) -> tuple[Patch, ...]:
     if chunk_size is not None and chunk_size < total + total * (total + 1) // 2:
         size = max(1, math.isqrt(1 + chunk_size) - 1)  # two groups have 2 size + size^2 rows
     groups = [range(start, min(start + size, total)) for start in range(0, total, size)] if total else []
-    return tuple([_patch(left, right, total) for left, right in itertools.combinations_with_replacement(groups, 2)])
+    return tuple([_patch(left, right, total) for i, left in enumerate(groups) for right in groups[i:]])
 
 
 def _patch(left: range, right: range, total: int) -> Patch:
@@ -118,7 +120,7 @@ class Hessians:
             self.firsts.setdefault(leaf, []).append(first)
 
     def take_columns(self, start: int, stop: int, derivatives: Tensors) -> None:
-        """Take first derivatives ``(r, *batch, *O)`` along rows from ``start``, of each output leaf, then second ones."""
+        """Take first derivatives ``(r, *batch, *O)`` along rows of the input, of each output leaf, then second."""
         count = len(self.outputs.shapes)
         for leaf in range(count):
             self.firsts.setdefault(leaf, []).append(derivatives[leaf])
@@ -134,7 +136,7 @@ class Hessians:
     def take_partials(self, partials: Partials) -> None:
         """Take the mixed derivatives of a route that has these."""
         total, found = self.inputs.total, partials.derivatives
-        chosen = list(itertools.combinations_with_replacement(range(total), 2))
+        chosen = triangle(total)
         leaves = range(len(self.outputs.shapes))
 
         def stacked(leaf: int, keys: Sequence[Sequence[int]]) -> torch.Tensor:
