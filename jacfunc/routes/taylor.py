@@ -140,6 +140,8 @@ def _take_partials(task: Task, partials: Partials, part: MultiIndices, outputs: 
     for order, count, rows in part.taken:
         for leaf, output in enumerate(outputs):
             stack = rows_of(output, order, count, task.leaves[0])
+            if len(rows) > 1:  # whose gradients are stacked once, not added up one by one
+                stack = stack.unbind()
             for row, key, factorial in rows:  # coefficients are normalised
                 partials.take(leaf, key, times(stack[row], factorial))
 
