@@ -150,7 +150,11 @@ class WantedHessian(Wanted):
         if not task.inputs.total:
             return Evaluation(*task.evaluate(*task.leaves)), hessians.results()
         evaluation = route.hessian(task, hessians)
-        return evaluation, hessians.results()
+        return evaluation, hessians.results() if task.inputs.limit is None else {}
+
+    def limited(self, rows: Rows, limit: int) -> Rows:
+        """A trial is of a few rows."""
+        return Rows(rows.shapes, limit)
 
 
 class Outcome(NamedTuple):

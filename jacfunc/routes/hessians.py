@@ -56,17 +56,16 @@ class Patch(NamedTuple):
         coordinates: those that jets have first-order rows for.
         chosen: the pairs, in the order of the second-order rows.
         layout: that of the rows.
-        indices: the derivative that each row is.
     """
 
     coordinates: tuple[int, ...]
     chosen: tuple[Pair, ...]
     layout: Layout
-    total: int
 
-    def indices(self) -> Sequence[Index]:
-        """The derivative that each row is."""
-        return [along_pair(own, self.total) for own in (*zip(self.coordinates), *self.chosen)]
+    def indices(self, total: int) -> Sequence[Index]:
+        """The derivative that each row is, of so many coordinates."""
+        firsts = [along_pair((place,), total) for place in self.coordinates]
+        return [*firsts, *[along_pair(pair, total) for pair in self.chosen]]
 
 
 @computed_once(64)
@@ -76,15 +75,15 @@ def patches(total: int, chunk_size: int | None) -> tuple[Patch, ...]:
     if chunk_size is not None and chunk_size < total + total * (total + 1) // 2:
         size = max(1, math.isqrt(1 + chunk_size) - 1)  # two groups have 2 size + size^2 rows
     groups = [range(start, min(start + size, total)) for start in range(0, total, size)] if total else []
-    return tuple([_patch(left, right, total) for i, left in enumerate(groups) for right in groups[i:]])
+    return tuple([_patch(left, right) for i, left in enumerate(groups) for right in groups[i:]])
 
 
-def _patch(left: range, right: range, total: int) -> Patch:
+def _patch(left: range, right: range) -> Patch:
     coordinates = tuple(left) if left == right else (*left, *right)
     places = {coordinate: place for place, coordinate in enumerate(coordinates)}
     chosen = [(i, j) for i in left for j in right if i <= j]
     layout = pairs(len(coordinates), tuple([(places[i], places[j]) for i, j in chosen]))
-    return Patch(coordinates, tuple(chosen), layout, total)
+    return Patch(coordinates, tuple(chosen), layout)
 
 
 @dataclass

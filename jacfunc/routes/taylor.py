@@ -115,7 +115,8 @@ class Taylor(Route):
             task.refuse_evaluations()
         evaluation = None
         for part in parts:
-            outputs, aux, notes = follow(task, part.layout, _along(task, part.coordinates), indices=part.indices)
+            indices = partial(part.indices, sum(task.inputs.sizes))
+            outputs, aux, notes = follow(task, part.layout, _along(task, part.coordinates), indices=indices)
             _take_patch(task, hessians, part, outputs)
             if evaluation is None:
                 evaluation = Evaluation(tuple(map(value_of, outputs)), aux, notes=notes)
