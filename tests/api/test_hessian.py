@@ -72,7 +72,7 @@ def test_closed_forms(method):
     assert symmetric(found)
 
 
-@pytest.mark.parametrize("chunk_size", [None, 1, 4, 5])
+@pytest.mark.parametrize("chunk_size", [None, 1, 5])
 @pytest.mark.parametrize("method", METHODS)
 def test_values_and_parameter_gradients_are_those_of_nested_reverse_mode(method, chunk_size):
     f, params = make_functional(network("tanh", 3, 2))
