@@ -2,9 +2,11 @@
 
 from .api.calculus import biharmonic, curl, directional
 from .api.derivatives import Derivatives
+from .api.hessian import hessian
+from .api.laplacian import laplacian
 from .api.partials import partials
 from .api.residual import residual
-from .api.transforms import Transform, batch_jac, check_independent, diag_jac, divergence, hess_diag, laplacian
+from .api.transforms import Transform, batch_jac, check_independent, diag_jac, divergence, hess_diag
 from .core.caches import clear_caches
 from .errors import (
     ArgumentError,
@@ -50,6 +52,7 @@ __all__ = [
     "divergence",
     "explain",
     "hess_diag",
+    "hessian",
     "laplacian",
     "make_functional",
     "partials",

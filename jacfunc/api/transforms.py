@@ -1,4 +1,4 @@
-"""The public transforms: each says which entries it wants and what its result looks like.
+"""The transforms of one batched pass: each says which entries it wants; what all transforms are.
 
 Arguments are checked in ``request.py``, the route is chosen in ``plan.py``.  A :class:`Transform` is what they
 return: a function of the same arguments that ``explain`` can ask about.
@@ -20,7 +20,7 @@ from ..call.fast_path import Kind, known_call, remember_call
 from ..call.independence import probe_now
 from ..call.inside import followed
 from ..call.plan import Plan
-from ..call.quantity import EntriesOf, Outcome, Quantity
+from ..call.quantity import EntriesOf, Quantity
 from ..call.refusals import JetsGivenError
 from ..call.request import Request, as_function, requested
 from ..call.run import run
@@ -31,8 +31,9 @@ from ..core.levels import tracing
 from ..core.reasons import name_of, note
 from ..errors import JacfuncError
 from ..options import Keywords, Options
-from ..routes.collect import Block, Diagonal, HessianDiagonal, Laplacian, owned
+from ..routes.collect import Block, Diagonal, HessianDiagonal, owned
 from .calling import Uncalled, keywords_only
+from .results import by_pair, trace
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -83,7 +84,8 @@ class Transform(Entrance, Uncalled):
         outcome, plan = run(request, self.quantity, known)
         own = partial(owned, traced=True) if request.traced else owned
         result = self.quantity.assemble(request, outcome)
-        results: list[Any] = [own(result) if type(result) is torch.Tensor else trees.mapped(own, result)]
+        parts = result if self.quantity.gradient else (result,)
+        results = [own(part) if type(part) is torch.Tensor else trees.mapped(own, part) for part in parts]
         if self.options.return_value:
             values = [trees.mapped(own, value) for value in outcome.evaluation.outputs]
             results.append(outcome.outputs.structure.build(values))
@@ -108,63 +110,21 @@ class Transform(Entrance, Uncalled):
         return (self.quantity.identity, self.options.argnums, self.options.batch_dims, self.transformed)
 
     def __repr__(self) -> str:
-        return f"{self.quantity.name}({', '.join([name_of(self.transformed), *self.options.changed()])})"
+        gradient = ["return_gradient=True"] if self.quantity.gradient else []
+        told = [name_of(self.transformed), *gradient, *self.options.changed()]
+        return f"{self.quantity.name}({', '.join(told)})"
 
 
-def _by_pair(request: Request, outcome: Outcome) -> Any:
-    """The output's tree outside, then the tuple of a tuple ``argnums``, the input's tree innermost."""
-    trees = []
-    for output in range(len(outcome.outputs.shapes)):
-        arguments = [
-            argument.structure.build([outcome.results[output, leaf] for leaf in _leaves(argument.span)])
-            for argument in request.arguments
-        ]
-        trees.append(_per_argument(request, arguments))
-    return outcome.outputs.structure.build(trees)
-
-
-def _summed_by_argument(request: Request, outcome: Outcome) -> Any:
-    """The output's tree outside; the leaves within one argument are summed."""
-    trees = []
-    for output in range(len(outcome.outputs.shapes)):
-        sums = [
-            _sum([outcome.results[output, leaf] for leaf in _leaves(argument.span)]) for argument in request.arguments
-        ]
-        trees.append(_per_argument(request, sums))
-    return outcome.outputs.structure.build(trees)
-
-
-def _trace(request: Request, outcome: Outcome) -> torch.Tensor:
-    """All diagonals, summed over samples' coordinates and leaves: one number for each sample."""
-    return _sum(
-        [
-            diagonal.reshape(*request.batch, -1).sum(-1) if diagonal.numel() else diagonal.new_zeros(request.batch)
-            for diagonal in outcome.results.values()
-        ]
-    )
-
-
-def _per_argument(request: Request, results: list[Any]) -> Any:
-    return tuple(results) if isinstance(request.options.argnums, tuple) else results[0]
-
-
-def _leaves(span: slice) -> range:
-    return range(span.start, span.stop)
-
-
-def _sum(tensors: list[torch.Tensor]) -> torch.Tensor:
-    return sum(tensors[1:], start=tensors[0])
-
-
-DIAG_JAC = Quantity("diag_jac", 1, EntriesOf(1, Diagonal), _by_pair, refuse=refuse_without_diagonal)
-BATCH_JAC = Quantity("batch_jac", 1, EntriesOf(1, Block), _by_pair)
-DIVERGENCE = Quantity("divergence", 1, EntriesOf(1, Diagonal, paired=True), _trace, refuse=refuse_unequal_trees)
-HESS_DIAG = Quantity("hess_diag", 2, EntriesOf(2, HessianDiagonal), _by_pair)
-LAPLACIAN = Quantity("laplacian", 2, EntriesOf(2, Laplacian), _summed_by_argument)
+DIAG_JAC = Quantity("diag_jac", 1, EntriesOf(1, Diagonal), by_pair, refuse=refuse_without_diagonal)
+BATCH_JAC = Quantity("batch_jac", 1, EntriesOf(1, Block), by_pair)
+DIVERGENCE = Quantity("divergence", 1, EntriesOf(1, Diagonal, paired=True), trace, refuse=refuse_unequal_trees)
+HESS_DIAG = Quantity("hess_diag", 2, EntriesOf(2, HessianDiagonal), by_pair)
 
 
 def with_signature(transform: F) -> F:
-    """Show the keywords that all transforms share where ``help`` and editors look for them."""
+    """Show the keywords that all transforms share, after its own, where ``help`` and editors look for them."""
+    given = inspect.signature(transform, eval_str=False).parameters.values()
+    own = [parameter for parameter in given if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
     shared = [
         inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=option.type)
         for option in fields(Options)
@@ -172,7 +132,7 @@ def with_signature(transform: F) -> F:
     ]
     function = inspect.Parameter("f", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation="Callable[..., Any]")
     made = keywords_only(transform)
-    made.__signature__ = inspect.Signature([function, *shared], return_annotation="Transform")  # type: ignore[attr-defined]
+    made.__signature__ = inspect.Signature([function, *own, *shared], return_annotation="Transform")  # type: ignore[attr-defined]
     return made
 
 
@@ -306,33 +266,6 @@ def hess_diag(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
         tensor([[ 6., 12.]])
     """
     return transform_of(HESS_DIAG, f, keywords)
-
-
-@with_signature
-def laplacian(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
-    r"""The Laplacian of every output, ``(N, *O)``: its second derivatives, summed over the whole input.
-
-    .. math:: \Delta y_{no} = \sum_i \partial^2 y_{no} / \partial x_{ni}^2
-
-    Args:
-        f: a function or an ``nn.Module``, ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``, as for
-            :func:`diag_jac`.
-        **keywords: those of :func:`diag_jac`.
-
-    Returns:
-        A function of the same arguments as ``f``, whose result has shape ``(N, *O)``; the leaves within one argument
-        are summed, and a tuple ``argnums`` gives a tuple.
-
-    Raises:
-        JacfuncError: as :func:`diag_jac`, for whose shapes nothing is refused here.
-
-    Example:
-        >>> import torch
-        >>> from jacfunc import laplacian
-        >>> laplacian(lambda x: x.square().sum(dim=1))(torch.ones(2, 3))
-        tensor([6., 6.])
-    """
-    return transform_of(LAPLACIAN, f, keywords)
 
 
 @dataclass(frozen=True)

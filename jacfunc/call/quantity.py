@@ -1,7 +1,7 @@
 """What a transform computes: entries for pairs of leaves, or mixed derivatives; and what its result is made of.
 
 A :class:`Quantity` is what a transform is told apart by; what it wants of one request is a :class:`Wanted`, of which
-there are two: each knows its cost and its rows by a route, and has a route compute it.
+there are three: each knows its cost and its rows by a route, and has a route compute it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from ..evaluation.basis import Rows
 from ..jet.layout import Terms
 from ..jet.multiindices import MultiIndices, Sum
 from ..routes.collect import Entries, Pair, Partials
+from ..routes.hessians import Hessians
 from ..routes.route import Route
 from ..routes.task import Evaluation, Task, times
 from .evaluator import Outputs
 from .request import Request
 
 Results = dict[Any, torch.Tensor]
-"""By pair of output leaf and input leaf, or by output leaf and mixed derivative."""
+"""By pair of output leaf and input leaf, by output leaf and mixed derivative, or by name and output leaf."""
 
 
 class Wanted(ABC):
@@ -106,6 +107,8 @@ class WantedPartials(Wanted):
 
     def compute(self, route: Route, task: Task) -> tuple[Evaluation, Results]:
         """Have the route hand the mixed derivatives over."""
+        if not task.inputs.total:  # nothing to differentiate by
+            return Evaluation(*task.evaluate(*task.leaves)), {}
         partials = Partials(route.carried(self.indices), task.leaves[0].dtype)
         return route.partials(task, partials), partials.derivatives
 
@@ -121,6 +124,37 @@ class WantedPartials(Wanted):
                 total = part if total is None else total + part
         assert total is not None
         return total
+
+
+@dataclass(frozen=True)
+class WantedHessian(Wanted):
+    """The whole Hessian of every output by all coordinates, and with ``gradient`` its first derivatives beside it."""
+
+    gradient: bool
+
+    def cost(self, route: Route, inputs: int, outputs: int) -> float:
+        """That of whole Hessians by this route."""
+        return route.cost_of_hessian(inputs, outputs)
+
+    def rows(self, route: Route, inputs: int, outputs: int) -> int:
+        """Those that the route needs for them."""
+        return route.rows_of_hessian(inputs, outputs)
+
+    def rows_of_jets(self, inputs: int) -> int:
+        """The value, a row for each coordinate and one for each pair of them."""
+        return 1 + inputs + inputs * (inputs + 1) // 2
+
+    def compute(self, route: Route, task: Task) -> tuple[Evaluation, Results]:
+        """Have the route fill the Hessians; without coordinates there is nothing to fill."""
+        hessians = Hessians(task.inputs, task.outputs, task.leaves, task.batch, self.gradient)
+        if not task.inputs.total:
+            return Evaluation(*task.evaluate(*task.leaves)), hessians.results()
+        evaluation = route.hessian(task, hessians)
+        return evaluation, hessians.results() if task.inputs.limit is None else {}
+
+    def limited(self, rows: Rows, limit: int) -> Rows:
+        """A trial is of a few rows."""
+        return Rows(rows.shapes, limit)
 
 
 class Outcome(NamedTuple):
@@ -148,6 +182,7 @@ class Quantity:
         wanted: what it wants of a request, when the outputs are known.
         assemble: the result from the outcome.
         key: tells apart what has the same name.
+        gradient: whether the result is a pair, of what the transform is named after and the first derivatives.
         refuse: asked when the outputs are known.
         refuse_inputs: asked before any evaluation.
     """
@@ -159,11 +194,12 @@ class Quantity:
     key: Hashable = None
     refuse: Callable[[Request, Outputs], None] | None = None
     refuse_inputs: Callable[[Request], None] | None = None
+    gradient: bool = False
 
     @property
     def identity(self) -> tuple[Hashable, ...]:
         """What tells it from another."""
-        return (self.name, self.key)
+        return (self.name, self.key, self.gradient)
 
 
 @dataclass(frozen=True)
@@ -182,6 +218,17 @@ class EntriesOf:
         else:
             pairs = [(output, leaf) for output in count for leaf in leaves]
         return WantedEntries(self.order, self.entry, tuple(pairs))
+
+
+@dataclass(frozen=True)
+class HessiansOf:
+    """The whole Hessian of every output, and with ``gradient`` its first derivatives."""
+
+    gradient: bool
+
+    def __call__(self, request: Request, outputs: Outputs) -> WantedHessian:
+        """What is wanted, of whatever arguments."""
+        return WantedHessian(self.gradient)
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,8 @@ def _plan_signature(request: Request, quantity: Quantity) -> tuple[object, ...]:
     surroundings = (torch.is_grad_enabled() or inside, inside and inside_vmap())
     inner = request.within is not None
     several = independence.several(request)
-    return (quantity.identity, request.options.planned, several, request.signature, surroundings, inner)
+    rules = caches.RULES_ENTERED.number  # a rule that was entered since has to be verified, and explain to know of it
+    return (quantity.identity, request.options.planned, several, request.signature, surroundings, inner, rules)
 
 
 def _remember(request: Request, plan: Plan) -> None:

@@ -243,15 +243,19 @@ def _terms(
     for row, coefficients in enumerate(result):
         for index, weight in coefficients:
             places.setdefault(index, []).append((row, weight))
+    lefts, rights = _apart(left), _apart(right)
     terms = []
-    for (i, b), (j, c) in itertools.product(_apart(left), _apart(right)):
-        # Not by map(int.__add__, b, c), which is NotImplemented under Dynamo.
-        for row, weight in places.get(tuple([x + y for x, y in zip(b, c, strict=True)]), ()):
-            terms.append((i, j, row, weight))
-    terms.sort(key=lambda term: term[2])
+    for index, rows in places.items():
+        for b in itertools.product(*[range(count + 1) for count in index]):
+            if b in lefts:
+                # Not by map(int.__sub__, index, b), which is NotImplemented under Dynamo.
+                c = tuple([x - y for x, y in zip(index, b, strict=True)])
+                if c in rights:
+                    terms += [(lefts[b], rights[c], row, weight) for row, weight in rows]
+    terms.sort(key=lambda term: (term[2], term[0], term[1]))
     return [term[:3] for term in terms], [term[3] for term in terms]
 
 
-def _apart(rows: Sequence[Terms]) -> list[tuple[int, Index]]:
-    """The rows of a single coefficient, which are what products are of."""
-    return [(place, row[0][0]) for place, row in enumerate(rows) if len(row) == 1]
+def _apart(rows: Sequence[Terms]) -> dict[Index, int]:
+    """The rows of a single coefficient, which are what products are of, by their derivative."""
+    return {row[0][0]: place for place, row in enumerate(rows) if len(row) == 1}

@@ -11,6 +11,7 @@ are wrong).  What has no second derivative by reverse mode goes by the dual rout
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ import torch
 from ..evaluation.linear import pullback, pushforward
 from ..jet.multiindices import MultiIndices
 from . import nested
-from .collect import Entries, Partials
+from .collect import Entries, Partials, joined
+from .hessians import Hessians
 from .route import Route
 from .task import Evaluation, Task, Tensors
 from .verify import verify_backward, verify_transpose
@@ -58,12 +60,8 @@ class Forward(Route):
         """Fill the entries by columns of second derivatives; ``f`` is evaluated once for each chunk."""
 
         def along(*tangents: torch.Tensor) -> tuple[Tensors, Tensors, Tensors]:
-            def first(*leaves: torch.Tensor) -> tuple[Tensors, Any]:
-                outputs, pull, aux = pullback(task.evaluate, *leaves)
-                return pushforward(pull, outputs)(*tangents), (outputs, aux)
-
-            firsts, pull, (outputs, aux) = pullback(first, *task.leaves)
-            return pushforward(pull, firsts)(*tangents), outputs, aux
+            _, push, outputs, aux = _pushed(task, tangents)
+            return push(*tangents), outputs, aux
 
         if task.mode.verified:
             verify_backward(task)
@@ -74,6 +72,37 @@ class Forward(Route):
         if task.mode.verified:
             verify_backward(task)
         return nested.swept(task, partials, _grown)
+
+    def cost_of_hessian(self, inputs: int, outputs: int) -> float:
+        """That of a row through a row, for each pair of them."""
+        return 3 + 1.25 * inputs**2  # measured beside the reverse route
+
+    def hessian(self, task: Task, hessians: Hessians) -> Evaluation:
+        """Fill whole Hessians by columns: what is pushed along one row is pushed again along each."""
+
+        def along(*tangents: torch.Tensor) -> tuple[Tensors, Tensors, Tensors]:
+            firsts, push, outputs, aux = _pushed(task, tangents)
+            chunks = [
+                task.through(push, task.inputs.basis(start, stop, task.leaves, task.batch))
+                for start, stop in task.input_chunks()
+            ]
+            return (*firsts, *map(joined, map(list, zip(*chunks, strict=True)))), outputs, aux
+
+        if task.mode.verified:
+            verify_backward(task)
+        outer = task.chunk_size and max(1, task.chunk_size // max(task.inputs.total, 1))
+        return task.swept(along, task.inputs, outer, task.leaves, hessians.take_columns)
+
+
+def _pushed(task: Task, tangents: Tensors) -> tuple[Tensors, Callable[..., Tensors], Tensors, Tensors]:
+    """The derivatives along a row, how they are pushed along another, outputs and aux; ``f`` is evaluated."""
+
+    def first(*leaves: torch.Tensor) -> tuple[Tensors, Any]:
+        outputs, pull, aux = pullback(task.evaluate, *leaves)
+        return pushforward(pull, outputs)(*tangents), (outputs, aux)
+
+    firsts, pull, (outputs, aux) = pullback(first, *task.leaves)
+    return firsts, pushforward(pull, firsts), outputs, aux
 
 
 def _grown(task: Task, level: nested.Level, parents: nested.Parents) -> nested.Level:

@@ -11,6 +11,7 @@ from ..evaluation.linear import pullback, pushforward
 from ..jet.multiindices import MultiIndices
 from . import nested
 from .collect import Entries, Partials, joined, own_coordinates
+from .hessians import Hessians
 from .route import Route
 from .task import Evaluation, Task, Tensors
 from .verify import NoTransposeError, verify_backward, verify_transpose
@@ -48,19 +49,37 @@ class Reverse(Route):
 
         ``f`` is evaluated once for each chunk of output rows; ``chunk_size`` bounds the pairs of rows in flight.
         """
+        return self._swept_twice(task, _second_gradients, entries.take_cells)
+
+    def _swept_twice(
+        self,
+        task: Task,
+        along: Callable[[Task, Tensors], tuple[Tensors, Tensors, Tensors]],
+        take: Callable[[int, int, Tensors], None],
+    ) -> Evaluation:
         if task.mode.verified:
             verify_backward(task)
         outer = task.chunk_size and max(1, task.chunk_size // max(task.inputs.total, 1))
         like = [task.leaves[0]] * len(task.outputs.shapes)  # the outputs are not known before their evaluation
-        return task.swept(
-            lambda *cotangents: _second_gradients(task, cotangents), task.outputs, outer, like, entries.take_cells
-        )
+        return task.swept(lambda *cotangents: along(task, cotangents), task.outputs, outer, like, take)
 
     def partials(self, task: Task, partials: Partials) -> Evaluation:
         """Mixed derivatives of any order, each from a gradient of one of the order below; ``f`` is evaluated once."""
         if task.mode.verified:
             verify_backward(task)
         return nested.swept(task, partials, _grown)
+
+    def cost_of_hessian(self, inputs: int, outputs: int) -> float:
+        """That of the diagonal, which is cut out of it here."""
+        return self.cost(2, inputs, outputs)
+
+    def rows_of_hessian(self, inputs: int, outputs: int) -> int:
+        """One for each pair of an output and an input."""
+        return self.rows(2, inputs, outputs)
+
+    def hessian(self, task: Task, hessians: Hessians) -> Evaluation:
+        """Fill whole Hessians by rows, as second derivatives are: what is pulled back again is kept in full."""
+        return self._swept_twice(task, _hessian_rows, hessians.take_rows)
 
 
 def _verify(task: Task, pull: Callable[..., Tensors], outputs: Tensors) -> None:
@@ -73,15 +92,39 @@ def _verify(task: Task, pull: Callable[..., Tensors], outputs: Tensors) -> None:
         return
 
 
-def _second_gradients(task: Task, cotangents: Tensors) -> tuple[Tensors, Tensors, Tensors]:
-    """For one output row: its second derivatives ``(numel(I), *batch)`` by each input leaf; outputs; aux."""
+def _twice(task: Task, cotangents: Tensors) -> tuple[Tensors, Callable[..., Tensors], tuple[Tensors, Tensors]]:
+    """The gradient of one output row, how it is pulled back again, and outputs and aux."""
 
     def gradient(*leaves: torch.Tensor) -> tuple[Tensors, Any]:
         outputs, pull, aux = pullback(task.evaluate, *leaves)
         return pull(*(c.to(output.dtype) for c, output in zip(cotangents, outputs, strict=True))), (outputs, aux)
 
-    _, pull, (outputs, aux) = pullback(gradient, *task.leaves)
+    return pullback(gradient, *task.leaves)
 
+
+def _hessian_rows(task: Task, cotangents: Tensors) -> tuple[Tensors, Tensors, Tensors]:
+    """For one output row: its gradient ``(*batch, d)`` and Hessian ``(d, *batch, d)``; outputs; aux."""
+    gradient, pull, (outputs, aux) = _twice(task, cotangents)
+    chunks = [
+        _side_by_side(task, task.through(pull, task.inputs.basis(start, stop, task.leaves, task.batch)))
+        for start, stop in task.input_chunks()
+    ]
+    first = _side_by_side(task, gradient)
+    return (first, joined(chunks) if chunks else first.new_zeros((0, *first.shape))), outputs, aux
+
+
+def _side_by_side(task: Task, gradients: Tensors) -> torch.Tensor:
+    """Gradients by each leaf as one by all coordinates: ``(.., *batch, d)``."""
+    flat = [
+        gradient.reshape(*gradient.shape[: gradient.dim() - len(shape)], size)
+        for gradient, shape, size in zip(gradients, task.inputs.shapes, task.inputs.sizes, strict=True)
+    ]
+    return joined(flat, -1)
+
+
+def _second_gradients(task: Task, cotangents: Tensors) -> tuple[Tensors, Tensors, Tensors]:
+    """For one output row: its second derivatives ``(numel(I), *batch)`` by each input leaf; outputs; aux."""
+    _, pull, (outputs, aux) = _twice(task, cotangents)
     parts: list[list[torch.Tensor]] = [[] for _ in task.leaves]
     for start, stop in task.input_chunks():
         hessian = task.through(pull, task.inputs.basis(start, stop, task.leaves, task.batch))

@@ -11,6 +11,7 @@ import torch
 from ..errors import UnsupportedOperationError
 from ..jet.multiindices import MultiIndices
 from .collect import Entries, Partials
+from .hessians import Hessians
 from .task import Evaluation, Task
 
 
@@ -65,3 +66,18 @@ class Route(ABC):
     def partials(self, task: Task, partials: Partials) -> Evaluation:
         """Hand over the mixed derivatives of the task; a route may leave them to the others."""
         raise UnsupportedOperationError(f"the route {self.name} has no mixed derivatives")
+
+    def rows_of_hessian(self, inputs: int, outputs: int) -> int:
+        """How many rows it pushes or pulls through for a whole Hessian."""
+        return self.rows(2, inputs, outputs) * inputs
+
+    def cost_of_hessian(self, inputs: int, outputs: int) -> float:
+        """That of a whole Hessian: at first that of its mixed derivatives one by one."""
+        return 1 + inputs * self.cost(2, inputs, outputs)
+
+    def hessian(self, task: Task, hessians: Hessians) -> Evaluation:
+        """Fill whole Hessians; unless a route knows better, by mixed derivatives."""
+        partials = Partials(hessians.indices, task.leaves[0].dtype)
+        evaluation = self.partials(task, partials)
+        hessians.take_partials(partials)
+        return evaluation

@@ -650,6 +650,21 @@ class TestRegisterRule:
         with pytest.raises(RuleError, match=words):
             propagated(torch.sin, torch.rand(2, 4))
 
+    def test_a_rule_that_is_entered_after_a_call_is_verified_as_one_before(self) -> None:
+        x = torch.rand(3, 2, dtype=double)
+        f = lambda x: torch.special.i0e(x)
+        known = diag_jac(f, method="taylor")(x)
+        register_rule(torch.special.i0e, elementwise(torch.special.i0e, lambda x, y, order: [7 * y] * order))
+        torch.testing.assert_close(diag_jac(f, method="taylor")(x), known)
+        assert explain(diag_jac(f, method="taylor"))(x).plan.route != "taylor"
+
+    def test_explain_knows_of_a_rule_that_was_entered_since(self) -> None:
+        f = lambda x: torch.linalg.matrix_exp(x[:, :, None])[..., 0]
+        x = torch.rand(3, 1, dtype=double)
+        assert "without a rule" in str(explain(diag_jac(f, method="taylor"))(x))
+        register_rule(torch.linalg.matrix_exp, lambda x: x.exp())
+        assert "without a rule" not in str(explain(diag_jac(f, method="taylor"))(x))
+
     def test_a_linear_one(self) -> None:
         register_rule(torch.fliplr, lambda x: linear(x, torch.fliplr, lambda rows: rows.flip(2)))
         check(Case("fliplr", lambda x: torch.fliplr(x.sin())), "diagonal")

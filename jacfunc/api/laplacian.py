@@ -1,0 +1,106 @@
+"""``laplacian``, alone by the route of second derivatives, or with the gradient by that of mixed derivatives.
+
+With the gradient there is a row for each first derivative and one for the Laplacian, all in one propagation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Unpack
+
+import torch
+
+from ..call.quantity import EntriesOf, Outcome, PartialsOf, Quantity
+from ..call.request import Request
+from ..core.caches import computed_once
+from ..jet.layout import Index, Terms
+from ..jet.multiindices import MultiIndices
+from ..options import Keywords
+from ..routes.collect import Laplacian
+from .results import check_flag, gradients, per_argument, sizes, summed_by_argument
+from .transforms import Transform, transform_of, with_signature
+
+Sizes = tuple[int, ...]
+"""The numbers of coordinates of the arguments."""
+
+
+def _along(times: int, place: int, total: int) -> Index:
+    return tuple([times * (place == other) for other in range(total)])
+
+
+@computed_once(64)
+def _firsts(total: int) -> tuple[Index, ...]:
+    """The derivatives of first order, of so many coordinates."""
+    return tuple([_along(1, place, total) for place in range(total)])
+
+
+@computed_once(64)
+def _laplacians(arguments: Sizes) -> tuple[Terms, ...]:
+    """For each argument the sum of the second derivatives by its coordinates; empty where it has none."""
+    total, start, found = sum(arguments), 0, []
+    for size in arguments:
+        found.append(tuple([(_along(2, place, total), 1.0) for place in range(start, start + size)]))
+        start += size
+    return tuple(found)
+
+
+def _arguments(request: Request) -> Sizes:
+    return tuple([sum(sizes(request)[argument.span]) for argument in request.arguments])
+
+
+def _derivatives(request: Request) -> MultiIndices:
+    arguments = _arguments(request)
+    total = sum(arguments)
+    if not total:  # nothing is differentiated, but a set needs a coordinate
+        return MultiIndices.around([(0,)])
+    return MultiIndices.around(_firsts(total), [terms for terms in _laplacians(arguments) if terms])
+
+
+def _with_gradient(request: Request, outcome: Outcome) -> tuple[Any, Any]:
+    arguments = _arguments(request)
+    flat, sums = [], []
+    for output, shape in enumerate(outcome.outputs.shapes):
+        zeros = request.leaves[0].new_zeros((*request.batch, *shape))
+        found = [outcome.results[output, index] for index in _firsts(sum(arguments))]
+        flat.append(torch.stack(found, -1) if found else zeros[..., None][..., :0])
+        totals = [outcome.combined(output, terms) if terms else zeros for terms in _laplacians(arguments)]
+        sums.append(per_argument(request, totals))
+    return outcome.outputs.structure.build(sums), gradients(request, outcome, flat)
+
+
+ALONE = Quantity("laplacian", 2, EntriesOf(2, Laplacian), summed_by_argument)
+WITH_GRADIENT = Quantity("laplacian", 2, PartialsOf(_derivatives), _with_gradient, gradient=True)
+
+
+@with_signature
+def laplacian(f: Callable[..., Any], *, return_gradient: bool = False, **keywords: Unpack[Keywords]) -> Transform:
+    r"""The Laplacian of every output, ``(N, *O)``: its second derivatives, summed over the whole input.
+
+    .. math:: \Delta y_{no} = \sum_i \partial^2 y_{no} / \partial x_{ni}^2
+
+    Args:
+        f: a function or an ``nn.Module``, ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``, as for
+            :func:`diag_jac`.
+        return_gradient: also return the first derivatives, from the same evaluation.
+        **keywords: those of :func:`diag_jac`.
+
+    Returns:
+        A function of the same arguments as ``f``, whose result has shape ``(N, *O)``; the leaves within one argument
+        are summed, and a tuple ``argnums`` gives a tuple.  With ``return_gradient=True`` it is
+        ``(laplacian, gradient)``, the latter that of :func:`batch_jac`; with ``return_value=True`` the value comes
+        next, and aux last.
+
+    Raises:
+        ArgumentTypeError: ``return_gradient`` is no bool.
+        JacfuncError: as :func:`diag_jac`, for whose shapes nothing is refused here.
+
+    Example:
+        >>> import torch
+        >>> from jacfunc import laplacian
+        >>> laplacian(lambda x: x.square().sum(dim=1))(torch.ones(2, 3))
+        tensor([6., 6.])
+        >>> laplacian(lambda x: x.square().sum(dim=1), return_gradient=True)(torch.ones(1, 3))
+        (tensor([6.]), tensor([[2., 2., 2.]]))
+    """
+    check_flag("return_gradient", return_gradient)
+    return transform_of(WITH_GRADIENT if return_gradient else ALONE, f, keywords)
