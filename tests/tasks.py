@@ -58,12 +58,26 @@ def entries_of(task: Task, entry: Callable[[Pair], Any]) -> Entries:
     return Entries(by_pair, task.inputs, task.outputs, task.leaves)
 
 
-def counted(f: Function) -> tuple[Function, list[int]]:
-    """The function, and one number more in the list at each of its evaluations."""
-    calls: list[int] = []
+class Calls:
+    """How many there were; no list, by whose contents a function that holds it would be another one."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def clear(self) -> None:
+        """Count anew."""
+        self.count = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def counted(f: Function) -> tuple[Function, Calls]:
+    """The function, and how often it was called."""
+    calls = Calls()
 
     def counting(*leaves: Any) -> Any:
-        calls.append(len(calls))
+        calls.count += 1
         return f(*leaves)
 
     return counting, calls

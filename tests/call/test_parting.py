@@ -30,8 +30,8 @@ def branching(x: Any) -> Any:
 def early(x: Any) -> Any:
     if isinstance(x, int):
         return x
-    y = x
-    return y
+    y = x + x
+    return y * 2
 
 
 def around(x: Any) -> Any:
@@ -51,7 +51,7 @@ def looping(x: Any) -> Any:
 def raising(x: Any) -> Any:
     y = x + 1
     z = len(y)
-    return z
+    return z + 1
 
 
 @pytest.mark.parametrize(

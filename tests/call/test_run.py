@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -159,7 +159,7 @@ def test_a_transform_refuses_inputs_before_any_evaluation_and_outputs_after_the_
 
     with pytest.raises(ShapeError, match="refused"):
         run(request(f), replace(BLOCKS, refuse_inputs=refusing))
-    assert calls == []
+    assert not calls
     with pytest.raises(ShapeError, match="refused"):
         run(request(f), replace(BLOCKS, refuse=refusing))
     assert len(calls) == 1
@@ -199,7 +199,7 @@ def test_what_is_no_reason_to_try_another_route_is_raised(error: Callable[[], Ba
     f, calls = counted(sine)
     with pytest.raises(type(error())):
         run(request(f), BLOCKS, plan(failing, second))
-    assert len(failing.tasks) == 1 and second.tasks == [] and calls == [] and len(caches.PLANS) == 0
+    assert len(failing.tasks) == 1 and second.tasks == [] and not calls and len(caches.PLANS) == 0
 
 
 def test_a_refusal_says_in_which_module_it_arose() -> None:
@@ -300,7 +300,7 @@ def test_two_calls_draw_anew() -> None:
 
 
 @pytest.fixture
-def locks() -> Iterator[tuple[Callable[[], None], list[bool]]]:
+def locks() -> tuple[Callable[[], None], list[bool]]:
     """A function that notes whether another thread could take the lock."""
     taken: list[bool] = []
 
@@ -314,7 +314,7 @@ def locks() -> Iterator[tuple[Callable[[], None], list[bool]]]:
         thread.start()
         thread.join()
 
-    yield ask, taken
+    return ask, taken
 
 
 def test_the_lock_is_held_while_a_plan_is_found_and_for_what_draws(locks: Any) -> None:
