@@ -98,7 +98,7 @@ def test_a_forward_formula_serves_the_first_order_and_no_other() -> None:
 
 def test_what_saves_for_a_backward_of_its_own_is_refused() -> None:
     task = made(lambda x: checkpoint(torch.sin, x, use_reentrant=False), X)
-    with pytest.raises(RuntimeError, match="cannot be differentiated through saved tensor hooks"):
+    with pytest.raises(RuntimeError, match="saved tensor hooks|_NoopSaveInputs"):
         DUAL.first_order(task, entries_of(task, Block))
     task = made(lambda x: OldStyle.apply(x), X)
     with pytest.raises(RuntimeError, match="setup_context"):
