@@ -238,7 +238,10 @@ def by_kind(tensors: Callable[[Any], Any], jets: Callable[[Any], Any]) -> Callab
     return lambda x: jets(x) if type(x) is Jet else tensors(x)
 
 
-@pytest.mark.parametrize("f", [lambda x: x.sum(1), lambda x: (x,), lambda x: x[:1], lambda x: torch.zeros(2)])
+@pytest.mark.parametrize(
+    "f",
+    [lambda x: x.sum(1), lambda x: (x,), lambda x: x[:1], lambda x: torch.zeros(2), lambda x: torch.zeros(5, 3)],
+)
 def test_other_outputs_for_jets_than_for_tensors_raise(f: Callable[[Any], Any]) -> None:
     found = evaluator(by_kind(torch.sin, f))
     found.evaluate(X)
