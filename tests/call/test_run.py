@@ -288,7 +288,7 @@ def test_a_strategy_after_a_failed_one_sees_the_same_draw() -> None:
 
     given = request(lambda x: x * torch.rand(3, dtype=torch.double), check=False)
     draw = given.draw()
-    outcome, _ = run(given, BLOCKS, plan(Failing(drawing), ROUTES["reverse"], random=True))
+    outcome, _ = run(given, BLOCKS, plan(Failing(drawing), Failing(drawing), ROUTES["reverse"], random=True))
     draw.restore()
     torch.testing.assert_close(outcome.evaluation.outputs[0], X * torch.rand(3, dtype=torch.double))
 
