@@ -21,7 +21,6 @@ AUTOGRAD = Autograd()
 X = LEAVES[0]
 
 
-@pytest.mark.parametrize("recorded", [True, False])
 @each_way
 def test_first_and_second_derivatives(vectorised: bool, chunk_size: int | None, recorded: bool) -> None:
     with torch.set_grad_enabled(recorded):

@@ -36,7 +36,6 @@ X = LEAVES[0]
 WIDE = torch.arange(12, dtype=torch.double).reshape(3, 4).cos()
 
 
-@pytest.mark.parametrize("recorded", [True, False])
 @each_way
 def test_first_and_second_derivatives(vectorised: bool, chunk_size: int | None, recorded: bool) -> None:
     with torch.set_grad_enabled(recorded):
