@@ -19,6 +19,7 @@ from jacfunc.routes.verify import NoTransposeError
 
 AUTOGRAD = Autograd()
 X = LEAVES[0]
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 
 
 @each_way
