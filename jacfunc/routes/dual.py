@@ -13,7 +13,7 @@ import torch
 from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.func import jvp
 
-from ..core.levels import differentiated_again, load_forward_mode
+from ..core.levels import load_forward_mode
 from ..jet.multiindices import MultiIndices
 from ..modules.swapping import locked
 from . import nested
@@ -47,7 +47,7 @@ class Dual(Route):
 
         def along(*tangents: torch.Tensor) -> tuple[Tensors, Tensors, Tensors]:
             outputs, pushed, aux = _pushed(task.evaluate, task.leaves, tangents)
-            return pushed, outputs, aux
+            return _released(task, pushed), _released(task, outputs), _released(task, aux)
 
         with locked():
             return task.swept_columns(along, entries)
@@ -61,7 +61,7 @@ class Dual(Route):
                 return pushed, (outputs, aux)
 
             _, seconds, (outputs, aux) = _pushed(first, task.leaves, tangents)
-            return seconds, outputs, aux
+            return _released(task, seconds), _released(task, outputs), _released(task, aux)
 
         _refuse_function(task)
         with locked():
@@ -72,7 +72,10 @@ class Dual(Route):
         if partials.indices.order > 1:
             _refuse_function(task)
         with locked():
-            return nested.swept(task, partials, _grown)
+            evaluation = nested.swept(task, partials, _grown)
+        keys, derivatives = tuple(partials.derivatives), tuple(partials.derivatives.values())
+        partials.derivatives.update(zip(keys, _released(task, derivatives), strict=True))
+        return Evaluation(_released(task, evaluation.outputs), _released(task, evaluation.aux))
 
 
 def _pushed(
@@ -88,10 +91,13 @@ def _pushed(
     load_forward_mode()
     with disable_saved_tensors_hooks("torch.func.jvp cannot be differentiated through saved tensor hooks (checkpoint)"):
         outputs, pushed, aux = jvp(recording, leaves, tangents, has_aux=True)  # type: ignore[misc]  # typed as either form
-    if differentiated_again():
-        return outputs, pushed, aux
-    outputs, pushed = (tuple(tensor.detach() for tensor in tensors) for tensors in (outputs, pushed))
     return outputs, pushed, aux
+
+
+def _released(task: Task, tensors: Tensors) -> Tensors:
+    """Without the graph that was recorded of them, where nobody asks for one."""
+    # Not asked here, where the vmap of the rows may be around.
+    return tensors if task.mode.differentiated_again else tuple([tensor.detach() for tensor in tensors])
 
 
 def _refuse_function(task: Task) -> None:
