@@ -71,7 +71,7 @@ def test_each_tensor_is_named_once_by_the_first_path_to_it() -> None:
         assert container[index] is dict([*net.named_parameters(), *net.named_buffers()])[name]
     ((again, first),) = inventory.ties
     assert again.container is net.tied._parameters and first.container is net.head._parameters
-    assert names(inventory.attributes) == ["seen"] and inventory.guarded
+    assert names(inventory.attributes) == ["seen"]
     assert held(inventory.buffers) == {"first.scale": net.first.scale}
 
 
@@ -85,7 +85,7 @@ def test_a_parameter_that_is_registered_as_a_buffer_too_is_one_of_the_parameters
 
 def test_plain_layers_change_nothing_and_need_no_guard() -> None:
     inventory = Inventory.of(nn.Sequential(nn.Linear(3, 3), nn.Tanh()))
-    assert not inventory.guarded and inventory.tree.homes == [] and not inventory.written
+    assert not inventory.buffers and not inventory.attributes and inventory.tree.homes == [] and not inventory.written
 
 
 def test_what_a_forward_writes_to() -> None:
