@@ -126,7 +126,9 @@ def test_contracting_is_the_chain_rule(samples: int, shape: tuple[int, ...]) -> 
     for count in {samples, 4}:
         rows = normal(2, count, *shape, seed=2)
         flat = rows.reshape(2, count, -1)
-        wanted = torch.einsum("rnk,kns->rns", factor.expand(6, max(samples, count), 2), flat.expand(2, max(samples, count), -1))
+        wanted = torch.einsum(
+            "rnk,kns->rns", factor.expand(6, max(samples, count), 2), flat.expand(2, max(samples, count), -1)
+        )
         torch.testing.assert_close(contracted(factor, rows), wanted.reshape(6, max(samples, count), *shape))
 
 
@@ -141,7 +143,8 @@ def test_a_narrow_frame_begins_with_a_row_for_each_coordinate_of_its_layer() -> 
 
 
 def test_two_narrow_layers_are_contracted_one_after_the_other() -> None:
-    f, g, h = (lambda x, w=normal(*size, seed=k): (x @ w).tanh() for k, size in enumerate([(8, 4), (4, 2), (2, 3)]))
+    weights = [normal(*size, seed=k) for k, size in enumerate([(8, 4), (4, 2), (2, 3)])]
+    f, g, h = (lambda x, w=weight: (x @ w).tanh() for weight in weights)
     x = normal(5, 8)
     first, second = f(x), g(f(x))
     jacobian = lambda function, at: vmap(jacrev(lambda row: function(row[None])[0]))(at).permute(2, 0, 1)

@@ -15,10 +15,8 @@ from rule_cases import Case, check
 from torch import nn
 from torch.nn import functional as F
 
-from jacfunc import batch_jac, diag_jac, explain, hess_diag, laplacian, make_functional, register_rule
-from jacfunc.core import caches
-from jacfunc.errors import ArgumentTypeError, RuleError
-from jacfunc.jet import CannotFollowError, Frame, Jet, Propagation, elementwise, linear
+from jacfunc import batch_jac, diag_jac, explain, hess_diag, laplacian, make_functional
+from jacfunc.jet import CannotFollowError, Frame, Jet, Propagation
 from jacfunc.jet.dispatch import KEPT
 from jacfunc.jet.layout import closed, diagonal, first_order
 

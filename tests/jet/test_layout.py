@@ -22,7 +22,9 @@ BELOW = tuple(index for index in all_indices(2, 3) if sum(index) and max(index) 
 def polynomial(seed: int, size: int, order: int) -> Polynomial:
     """A polynomial without constant, each coefficient of two elements."""
     generator = torch.Generator().manual_seed(seed)
-    return {index: torch.randn(2, dtype=DOUBLE, generator=generator) for index in all_indices(size, order) if any(index)}
+    return {
+        index: torch.randn(2, dtype=DOUBLE, generator=generator) for index in all_indices(size, order) if any(index)
+    }
 
 
 def product(x: Polynomial, y: Polynomial) -> Polynomial:
@@ -36,9 +38,7 @@ def product(x: Polynomial, y: Polynomial) -> Polynomial:
 def rows(x: Polynomial, groups: list[list[Terms]]) -> list[torch.Tensor]:
     """Of each order, what each row of a layout says of a polynomial: sums of its coefficients."""
     zero = torch.zeros(2, dtype=DOUBLE)
-    return [
-        torch.stack([sum((w * x.get(index, zero) for index, w in row), zero) for row in group]) for group in groups
-    ]
+    return [torch.stack([sum((w * x.get(index, zero) for index, w in row), zero) for row in group]) for group in groups]
 
 
 def units(size: int) -> list[Terms]:

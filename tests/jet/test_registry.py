@@ -87,7 +87,6 @@ class TestRegisterRule:
         register_rule(torch.fliplr, lambda x: linear(x, torch.fliplr, lambda rows: rows.flip(2)))
         check(Case("fliplr", lambda x: torch.fliplr(x.sin())), "diagonal")
 
-
     def test_an_axis_along_which_rows_are_the_same_may_be_one(self) -> None:
         register_rule(torch.sin, lambda x: x.like(x.value, (torch.full((4, 1, 4), 2.0),)))
         assert torch.equal(propagated(torch.sin, torch.rand(2, 4))[1][0], torch.full((4, 2, 4), 2.0))

@@ -55,15 +55,12 @@ def test_the_coefficients_of_a_derivative(outer: str, inner: str) -> None:
     for p in range(one.order + 1):
         for q in range(1 if not p else 0, other.order + 1):
             coefficients = torch.tensor([derivative(i) / factorial(i) for i in shared.rows() if sum(i) == p + q])
-            pairs = [
-                (a, b)
-                for a in ((0, 0), *by_outer)
-                for b in ((0, 0), *by_inner)
-                if sum(a) == p and sum(b) == q
-            ]
+            pairs = [(a, b) for a in ((0, 0), *by_outer) for b in ((0, 0), *by_inner) if sum(a) == p and sum(b) == q]
             places, weights = shared.taken(p, q)
             found = coefficients[places] * torch.tensor(weights)
-            wanted = torch.tensor([derivative((a[0] + b[0], a[1] + b[1])) / factorial(a) / factorial(b) for a, b in pairs])
+            wanted = torch.tensor(
+                [derivative((a[0] + b[0], a[1] + b[1])) / factorial(a) / factorial(b) for a, b in pairs]
+            )
             torch.testing.assert_close(found, wanted)
 
 
