@@ -93,7 +93,8 @@ def test_other_errors_of_a_call_stay() -> None:
 @pytest.mark.parametrize("transform", [diag_jac, batch_jac, laplacian, curl])
 def test_every_transform_is_guarded(transform: Any) -> None:
     with pytest.raises(
-        ArgumentTypeError, match=re.escape(f"{transform.__name__} takes keywords only after f, but was given a Tensor of")
+        ArgumentTypeError,
+        match=re.escape(f"{transform.__name__} takes keywords only after f, but was given a Tensor of"),
     ):
         transform(torch.sin, X)
     with pytest.raises(ArgumentTypeError, match="as in argnums=1"):

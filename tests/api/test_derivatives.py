@@ -40,7 +40,9 @@ def test_names_are_attributes_and_keys() -> None:
 
 
 def test_names_that_were_not_asked_for() -> None:
-    with pytest.raises(AttributeError, match="^'u_t' was not asked for; there are u_x, u, u_x-2\\*u and the inputs t, x$"):
+    with pytest.raises(
+        AttributeError, match="^'u_t' was not asked for; there are u_x, u, u_x-2\\*u and the inputs t, x$"
+    ):
         _ = made().u_t
     with pytest.raises(AttributeError, match="'u_t' was not asked for"):
         made()["u_t"]

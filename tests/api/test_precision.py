@@ -22,7 +22,9 @@ def f(x: torch.Tensor) -> torch.Tensor:
 def warned(order: int, *dtypes: torch.dtype) -> bool:
     inputs = [torch.rand(3, 1, dtype=dtype) for dtype in dtypes]
     names = " ".join("xyz"[: len(inputs)])
-    call = partials(lambda *x: f(x[0] + sum(x[1:])), NAMES[order], inputs=names, outputs="u", argnums=tuple(range(len(inputs))))
+    call = partials(
+        lambda *x: f(x[0] + sum(x[1:])), NAMES[order], inputs=names, outputs="u", argnums=tuple(range(len(inputs)))
+    )
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         call(*inputs)
@@ -59,7 +61,9 @@ def test_the_coarsest_of_several_tensors_counts() -> None:
 def test_it_names_order_dtype_and_error() -> None:
     x = torch.rand(3, 1)
     call = partials(f, NAMES[9], inputs="x", outputs="u")
-    with pytest.warns(PrecisionWarning, match=r"order 9 in torch.float32 has a relative error of about 3%; use a wider"):
+    with pytest.warns(
+        PrecisionWarning, match=r"order 9 in torch.float32 has a relative error of about 3%; use a wider"
+    ):
         call(x)
     with warnings.catch_warnings():
         warnings.simplefilter("error", PrecisionWarning)

@@ -94,11 +94,23 @@ def test_names_of_several_letters() -> None:
 @pytest.mark.parametrize(
     ("before", "rest", "end"),
     [
-        ("u_t+u", "*u_x", "; write names, each with a number in front if any, and products of tensors in Python, as d.u*d.u_x"),
+        (
+            "u_t+u",
+            "*u_x",
+            "; write names, each with a number in front if any, and products of tensors in Python, as d.u*d.u_x",
+        ),
         ("u_x", "*3", "; write names, each with a number in front if any; did you mean '3*u_x'?"),
         ("u_t-u_xx", "*0.1+u", "; write names, each with a number in front if any; did you mean '0.1*u_xx'?"),
-        ("1e-2*u", "*u_x+u", "; write names, each with a number in front if any, and products of tensors in Python, as d.u*d.u_x"),
-        ("u_x", "**2", "; write names, each with a number in front if any, and products of tensors in Python, as d.u_x**2"),
+        (
+            "1e-2*u",
+            "*u_x+u",
+            "; write names, each with a number in front if any, and products of tensors in Python, as d.u*d.u_x",
+        ),
+        (
+            "u_x",
+            "**2",
+            "; write names, each with a number in front if any, and products of tensors in Python, as d.u_x**2",
+        ),
         ("u_x", "u_t", "; write names, each with a number in front if any, as in u_t-0.1*u_xx"),
     ],
 )
