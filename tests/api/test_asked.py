@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from jacfunc import partials
+from jacfunc import UnsupportedOperationError, batch_jac, partials
 from jacfunc.api.asked import Column
 from jacfunc.errors import ArgumentTypeError, ShapeError
 
@@ -120,3 +120,24 @@ def test_what_is_asked_for_is_what_is_computed() -> None:
 def test_where_an_output_lies() -> None:
     assert Column(0, None) == (0, None)
     assert Column(leaf=1, place=2).place == 2
+
+
+@pytest.mark.parametrize("transform", [batch_jac, lambda f: partials(f, "u_t v", inputs="t x", outputs="u v")])
+def test_outputs_that_are_never_twice_the_same_are_refused(transform: Any) -> None:
+    """Such as a named tuple of a class that is made in every call."""
+
+    def of_a_new_class(tx: torch.Tensor) -> Any:
+        return type("Named", (namedtuple("Named", ["u", "v"]),), {})(*u_and_v(tx))
+
+    with pytest.raises(UnsupportedOperationError, match="outputs of another structure or shape at each call"):
+        transform(of_a_new_class)(TX)
+
+
+def test_outputs_that_change_once_are_followed() -> None:
+    calls = []
+
+    def f(tx: torch.Tensor) -> Any:
+        calls.append(1)
+        return tx.sin() if len(calls) > 1 else (tx.sin(),)
+
+    torch.testing.assert_close(batch_jac(f)(TX), torch.diag_embed(TX.cos()))

@@ -140,6 +140,24 @@ def test_value_and_rows_are_of_one_draw() -> None:
     assert not result.full(2).any()
 
 
+def test_the_second_order_is_of_the_same_draw() -> None:
+    """It needs evaluations of its own."""
+
+    def noisy(x: torch.Tensor) -> torch.Tensor:
+        return torch.dropout(x * x, 0.5, True)
+
+    jet, _ = seeded(X, diagonal(4))
+    torch.manual_seed(3)
+    result = pushed(noisy, (jet,), {})
+    state = torch.get_rng_state()
+    torch.manual_seed(3)
+    noise = torch.dropout(torch.ones_like(X), 0.5, True)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.testing.assert_close(result.value, X * X * noise)
+    torch.testing.assert_close(result.full(1), jet.full(1) * 2 * X * noise)
+    torch.testing.assert_close(result.full(2), jet.full(1) * noise)
+
+
 def test_it_is_noted_by_name_and_once() -> None:
     jet, propagation = seeded(X, first_order(4))
     pushed(torch.exp, (jet,), {})

@@ -50,7 +50,7 @@ def test_a_product_of_rows_is_the_rows_of_the_product(outer: str, inner: str) ->
     x, y = polynomial(1, 4, layout.order), polynomial(2, 4, layout.order)
     left, right, wanted = rows(x, groups), rows(y, groups), rows(product(x, y), groups)
     for n in range(1, layout.order + 1):
-        total = torch.zeros(layout.sizes[n - 1], 2, dtype=torch.float64)
+        total = torch.zeros(layout.sizes[n - 1], 1, dtype=torch.float64)
         for p in range(1, n):
             table = layout.table(p, n - p)
             if table is not None:

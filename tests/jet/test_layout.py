@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 
 import pytest
 import torch
@@ -13,32 +14,32 @@ from propagated import by_layout
 from jacfunc.jet.layout import UNROLLED, Index, Layout, Table, Terms, closed, diagonal, first_order, pairs, summed
 
 DOUBLE = torch.float64
-Polynomial = dict[Index, torch.Tensor]
+Polynomial = dict[Index, float]
 PLATE = ((1, 0), (0, 1), (2, 0), (1, 1), (0, 2), (2, 1), (1, 2), (2, 2))
 BIHARMONIC: Terms = (((4, 0), 1.0), ((2, 2), 2.0), ((0, 4), -0.5))
 BELOW = tuple(index for index in all_indices(2, 3) if sum(index) and max(index) < 4)
 
 
 def polynomial(seed: int, size: int, order: int) -> Polynomial:
-    """A polynomial without constant, each coefficient of two elements."""
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        index: torch.randn(2, dtype=DOUBLE, generator=generator) for index in all_indices(size, order) if any(index)
-    }
+    """A polynomial without constant."""
+    numbers = random.Random(seed)
+    return {index: numbers.uniform(-1, 1) for index in all_indices(size, order) if any(index)}
 
 
 def product(x: Polynomial, y: Polynomial) -> Polynomial:
     found: Polynomial = {}
     for (b, left), (c, right) in itertools.product(x.items(), y.items()):
-        index = tuple(i + j for i, j in zip(b, c, strict=True))
-        found[index] = found.get(index, torch.zeros(2, dtype=DOUBLE)) + left * right
+        index = tuple(map(int.__add__, b, c))
+        found[index] = found.get(index, 0.0) + left * right
     return found
 
 
 def rows(x: Polynomial, groups: list[list[Terms]]) -> list[torch.Tensor]:
     """Of each order, what each row of a layout says of a polynomial: sums of its coefficients."""
-    zero = torch.zeros(2, dtype=DOUBLE)
-    return [torch.stack([sum((w * x.get(index, zero) for index, w in row), zero) for row in group]) for group in groups]
+    return [
+        torch.tensor([[sum(weight * x.get(index, 0.0) for index, weight in row)] for row in group], dtype=DOUBLE)
+        for group in groups
+    ]
 
 
 def units(size: int) -> list[Terms]:
@@ -82,7 +83,7 @@ def test_a_product_of_rows_is_the_rows_of_the_product(name: str) -> None:
     left, right, wanted = rows(x, groups), rows(y, groups), rows(product(x, y), groups)
     assert layout.sizes == tuple(map(len, groups))
     for n in range(1, layout.order + 1):
-        total = torch.zeros(layout.sizes[n - 1], 2, dtype=DOUBLE)
+        total = torch.zeros(layout.sizes[n - 1], 1, dtype=DOUBLE)
         for p in range(1, n):
             table = layout.table(p, n - p)
             if table is not None:

@@ -122,8 +122,9 @@ class TestEntering:
             in_place, keeps_frame = caches.RULES[function]
             assert keeps_frame
             assert in_place.writes
-        add(rule, torch.Tensor.__add__, torch.Tensor.add_)
-        assert "__add___" not in {getattr(function, "__name__", "") for function in caches.RULES}
+        add(rule, torch._add_relu)  # whose name is private, as that in place is
+        assert caches.RULES[torch._add_relu] == (rule, False)
+        assert torch._add_relu_ not in caches.RULES
 
     def test_what_is_compiled_is_told_that_rules_have_changed(self) -> None:
         before = caches.RULES_ENTERED.number
