@@ -50,6 +50,22 @@ class Case:
         return Case(self.name, widened(self.f), 2, truth=widened(self.truth or self.f))
 
 
+wave = torch.complex(*[torch.linspace(a, b, 4, dtype=torch.float64) for a, b in ((0.3, 2.0), (2.0, 0.3))])
+
+
+def parts(z: Any) -> Any:
+    """A complex result as real numbers."""
+    return torch.view_as_real(torch.resolve_conj(z))
+
+
+def matrix(x: Any, rows: int = 2) -> Any:
+    return x.sin().reshape(len(x), rows, -1)
+
+
+def complexes(x: Any) -> Any:
+    return torch.complex(x.sin(), x.cos())
+
+
 def projected(rows: Tensor | None, like: Tensor) -> Tensor:
     """Each row times the same numbers in general position, added up: one number stands for all elements."""
     weights = torch.linspace(0.5, 1.5, max(like.numel(), 1), dtype=like.dtype).sin()[: like.numel()].reshape(like.shape)

@@ -35,7 +35,13 @@ Ran = tuple[Outcome, Plan]
 """What came out, and the plan that it came by, with what was found on the way."""
 
 
-def run(request: Request, quantity: Quantity, known: Plan | None = None, limit: int | None = None) -> Ran:
+CHANGES = 3
+"""How often outputs may be others than a plain forward before them gave: a function may be of another kind once."""
+
+
+def run(
+    request: Request, quantity: Quantity, known: Plan | None = None, limit: int | None = None, changes: int = 0
+) -> Ran:
     """Find the plan unless it is known, run it, and remember what worked; ``limit`` bounds the rows for a trial."""
     if request.traced:
         return _run_traced(request, quantity)
@@ -52,7 +58,12 @@ def run(request: Request, quantity: Quantity, known: Plan | None = None, limit: 
             return _descend(_followable(plan, request), evaluator, draw, limit, looked=True)
     except OutputsChangedError:
         caches.PLANS.forget(request.captured.key)
-        return run(request, quantity, None, limit)
+        if changes == CHANGES:
+            raise UnsupportedOperationError(
+                "f returned outputs of another structure or shape at each call with the same arguments; return the "
+                "same ones, and define the class of a named tuple outside of f"
+            ) from None
+        return run(request, quantity, None, limit, changes + 1)
     except JacfuncError:
         raise
     except Exception as error:

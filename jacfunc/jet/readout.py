@@ -79,10 +79,10 @@ def diagonal_of(output: Any) -> Tensor | None:
         return _scaled_diagonal(frame.factor, scale, matrix)
     if frame.factor is None:
         found = torch.matmul(rows, matrix.unsqueeze(2)).squeeze(2).t()  # no product as large as the rows
-        return found if len(found) == output.shape[0] else found.expand(output.shape[0], -1).clone()
-    products = torch.matmul(rows, matrix.t())  # (k, N, d)
-    diagonal: Tensor = (frame.factor.transpose(0, 1) * products.permute(1, 2, 0)).sum(-1)
-    return diagonal
+    else:
+        products = torch.matmul(rows, matrix.t())  # (k, N, d)
+        found = (frame.factor.transpose(0, 1) * products.permute(1, 2, 0)).sum(-1)
+    return found if len(found) == output.shape[0] else found.expand(output.shape[0], -1).clone()
 
 
 def _scaled_diagonal(factor: Tensor | None, scale: Tensor, matrix: Tensor) -> Tensor:

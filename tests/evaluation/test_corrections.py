@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
-import torchgen
 from differences import TRUTH, along_parameters, stencil
-from functions import Saving
-from torch import distributions, nn
+from torch import nn
 from torch.nn import functional as F
 
 from jacfunc import UnsupportedOperationError, batch_jac, diag_jac, explain, hess_diag, laplacian
 from jacfunc.core.levels import TIES_SHARED
-from jacfunc.errors import RefusedOperationError
 from jacfunc.evaluation import corrections
 from jacfunc.evaluation.corrections.foreign import SMOOTH
 
@@ -322,111 +318,6 @@ def test_refusals_hold_for_other_names(name, operation):
         laplacian(operation, check=False)(torch.randn(4, 3, dtype=torch.float64))
 
 
-METHODS = ("taylor", "forward", "reverse")
-
-
-def _special(name):
-    function = getattr(torch.special, name)
-    return (lambda x: function(x, 3)) if "polynomial" in name else function
-
-
-@pytest.mark.parametrize(
-    ("name", "method"),
-    [(name, "auto") for name in SMOOTH]
-    + [(name, method) for name in ("bessel_j0", "airy_ai", "hermite_polynomial_he") for method in METHODS],
-)
-def test_smooth_functions_that_torch_takes_for_constants_are_refused(name, method):
-    x, function = torch.rand(4, 3, dtype=torch.float64) + 0.5, _special(name)
-    dense = torch.func.jacfwd(function)(x)
-    assert not dense.any(), "torch has a derivative of it now"
-    for transform in (diag_jac, batch_jac, laplacian):
-        with pytest.raises(RefusedOperationError, match=f"torch has no derivative of {name} and takes it for a"):
-            transform(function, method=method)(x)
-        constant = transform(lambda x: x.square() * function(x.detach()), method=method)(x)
-        assert constant.abs().max() > 0
-    assert torch.equal(diag_jac(lambda x: x * function(x.detach()), method=method)(x), function(x))
-    with torch.no_grad(), pytest.raises(RefusedOperationError, match=name):
-        diag_jac(function, method=method)(x)
-
-
-def test_none_of_them_is_left_out():
-    text = (Path(torchgen.__file__).parent / "packaged/autograd/derivatives.yaml").read_text()
-    entries = [
-        entry for entry in text.split("\n- name: special_")[1:] if "non_differentiable" in entry.split("\n\n")[0]
-    ]
-    assert {entry.split("(")[0].split(".")[0] for entry in entries} == set(SMOOTH)
-
-
-class _BesselJ0(Saving):
-    @staticmethod
-    def forward(x):
-        return torch.special.bessel_j0(x)
-
-    @staticmethod
-    def backward(ctx, cotangent):
-        return -cotangent * torch.special.bessel_j1(ctx.saved_tensors[0].detach())
-
-    @staticmethod
-    def jvp(ctx, tangent):
-        return -tangent * torch.special.bessel_j1(ctx.saved_tensors[0].detach())
-
-
-@pytest.mark.parametrize("method", ["auto", "forward", "reverse"])
-def test_the_way_out_of_that_refusal(method):
-    x = torch.rand(4, 3, dtype=torch.float64)
-    found = diag_jac(lambda x: _BesselJ0.apply(2 * x), method=method)(x)
-    torch.testing.assert_close(found, -2 * torch.special.bessel_j1(2 * x))
-
-
-DRAWS = {
-    "Gamma": lambda p: distributions.Gamma(p, p),
-    "Chi2": distributions.Chi2,
-    "StudentT": distributions.StudentT,
-    "InverseGamma": lambda p: distributions.InverseGamma(p, p),
-    "FisherSnedecor": lambda p: distributions.FisherSnedecor(p, p),
-    "Dirichlet": distributions.Dirichlet,
-    "Beta": lambda p: distributions.Beta(p, p),
-}
-
-
-@pytest.mark.parametrize("method", ["auto", "taylor", "forward", "reverse"])
-@pytest.mark.parametrize("name", DRAWS)
-def test_draws_without_a_second_derivative_have_a_first_one(name, method):
-    weight = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
-    f = lambda x: DRAWS[name]((weight * x).exp()).rsample()
-    x = torch.rand(4, 3, dtype=torch.float64)
-    if method == "forward" and name in ("Dirichlet", "Beta"):  # an autograd.Function in the old style
-        return
-    torch.manual_seed(3)
-    found, value = batch_jac(f, method=method, return_value=True, check=False)(x)
-    torch.manual_seed(3)
-    inputs = x.clone().requires_grad_()
-    drawn = f(inputs)
-    torch.testing.assert_close(value, drawn)
-    (expected,) = torch.autograd.grad(drawn.sum(), inputs)
-    torch.testing.assert_close(found.sum(1), expected)
-    told = (
-        "_standard_gamma, a draw.*no second derivative" if name not in ("Dirichlet", "Beta") else "no gradient|no route"
-    )
-    with pytest.raises(UnsupportedOperationError, match=told):
-        found.sum().backward()
-    with pytest.raises(UnsupportedOperationError, match=told):
-        laplacian(f, method=method, check=False)(x)
-
-
-@pytest.mark.parametrize("method", ["auto", "taylor", "forward", "reverse"])
-def test_draws_of_a_constant_have_all_derivatives(method):
-    """The draw is clamped by way of a detached tensor, in place."""
-    rate = lambda w, x: (w * x).exp()
-    f = lambda w, x: distributions.Gamma(torch.full_like(x, 2.0), rate(w, x)).rsample()
-    w, x = torch.tensor(0.5, dtype=torch.float64, requires_grad=True), torch.rand(4, 3, dtype=torch.float64)
-    torch.manual_seed(3)
-    found, drawn = diag_jac(f, method=method, return_value=True, check=False)(w, x)
-    torch.testing.assert_close(found, -w * drawn)
-    (slope,) = torch.autograd.grad(found.sum(), w)
-    torch.testing.assert_close(slope, (-drawn + w * x * drawn).sum())
-
-
 def test_what_is_refused_is_allowed_on_constants():
     adjacency = torch.eye(3, dtype=torch.float64)
     x = torch.randn(4, 3, dtype=torch.float64)
@@ -455,17 +346,6 @@ def test_det_of_singular_matrices_has_all_derivatives(size):
     assert laplacian(f)({}, x).isfinite().all()
 
 
-def test_infinite_logarithms_of_sums():
-    inf = math.inf
-    x = torch.tensor([[-inf, 1.0], [2.0, -inf], [-inf, -inf], [1.0, 2.0]], dtype=torch.float64)
-    for f in (lambda x: torch.logaddexp(x[:, :1], x[:, 1:]), lambda x: torch.logcumsumexp(x, 1)[:, 1:]):
-        value = f(x)
-        found, kept = batch_jac(f, return_value=True, check=False)(x)
-        assert torch.equal(kept, value)
-        torch.testing.assert_close(found[[0, 1, 3], 0], x[[0, 1, 3]].softmax(1))
-        assert laplacian(f, check=False)(x).isfinite().all()
-
-
 @pytest.mark.parametrize("make", [torch.jit.script, lambda net: torch.jit.trace(net, torch.ones(4, 3))])
 @pytest.mark.filterwarnings("ignore:.torch.jit")
 def test_scripted_code_with_such_an_operation_is_refused(make):
@@ -489,13 +369,6 @@ def test_in_half_precision_a_norm_is_as_good_as_torchs():
         assert found.dtype == dtype
 
 
-def test_where_the_function_is_infinite_the_value_is_torchs():
-    x = torch.tensor([[math.inf], [1e300], [800.0], [-math.inf]], dtype=torch.float64)
-    for f in (F.mish, torch.special.i1, torch.special.i0):
-        found = batch_jac(f, return_value=True, check=False)(x)[1]
-        torch.testing.assert_close(found, f(x), rtol=0, atol=0, equal_nan=True)
-
-
 def test_det_of_an_ill_conditioned_matrix_is_as_good_as_torchs():
     points = torch.linspace(0, 1, 8, dtype=torch.float64)
     kernel = lambda s: torch.exp(-((points[:, None] - points) ** 2) * s[:, :1, None] / 2) + 1e-6 * torch.eye(8)
@@ -512,64 +385,3 @@ def test_complex_arguments_are_left_to_torch():
         lambda x: torch.linalg.det(x[:, :1, None] * (1 + 1j)).real[:, None],
     ):
         assert batch_jac(f)(x).isfinite().all()
-
-
-def test_sinc_in_place_at_zero():
-    x = torch.zeros(2, 1, dtype=torch.float64)
-    torch.testing.assert_close(
-        laplacian(lambda x: x.clone().sinc_())(x), torch.full((2, 1), -(math.pi**2) / 3).double()
-    )
-
-
-def test_the_fourth_derivative_of_i0_at_zero(monkeypatch):
-    x = torch.zeros(2, 1, dtype=torch.float64)
-    torch.testing.assert_close(laplacian(laplacian(torch.special.i0))(x), torch.full_like(x, 0.375))
-    fourth = laplacian(laplacian(torch.special.i0, method="reverse"), method="reverse")
-    torch.testing.assert_close(fourth(x), torch.full_like(x, 0.375))
-    monkeypatch.setattr(corrections, "TABLE", {})
-    assert not fourth(x).any(), f"torch {torch.__version__} differentiates i0 rightly: its entry can go"
-
-
-def test_bags_with_gradients_of_other_kinds():
-    """``sparse`` is dense here; ``scale_grad_by_freq`` means what ``F.embedding`` takes it for."""
-    places, x = torch.tensor([[0, 2], [1, 2]]), torch.randn(3, 3, 2, dtype=torch.float64)
-    each = lambda f: lambda x: torch.stack([f(sample) for sample in x])
-    sums = each(lambda w: F.embedding_bag(places, w, mode="sum"))
-    expected = batch_jac(sums)(x)
-    torch.testing.assert_close(
-        batch_jac(each(lambda w: F.embedding_bag(places, w, mode="sum", sparse=True)))(x), expected
-    )
-    scaled = batch_jac(
-        each(lambda w: F.embedding_bag(places, w, mode="sum", scale_grad_by_freq=True)), return_value=True
-    )
-    found, value = scaled(x)
-    frequencies = torch.tensor([1.0, 1.0, 2.0], dtype=torch.float64)
-    torch.testing.assert_close(found, expected / frequencies[:, None])
-    assert torch.equal(value, sums(x))
-    embedded = lambda x: torch.stack([F.embedding(places, w, scale_grad_by_freq=True).sum(1) for w in x])
-    torch.testing.assert_close(found, batch_jac(embedded)(x))
-
-
-def test_a_bag_whose_norms_are_bounded():
-    places, x = torch.tensor([[0, 2], [1, 2]]), torch.randn(3, 3, 2, dtype=torch.float64)
-    f = lambda x: torch.stack([F.embedding_bag(places, w.clone(), max_norm=0.5) for w in x])
-    kept = x.clone()
-    found, value = batch_jac(lambda x: f(x).square(), return_value=True)(x)
-    assert torch.equal(x, kept)
-    torch.testing.assert_close(value, f(x).square())
-    mean = lambda x: torch.stack([F.embedding_bag(places, w) for w in x])
-    torch.testing.assert_close(found, 2 * f(x)[..., None, None] * batch_jac(mean)(x))
-
-
-def test_parameters_of_a_bag_have_gradients():
-    bag = nn.EmbeddingBag(5, 3, mode="sum").double()
-    places = torch.tensor([[0, 1], [2, 2], [4, 0]])
-    x = torch.rand(3, 2, dtype=torch.float64)
-    f = lambda x: bag(places, per_sample_weights=x).tanh()
-    found = batch_jac(f)(x)
-    value = f(x)
-    torch.testing.assert_close(found, (1 - value.square())[..., None] * bag.weight[places].mT)
-    torch.testing.assert_close(
-        torch.autograd.grad(found.sum(), bag.weight),
-        torch.autograd.grad(((1 - value.square())[..., None] * bag.weight[places].mT).sum(), bag.weight),
-    )

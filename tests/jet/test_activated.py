@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_jet_fused import FUNCTIONS, LAYOUTS, tensors_for
+from test_fused import FUNCTIONS, LAYOUTS, tensors_for
 from torch import nn
 from torch._dynamo.backends.registry import lookup_backend
 

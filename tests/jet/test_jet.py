@@ -15,10 +15,8 @@ from rule_cases import Case, check
 from torch import nn
 from torch.nn import functional as F
 
-from jacfunc import batch_jac, diag_jac, explain, hess_diag, laplacian, make_functional, register_rule
-from jacfunc.core import caches
-from jacfunc.errors import ArgumentTypeError, RuleError
-from jacfunc.jet import CannotFollowError, Frame, Jet, Propagation, elementwise, linear
+from jacfunc import batch_jac, diag_jac, explain, hess_diag, laplacian, make_functional
+from jacfunc.jet import CannotFollowError, Frame, Jet, Propagation
 from jacfunc.jet.dispatch import KEPT
 from jacfunc.jet.layout import closed, diagonal, first_order
 
@@ -581,93 +579,6 @@ def test_questions() -> None:
     assert int(jet[0, 0] * 0 + 2) == 2
     assert {jet: 1}[jet] == 1
     assert torch.equal(jet == jet * 1, torch.ones(2, 4, dtype=torch.bool))
-
-
-# -------------------------------------------------------------------- rules of a user
-
-
-@pytest.fixture
-def _rules_kept():
-    before = dict(caches.RULES)
-    yield
-    caches.RULES.clear()
-    caches.RULES.update(before)
-
-
-def cube(x, y, order):
-    return [3 * x * x, 6 * x, 6 * torch.ones_like(x)]
-
-
-@pytest.mark.usefixtures("_rules_kept")
-class TestRegisterRule:
-    def test_it_takes_the_place_of_another(self) -> None:
-        register_rule(torch.special.i0e, elementwise(lambda x: x**3, cube))
-        value, rows = propagated(torch.special.i0e, torch.full((1, 1), 2.0), "diagonal")
-        assert (value.item(), rows[0].item(), rows[1].item()) == (8, 12, 6)
-
-    def test_it_decorates(self) -> None:
-        @register_rule(torch.special.i0e)
-        def rule(x):
-            return x * x
-
-        assert propagated(torch.special.i0e, torch.full((1, 1), 2.0))[1][0].item() == 4
-        assert callable(rule)
-
-    def test_a_function_of_the_user(self) -> None:
-        def mine(x):
-            if torch.overrides.has_torch_function((x,)):
-                return torch.overrides.handle_torch_function(mine, (x,), x)
-            return torch.from_numpy(np.sin(x.numpy()))
-
-        register_rule(mine, elementwise(torch.sin, lambda x, y, order: [x.cos()]))
-        x = torch.rand(2, 4)
-        torch.testing.assert_close(propagated(mine, x)[1][0].sum(0), x.cos())
-
-    @pytest.mark.parametrize("function", [len, lambda x: x, nn.Linear, 3, "sin"])
-    def test_what_torch_does_not_hand_over(self, function) -> None:
-        with pytest.raises(ArgumentTypeError, match="no operation that torch hands over"):
-            register_rule(function, lambda x: x)
-
-    def test_a_rule_that_is_no_function(self) -> None:
-        with pytest.raises(ArgumentTypeError, match="rule is a int"):
-            register_rule(torch.sin, 3)
-
-    @pytest.mark.parametrize(
-        ("rule", "words"),
-        [
-            (
-                lambda x: x.like(x.value, (x.full(1)[1:],)),
-                r"sin gave rows of shape \(3, 2, 4\) at order 1.*\(4, 2, 4\)",
-            ),
-            (lambda x: x.like(x.value, (x.full(1).sum(1),)), r"rows of shape \(4, 4\)"),
-            (lambda x: x.like(x.value.double(), (x.full(1),)), "rows of dtype torch.float32 at order 1 for a value of"),
-            (lambda x: x.like(x.value, (x.full(1), None)), "coefficients of 2 orders; the layout carries 1"),
-            (lambda x: (x, x.like(x.value[0], (x.full(1),))), "sin gave rows of shape"),
-        ],
-    )
-    def test_rows_that_do_not_belong_to_the_value(self, rule, words: str) -> None:
-        register_rule(torch.sin, rule)
-        with pytest.raises(RuleError, match=words):
-            propagated(torch.sin, torch.rand(2, 4))
-
-    def test_a_rule_that_is_entered_after_a_call_is_verified_as_one_before(self) -> None:
-        x = torch.rand(3, 2, dtype=double)
-        f = lambda x: torch.special.i0e(x)
-        known = diag_jac(f, method="taylor")(x)
-        register_rule(torch.special.i0e, elementwise(torch.special.i0e, lambda x, y, order: [7 * y] * order))
-        torch.testing.assert_close(diag_jac(f, method="taylor")(x), known)
-        assert explain(diag_jac(f, method="taylor"))(x).plan.route != "taylor"
-
-    def test_explain_knows_of_a_rule_that_was_entered_since(self) -> None:
-        f = lambda x: torch.linalg.matrix_exp(x[:, :, None])[..., 0]
-        x = torch.rand(3, 1, dtype=double)
-        assert "without a rule" in str(explain(diag_jac(f, method="taylor"))(x))
-        register_rule(torch.linalg.matrix_exp, lambda x: x.exp())
-        assert "without a rule" not in str(explain(diag_jac(f, method="taylor"))(x))
-
-    def test_a_linear_one(self) -> None:
-        register_rule(torch.fliplr, lambda x: linear(x, torch.fliplr, lambda rows: rows.flip(2)))
-        check(Case("fliplr", lambda x: torch.fliplr(x.sin())), "diagonal")
 
 
 def test_an_order_that_cannot_be_carried_is_refused() -> None:

@@ -1,0 +1,108 @@
+"""What is called too early or too late: a transform taken for its result, and arguments of f where keywords belong."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from jacfunc import batch_jac, curl, diag_jac, laplacian, partials, residual
+from jacfunc.api.calling import Uncalled, keywords_only
+from jacfunc.errors import ArgumentTypeError
+
+X = torch.ones(2, 3)
+
+
+class Transform(Uncalled):
+    known = 5
+
+    def __repr__(self) -> str:
+        return "transform(f)"
+
+    def _results(self) -> tuple[str, ...]:
+        return ("u_x",)
+
+
+@pytest.mark.parametrize("name", ["shape", "sum", "backward", "T", "u_x"])
+def test_what_only_the_result_has_says_so(name: str) -> None:
+    with pytest.raises(AttributeError) as raised:
+        getattr(Transform(), name)
+    assert str(raised.value) == (
+        "transform(f) is a function of the arguments of f, not yet its result; call it first, as in "
+        f"g(x).{name} instead of g.{name}"
+    )
+
+
+@pytest.mark.parametrize("name", ["no_such_thing", "_private", "__len__", "u_t"])
+def test_what_nothing_has_is_told_as_ever(name: str) -> None:
+    with pytest.raises(AttributeError, match=f"^'Transform' object has no attribute '{name}'$"):
+        getattr(Transform(), name)
+    assert not hasattr(Transform(), name)
+    assert Transform().known == 5
+
+
+def test_transforms_say_so() -> None:
+    with pytest.raises(AttributeError, match=r"as in g\(x\).shape instead of g.shape"):
+        _ = diag_jac(torch.sin).shape
+    with pytest.raises(AttributeError, match=r"as in g\(x\).u_x instead of g.u_x"):
+        _ = partials(torch.sin, "u_x", inputs="x", outputs="u").u_x
+    with pytest.raises(AttributeError, match="has no attribute 'u_t'"):
+        _ = partials(torch.sin, "u_x", inputs="x", outputs="u").u_t
+
+
+@keywords_only
+def make(f: Any, names: str = "", *, argnums: int = 0) -> tuple[Any, str, int]:
+    """Makes."""
+    return f, names, argnums
+
+
+def test_what_is_right_goes_through() -> None:
+    assert make("f") == ("f", "", 0)
+    assert make("f", "n", argnums=2) == ("f", "n", 2)
+    assert make(f="f", names="n") == ("f", "n", 0)
+    assert make.__name__ == "make"
+    assert make.__doc__ == "Makes."
+    assert functools.partial(make, argnums=3)("f") == ("f", "", 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "what", "meant"),
+    [
+        (X, "Tensor of shape (2, 3)", "call what it returns, as in make(f, names, ...)(x)"),
+        (1, "int", "name what it is, as in argnums=1"),
+        (True, "bool", "call what it returns, as in make(f, names, ...)(x)"),
+        ({"p": X}, "dict", "call what it returns, as in make(f, names, ...)(x)"),
+    ],
+)
+def test_arguments_among_the_keywords_are_refused(given: Any, what: str, meant: str) -> None:
+    with pytest.raises(ArgumentTypeError) as raised:
+        make("f", "n", given)
+    assert str(raised.value) == f"make takes keywords only after f and names, but was given a {what}; {meant}"
+
+
+def test_other_errors_of_a_call_stay() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        make("f", other=1)
+    with pytest.raises(TypeError, match="missing 1 required positional"):
+        make()
+
+
+@pytest.mark.parametrize("transform", [diag_jac, batch_jac, laplacian, curl])
+def test_every_transform_is_guarded(transform: Any) -> None:
+    with pytest.raises(
+        ArgumentTypeError,
+        match=re.escape(f"{transform.__name__} takes keywords only after f, but was given a Tensor of"),
+    ):
+        transform(torch.sin, X)
+    with pytest.raises(ArgumentTypeError, match="as in argnums=1"):
+        transform(torch.sin, 1)
+
+
+def test_those_with_names_are_guarded_after_them() -> None:
+    with pytest.raises(ArgumentTypeError, match="partials takes keywords only after f and"):
+        partials(torch.sin, "u_x", X)
+    with pytest.raises(ArgumentTypeError, match="residual takes keywords only after"):
+        residual(torch.sin, lambda d: d.u_x, X)
