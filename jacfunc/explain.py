@@ -139,7 +139,7 @@ def explain(transform: Explainable) -> Callable[..., Explanation]:
             blocks.settle_independence(args, kwargs)
             args, options = blocks.samples(args, 0), options.whole
         with requested(transform.transformed, options, args, kwargs) as request:
-            with replaying(request.draw()):
+            with replaying(request.random_state()):
                 _, plan = run(request, transform.quantity, limit=TRIAL_ROWS)
             with Noting() as noting:
                 sizes = forward_bytes(request)

@@ -173,7 +173,7 @@ class Along:
         moved = s.reshape(*s.shape, *(1 for _ in x.shape[self.batch_dims :])) * undressed(v) + undressed(x)
         return dressed(moved, x)
 
-    def _captured(self) -> tuple[object, ...]:
+    def _fingerprint(self) -> tuple[object, ...]:
         return (self.number, self.batch_dims, self.transformed)
 
     def __repr__(self) -> str:
@@ -197,7 +197,7 @@ class Directional(Uncalled):
         """The function that it is a derivative of."""
         return self.transform.transformed
 
-    def _captured(self) -> tuple[object, ...]:
+    def _fingerprint(self) -> tuple[object, ...]:
         return (self.transform,)
 
     def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:

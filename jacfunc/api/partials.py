@@ -60,7 +60,7 @@ class PointsInFront:
                 )
         return structure.build([leaf.movedim(self.axis, 0) for leaf in leaves])
 
-    def _captured(self) -> tuple[object, ...]:
+    def _fingerprint(self) -> tuple[object, ...]:
         return (self.axis, self.number, self.has_aux, self.transformed)
 
     def __repr__(self) -> str:
@@ -124,7 +124,7 @@ class Partials(Entrance, Uncalled):
         """The function that it is a derivative of."""
         return self.transform.transformed
 
-    def _captured(self) -> tuple[object, ...]:
+    def _fingerprint(self) -> tuple[object, ...]:
         return (self.transform, self.separate)
 
     def _moved_back(self, tensor: torch.Tensor) -> torch.Tensor:

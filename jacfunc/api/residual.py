@@ -171,12 +171,12 @@ class Residual(Entrance, Uncalled):
         with (
             torch.no_grad(),
             requested(transform.transformed, transform.options, own, kwargs) as request,
-            replaying(request.draw()),
+            replaying(request.random_state()),
         ):
             derivatives, _ = self._computed(values, args, kwargs)
-            draw = request.draw()
+            state = request.random_state()
         dry = DryReading(derivatives, self.variables)
-        with replaying(draw):  # the equation may draw too
+        with replaying(state):  # the equation may draw too
             try:
                 self.equation(dry)
             except NotationError:
@@ -185,7 +185,7 @@ class Residual(Entrance, Uncalled):
                 pass
         return tuple(dry._read)
 
-    def _captured(self) -> tuple[object, ...]:
+    def _fingerprint(self) -> tuple[object, ...]:
         names = (*self.variables.inputs, None, *self.variables.outputs)
         return (self.transformed, self.equation, names, self.out_dims, self.options.argnums, self.options.batch_dims)
 

@@ -106,7 +106,7 @@ class Transform(Entrance, Uncalled):
         """The transform that is called for these arguments, and its own: itself, and these."""
         return self, args
 
-    def _captured(self) -> tuple[object, ...]:
+    def _fingerprint(self) -> tuple[object, ...]:
         return (self.quantity.identity, self.options.argnums, self.options.batch_dims, self.transformed)
 
     def __repr__(self) -> str:

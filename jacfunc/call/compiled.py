@@ -41,7 +41,7 @@ def call_compiled(transform: Transform, args: tuple[Any, ...], kwargs: dict[str,
     kind = kind_of(transform.transformed, args, kwargs)
     if kind is None:
         return _looked_at(transform, args, kwargs)[1]
-    known = caches.SETTLED_CALLS.get(transform, kind, _unknown)
+    known = caches.FAST_COMPILED.get(transform, kind, _unknown)
     call: Call | None = known()
     if call is not None:
         with suppress(dynamo_error()):
@@ -49,7 +49,7 @@ def call_compiled(transform: Transform, args: tuple[Any, ...], kwargs: dict[str,
     found, result = _looked_at(transform, args, kwargs)
     if found is not None and known is not _unclear:
         settled = weakref.ref(found) if call is None or call is found else _unclear
-        caches.SETTLED_CALLS.put(transform, kind, settled)
+        caches.FAST_COMPILED.put(transform, kind, settled)
     return result
 
 
@@ -93,17 +93,17 @@ def _looked_at(transform: Transform, args: tuple[Any, ...], kwargs: dict[str, An
 
 
 def _called(transform: Transform, request: Request) -> tuple[Call | None, Any]:
-    key, signature = request.captured.key, _signature(transform, request)
+    key, signature = request.fingerprint.key, _signature(transform, request)
     known: Call | None = caches.COMPILED.get(key, signature)
     if known is not None:
         # Of what is another program after all, or is refused: by its own words below.
         with suppress(dynamo_error()):
             return known, _as_it_is(known, transform.transformed, request.args, request.kwargs)
     call, result = _compiled(_eager(transform), request, known)
-    if not request.captured.rememberable:
+    if not request.fingerprint.rememberable:
         return None, result
-    call.scopes = request.captured.scopes  # type: ignore[attr-defined]  # no other may be told apart by the same address
-    caches.COMPILED.put(key, request.captured.parts, signature, call)
+    call.scopes = request.fingerprint.scopes  # type: ignore[attr-defined]  # no other may be told apart by the same address
+    caches.COMPILED.put(key, request.fingerprint.parts, signature, call)
     return call, result
 
 
@@ -115,7 +115,7 @@ def _signature(transform: Transform, request: Request) -> tuple[object, ...]:
     options, surroundings = transform.options, (differentiated_again(), caches.RULES_ENTERED.number)
     asked = (transform.quantity.identity, options.planned, options.return_value)
     # Dynamo takes functions of one code for one, in whatever namespaces they are.
-    return (*asked, request.signature, *map(id, request.captured.scopes), *surroundings)
+    return (*asked, request.signature, *map(id, request.fingerprint.scopes), *surroundings)
 
 
 def _of_the_call(*args: Any, **kwargs: Any) -> Any:
@@ -129,7 +129,7 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
     The call that is ``known`` comes first: it is compiled once more, beside what it was compiled for.
     """
     options = prepared(request.leaves)
-    if not request.captured.has_arrays():  # whose guards Dynamo cannot make twice, as it does to have them filtered
+    if not request.fingerprint.has_arrays():  # whose guards Dynamo cannot make twice, as it does to have them filtered
         options |= filtered(isinstance(request.function, FunctionalModule))
     truth, plan = eager.outcome(request)
     methods = dict.fromkeys([plan.route, *METHODS[1:]] if eager.options.method == "auto" else [eager.options.method])

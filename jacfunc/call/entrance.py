@@ -13,7 +13,7 @@ from typing import Any
 
 from ..core import caches
 from ..core.torch_private import Traceable
-from ..modules.fingerprint import Captured
+from ..modules.fingerprint import Fingerprint
 
 
 class Entrance(Traceable):
@@ -30,7 +30,7 @@ def entrance(transform: Any) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         return transform(*args, **kwargs)
 
-    made = Captured.by(transform, ())
+    made = Fingerprint.by(transform, ())
     known: CodeType | None = caches.CODES.get(made.key, repr(transform))
     call.__code__ = known or own_code(call.__code__)
     if made.rememberable:

@@ -21,7 +21,7 @@ from ..core.reasons import first_line
 from ..core.subclasses import undressed
 from ..errors import ArgumentTypeError, JacfuncError, UnsupportedOperationError
 from ..evaluation.corrections import Beside, corrected, refuse_unseen
-from ..evaluation.rng import Draw
+from ..evaluation.rng import RandomState
 from ..evaluation.scripted import plainly
 from ..jet import CannotFollowError, Jet
 from ..jet.values import replaced
@@ -110,25 +110,25 @@ class Evaluator:
             outputs, _ = self.evaluate(*(leaf.detach() for leaf in leaves), others_copied=True)
         return outputs
 
-    def first_values(self, draw: Draw) -> Tensors:
-        """The outputs of a plain forward at the leaves of the request, from ``draw``."""
+    def first_values(self, state: RandomState) -> Tensors:
+        """The outputs of a plain forward at the leaves of the request, from ``state``."""
         try:
             return self.values(self.request.leaves)
         except RuntimeError as error:
             if "does not require grad" not in str(error) or inside_transform():
                 raise
-            draw.restore()
+            state.restore()
             self.differentiates = True
             return self.values(self.request.leaves)
 
-    def look(self, draw: Draw) -> tuple[Tensors, bool]:
+    def look(self, state: RandomState) -> tuple[Tensors, bool]:
         """The outputs of a plain forward, and whether it drew random numbers; refuses what is no batch of samples."""
         self.expected = None
         try:
             with plainly() as called:
-                values = self.first_values(draw)
+                values = self.first_values(state)
             self.scripted = self.scripted or called()
-            return values, not draw.is_now()
+            return values, not state.is_now()
         except RuntimeError as error:
             if inside_transform() and not isinstance(error, JacfuncError):
                 raise UnsupportedOperationError(
@@ -137,7 +137,7 @@ class Evaluator:
                 ) from error
             raise
         finally:
-            draw.restore()
+            state.restore()
 
     # ---------------------------------------------------------------- on jets
 
@@ -210,7 +210,7 @@ class Evaluator:
         return contextlib.nullcontext() if alone else corrected()
 
     def _modules(self) -> list[nn.Module]:
-        return [] if self.request.traced else list(self.request.captured.tree())
+        return [] if self.request.traced else list(self.request.fingerprint.tree())
 
     def _run(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         if not self.scripted:
@@ -220,9 +220,9 @@ class Evaluator:
 
     def _guarded(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         function = self.request.function
-        if compiling() or isinstance(function, FunctionalModule | LiveModule) or not self.request.captured.modules:
+        if compiling() or isinstance(function, FunctionalModule | LiveModule) or not self.request.fingerprint.modules:
             return function(*args, **kwargs)
-        return call_guarded(function, args, kwargs, self.request.captured.modules)
+        return call_guarded(function, args, kwargs, self.request.fingerprint.modules)
 
     def _split_aux(self, output: Any) -> tuple[Any, Tensors]:
         if not isinstance(output, tuple) or len(output) != 2:

@@ -47,13 +47,13 @@ def known_call(transform: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if not args or type(args[0]) is not dict or inside_transform():
         return None, None
     kind = kind_of(transform.transformed, args, kwargs)
-    known: Known | None = caches.SETTLED_REQUESTS.get(transform, kind)
+    known: Known | None = caches.FAST_CALLS.get(transform, kind)
     return kind, None if known is None else Known(known.request.of(args), known.plan)
 
 
 def remember_call(transform: Any, kind: Kind, request: Request, plan: Plan) -> None:
     """Remember the request and its plan for calls of this kind, where nothing in it is to be found out at each call."""
     lasting = plan.findings.settled and plan.lasting and not plan.findings.random
-    if not lasting or not request.captured.rememberable or len(request.arguments) != 1:
+    if not lasting or not request.fingerprint.rememberable or len(request.arguments) != 1:
         return
-    caches.SETTLED_REQUESTS.put(transform, kind, Known(request.without_arguments(), plan))
+    caches.FAST_CALLS.put(transform, kind, Known(request.without_arguments(), plan))

@@ -21,8 +21,8 @@ from ..core import caches
 from ..core.levels import inside_vmap
 from ..core.torch_private import BatchNorm
 from ..errors import CoupledSamplesError, IndependenceWarning, JacfuncError
-from ..evaluation.rng import Draw, replaying
-from ..modules.fingerprint import Captured
+from ..evaluation.rng import RandomState, replaying
+from ..modules.fingerprint import Fingerprint
 from .evaluator import Evaluator
 from .refusals import not_batch_first
 from .request import Request
@@ -66,7 +66,7 @@ def standing(request: Request) -> Independence | None:
         return Independence.UNCHECKED
     if not several(request):
         return Independence.ONE_SAMPLE
-    known: Independence | None = caches.INDEPENDENT.get(request.captured.key, _signature(request))
+    known: Independence | None = caches.INDEPENDENT.get(request.fingerprint.key, _signature(request))
     if known is None and inside_vmap():
         return Independence.UNSEEN
     return known
@@ -82,17 +82,17 @@ def _signature(request: Request) -> object:
     return (request.signature, request.options.argnums, request.options.batch_dims, request.options.has_aux)
 
 
-def check(evaluator: Evaluator, outputs: Tensors, draw: Draw) -> Independence:
+def check(evaluator: Evaluator, outputs: Tensors, state: RandomState) -> Independence:
     """Probe the function around ``outputs``, its values at the request's leaves, and remember the finding."""
     request = evaluator.request
     thirds = _thirds(math.prod(request.batch))
-    probes = _probe(evaluator, thirds, draw)
+    probes = _probe(evaluator, thirds, state)
     finding = Independence.UNDECIDED if probes is None else Independence.CHECKED
     if probes is not None:
         moved = _moved_in_a_third((outputs, *(probe.outputs for probe in probes)), thirds, len(request.batch))
         if moved:
-            again = evaluated(evaluator, request.leaves, draw)
-            others = [*(probe.end for probe in probes), *_ends_elsewhere(evaluator, draw, again.end)]
+            again = evaluated(evaluator, request.leaves, state)
+            others = [*(probe.end for probe in probes), *_ends_elsewhere(evaluator, state, again.end)]
             doubt = _doubt(outputs, again, others, len(request.batch))
             if doubt is None:
                 raise CoupledSamplesError(_message(evaluator, *moved, outputs))
@@ -100,24 +100,24 @@ def check(evaluator: Evaluator, outputs: Tensors, draw: Draw) -> Independence:
             finding = Independence.UNDECIDED
     if not _any_finite(outputs):
         return Independence.BLIND
-    if request.captured.rememberable:
-        caches.INDEPENDENT.put(request.captured.key, request.captured.parts, _signature(request), finding)
+    if request.fingerprint.rememberable:
+        caches.INDEPENDENT.put(request.fingerprint.key, request.fingerprint.parts, _signature(request), finding)
     return finding
 
 
-def _ends_elsewhere(evaluator: Evaluator, draw: Draw, end: Draw) -> Iterator[Draw]:
+def _ends_elsewhere(evaluator: Evaluator, state: RandomState, end: RandomState) -> Iterator[RandomState]:
     """Where the generators stand after values of one sign: the probes may draw equally many numbers by chance."""
-    if end.same_as(draw):  # nothing is drawn
+    if end.same_as(state):  # nothing is drawn
         return
     for sign in (1, -1):
         leaves = [sign * (leaf.detach().abs() + 1) for leaf in evaluator.request.leaves]
         try:
-            yield evaluated(evaluator, leaves, draw).end
+            yield evaluated(evaluator, leaves, state).end
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, AssertionError):
             continue  # values that the function refuses say nothing
 
 
-def _doubt(outputs: Tensors, again: Evaluated, ends: Sequence[Draw], batch_dims: int) -> str | None:
+def _doubt(outputs: Tensors, again: Evaluated, ends: Sequence[RandomState], batch_dims: int) -> str | None:
     """Why an output that moved proves nothing: the function is not the same at two evaluations."""
     everything = torch.ones(math.prod(outputs[0].shape[:batch_dims]), dtype=torch.bool)
     if _first_moved(outputs, again.outputs, everything, batch_dims) is not None:
@@ -139,23 +139,23 @@ def settle(request: Request) -> None:
 
 def probe_now(request: Request) -> bool:
     """Check whatever was found before; True unless the samples are coupled."""
-    evaluator, draw = Evaluator(request), request.draw()
-    with replaying(draw):
-        outputs = evaluator.first_values(draw)
-    return not several(request) or check(evaluator, outputs, draw) is Independence.CHECKED
+    evaluator, state = Evaluator(request), request.random_state()
+    with replaying(state):
+        outputs = evaluator.first_values(state)
+    return not several(request) or check(evaluator, outputs, state) is Independence.CHECKED
 
 
 class Evaluated(NamedTuple):
     """Outputs, and where the random generators stood after them."""
 
     outputs: tuple[torch.Tensor, ...]
-    end: Draw
+    end: RandomState
 
 
-def evaluated(evaluator: Evaluator, leaves: Tensors, draw: Draw) -> Evaluated:
+def evaluated(evaluator: Evaluator, leaves: Tensors, state: RandomState) -> Evaluated:
     """The outputs at these leaves from one random draw."""
-    with replaying(draw):
-        return Evaluated(evaluator.values(leaves), draw.now())
+    with replaying(state):
+        return Evaluated(evaluator.values(leaves), state.now())
 
 
 def _thirds(count: int) -> torch.Tensor:
@@ -172,13 +172,13 @@ def _thirds(count: int) -> torch.Tensor:
     return torch.arange(3).repeat_interleave(torch.tensor(sizes))[torch.randperm(count, generator=generator)]
 
 
-def _probe(evaluator: Evaluator, thirds: torch.Tensor, draw: Draw) -> tuple[Evaluated, Evaluated] | None:
+def _probe(evaluator: Evaluator, thirds: torch.Tensor, state: RandomState) -> tuple[Evaluated, Evaluated] | None:
     """The function with all but third 0 replaced, then all but third 1; None if it refuses all replacements."""
     for outliers in (True, False):
         generator = torch.Generator().manual_seed(SEED)
         new = [_replacement(leaf.detach(), len(thirds), outliers, generator) for leaf in evaluator.request.leaves]
         try:
-            first, second = (_evaluated_with(evaluator, new, thirds != kept, draw) for kept in (0, 1))
+            first, second = (_evaluated_with(evaluator, new, thirds != kept, state) for kept in (0, 1))
         except JacfuncError:
             raise
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, AssertionError) as error:
@@ -189,13 +189,13 @@ def _probe(evaluator: Evaluator, thirds: torch.Tensor, draw: Draw) -> tuple[Eval
     return None
 
 
-def _evaluated_with(evaluator: Evaluator, new: Tensors, mask: torch.Tensor, draw: Draw) -> Evaluated:
+def _evaluated_with(evaluator: Evaluator, new: Tensors, mask: torch.Tensor, state: RandomState) -> Evaluated:
     """The function with the masked samples new."""
     leaves = [
         torch.where(mask.to(leaf.device)[:, None], there, leaf.detach().reshape(len(mask), -1)).reshape(leaf.shape)
         for leaf, there in zip(evaluator.request.leaves, new, strict=True)
     ]
-    return evaluated(evaluator, leaves, draw)
+    return evaluated(evaluator, leaves, state)
 
 
 def _replacement(leaf: torch.Tensor, count: int, outliers: bool, generator: torch.Generator) -> torch.Tensor:
@@ -248,7 +248,7 @@ def _message(evaluator: Evaluator, leaf: int, sample: int, change: float, output
     path = evaluator.outputs.paths()[leaf] if evaluator.outputs else "output"
     index = ", ".join(str(int(i)) for i in torch.unravel_index(torch.tensor(sample), request.batch))
     small = change < SMALL * float(outputs[leaf].detach().abs().nan_to_num(0.0, 0.0, 0.0).max())
-    cause = _module_at_fault(request.captured) or (SHARED_STEPS if small else OVER_THE_BATCH)
+    cause = _module_at_fault(request.fingerprint) or (SHARED_STEPS if small else OVER_THE_BATCH)
     numbers = all(shape == () for shape in request.input_shapes)
     one_sample = "batch_dims=0 if the input is one sample, or " if numbers else ""
     return (
@@ -260,16 +260,16 @@ def _message(evaluator: Evaluator, leaf: int, sample: int, change: float, output
 
 def refuse_layers(request: Request) -> None:
     """Refuse layers that couple samples, all that can be told of a function whose values cannot be looked at."""
-    cause = _module_at_fault(request.captured) if request.options.check else None
+    cause = _module_at_fault(request.fingerprint) if request.options.check else None
     if cause is not None:
         raise CoupledSamplesError(
             f"per-sample derivatives do not exist through {cause}; or pass check=False if this is meant"
         )
 
 
-def _module_at_fault(captured: Captured) -> str | None:
+def _module_at_fault(fingerprint: Fingerprint) -> str | None:
     """A layer that couples samples, and the way out."""
-    for root in captured.modules:
+    for root in fingerprint.modules:
         for name, module in root.named_modules():
             kind, called = type(module).__name__, f" {name!r}" if name else ""
             if isinstance(module, BatchNorm) and (module.training or module.running_mean is None):

@@ -18,9 +18,9 @@ from ..core.caches import once
 from ..core.levels import compiling, fixed, recording
 from ..core.subclasses import dressed_all, is_own, undressed
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError
-from ..evaluation.rng import GENERATORS, Draw
+from ..evaluation.rng import GENERATORS, RandomState
 from ..jet.frame import Frame
-from ..modules.fingerprint import Captured, tensor_signature
+from ..modules.fingerprint import Fingerprint, tensor_signature
 from ..modules.functional import FunctionalModule, LiveModule
 from ..options import Options
 from .refusals import Fits, check_inputs, other_arguments, refuse_compiled, refuse_jets
@@ -202,20 +202,20 @@ class Request:
         return [path for argument in self.arguments for path in argument.structure.paths(f"args[{argument.position}]")]
 
     @once
-    def captured(self) -> Captured:
+    def fingerprint(self) -> Fingerprint:
         """What the function is made of."""
-        return Captured.by(self.function, self.batch)
+        return Fingerprint.by(self.function, self.batch)
 
     @once
     def signature(self) -> tuple[Any, ...]:
         """What the arguments look like, without the number of samples.
 
-        The parameters of ``make_functional`` have the shapes of the module's own, which is part of what is captured.
+        The parameters of ``make_functional`` have the shapes of the module's own, which is part of the fingerprint.
         """
         given = self.args if not self.state_arguments else self.args[self.state_arguments :]
         parts = tuple([self._argument_signature(argument) for argument in given])
         named = self._argument_signature(self.kwargs) if self.kwargs else None
-        own = self.function if isinstance(self.function, FunctionalModule) else self.captured
+        own = self.function if isinstance(self.function, FunctionalModule) else self.fingerprint
         return (parts, named, own.shape())
 
     @once
@@ -236,10 +236,12 @@ class Request:
             *(tensor_signature(t, self.batch) if isinstance(t, torch.Tensor) else _plain(t) for t in tree),
         )
 
-    def draw(self) -> Draw:
+    def random_state(self) -> RandomState:
         """The state of every random generator that the function may use."""
         given = (leaf for leaf in trees.flatten((self.args, self.kwargs))[0] if isinstance(leaf, GENERATORS))
-        return Draw.capture(self.leaves, {id(item): item for item in [*self.captured.generators(), *given]}.values())
+        return RandomState.capture(
+            self.leaves, {id(item): item for item in [*self.fingerprint.generators(), *given]}.values()
+        )
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from ..core.levels import compiling, differentiated_again, exporting, inside_tra
 from ..core.reasons import note, place, reason
 from ..errors import JacfuncError, RefusedOperationError, UnsupportedOperationError
 from ..evaluation.basis import Rows
-from ..evaluation.rng import Draw
+from ..evaluation.rng import RandomState
 from ..jet.frame import CannotFollowError
 from ..modules.swapping import locked
 from ..routes.task import Mode, Task
@@ -52,12 +52,12 @@ def run(
         with locked():  # the generators belong to all threads: no other one may draw in between, or find them set back
             if plan is not None:
                 evaluator = Evaluator(request, plan.outputs, plan.findings.scripted)
-                return _descend(plan, evaluator, request.draw(), limit)
+                return _descend(plan, evaluator, request.random_state(), limit)
             evaluator = Evaluator(request)
-            plan, draw = _find(evaluator, quantity)
-            return _descend(_followable(plan, request), evaluator, draw, limit, looked=True)
+            plan, state = _find(evaluator, quantity)
+            return _descend(_followable(plan, request), evaluator, state, limit, looked=True)
     except OutputsChangedError:
-        caches.PLANS.forget(request.captured.key)
+        caches.PLANS.forget(request.fingerprint.key)
         if changes == CHANGES:
             raise UnsupportedOperationError(
                 "f returned outputs of another structure or shape at each call with the same arguments; return the "
@@ -71,28 +71,30 @@ def run(
         raise
 
 
-def _descend(plan: Plan, evaluator: Evaluator, draw: Draw | None, limit: int | None, looked: bool = False) -> Ran:
+def _descend(
+    plan: Plan, evaluator: Evaluator, state: RandomState | None, limit: int | None, looked: bool = False
+) -> Ran:
     """Run the plan's strategies until one succeeds; ``looked`` after a plain forward has."""
     request = evaluator.request
     while plan.strategies:
         try:
-            outcome, found = _attempt(plan, evaluator, draw, limit)
+            outcome, found = _attempt(plan, evaluator, state, limit)
         except OutputsChangedError:
-            if draw is not None:
-                draw.restore()
+            if state is not None:
+                state.restore()
             raise
         except RefusedOperationError as error:
             raise RefusedOperationError(f"{error}{place(error)}") from None
         except Exception as error:
             if isinstance(error, FATAL) and not isinstance(error, UnsupportedOperationError):
                 raise
-            draw = draw or request.draw()
-            draw.restore()
+            state = state or request.random_state()
+            state.restore()
             if not looked:  # an error of the function itself shows in a plain forward and surfaces as it is
-                evaluator.look(draw)
+                evaluator.look(state)
                 looked = True
             otherwise = plan.strategy.route.on_jets and treats_otherwise(error)
-            where = _parting(plan, evaluator, draw, limit) if otherwise else ""
+            where = _parting(plan, evaluator, state, limit) if otherwise else ""
             plan = plan.fell_back(error, where)
         else:
             if found is not plan:
@@ -101,10 +103,10 @@ def _descend(plan: Plan, evaluator: Evaluator, draw: Draw | None, limit: int | N
     raise UnsupportedOperationError(no_route(plan))
 
 
-def _parting(plan: Plan, evaluator: Evaluator, draw: Draw, limit: int | None) -> str:
+def _parting(plan: Plan, evaluator: Evaluator, state: RandomState, limit: int | None) -> str:
     """Where f goes another way with jets than with tensors, if its lines tell."""
-    where = parting(lambda: evaluator.look(draw), lambda: _attempt(plan, evaluator, draw, limit))
-    draw.restore()
+    where = parting(lambda: evaluator.look(state), lambda: _attempt(plan, evaluator, state, limit))
+    state.restore()
     return where
 
 
@@ -113,26 +115,26 @@ def _parting(plan: Plan, evaluator: Evaluator, draw: Draw, limit: int | None) ->
 
 def _remembered(request: Request, quantity: Quantity) -> Plan | None:
     """The plan for this function and signature, if there is one and the independence is settled as well."""
-    plan: Plan | None = caches.PLANS.get(request.captured.key, _plan_signature(request, quantity))
+    plan: Plan | None = caches.PLANS.get(request.fingerprint.key, _plan_signature(request, quantity))
     return plan if plan is not None and plan.lasting else None
 
 
-def _find(evaluator: Evaluator, quantity: Quantity) -> tuple[Plan, Draw]:
+def _find(evaluator: Evaluator, quantity: Quantity) -> tuple[Plan, RandomState]:
     """A plan after a plain forward, whose random draw comes with it."""
     request = evaluator.request
     if quantity.refuse_inputs is not None:
         quantity.refuse_inputs(request)
-    draw = request.draw()
-    values, random = evaluator.look(draw)
-    plan: Plan | None = caches.PLANS.get(request.captured.key, _plan_signature(request, quantity))
+    state = request.random_state()
+    values, random = evaluator.look(state)
+    plan: Plan | None = caches.PLANS.get(request.fingerprint.key, _plan_signature(request, quantity))
     if plan is None or plan.outputs != evaluator.outputs:
         plan = _planned(evaluator, quantity, Findings(Independence.UNCHECKED, random))
     if request.within is None:  # else what is around it was checked, and this with it
-        found = independence.standing(request) or independence.check(evaluator, values, draw)
+        found = independence.standing(request) or independence.check(evaluator, values, state)
         plan = replace(plan, findings=replace(plan.findings, independence=found))
     if plan.findings.settled:  # only the independence was open
         _remember(request, plan)
-    return plan, draw
+    return plan, state
 
 
 def _planned(evaluator: Evaluator, quantity: Quantity, findings: Findings) -> Plan:
@@ -154,9 +156,9 @@ def _plan_signature(request: Request, quantity: Quantity) -> tuple[object, ...]:
 
 
 def _remember(request: Request, plan: Plan) -> None:
-    if request.captured.rememberable:
+    if request.fingerprint.rememberable:
         signature = _plan_signature(request, plan.quantity)
-        caches.PLANS.put(request.captured.key, request.captured.parts, signature, plan)
+        caches.PLANS.put(request.fingerprint.key, request.fingerprint.parts, signature, plan)
 
 
 def _followable(plan: Plan, request: Request) -> Plan:
@@ -221,7 +223,7 @@ def _exported(plan: Plan, evaluator: Evaluator) -> Ran:
 # -------------------------------------------------------------------- one strategy
 
 
-def _attempt(plan: Plan, evaluator: Evaluator, draw: Draw | None, limit: int | None) -> Ran:
+def _attempt(plan: Plan, evaluator: Evaluator, state: RandomState | None, limit: int | None) -> Ran:
     """What the first strategy computes, and the plan, settled if it was not."""
     request, strategy, findings = evaluator.request, plan.strategies[0], plan.findings
     hindrance = strategy.route.hindrance(request.leaves)
@@ -248,7 +250,7 @@ def _attempt(plan: Plan, evaluator: Evaluator, draw: Draw | None, limit: int | N
         inputs=inputs,
         outputs=outputs,
         chunk_size=request.options.chunk_size,
-        draw=draw,
+        random_state=state,
         mode=mode,
         within=request.within,
         given=() if request.within is None else request.given_leaves(),

@@ -188,12 +188,12 @@ def _automatic(request: Request, order: int, cut: frozenset[int]) -> int | None:
     options = request.options
     if request.leaves[0].device.type != "cpu" or request.batch[0] <= max(LEAST, *COUNTED):
         return None
-    key, signature = request.captured.key, (request.signature, options.argnums, options.batch_dims)
+    key, signature = request.fingerprint.key, (request.signature, options.argnums, options.batch_dims)
     size: float | None = caches.SAMPLE_BYTES.get(key, signature)
     if size is None:
         size = _counted(request, cut)
-        if request.captured.rememberable:
-            caches.SAMPLE_BYTES.put(key, request.captured.parts, signature, size)
+        if request.fingerprint.rememberable:
+            caches.SAMPLE_BYTES.put(key, request.fingerprint.parts, signature, size)
     coordinates = sum(map(math.prod, request.input_shapes))
     rows = order + min(coordinates, options.chunk_size or coordinates)
     return max(LEAST, int(cache_bytes() / max(size * rows, 1.0)))

@@ -29,9 +29,9 @@ class _Recorder(DispatchMode):
 def forward_bytes(request: Request) -> list[int]:
     """The bytes of every result of one forward of the request, in order."""
     recorder = _Recorder()
-    draw = request.draw()
-    with recorder, replaying(draw):
-        Evaluator(request).first_values(draw)
+    state = request.random_state()
+    with recorder, replaying(state):
+        Evaluator(request).first_values(state)
     if inside_transform():  # a dispatch mode does not see through wrapped tensors
         return [sum(leaf.numel() * leaf.element_size() for leaf in request.leaves)]
     return recorder.sizes

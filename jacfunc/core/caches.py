@@ -137,10 +137,10 @@ class ByKind:
 
 _NOTHING: dict[Any, Any] = {}
 
-SETTLED_CALLS = ByKind()
+FAST_COMPILED = ByKind()
 """Which of them a transform calls for which kind of arguments; weakly, for they refer to what it is of."""
 
-SETTLED_REQUESTS = ByKind()
+FAST_CALLS = ByKind()
 """Of each transform, by the kind of arguments, what is not to be checked and planned anew (``fast_path.py``)."""
 
 
@@ -231,8 +231,8 @@ _MEMORIES = (
     INDEPENDENT,
     SAMPLE_BYTES,
     COMPILED,
-    SETTLED_CALLS,
-    SETTLED_REQUESTS,
+    FAST_COMPILED,
+    FAST_CALLS,
     PLAIN_COPIES,
     CODES,
     BATCHED,

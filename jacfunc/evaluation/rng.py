@@ -23,14 +23,14 @@ Source = tuple[Callable[[], Any], Callable[[Any], None]]
 
 
 @dataclass(frozen=True)
-class Draw:
+class RandomState:
     """The state of every generator at one moment."""
 
     sources: tuple[Source, ...]
     states: tuple[Any, ...]
 
     @classmethod
-    def capture(cls, tensors: Iterable[torch.Tensor] = (), generators: Iterable[Any] = ()) -> Draw:
+    def capture(cls, tensors: Iterable[torch.Tensor] = (), generators: Iterable[Any] = ()) -> RandomState:
         """The state now: global generators, those of the devices where ``tensors`` live, and ``generators``."""
         devices = {tensor.device for tensor in tensors if tensor.device.type != "cpu"}
         sources: tuple[Source, ...] = (
@@ -42,15 +42,15 @@ class Draw:
         )
         return cls(sources, tuple(read() for read, _ in sources))
 
-    def now(self) -> Draw:
+    def now(self) -> RandomState:
         """The state of the same generators at this moment."""
-        return Draw(self.sources, tuple(read() for read, _ in self.sources))
+        return RandomState(self.sources, tuple(read() for read, _ in self.sources))
 
     def is_now(self) -> bool:
         """Whether every generator still is in this state."""
         return self.same_as(self.now())
 
-    def same_as(self, other: Draw) -> bool:
+    def same_as(self, other: RandomState) -> bool:
         """Whether both are the same states of the same generators."""
         return _same(self.states, other.states)
 
@@ -61,10 +61,10 @@ class Draw:
 
 
 @contextmanager
-def replaying(draw: Draw) -> Iterator[None]:
-    """Run the body from ``draw`` and leave the generators as they were found before it."""
-    found = draw.now()
-    draw.restore()
+def replaying(state: RandomState) -> Iterator[None]:
+    """Run the body from ``state`` and leave the generators as they were found before it."""
+    found = state.now()
+    state.restore()
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from ..core.levels import compiling, exporting
 from ..evaluation.basis import flattened, through
 from ..evaluation.corrections import corrected
 from ..evaluation.linear import pullback, pushforward
-from ..evaluation.rng import Draw
+from ..evaluation.rng import RandomState
 from ..evaluation.scripted import SCRIPTED, plainly
 from .build import filled
 from .frame import CannotFollowError, Frame
@@ -35,7 +35,7 @@ def pushed(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         raise CannotFollowError(f"{name_of(function)}, which has no rule for torch.export to record")
     jets_in(args, kwargs)[0].propagation.slow[name_of(function)] = None
     jets = list({id(jet): jet for jet in jets_in(args, kwargs)}.values())
-    operation = _Operation(function, args, kwargs, jets, Draw.capture([jet.value for jet in jets]))
+    operation = _Operation(function, args, kwargs, jets, RandomState.capture([jet.value for jet in jets]))
     if any(jet.dtype.is_complex for jet in jets):
         raise CannotFollowError(f"{name_of(function)} of complex numbers has no rule")
     try:
@@ -100,8 +100,10 @@ class _ConstantError(Exception):
 class _Operation:
     """The operation as a function of its jets' values: floating-point results, and nothing else, as outputs."""
 
-    def __init__(self, function: Callable[..., Any], args: Any, kwargs: Any, jets: list[Jet], draw: Draw) -> None:
-        self.function, self.args, self.kwargs, self.draw = function, args, kwargs, draw
+    def __init__(
+        self, function: Callable[..., Any], args: Any, kwargs: Any, jets: list[Jet], state: RandomState
+    ) -> None:
+        self.function, self.args, self.kwargs, self.random_state = function, args, kwargs, state
         self.places = {id(jet): place for place, jet in enumerate(jets)}
         self.leaves: list[Any] = []
         self.spec: Any = None
@@ -112,7 +114,7 @@ class _Operation:
             return values[self.places[id(jet)]]
 
         if self.evaluated:  # a second evaluation sees the same random draw
-            self.draw.restore()
+            self.random_state.restore()
         self.evaluated = True
         with corrected(), plainly() if isinstance(self.function, SCRIPTED) else nullcontext():
             result = self.function(*replaced(self.args, value), **replaced(self.kwargs, value))

@@ -37,7 +37,7 @@ def tensor_signature(tensor: torch.Tensor, batch: Shape) -> Hashable:
 
 
 @dataclass
-class Captured:
+class Fingerprint:
     """What was found in a function.
 
     ``scopes``: the namespaces, of no module, of functions that were executed; ``arrays``: whether it holds some of
@@ -53,20 +53,20 @@ class Captured:
     arrays: bool = False
 
     @classmethod
-    def by(cls, function: Callable[..., Any], batch: Shape) -> Captured:
+    def by(cls, function: Callable[..., Any], batch: Shape) -> Fingerprint:
         """Look through ``function``; ``batch`` is the shape of the sample axes, which signatures leave out.
 
-        What has ``captured_once`` stays what it is: that of a module's adapter depends on the module alone.
+        What has ``fingerprint_once`` stays what it is: that of a module's adapter depends on the module alone.
         """
-        once = getattr(function, "captured_once", None)
+        once = getattr(function, "fingerprint_once", None)
         if once is not None and once:
-            known: Captured = once[0]
+            known: Fingerprint = once[0]
             return known
-        captured = cls()
-        captured.key = _Walk(captured, batch).key(function, 0)
+        fingerprint = cls()
+        fingerprint.key = _Walk(fingerprint, batch).key(function, 0)
         if once is not None:
-            once.append(captured)
-        return captured
+            once.append(fingerprint)
+        return fingerprint
 
     def shape(self) -> tuple[Hashable, ...]:
         """Of every module in the function what :func:`shape_of` says."""
@@ -107,8 +107,8 @@ def shape_of(modules: list[nn.Module]) -> tuple[Hashable, ...]:
 
 
 class _Walk:
-    def __init__(self, captured: Captured, batch: Shape) -> None:
-        self.captured = captured
+    def __init__(self, fingerprint: Fingerprint, batch: Shape) -> None:
+        self.fingerprint = fingerprint
         self.batch = batch
         self.seen: dict[int, int] = {}
 
@@ -120,9 +120,9 @@ class _Walk:
         if isinstance(item, types.ModuleType):
             return item.__name__
         if isinstance(item, GENERATORS):
-            self.captured.random.append(item)
+            self.fingerprint.random.append(item)
             return type(item).__name__
-        self.captured.arrays |= isinstance(item, np.ndarray)
+        self.fingerprint.arrays |= isinstance(item, np.ndarray)
         if id(item) in self.seen or depth > DEPTH:
             return ("again", self.seen.get(id(item)))
         self.seen[id(item)] = len(self.seen)
@@ -130,7 +130,7 @@ class _Walk:
 
     def inside(self, item: Any, depth: int) -> Iterator[Hashable]:
         if isinstance(item, nn.Module):
-            self.captured.modules.append(item)
+            self.fingerprint.modules.append(item)
             yield self.part(item)
         elif isinstance(item, types.FunctionType):
             yield from self.function(item, depth)
@@ -141,8 +141,8 @@ class _Walk:
             yield from (self.key(part, depth) for part in (item.func, item.args, item.keywords))
         elif isinstance(item, dict | list | tuple | set | frozenset):
             yield from self.collection(item, depth)
-        elif hasattr(type(item), "_captured"):
-            yield from (self.key(part, depth) for part in item._captured())
+        elif hasattr(type(item), "_fingerprint"):
+            yield from (self.key(part, depth) for part in item._fingerprint())
         else:
             yield from self.instance(item)
 
@@ -157,7 +157,7 @@ class _Walk:
     def function(self, function: types.FunctionType, depth: int) -> Iterator[Hashable]:
         yield function.__code__
         if function.__globals__ is not getattr(sys.modules.get(function.__module__), "__dict__", None):
-            self.captured.scopes.append(function.__globals__)
+            self.fingerprint.scopes.append(function.__globals__)
         for cell in function.__closure__ or ():
             try:
                 yield self.key(cell.cell_contents, depth)
@@ -174,19 +174,19 @@ class _Walk:
         # An object's own attributes may hold modules, whose buffers have to be protected as well.
         if not isinstance(item, type):
             for value in getattr(item, "__dict__", {}).values():
-                self.captured.arrays |= isinstance(value, np.ndarray)
+                self.fingerprint.arrays |= isinstance(value, np.ndarray)
                 if isinstance(value, GENERATORS):
-                    self.captured.random.append(value)
+                    self.fingerprint.random.append(value)
                 if isinstance(value, nn.Module) and id(value) not in self.seen:
                     self.seen[id(value)] = len(self.seen)
-                    self.captured.modules.append(value)
+                    self.fingerprint.modules.append(value)
         yield self.part(item)
 
     def part(self, item: Any) -> Hashable:
         if type(item).__weakrefoffset__:
-            self.captured.parts.append(item)
+            self.fingerprint.parts.append(item)
         else:  # its identity may be given to another object later
-            self.captured.rememberable = False
+            self.fingerprint.rememberable = False
         return id(item)
 
 

@@ -42,7 +42,7 @@ class FunctionalModule:
         self.method = method
         self.with_buffers = with_buffers
         self._resized: set[str] = set()
-        self.captured_once: list[Any] = []
+        self.fingerprint_once: list[Any] = []
         with locked():
             self._look()
 
@@ -143,7 +143,7 @@ class FunctionalModule:
         self._resized.update(name for name, buffer in new.items() if buffer.shape != given[name].shape)
         return output, new
 
-    def _captured(self) -> tuple[object, ...]:
+    def _fingerprint(self) -> tuple[object, ...]:
         return (self.module, self.method, self.with_buffers)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FunctionalModule:
@@ -169,14 +169,14 @@ class LiveModule:
 
     def __init__(self, module: nn.Module) -> None:
         self.function = FunctionalModule(module)
-        self.captured_once: list[Any] = []
+        self.fingerprint_once: list[Any] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's output by its own parameters."""
         with locked():
             return self.function(self.function.parameters(), *args, **kwargs)
 
-    def _captured(self) -> tuple[object, ...]:
+    def _fingerprint(self) -> tuple[object, ...]:
         return (self.function,)
 
     def __repr__(self) -> str:

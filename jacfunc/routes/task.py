@@ -10,7 +10,7 @@ import torch
 
 from ..errors import UnsupportedOperationError
 from ..evaluation.basis import Rows, flattened, through
-from ..evaluation.rng import Draw
+from ..evaluation.rng import RandomState
 from ..jet.frame import Frame
 from .collect import Entries, owned
 
@@ -52,7 +52,7 @@ class Task:
         inputs: the rows of the input.
         outputs: the rows of the output.
         chunk_size: at most so many rows in flight; None for all.
-        draw: the state of the random generators that every evaluation starts from; None where nothing is drawn.
+        random_state: the state of the random generators that every evaluation starts from; None where nothing is drawn.
         mode: how it runs this time.
         within: the frame of the jets that go through what this is a part of, if any do.
         given: the leaves as they came in, some of them such jets.
@@ -66,7 +66,7 @@ class Task:
     inputs: Rows
     outputs: Rows
     chunk_size: int | None
-    draw: Draw | None
+    random_state: RandomState | None
     mode: Mode
     within: Frame | None
     given: tuple[Any, ...]
@@ -119,8 +119,8 @@ class Task:
 
     def redraw(self) -> None:
         """Let the next evaluation see the same random draw."""
-        if self.draw is not None:
-            self.draw.restore()
+        if self.random_state is not None:
+            self.random_state.restore()
 
     def _redrawn(self, along: Callable[..., Any]) -> Callable[..., Any]:
         """``along`` with the same random draw at every call."""

@@ -267,7 +267,7 @@ def calls_function(task: Task) -> bool:
         found.append(_has_function(outputs))
         return outputs, aux
 
-    with torch.enable_grad(), replaying(task.draw) if task.draw else nullcontext():
+    with torch.enable_grad(), replaying(task.random_state) if task.random_state else nullcontext():
         if inside_transform():  # where no tensor can be made to require a gradient
             pullback(looked_at, *task.leaves)
         else:

@@ -116,11 +116,11 @@ def check(activation, dims, terms, method="auto"):
 
 
 @st.composite
-def combinations(draw):
-    dims = draw(st.integers(2, 3))
+def combinations(state):
+    dims = state(st.integers(2, 3))
     indices = all_indices(dims, 4)
-    chosen = draw(st.lists(st.sampled_from(indices), min_size=2, max_size=6, unique=True))
-    numbers = draw(
+    chosen = state(st.lists(st.sampled_from(indices), min_size=2, max_size=6, unique=True))
+    numbers = state(
         st.lists(st.sampled_from([1.0, -1.0, 0.1, 2.5, -30.0, 1e-9]), min_size=len(chosen), max_size=len(chosen))
     )
     return dims, list(zip(chosen, numbers, strict=True))

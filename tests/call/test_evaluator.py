@@ -144,24 +144,24 @@ def test_a_function_that_differentiates_itself_is_given_a_graph() -> None:
 
     found = evaluator(slope)
     assert not found.differentiates
-    (value,) = found.first_values(found.request.draw())
+    (value,) = found.first_values(found.request.random_state())
     assert found.differentiates and torch.equal(value, X.cos()) and not value.requires_grad
     assert torch.equal(found.values([2 * X])[0], (2 * X).cos())
 
 
 def test_a_look_tells_what_is_drawn_and_sets_it_back() -> None:
     found = evaluator(lambda x: x * torch.rand(3, dtype=torch.double), expected=leaf(7))
-    draw = found.request.draw()
-    (value,), random = found.look(draw)
-    assert random and draw.is_now() and found.outputs == leaf(3) and found.expected is None
+    state = found.request.random_state()
+    (value,), random = found.look(state)
+    assert random and state.is_now() and found.outputs == leaf(3) and found.expected is None
     torch.testing.assert_close(value, X * torch.rand(3, dtype=torch.double))
     quiet = evaluator(lambda x: x.sin())
-    assert quiet.look(quiet.request.draw())[1] is False
+    assert quiet.look(quiet.request.random_state())[1] is False
     failing = evaluator(lambda x: torch.rand(3) + {}["missing"])
-    draw = failing.request.draw()
+    state = failing.request.random_state()
     with pytest.raises(KeyError, match="missing"):
-        failing.look(draw)
-    assert draw.is_now()
+        failing.look(state)
+    assert state.is_now()
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
@@ -169,7 +169,7 @@ def test_a_look_tells_whether_scripted_code_is_called() -> None:
     code = torch.jit.script(lambda_free)
     scripted, plain = evaluator(lambda x: code(x)), evaluator(lambda_free)
     for found, expected in ((scripted, True), (plain, False)):
-        found.look(found.request.draw())
+        found.look(found.request.random_state())
         assert found.scripted is expected
     assert torch.equal(scripted.evaluate(X)[0][0], X.sin() * 2)
 
@@ -181,14 +181,14 @@ def lambda_free(x: torch.Tensor) -> torch.Tensor:
 def test_what_cannot_run_in_a_surrounding_transform_says_so() -> None:
     def inside(x: torch.Tensor) -> torch.Tensor:
         found = evaluator(lambda x: x * x.sum().item(), x)
-        found.look(found.request.draw())
+        found.look(found.request.random_state())
         return x
 
     with pytest.raises(UnsupportedOperationError, match="f cannot run inside the surrounding torch.func transform"):
         torch.func.vmap(inside)(X[None])
     outside = evaluator(lambda x: (_ for _ in ()).throw(RuntimeError("its own")))
     with pytest.raises(RuntimeError, match="its own"):
-        outside.look(outside.request.draw())
+        outside.look(outside.request.random_state())
 
 
 # -------------------------------------------------------------------- on jets

@@ -157,14 +157,14 @@ def test_no_tensor_is_kept_and_nothing_of_a_transform_that_has_gone():
     derivative, x = diag_jac(f), torch.randn(5, 3, dtype=double)
     derivative(params, x)
     derivative(params, x)
-    assert caches.SETTLED_REQUESTS.kinds(derivative) == 1
-    others = len(caches.SETTLED_REQUESTS)
+    assert caches.FAST_CALLS.kinds(derivative) == 1
+    others = len(caches.FAST_CALLS)
     kept, transform = weakref.ref(x), weakref.ref(derivative)
     del x, derivative
     gc.collect()
     assert kept() is None
     assert transform() is None
-    assert len(caches.SETTLED_REQUESTS) < others
+    assert len(caches.FAST_CALLS) < others
 
 
 def test_not_more_kinds_than_a_number(monkeypatch):
@@ -173,7 +173,7 @@ def test_not_more_kinds_than_a_number(monkeypatch):
     derivative = diag_jac(f)
     for n in range(1, 8):
         derivative(params, torch.randn(n, 3, dtype=double))
-    assert caches.SETTLED_REQUESTS.kinds(derivative) == 3
+    assert caches.FAST_CALLS.kinds(derivative) == 3
 
 
 @dataclass(frozen=True)
@@ -206,4 +206,4 @@ def test_threads_that_settle_more_kinds_than_are_kept_do_not_disturb_each_other(
     finally:
         sys.setswitchinterval(interval)
     assert all(torch.equal(result, right) for result in found)
-    assert caches.SETTLED_REQUESTS.kinds(derivative) == 3
+    assert caches.FAST_CALLS.kinds(derivative) == 3

@@ -192,11 +192,11 @@ def test_a_request_is_frozen() -> None:
 
 def test_another_call_of_its_kind_has_its_own_arguments_and_all_else() -> None:
     known = request(PARAMS, A, function=ADAPTED, chunk_size=2)
-    known.signature, known.captured  # noqa: B018  # are remembered with it
+    known.signature, known.fingerprint  # noqa: B018  # are remembered with it
     others, x = {name: tensor * 2 for name, tensor in PARAMS.items()}, torch.ones(4, 3)
     again = known.without_arguments().of((others, x))
     assert again.args == (others, x) and again.leaves[0] is x and len(again.leaves) == 1
-    for name in ("function", "options", "arguments", "batch", "input_shapes", "signature", "captured"):
+    for name in ("function", "options", "arguments", "batch", "input_shapes", "signature", "fingerprint"):
         assert getattr(again, name) is getattr(known, name)
     assert known.args[1] is A and known.leaves[0] is A
     without = known.without_arguments()
@@ -219,7 +219,7 @@ SAME = [
 def test_calls_that_differ_in_samples_only_look_the_same(name: str, one: Any, other: Any, options: Any) -> None:
     found = request(*one, **options), request(*other, **options)
     assert found[0].signature == found[1].signature and hash(found[0].signature) == hash(found[1].signature)
-    assert found[0].captured.key == found[1].captured.key
+    assert found[0].fingerprint.key == found[1].fingerprint.key
 
 
 def unhashable() -> Any:
@@ -307,10 +307,10 @@ def test_a_draw_is_of_every_generator_that_the_function_may_use() -> None:
     def drawing(x: torch.Tensor, generator: Any = None, **_: Any) -> torch.Tensor:
         return x * torch.rand(3, generator=closed)
 
-    draw = request(A, [given], function=drawing, argnums=0, kwargs={"named": named}).draw()
-    assert draw.is_now()
+    state = request(A, [given], function=drawing, argnums=0, kwargs={"named": named}).random_state()
+    assert state.is_now()
     first = [torch.rand(1, generator=generator) for generator in (closed, given, named, None)]
-    draw.restore()
+    state.restore()
     assert [torch.rand(1, generator=generator) for generator in (closed, given, named, None)] == first
 
 

@@ -272,9 +272,9 @@ def test_a_random_function_has_one_draw_for_the_value_and_every_derivative() -> 
     for _ in range(2):  # found, and remembered
         for chunk_size in (None, 1):
             given = request(noisy, check=False, chunk_size=chunk_size, return_value=True)
-            draw = given.draw()
+            state = given.random_state()
             outcome, found = run(given, BLOCKS)
-            draw.restore()
+            state.restore()
             factors = torch.rand(3, dtype=torch.double)
             assert found.findings.random
             torch.testing.assert_close(outcome.evaluation.outputs[0], X * factors)
@@ -287,9 +287,9 @@ def test_a_strategy_after_a_failed_one_sees_the_same_draw() -> None:
         return RuntimeError("after a draw")
 
     given = request(lambda x: x * torch.rand(3, dtype=torch.double), check=False)
-    draw = given.draw()
+    state = given.random_state()
     outcome, _ = run(given, BLOCKS, plan(Failing(drawing), Failing(drawing), ROUTES["reverse"], random=True))
-    draw.restore()
+    state.restore()
     torch.testing.assert_close(outcome.evaluation.outputs[0], X * torch.rand(3, dtype=torch.double))
 
 
@@ -366,7 +366,7 @@ def test_a_task_is_told_what_is_known(settled: bool, recorded: bool) -> None:
     mode = task.mode
     assert (mode.vectorised, mode.verified, mode.differentiated_again) == (True, not settled, recorded)
     assert (mode.undifferentiable, mode.wants_value, mode.traced, mode.recomputes) == (True, True, False, True)
-    assert task.leaves is given.leaves and task.batch == (2,) and task.chunk_size == 2 and task.draw is None
+    assert task.leaves is given.leaves and task.batch == (2,) and task.chunk_size == 2 and task.random_state is None
 
 
 @pytest.mark.parametrize(("limit", "rows"), [(None, 3), (2, 2), (1, 1)])

@@ -61,7 +61,7 @@ def test_what_was_compiled_is_forgotten() -> None:
     derivative(x)
     assert len(caches.COMPILED) == 1
     clear_caches()
-    assert not len(caches.COMPILED) and not len(caches.SETTLED_CALLS)
+    assert not len(caches.COMPILED) and not len(caches.FAST_COMPILED)
 
 
 def test_results_that_are_computed_once_are_forgotten_wherever_they_are() -> None:

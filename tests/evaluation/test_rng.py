@@ -11,7 +11,7 @@ from torch import nn
 
 from jacfunc import batch_jac, check_independent, diag_jac, explain, laplacian
 from jacfunc.errors import ArgumentTypeError
-from jacfunc.evaluation.rng import Draw, replaying
+from jacfunc.evaluation.rng import RandomState, replaying
 
 X = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3)
 
@@ -63,11 +63,11 @@ def test_a_functions_own_generator_makes_the_draws_of_one_plain_forward(form, na
     draws = [alone(X) / X.sin() for _ in range(3)]
     for transform, truth in ((diag_jac, X.cos()), (laplacian, None)):
         derivative = transform(form(name), chunk_size=chunk_size, method=method, return_value=True)
-        for draw in draws:
+        for state in draws:
             found, value = derivative(X)
-            torch.testing.assert_close(value, X.sin() * draw)
+            torch.testing.assert_close(value, X.sin() * state)
             if truth is not None:
-                torch.testing.assert_close(found, truth * draw)
+                torch.testing.assert_close(found, truth * state)
 
 
 def test_pythons_own_generator_too():
@@ -120,11 +120,11 @@ def accelerator(request, monkeypatch):
 
     monkeypatch.setattr(module, "get_rng_state", lambda device: states[torch.device(device).index].get_state())
     monkeypatch.setattr(module, "set_rng_state", write)
-    draw = lambda x: torch.rand(x.shape, generator=states[1], dtype=x.dtype)
-    monkeypatch.setattr(module, "stand_in", draw, raising=False)
-    capture, tensor = Draw.capture, torch.zeros(()).as_subclass(placed(request.param))
+    state = lambda x: torch.rand(x.shape, generator=states[1], dtype=x.dtype)
+    monkeypatch.setattr(module, "stand_in", state, raising=False)
+    capture, tensor = RandomState.capture, torch.zeros(()).as_subclass(placed(request.param))
     monkeypatch.setattr(
-        Draw, "capture", lambda tensors=(), generators=(): capture([*tensors, tensor, tensor], generators)
+        RandomState, "capture", lambda tensors=(), generators=(): capture([*tensors, tensor, tensor], generators)
     )
     return request.param, states
 
@@ -150,11 +150,11 @@ def test_the_draws_of_any_accelerator_are_those_of_one_plain_forward(accelerator
 
 def test_replaying_leaves_an_accelerator_where_it_was(accelerator):
     kind, states = accelerator
-    draw = Draw.capture()
+    state = RandomState.capture()
     first = getattr(torch, kind).stand_in(X)
-    assert not draw.is_now()
+    assert not state.is_now()
     found = states[1].get_state()
-    with replaying(draw):
+    with replaying(state):
         assert torch.equal(getattr(torch, kind).stand_in(X), first)
     assert torch.equal(states[1].get_state(), found)
 

@@ -11,14 +11,14 @@ from torch import nn
 
 from jacfunc import diag_jac, make_functional
 from jacfunc.core import caches
-from jacfunc.modules.fingerprint import Captured
+from jacfunc.modules.fingerprint import Fingerprint
 
 NET = nn.Linear(3, 3)
 SCALE = 2.0
 
 
 def key(f, batch=(4,)):
-    return Captured.by(f, batch).key
+    return Fingerprint.by(f, batch).key
 
 
 def scaled(scale):
@@ -102,7 +102,7 @@ def test_what_means_something_else_is_another_function(name):
           uses_globals_inside, functools.partial(uses_globals), diag_jac(NET), scaled(uses_globals)]
 )  # fmt: skip
 def test_modules_are_found_wherever_they_are(f):
-    assert NET in Captured.by(f, ()).tree()
+    assert NET in Fingerprint.by(f, ()).tree()
 
 
 def test_recursive_structures_end():

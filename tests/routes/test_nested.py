@@ -9,7 +9,7 @@ import pytest
 import torch
 from tasks import LEAVES, counted, made
 
-from jacfunc.evaluation.rng import Draw
+from jacfunc.evaluation.rng import RandomState
 from jacfunc.jet.multiindices import MultiIndices
 from jacfunc.routes import nested
 from jacfunc.routes.collect import Partials
@@ -113,7 +113,7 @@ def test_an_output_without_elements_has_derivatives_without_elements() -> None:
 
 def test_a_sweep_starts_from_the_draw_of_the_task() -> None:
     task = made(lambda x: x * torch.rand(2, dtype=torch.double), X)
-    task.draw = Draw.capture()
+    task.random_state = RandomState.capture()
     factors = torch.rand(2, dtype=torch.double)
     evaluation = nested.swept(
         task,

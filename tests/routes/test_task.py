@@ -11,7 +11,7 @@ from tasks import LEAVES, counted, entries_of, field, made
 
 from jacfunc.errors import UnsupportedOperationError
 from jacfunc.evaluation.basis import Rows
-from jacfunc.evaluation.rng import Draw
+from jacfunc.evaluation.rng import RandomState
 from jacfunc.routes.collect import Block
 from jacfunc.routes.task import Evaluation, Mode, Task, times
 
@@ -70,7 +70,7 @@ def test_without_rows_there_is_one_plain_evaluation() -> None:
 
 def test_every_call_in_a_sweep_sees_the_same_draw() -> None:
     noisy = lambda x: x * torch.rand(3, dtype=torch.double)
-    task = replace(made(noisy, X, chunk_size=1), draw=Draw.capture())
+    task = replace(made(noisy, X, chunk_size=1), state=RandomState.capture())
     factors = torch.rand(3, dtype=torch.double)
 
     def one(tangent: torch.Tensor) -> Any:
@@ -87,7 +87,7 @@ def test_every_call_in_a_sweep_sees_the_same_draw() -> None:
 
 def test_where_nothing_is_drawn_nothing_is_set_back() -> None:
     task = made(linear, X)
-    before = Draw.capture()
+    before = RandomState.capture()
     torch.rand(3)
     task.redraw()
     assert not before.is_now()

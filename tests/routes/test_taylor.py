@@ -22,7 +22,7 @@ from tasks import (
 )
 
 from jacfunc.errors import UnsupportedOperationError
-from jacfunc.evaluation.rng import Draw
+from jacfunc.evaluation.rng import RandomState
 from jacfunc.jet import CannotFollowError, Jet
 from jacfunc.jet.frame import AllRowsError
 from jacfunc.jet.multiindices import MultiIndices, Sum
@@ -190,7 +190,7 @@ def test_a_function_that_does_another_thing_with_jets_is_found_out_once(verified
 def test_every_evaluation_sees_the_same_draw() -> None:
     f = lambda x: x * torch.rand(3, dtype=torch.double)
     task = made(f, X, chunk_size=1, verified=True)
-    task = replace(task, draw=Draw.capture())
+    task = replace(task, state=RandomState.capture())
     factors = torch.rand(3, dtype=torch.double)
     entries = entries_of(task, Diagonal)
     TAYLOR.first_order(task, entries)

@@ -14,7 +14,7 @@ from torch import nn
 
 from jacfunc.errors import UnsupportedOperationError
 from jacfunc.evaluation.linear import pullback, pushforward
-from jacfunc.evaluation.rng import Draw
+from jacfunc.evaluation.rng import RandomState
 from jacfunc.jet import CannotFollowError, Jet
 from jacfunc.jet.layout import first_order
 from jacfunc.routes.taylor import follow
@@ -105,9 +105,9 @@ def test_functions_of_python_are_found_in_the_graph(around: bool) -> None:
 
 
 def test_asking_draws_nothing() -> None:
-    task = replace(made(lambda x: x * torch.rand(3, dtype=torch.double), X), draw=Draw.capture())
+    task = replace(made(lambda x: x * torch.rand(3, dtype=torch.double), X), state=RandomState.capture())
     calls_function(task)
-    assert task.draw is not None and task.draw.is_now()
+    assert task.random_state is not None and task.random_state.is_now()
 
 
 def test_a_value_without_a_gradient_says_so_when_it_is_asked_for_one() -> None:
