@@ -82,7 +82,7 @@ def diagonal_of(output: Any) -> Tensor | None:
     else:
         products = torch.matmul(rows, matrix.t())  # (k, N, d)
         found = (frame.factor.transpose(0, 1) * products.permute(1, 2, 0)).sum(-1)
-    return found if len(found) == output.shape[0] else found.expand(output.shape[0], -1).clone()
+    return found if found.shape[0] == output.shape[0] else found.expand(output.shape[0], -1).clone()
 
 
 def _scaled_diagonal(factor: Tensor | None, scale: Tensor, matrix: Tensor) -> Tensor:

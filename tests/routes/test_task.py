@@ -70,7 +70,7 @@ def test_without_rows_there_is_one_plain_evaluation() -> None:
 
 def test_every_call_in_a_sweep_sees_the_same_draw() -> None:
     noisy = lambda x: x * torch.rand(3, dtype=torch.double)
-    task = replace(made(noisy, X, chunk_size=1), state=RandomState.capture())
+    task = replace(made(noisy, X, chunk_size=1), random_state=RandomState.capture())
     factors = torch.rand(3, dtype=torch.double)
 
     def one(tangent: torch.Tensor) -> Any:

@@ -190,7 +190,7 @@ def test_a_function_that_does_another_thing_with_jets_is_found_out_once(verified
 def test_every_evaluation_sees_the_same_draw() -> None:
     f = lambda x: x * torch.rand(3, dtype=torch.double)
     task = made(f, X, chunk_size=1, verified=True)
-    task = replace(task, state=RandomState.capture())
+    task = replace(task, random_state=RandomState.capture())
     factors = torch.rand(3, dtype=torch.double)
     entries = entries_of(task, Diagonal)
     TAYLOR.first_order(task, entries)

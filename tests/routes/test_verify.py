@@ -105,7 +105,7 @@ def test_functions_of_python_are_found_in_the_graph(around: bool) -> None:
 
 
 def test_asking_draws_nothing() -> None:
-    task = replace(made(lambda x: x * torch.rand(3, dtype=torch.double), X), state=RandomState.capture())
+    task = replace(made(lambda x: x * torch.rand(3, dtype=torch.double), X), random_state=RandomState.capture())
     calls_function(task)
     assert task.random_state is not None and task.random_state.is_now()
 
