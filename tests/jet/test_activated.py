@@ -11,6 +11,7 @@ from torch._dynamo.backends.registry import lookup_backend
 from jacfunc import batch_jac, hess_diag, laplacian, make_functional, partials
 from jacfunc.core.levels import LEVELS_TRACED
 from jacfunc.jet import Frame, Jet, Propagation, build, gemm
+from jacfunc.jet.jet import _at_once
 from jacfunc.jet.layout import diagonal, first_order, summed
 
 traced = pytest.mark.skipif(not LEVELS_TRACED, reason="Dynamo of torch < 2.13 cannot tell whether a vmap is around")
@@ -39,7 +40,8 @@ def test_one_node_is_the_function_and_the_product(monkeypatch, name, kind, share
     weight = torch.randn(4, 2, dtype=torch.double, requires_grad=True)
     given = [weight, *[tensor for tensor in tensors if tensor is not None]]
     jet = _jet(FUNCTIONS[name], layout, tensors)
-    if None in jet.coefficients:  # as of squares, of what has no higher rows: multiplied apart
+    if None in jet.coefficients:  # as of squares, of what has no higher rows
+        assert _at_once(jet, weight) is None  # multiplied apart
         return
     node = jet.activated.multiplied(weight)
     if kind.startswith("dense"):  # beyond the size up to which products are taken one by one

@@ -108,11 +108,12 @@ def test_modules_are_found_wherever_they_are(f):
 def test_recursive_structures_end():
     loop = [NET]
     loop.append(loop)
-    hash(key(scaled(loop)))
+    assert hash(key(scaled(loop))) == hash(key(scaled(loop)))
+    assert key(scaled(loop)) == key(scaled(loop)) != key(scaled([NET, [NET]]))
     deep = NET
     for _ in range(40):
         deep = [deep]
-    hash(key(scaled(deep)))
+    assert key(scaled(deep)) == key(scaled(deep)) != key(scaled(NET))
 
 
 def test_an_empty_cell_is_no_error():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from judging import AGAIN, CURED, METHODS, far
@@ -235,11 +237,18 @@ ONCE = {
 NEVER = {"custom_op": written("formless"), "of numpy": operator_of("graphless", graphless, "CPU")}
 
 
+REFUSALS = (
+    r"cannot differentiate (the operator \S+|an autograd\.Function( or custom operator)?) inside f; "
+    r"|an autograd\.Function inside f \(or a custom operator, .*write it with differentiable operations"
+)
+
+
 def right_or_refused(call, truth):
-    """Whether it was refused; what is not must be right."""
+    """Whether it was refused, for the operator and by a sentence with a way out; what is not must be right."""
     try:
         found = call()
-    except UnsupportedOperationError:
+    except UnsupportedOperationError as refused:
+        assert re.search(REFUSALS, str(refused)), refused
         return True
     torch.testing.assert_close(found, truth)
     return False
