@@ -46,7 +46,7 @@ class Transform(Entrance, Uncalled):
     quantity: Quantity
     options: Options
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # one return for each way of calling it
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The derivative of ``f`` at its arguments."""
         traced = tracing()
         if self.options.sample_chunk_size is not None:
