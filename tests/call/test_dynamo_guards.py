@@ -15,11 +15,12 @@ from jacfunc.call import compiled, dynamo_guards
 
 VERSION = ".".join(torch.__version__.split(".")[:2])
 KEPT = {
-    "2.11": {"lambda": 18, "adapted": 44, "reverse": 60},
-    "2.13": {"lambda": 19, "adapted": 42, "reverse": 97},
-    "2.14": {"lambda": 19, "adapted": 42, "reverse": 106},
+    "2.11": {"lambda": 18, "adapted": 44, "reverse": 19},
+    "2.13": {"lambda": 19, "adapted": 42, "reverse": 19},
+    "2.14": {"lambda": 19, "adapted": 42, "reverse": 19},
 }
-"""How many are kept of some 280 to 310 of a lambda, 460 to 520 of an adapted module, 280 to 370 in reverse."""
+"""How many are kept of some 280 to 310 of a lambda, 460 to 520 of an adapted module, 280 to 370 in reverse, beside
+those of torch's trees."""
 USERS = (
     r"f|f\._fitting|f\.with_buffers|f\._layers\.modules\[.*\]|args(\[.*\])?|kwargs"  # the call's
     r"|f\.transformed|f\.of_plain_layers"  # whether they are there, before torch 2.13
@@ -28,7 +29,7 @@ USERS = (
     r"|G\['_\d+_c\d+'\]\.Tensor"  # of the globals of this file
 )
 PYTREE = r"__import__\('torch'\).*|list\(dict\.keys\(__import__\('torch'\).*|(type\()?G\['__import_torch_dot_(utils|compiler).*"
-"""What torch's vjp asks of its own tree, which any program may add to."""
+"""What torch's vjp asks of its own tree, which any program may add to: so many that it cannot be counted."""
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_the_guards_are_counted(guards, kind):
     if TorchVersion(VERSION) > TorchVersion(max(KEPT)):  # of which nobody has counted them yet
         assert len(kept) < len(guards) / 2
     else:
-        assert len(kept) == KEPT[VERSION][kind]
+        assert len([guard for guard in kept if not re.fullmatch(PYTREE, guard.name)]) == KEPT[VERSION][kind]
 
 
 @pytest.mark.parametrize("kind", KEPT["2.13"])
