@@ -25,6 +25,7 @@ from ..jet.multiindices import MultiIndices
 from ..options import Keywords, Options
 from ..routes.collect import Block
 from .calling import Uncalled
+from .results import per_argument, sizes
 from .transforms import Transform, transform_of, with_signature
 
 # -------------------------------------------------------------------- curl
@@ -84,13 +85,13 @@ def _fourth(i: int, j: int, count: int) -> Index:
 
 def _coordinates(request: Request, span: slice) -> range:
     """The coordinates of the leaves of one argument."""
-    sizes = [torch.Size(shape).numel() for shape in request.input_shapes]
-    return range(sum(sizes[: span.start]), sum(sizes[: span.stop]))
+    found = sizes(request)
+    return range(sum(found[: span.start]), sum(found[: span.stop]))
 
 
 def _twice_laplacian(request: Request, span: slice) -> Terms:
     """The biharmonic operator over the leaves of one argument, as a combination of fourth derivatives."""
-    count = sum(torch.Size(shape).numel() for shape in request.input_shapes)
+    count = sum(sizes(request))
     places = _coordinates(request, span)
     return tuple([(_fourth(i, j, count), 1.0 if i == j else 2.0) for i in places for j in places if i <= j])
 
@@ -104,7 +105,7 @@ def _biharmonic(request: Request, outcome: Outcome) -> Any:
     trees_of_outputs = []
     for output in range(len(outcome.outputs.shapes)):
         sums = [outcome.combined(output, terms) for terms in wanted]
-        trees_of_outputs.append(tuple(sums) if isinstance(request.options.argnums, tuple) else sums[0])
+        trees_of_outputs.append(per_argument(request, sums))
     return outcome.outputs.structure.build(trees_of_outputs)
 
 

@@ -17,6 +17,7 @@ from ..jet.layout import Index, Terms
 from ..jet.multiindices import MultiIndices
 from ..options import Keywords
 from ..routes.collect import Laplacian
+from ..routes.hessians import along_pair
 from .results import check_flag, gradients, per_argument, sizes, summed_by_argument
 from .transforms import Transform, transform_of, with_signature
 
@@ -24,14 +25,10 @@ Sizes = tuple[int, ...]
 """The numbers of coordinates of the arguments."""
 
 
-def _along(times: int, place: int, total: int) -> Index:
-    return tuple([times * (place == other) for other in range(total)])
-
-
 @computed_once(64)
 def _firsts(total: int) -> tuple[Index, ...]:
     """The derivatives of first order, of so many coordinates."""
-    return tuple([_along(1, place, total) for place in range(total)])
+    return tuple([along_pair((place,), total) for place in range(total)])
 
 
 @computed_once(64)
@@ -39,7 +36,7 @@ def _laplacians(arguments: Sizes) -> tuple[Terms, ...]:
     """For each argument the sum of the second derivatives by its coordinates; empty where it has none."""
     total, start, found = sum(arguments), 0, []
     for size in arguments:
-        found.append(tuple([(_along(2, place, total), 1.0) for place in range(start, start + size)]))
+        found.append(tuple([(along_pair((place, place), total), 1.0) for place in range(start, start + size)]))
         start += size
     return tuple(found)
 

@@ -14,15 +14,14 @@ import torch
 from ..core.levels import inside_transform, is_dual
 from ..evaluation.basis import Rows
 from ..evaluation.linear import graph_gradients
-from ..jet.multiindices import MultiIndices
 from . import nested
 from .collect import Entries, Partials, joined, own_coordinates
-from .route import Route
+from .route import PullingRoute
 from .task import Evaluation, Task, Tensors
 from .verify import verify_transpose
 
 
-class Autograd(Route):
+class Autograd(PullingRoute):
     """Cotangents pulled back row by row through the graph of one evaluation."""
 
     name = "autograd"
@@ -30,18 +29,6 @@ class Autograd(Route):
     # Before the dual route, which works inside other transforms, where this one does not, and is the worse outside.
     last_resort = True
     slower = None
-
-    def rows(self, order: int, inputs: int, outputs: int) -> int:
-        """One for each coordinate of the output, and at second order for each pair with one of the input."""
-        return outputs if order == 1 else outputs * inputs
-
-    def cost(self, order: int, inputs: int, outputs: int) -> float:
-        """That of an evaluation, and of a pass back for each row."""
-        return 1 + outputs if order == 1 else 1 + outputs * (1 + inputs)
-
-    def cost_of_partials(self, indices: MultiIndices, outputs: int) -> float:
-        """That of each order nested in the one below."""
-        return nested.cost_by_gradients(indices.separate, outputs)
 
     def hindrance(self, leaves: Sequence[torch.Tensor]) -> str | None:
         """Another transform, or a tangent of forward mode."""

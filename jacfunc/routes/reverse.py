@@ -8,32 +8,19 @@ from typing import Any
 import torch
 
 from ..evaluation.linear import pullback, pushforward
-from ..jet.multiindices import MultiIndices
 from . import nested
 from .collect import Entries, Partials, joined, own_coordinates
 from .hessians import Hessians
-from .route import Route
+from .route import PullingRoute
 from .task import Evaluation, Task, Tensors
 from .verify import NoTransposeError, verify_backward, verify_transpose
 
 
-class Reverse(Route):
+class Reverse(PullingRoute):
     """Cotangents pulled back through the function."""
 
     name = "reverse"
     methods = ("auto", "taylor", "reverse")
-
-    def rows(self, order: int, inputs: int, outputs: int) -> int:
-        """One for each coordinate of the output, and at second order for each pair with one of the input."""
-        return outputs if order == 1 else outputs * inputs
-
-    def cost(self, order: int, inputs: int, outputs: int) -> float:
-        """That of an evaluation, and of a pass back for each row."""
-        return 1 + outputs if order == 1 else 1 + outputs * (1 + inputs)
-
-    def cost_of_partials(self, indices: MultiIndices, outputs: int) -> float:
-        """That of each order nested in the one below."""
-        return nested.cost_by_gradients(indices.separate, outputs)
 
     def first_order(self, task: Task, entries: Entries) -> Evaluation:
         """Fill the entries by rows; ``f`` is evaluated once."""

@@ -10,6 +10,7 @@ import torch
 
 from ..errors import UnsupportedOperationError
 from ..jet.multiindices import MultiIndices
+from . import nested
 from .collect import Entries, Partials
 from .hessians import Hessians
 from .task import Evaluation, Task
@@ -81,3 +82,19 @@ class Route(ABC):
         evaluation = self.partials(task, partials)
         hessians.take_partials(partials)
         return evaluation
+
+
+class PullingRoute(Route):
+    """A route that pulls cotangents back: its rows are those of the output."""
+
+    def rows(self, order: int, inputs: int, outputs: int) -> int:
+        """One for each coordinate of the output, and at second order for each pair with one of the input."""
+        return outputs if order == 1 else outputs * inputs
+
+    def cost(self, order: int, inputs: int, outputs: int) -> float:
+        """That of an evaluation, and of a pass back for each row."""
+        return 1 + outputs if order == 1 else 1 + outputs * (1 + inputs)
+
+    def cost_of_partials(self, indices: MultiIndices, outputs: int) -> float:
+        """That of each order nested in the one below."""
+        return nested.cost_by_gradients(indices.separate, outputs)
