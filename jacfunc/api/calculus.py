@@ -18,14 +18,15 @@ from ..call.request import Request, as_function
 from ..call.shapes import refuse_curl
 from ..core import trees
 from ..core.levels import tracing
+from ..core.reasons import name_of
 from ..core.subclasses import dressed, undressed
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError
-from ..jet.layout import Index, Terms
-from ..jet.multiindices import MultiIndices
+from ..jet.layout import Terms
+from ..jet.multiindices import MultiIndices, index_of
 from ..options import Keywords, Options
 from ..routes.collect import Block
 from .calling import Uncalled
-from .results import per_argument, sizes
+from .results import by_output, per_argument, sizes
 from .transforms import Transform, transform_of, with_signature
 
 # -------------------------------------------------------------------- curl
@@ -78,11 +79,6 @@ def curl(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
 # -------------------------------------------------------------------- biharmonic
 
 
-def _fourth(i: int, j: int, count: int) -> Index:
-    """Twice by coordinate i and twice by coordinate j, of so many."""
-    return tuple([2 * (place == i) + 2 * (place == j) for place in range(count)])
-
-
 def _coordinates(request: Request, span: slice) -> range:
     """The coordinates of the leaves of one argument."""
     found = sizes(request)
@@ -93,7 +89,7 @@ def _twice_laplacian(request: Request, span: slice) -> Terms:
     """The biharmonic operator over the leaves of one argument, as a combination of fourth derivatives."""
     count = sum(sizes(request))
     places = _coordinates(request, span)
-    return tuple([(_fourth(i, j, count), 1.0 if i == j else 2.0) for i in places for j in places if i <= j])
+    return tuple([(index_of((i, i, j, j), count), 1.0 if i == j else 2.0) for i in places for j in places if i <= j])
 
 
 def _fourth_derivatives(request: Request) -> MultiIndices:
@@ -102,11 +98,9 @@ def _fourth_derivatives(request: Request) -> MultiIndices:
 
 def _biharmonic(request: Request, outcome: Outcome) -> Any:
     wanted = [_twice_laplacian(request, argument.span) for argument in request.arguments]
-    trees_of_outputs = []
-    for output in range(len(outcome.outputs.shapes)):
-        sums = [outcome.combined(output, terms) for terms in wanted]
-        trees_of_outputs.append(per_argument(request, sums))
-    return outcome.outputs.structure.build(trees_of_outputs)
+    return by_output(
+        outcome, lambda output: per_argument(request, [outcome.combined(output, terms) for terms in wanted])
+    )
 
 
 def _refuse_empty(request: Request) -> None:
@@ -178,7 +172,7 @@ class Along:
         return (self.number, self.batch_dims, self.transformed)
 
     def __repr__(self) -> str:
-        return getattr(self.transformed, "__name__", None) or repr(self.transformed)
+        return name_of(self.transformed)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from typing import Any, Unpack
 
 import torch
 
-from ..call.quantity import HessiansOf, Outcome, Quantity
+from ..call.quantity import Outcome, Quantity, WantedHessian
 from ..call.request import Request
 from ..options import Keywords
 from ..routes.hessians import GRADIENT, HESSIAN
@@ -40,8 +40,8 @@ def _with_gradient(request: Request, outcome: Outcome) -> tuple[Any, Any]:
     return _blocks(request, outcome), gradients(request, outcome, flat)
 
 
-ALONE = Quantity("hessian", 2, HessiansOf(gradient=False), _blocks)
-WITH_GRADIENT = Quantity("hessian", 2, HessiansOf(gradient=True), _with_gradient, gradient=True)
+ALONE = Quantity("hessian", 2, lambda *_: WantedHessian(gradient=False), _blocks)
+WITH_GRADIENT = Quantity("hessian", 2, lambda *_: WantedHessian(gradient=True), _with_gradient, gradient=True)
 
 
 @with_signature

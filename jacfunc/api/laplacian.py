@@ -14,10 +14,9 @@ from ..call.quantity import EntriesOf, Outcome, PartialsOf, Quantity
 from ..call.request import Request
 from ..core.caches import computed_once
 from ..jet.layout import Index, Terms
-from ..jet.multiindices import MultiIndices
+from ..jet.multiindices import MultiIndices, index_of
 from ..options import Keywords
 from ..routes.collect import Laplacian
-from ..routes.hessians import along_pair
 from .results import check_flag, gradients, per_argument, sizes, summed_by_argument
 from .transforms import Transform, transform_of, with_signature
 
@@ -28,7 +27,7 @@ Sizes = tuple[int, ...]
 @computed_once(64)
 def _firsts(total: int) -> tuple[Index, ...]:
     """The derivatives of first order, of so many coordinates."""
-    return tuple([along_pair((place,), total) for place in range(total)])
+    return tuple([index_of((place,), total) for place in range(total)])
 
 
 @computed_once(64)
@@ -36,7 +35,7 @@ def _laplacians(arguments: Sizes) -> tuple[Terms, ...]:
     """For each argument the sum of the second derivatives by its coordinates; empty where it has none."""
     total, start, found = sum(arguments), 0, []
     for size in arguments:
-        found.append(tuple([(along_pair((place, place), total), 1.0) for place in range(start, start + size)]))
+        found.append(tuple([(index_of((place, place), total), 1.0) for place in range(start, start + size)]))
         start += size
     return tuple(found)
 

@@ -17,6 +17,7 @@ from ..call.entrance import Entrance
 from ..call.request import as_function
 from ..core import trees
 from ..core.levels import tracing
+from ..core.reasons import name_of
 from ..core.subclasses import undressed
 from ..errors import ArgumentError, ShapeError
 from ..jet import Jet
@@ -64,7 +65,7 @@ class PointsInFront:
         return (self.axis, self.number, self.has_aux, self.transformed)
 
     def __repr__(self) -> str:
-        return getattr(self.transformed, "__name__", None) or repr(self.transformed)
+        return name_of(self.transformed)
 
 
 # -------------------------------------------------------------------- the public function
@@ -133,7 +134,7 @@ class Partials(Entrance, Uncalled):
         return moved
 
     def __repr__(self) -> str:
-        return f"partials({_shown(self.transform.transformed)}, {self.written!r}, {_told(self.asked, self.transform)})"
+        return f"partials({name_of(self.transform.transformed)}, {self.written!r}, {_told(self.asked, self.transform)})"
 
 
 def coordinates(args: Sequence[Any], options: Options) -> list[torch.Tensor]:
@@ -144,10 +145,6 @@ def coordinates(args: Sequence[Any], options: Options) -> list[torch.Tensor]:
             separate = leaf.dim() == options.batch_dims
             found += [leaf] if separate else [leaf[..., place] for place in range(leaf.shape[-1])]
     return found
-
-
-def _shown(function: Any) -> str:
-    return getattr(function, "__name__", None) or repr(function)
 
 
 def _told(asked: Asked, transform: Transform) -> str:

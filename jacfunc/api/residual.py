@@ -15,6 +15,7 @@ from ..call.entrance import Entrance
 from ..call.inside import values
 from ..call.request import as_function, requested
 from ..core.levels import tracing
+from ..core.reasons import name_of
 from ..errors import ArgumentTypeError, NotationError, ShapeError, UnsupportedOperationError
 from ..evaluation.rng import replaying
 from ..jet import Jet
@@ -191,9 +192,8 @@ class Residual(Entrance, Uncalled):
 
     def __repr__(self) -> str:
         variables = self.variables
-        f = getattr(self.transformed, "__name__", None) or repr(self.transformed)
         return (
-            f"residual({f}, {getattr(self.equation, '__name__', None) or repr(self.equation)}, "
+            f"residual({name_of(self.transformed)}, {name_of(self.equation)}, "
             f"inputs={' '.join(variables.inputs)!r}, outputs={' '.join(variables.outputs)!r})"
         )
 

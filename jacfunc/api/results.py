@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,10 +14,13 @@ from ..errors import ArgumentTypeError
 
 def by_pair(request: Request, outcome: Outcome) -> Any:
     """The output's tree outside, then the tuple of a tuple ``argnums``, the input's tree innermost."""
-    trees = []
-    for output in range(len(outcome.outputs.shapes)):
-        trees.append(by_leaf(request, [outcome.results[output, leaf] for leaf in range(len(request.leaves))]))
-    return outcome.outputs.structure.build(trees)
+    leaves = range(len(request.leaves))
+    return by_output(outcome, lambda output: by_leaf(request, [outcome.results[output, leaf] for leaf in leaves]))
+
+
+def by_output(outcome: Outcome, made: Callable[[int], Any]) -> Any:
+    """What is made for each leaf of the output, in its tree."""
+    return outcome.outputs.structure.build([made(output) for output in range(len(outcome.outputs.shapes))])
 
 
 def by_leaf(request: Request, found: list[Any]) -> Any:
@@ -26,14 +30,12 @@ def by_leaf(request: Request, found: list[Any]) -> Any:
 
 def summed_by_argument(request: Request, outcome: Outcome) -> Any:
     """The output's tree outside; the leaves within one argument are summed."""
-    trees = []
-    for output in range(len(outcome.outputs.shapes)):
-        sums = [
-            _sum([outcome.results[output, leaf] for leaf in range(argument.span.start, argument.span.stop)])
-            for argument in request.arguments
-        ]
-        trees.append(per_argument(request, sums))
-    return outcome.outputs.structure.build(trees)
+    spans = [range(argument.span.start, argument.span.stop) for argument in request.arguments]
+
+    def sums(output: int) -> Any:
+        return per_argument(request, [_sum([outcome.results[output, leaf] for leaf in span]) for span in spans])
+
+    return by_output(outcome, sums)
 
 
 def trace(request: Request, outcome: Outcome) -> torch.Tensor:

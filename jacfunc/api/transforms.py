@@ -24,12 +24,11 @@ from ..call.quantity import EntriesOf, Quantity
 from ..call.refusals import JetsGivenError
 from ..call.request import Request, as_function, requested
 from ..call.run import run
-from ..call.sample_chunks import Blocks, check_in_dims
+from ..call.sample_chunks import Blocks, cut_arguments
 from ..call.shapes import refuse_unequal_trees, refuse_without_diagonal
 from ..core import trees
 from ..core.levels import tracing
-from ..core.reasons import name_of, note
-from ..errors import JacfuncError
+from ..core.reasons import name_of
 from ..options import Keywords, Options
 from ..routes.collect import Block, Diagonal, HessianDiagonal, owned
 from .calling import Uncalled, keywords_only
@@ -80,7 +79,7 @@ class Transform(Entrance, Uncalled):
     def outcome(self, request: Request, known: Plan | None = None) -> tuple[Any, Plan]:
         """The result for a request, by the plan that is known if there is one, and how it was computed."""
         if self.options.in_dims is not None:
-            check_in_dims(request, self.options)
+            cut_arguments(request, self.options)
         outcome, plan = run(request, self.quantity, known)
         own = partial(owned, traced=True) if request.traced else owned
         result = self.quantity.assemble(request, outcome)
@@ -275,13 +274,7 @@ class _Check:
 
     def __call__(self, *args: Any, **kwargs: Any) -> bool:
         with requested(self.function, self.options, args, kwargs) as request:
-            try:
-                return probe_now(request)
-            except JacfuncError:
-                raise
-            except Exception as error:
-                note(error, "check_independent", self.function, request.args)
-                raise
+            return probe_now(request)
 
 
 @keywords_only

@@ -19,6 +19,7 @@ import torch
 
 from ..core import caches
 from ..core.levels import inside_vmap
+from ..core.reasons import noted
 from ..core.torch_private import BatchNorm
 from ..errors import CoupledSamplesError, IndependenceWarning, JacfuncError
 from ..evaluation.rng import RandomState, replaying
@@ -139,10 +140,11 @@ def settle(request: Request) -> None:
 
 def probe_now(request: Request) -> bool:
     """Check whatever was found before; True unless the samples are coupled."""
-    evaluator, state = Evaluator(request), request.random_state()
-    with replaying(state):
-        outputs = evaluator.first_values(state)
-    return not several(request) or check(evaluator, outputs, state) is Independence.CHECKED
+    with noted("check_independent", request.function, request.args):
+        evaluator, state = Evaluator(request), request.random_state()
+        with replaying(state):
+            outputs = evaluator.first_values(state)
+        return not several(request) or check(evaluator, outputs, state) is Independence.CHECKED
 
 
 class Evaluated(NamedTuple):

@@ -47,8 +47,8 @@ class Wanted(ABC):
         """Have the route compute it."""
 
     def limited(self, rows: Rows, limit: int) -> Rows:
-        """The rows for a trial, at most so many where these are what it consists of."""
-        return rows
+        """The rows for a trial: a few of them."""
+        return Rows(rows.shapes, limit)
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,6 @@ class WantedEntries(Wanted):
         evaluation = route.first_order(task, entries) if self.order == 1 else route.second_order(task, entries)
         return evaluation, entries.results() if inputs.limit is None else {}
 
-    def limited(self, rows: Rows, limit: int) -> Rows:
-        """A trial is of a few rows."""
-        return Rows(rows.shapes, limit)
-
 
 @dataclass(frozen=True)
 class WantedPartials(Wanted):
@@ -111,6 +107,10 @@ class WantedPartials(Wanted):
             return Evaluation(*task.evaluate(*task.leaves)), {}
         partials = Partials(route.carried(self.indices), task.leaves[0].dtype)
         return route.partials(task, partials), partials.derivatives
+
+    def limited(self, rows: Rows, limit: int) -> Rows:
+        """All of them: what a trial could leave out are derivatives, not coordinates."""
+        return rows
 
     def combined(self, outcome: Outcome, leaf: int, terms: Terms) -> torch.Tensor:
         """A linear combination of derivatives of an output leaf."""
@@ -151,10 +151,6 @@ class WantedHessian(Wanted):
             return Evaluation(*task.evaluate(*task.leaves)), hessians.results()
         evaluation = route.hessian(task, hessians)
         return evaluation, hessians.results() if task.inputs.limit is None else {}
-
-    def limited(self, rows: Rows, limit: int) -> Rows:
-        """A trial is of a few rows."""
-        return Rows(rows.shapes, limit)
 
 
 class Outcome(NamedTuple):
@@ -218,17 +214,6 @@ class EntriesOf:
         else:
             pairs = [(output, leaf) for output in count for leaf in leaves]
         return WantedEntries(self.order, self.entry, tuple(pairs))
-
-
-@dataclass(frozen=True)
-class HessiansOf:
-    """The whole Hessian of every output, and with ``gradient`` its first derivatives."""
-
-    gradient: bool
-
-    def __call__(self, request: Request, outputs: Outputs) -> WantedHessian:
-        """What is wanted, of whatever arguments."""
-        return WantedHessian(self.gradient)
 
 
 @dataclass(frozen=True)

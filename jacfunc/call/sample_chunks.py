@@ -15,9 +15,8 @@ import torch
 
 from ..core import caches, trees
 from ..core.levels import inside_transform
-from ..core.reasons import note
 from ..core.subclasses import dressed, undressed
-from ..errors import ArgumentError, JacfuncError, ShapeError, UnsupportedOperationError
+from ..errors import ArgumentError, ShapeError, UnsupportedOperationError
 from ..options import Options
 from .independence import settle
 from .request import Request, requested
@@ -60,7 +59,7 @@ class Blocks:
                 f"sample_chunk_size={options.sample_chunk_size!r} with batch_dims=0, where no samples can be cut; "
                 "leave it out"
             )
-        cut = _cut_arguments(request, options)
+        cut = cut_arguments(request, options)
         size = options.sample_chunk_size
         if size == "auto":
             size = None if traced else _automatic(request, order, cut)
@@ -92,13 +91,7 @@ class Blocks:
         if self.size < min(CHECKED, self.count) and not inside_transform():
             first = _samples(args, self.cut, 0, CHECKED)
             with requested(self.function, self.options.whole, first, kwargs) as request:
-                try:
-                    settle(request)
-                except JacfuncError:
-                    raise
-                except Exception as error:
-                    note(error, "check_independent", request.function, request.args)
-                    raise
+                settle(request)
 
     def joined(self, results: list[Any]) -> Any:
         """What all blocks together are; ``results`` is what the transform returned for each."""
@@ -112,13 +105,8 @@ class Blocks:
 # -------------------------------------------------------------------- which arguments carry samples
 
 
-def check_in_dims(request: Request, options: Options) -> None:
-    """Raise unless ``in_dims`` says of each positional argument what it can be."""
-    _cut_arguments(request, options)
-
-
-def _cut_arguments(request: Request, options: Options) -> frozenset[int]:
-    """The positions of the arguments that carry samples."""
+def cut_arguments(request: Request, options: Options) -> frozenset[int]:
+    """The positions of the arguments that carry samples; raises where ``in_dims`` says of one what it cannot be."""
     differentiated = {argument.position for argument in request.arguments}
     places = range(len(request.args))
     if options.in_dims is None:

@@ -6,7 +6,7 @@ import contextlib
 import re
 import sysconfig
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import optree
 import torch
 from torch import nn
 
+from ..errors import JacfuncError
 from .caches import computed_once
 from .torch_private import HIGHER_ORDER, MODULE_CALL
 
@@ -60,6 +61,18 @@ def note(error: Exception, transform: str, function: Callable[..., Any], args: S
     with contextlib.suppress(Exception):  # an error that takes no note is handed on as it is
         if told not in getattr(error, "__notes__", ()):
             error.add_note(told)
+
+
+@contextlib.contextmanager
+def noted(transform: str, function: Callable[..., Any], args: Sequence[Any]) -> Iterator[None]:
+    """:func:`note` of whatever is raised, but of what this package says itself."""
+    try:
+        yield
+    except JacfuncError:
+        raise
+    except Exception as error:
+        note(error, transform, function, args)
+        raise
 
 
 def _told(argument: Any) -> str:

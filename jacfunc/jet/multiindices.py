@@ -201,6 +201,11 @@ def _of_input(key: Key) -> tuple[float, ...]:
 # -------------------------------------------------------------------- sets of derivatives
 
 
+def index_of(coordinates: Sequence[int], total: int) -> Index:
+    """The derivative by these coordinates, each as often as it is there, of so many."""
+    return tuple([coordinates.count(place) for place in range(total)])
+
+
 def _by_order(index: Index) -> tuple[int, Index]:
     return sum(index), tuple([-count for count in index])
 

@@ -30,10 +30,6 @@ class Dual(Route):
     methods = ("auto", "taylor", "forward")
     last_resort = True
 
-    def rows(self, order: int, inputs: int, outputs: int) -> int:
-        """One for each coordinate of the input."""
-        return inputs
-
     def cost(self, order: int, inputs: int, outputs: int) -> float:
         """That of an evaluation with a tangent for each coordinate."""
         return 1 + 2 * inputs if order == 1 else 1 + 3 * inputs

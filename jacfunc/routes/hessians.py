@@ -22,7 +22,7 @@ import torch
 from ..core.caches import computed_once
 from ..evaluation.basis import Rows
 from ..jet.layout import Index, Layout, pairs
-from ..jet.multiindices import MultiIndices
+from ..jet.multiindices import MultiIndices, index_of
 from .collect import Partials, joined
 
 Shape = tuple[int, ...]
@@ -32,16 +32,11 @@ Pair = tuple[int, int]
 HESSIAN, GRADIENT = "hessian", "gradient"
 
 
-def along_pair(pair: Sequence[int], total: int) -> Index:
-    """The multi-index of a derivative by these coordinates, of so many."""
-    return tuple([pair.count(place) for place in range(total)])
-
-
 @computed_once(64)
 def indices_of(total: int, gradient: bool) -> MultiIndices:
     """The derivatives of a Hessian, each pair of coordinates once, and those of first order where they are wanted."""
-    firsts = [along_pair((place,), total) for place in range(total if gradient else 0)]
-    return MultiIndices.around([*firsts, *(along_pair(pair, total) for pair in triangle(total))])
+    firsts = [index_of((place,), total) for place in range(total if gradient else 0)]
+    return MultiIndices.around([*firsts, *(index_of(pair, total) for pair in triangle(total))])
 
 
 def triangle(total: int) -> list[Pair]:
@@ -64,8 +59,8 @@ class Patch(NamedTuple):
 
     def indices(self, total: int) -> Sequence[Index]:
         """The derivative that each row is, of so many coordinates."""
-        firsts = [along_pair((place,), total) for place in self.coordinates]
-        return [*firsts, *[along_pair(pair, total) for pair in self.chosen]]
+        firsts = [index_of((place,), total) for place in self.coordinates]
+        return [*firsts, *[index_of(pair, total) for pair in self.chosen]]
 
 
 @computed_once(64)
@@ -139,7 +134,7 @@ class Hessians:
         leaves = range(len(self.outputs.shapes))
 
         def stacked(leaf: int, keys: Sequence[Sequence[int]]) -> torch.Tensor:
-            return torch.stack([found[leaf, along_pair(key, total)] for key in keys])
+            return torch.stack([found[leaf, index_of(key, total)] for key in keys])
 
         firsts = [stacked(leaf, [(place,) for place in range(total)]) for leaf in leaves] if self.gradient else []
         self.take_patch(chosen, firsts, [stacked(leaf, chosen) for leaf in leaves])

@@ -36,9 +36,9 @@ class Route(ABC):
     on_jets: ClassVar[bool] = False
     slower: ClassVar[str | None] = "row by row"
 
-    @abstractmethod
     def rows(self, order: int, inputs: int, outputs: int) -> int:
-        """How many rows it pushes or pulls through, of so many coordinates of the input and the output of a sample."""
+        """How many it pushes or pulls through, of so many coordinates on both sides; by default one for each input."""
+        return inputs
 
     @abstractmethod
     def cost(self, order: int, inputs: int, outputs: int) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -29,8 +29,11 @@ from .route import Route
 from .task import Evaluation, Task, times
 from .verify import verify_followed
 
+Part = TypeVar("Part")
 Outputs = tuple[Any, ...]
 """Jets, or tensors that do not depend on the input."""
+Followed = tuple[Outputs, tuple[torch.Tensor, ...], tuple[str, ...]]
+"""What a function on jets gave: outputs, aux, and what is to be told of it."""
 
 
 class Taylor(Route):
@@ -40,10 +43,6 @@ class Taylor(Route):
     methods = ("auto", "taylor")
     on_jets = True
     slower = "all rows"
-
-    def rows(self, order: int, inputs: int, outputs: int) -> int:
-        """One for each coordinate of the input."""
-        return inputs
 
     def cost(self, order: int, inputs: int, outputs: int) -> float:
         """That of the value and all rows in one evaluation."""
@@ -78,24 +77,16 @@ class Taylor(Route):
 
     def partials(self, task: Task, partials: Partials) -> Evaluation:
         """Mixed derivatives of any order: rows are the smallest downward-closed set around those that are wanted."""
-        if task.mode.verified:
-            verify_followed(task, follow)
-        parts = partials.indices.parts(task.chunk_size)
-        if task.mode.traced and len(parts) > 1:
-            task.refuse_evaluations()
-        evaluation = None
-        for part in parts:
+
+        def followed(part: MultiIndices) -> Followed:
             # A sum of second derivatives in a new frame leaves no first ones.
             narrowing = not part.layout.total or part.taken[0][0] > 1
-            started = _started(task, part)
             indices = None if part.sums else partial(getattr, part, "indices")
-            along = _along(task, part.directions)
-            outputs, aux, notes = follow(task, part.layout, along, started, narrowing, indices)
-            _take_partials(task, partials, part, outputs)
-            if evaluation is None:
-                evaluation = Evaluation(tuple(map(value_of, outputs)), aux, notes=notes)
-        assert evaluation is not None
-        return evaluation
+            found = follow(task, part.layout, _along(task, part.directions), _started(task, part), narrowing, indices)
+            _take_partials(task, partials, part, found[0])
+            return found
+
+        return _in_parts(task, partials.indices.parts(task.chunk_size), followed)
 
     def rows_of_hessian(self, inputs: int, outputs: int) -> int:
         """One for each coordinate, and one for each pair of them."""
@@ -108,20 +99,14 @@ class Taylor(Route):
 
     def hessian(self, task: Task, hessians: Hessians) -> Evaluation:
         """Fill whole Hessians, each pair of coordinates once."""
-        if task.mode.verified:
-            verify_followed(task, follow)
-        parts = patches(task.inputs.total, task.chunk_size)
-        if task.mode.traced and len(parts) > 1:
-            task.refuse_evaluations()
-        evaluation = None
-        for part in parts:
+
+        def followed(part: Patch) -> Followed:
             indices = partial(part.indices, sum(task.inputs.sizes))
-            outputs, aux, notes = follow(task, part.layout, _along(task, part.coordinates), indices=indices)
-            _take_patch(task, hessians, part, outputs)
-            if evaluation is None:
-                evaluation = Evaluation(tuple(map(value_of, outputs)), aux, notes=notes)
-        assert evaluation is not None
-        return evaluation
+            found = follow(task, part.layout, _along(task, part.coordinates), indices=indices)
+            _take_patch(task, hessians, part, found[0])
+            return found
+
+        return _in_parts(task, patches(task.inputs.total, task.chunk_size), followed)
 
 
 def _take_patch(task: Task, hessians: Hessians, part: Patch, outputs: Outputs) -> None:
@@ -183,17 +168,31 @@ def _swept(
     order: int | None,
 ) -> Evaluation:
     """``order`` up to which each row of the input has rows of its own; None where they are summed."""
+
+    def followed(chunk: tuple[int, int]) -> Followed:
+        start, stop = chunk
+        sizes = tuple([segment.size for segment in task.inputs.segments(start, stop)])
+        indices = None if order is None else partial(single, start, stop, task.inputs.sizes, order)
+        found = follow(task, make_layout(sizes), _one_hot(task, start, stop), indices=indices)
+        take(start, stop, found[0])
+        return found
+
+    return _in_parts(task, task.inputs.chunks(task.chunk_size), followed, task.mode.wants_value)
+
+
+def _in_parts(
+    task: Task, parts: Sequence[Part], followed: Callable[[Part], Followed], valued: bool = True
+) -> Evaluation:
+    """What came with the rows of the first part, once all are followed; without a part that of a plain evaluation."""
     if task.mode.verified:
         verify_followed(task, follow)
+    if task.mode.traced and len(parts) > 1:
+        task.refuse_evaluations()
     evaluation = None
-    for start, stop in task.evaluations(task.inputs, task.chunk_size):
-        sizes = tuple([segment.size for segment in task.inputs.segments(start, stop)])
-        rows = _one_hot(task, start, stop)
-        indices = None if order is None else partial(single, start, stop, task.inputs.sizes, order)
-        outputs, aux, notes = follow(task, make_layout(sizes), rows, indices=indices)
-        take(start, stop, outputs)
+    for part in parts:
+        outputs, aux, notes = followed(part)
         if evaluation is None:
-            values = tuple(map(value_of, outputs)) if task.mode.wants_value else ()
+            values = tuple(map(value_of, outputs)) if valued else ()
             evaluation = Evaluation(values, aux, notes=notes)
     return evaluation or Evaluation(*task.evaluate(*task.leaves))
 
@@ -205,7 +204,7 @@ def follow(
     started: Mapping[int, Sequence[torch.Tensor]] | None = None,
     narrowing: bool = True,
     indices: Callable[[], Rows] | None = None,
-) -> tuple[Outputs, tuple[torch.Tensor, ...], tuple[str, ...]]:
+) -> Followed:
     """Run ``f`` on jets of the leaves with these first-order rows: outputs, aux, and what is to be told of it.
 
     ``started`` has the rows of other orders, or all of the first, where there are some; ``indices`` gives the
@@ -252,7 +251,7 @@ def _within(
     rows: Callable[[Propagation], list[Any]],
     started: Mapping[int, Sequence[torch.Tensor]],
     indices: Callable[[], Rows] | None,
-) -> tuple[Outputs, tuple[torch.Tensor, ...], tuple[str, ...]]:
+) -> Followed:
     """Run ``f`` inside a function that jets go through: those rows and these together."""
     outer = around.propagation
     shared = shared_with(task.given, around, task.batch, rows_layout, indices) if task.mode.vectorised else None
