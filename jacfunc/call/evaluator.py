@@ -206,7 +206,7 @@ class Evaluator:
 
     def _corrections(self) -> contextlib.AbstractContextManager[Any]:
         # Plain layers have nothing to correct, and a compiled function would enter the mode at every call.
-        alone = self.request.traced and getattr(self.request.function, "of_plain_layers", False)
+        alone = self.request.traced and self.request.of_plain_layers
         return contextlib.nullcontext() if alone else corrected()
 
     def _modules(self) -> list[nn.Module]:

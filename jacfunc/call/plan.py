@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from ..core.levels import inside_transform
 from ..core.reasons import OTHERWISE, operation, otherwise, place, reason, together
@@ -25,8 +26,7 @@ from .quantity import Quantity, Wanted
 from .request import Shape
 
 
-@dataclass(frozen=True)
-class Strategy:
+class Strategy(NamedTuple):
     """A route, its rows under ``vmap`` and as few as will do, or in the slower way that it has beside this."""
 
     route: Route

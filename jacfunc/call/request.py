@@ -223,6 +223,11 @@ class Request:
         """Whether the function is an adapted module of plain layers, and nothing else runs in it."""
         return type(self.function) is FunctionalModule and self.signature[-1].alone is True
 
+    @once
+    def of_plain_layers(self) -> bool:
+        """Whether the function is an adapted module of plain layers; asked once, since Dynamo traces all of it."""
+        return isinstance(self.function, FunctionalModule) and self.function.of_plain_layers
+
     def _argument_signature(self, argument: Any) -> Hashable:
         if isinstance(argument, torch.Tensor):
             return tensor_signature(argument, self.batch)

@@ -174,7 +174,7 @@ def _followable(plan: Plan, request: Request) -> Plan:
     if request.options.method != "auto":
         return plan
     traced, settled = request.traced, plan.findings.settled
-    verified = settled or not (traced or inside_vmap()) or getattr(request.function, "of_plain_layers", False)
+    verified = settled or not (traced or inside_vmap()) or request.of_plain_layers
     again = traced and plan.quantity.order == 1 and len(plan.inputs.chunks(request.options.chunk_size)) > 1
     return plan if verified and not again else plan.only(on_jets=False)
 
@@ -206,7 +206,7 @@ def _exported(plan: Plan, evaluator: Evaluator) -> Ran:
         independence.refuse_layers(request)
     few, every = plan.only(on_jets=True).strategies
     # A second attempt would leave the exporter in the middle of the first.
-    sure = plan.quantity.order == 1 or getattr(request.function, "of_plain_layers", False)
+    sure = plan.quantity.order == 1 or request.of_plain_layers
     plan = replace(plan, strategies=(few if sure else every,))
     if compiling():  # which tells what stopped it by itself
         return _attempt(plan, evaluator, None, None)
