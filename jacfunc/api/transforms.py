@@ -66,9 +66,11 @@ class Transform(Entrance, Uncalled):
             pass
         return followed(self, args, kwargs)
 
-    def traced(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The result for another function, while ``torch.compile`` traces."""
-        return self._result(Request(function, self.options, args, kwargs, traced=True))
+    def traced(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], known: Plan | None = None
+    ) -> Any:
+        """The result for another function while ``torch.compile`` traces, by the plan that is known if there is one."""
+        return self.outcome(Request(function, self.options, args, kwargs, traced=True), known)[0]
 
     def _result(self, request: Request, kind: Kind | None = None, known: Plan | None = None) -> Any:
         result, plan = self.outcome(request, known)

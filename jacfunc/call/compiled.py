@@ -27,6 +27,7 @@ from ..options import METHODS
 from .dynamo_guards import filtered
 from .entrance import own_code
 from .fast_path import kind_of
+from .plan import Plan
 from .request import Request, requested
 from .toolchain import prepared
 
@@ -134,7 +135,7 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
     truth, plan = eager.outcome(request)
     methods = dict.fromkeys([plan.route, *METHODS[1:]] if eager.options.method == "auto" else [eager.options.method])
     attempts: list[tuple[str, Callable[[], Call]]] = [
-        (method, partial(_by, eager, method, options)) for method in methods
+        (method, partial(_by, eager, plan, method, options)) for method in methods
     ]
     if known is not None:
         again = known
@@ -156,18 +157,17 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
     )
 
 
-def _by(eager: Transform, method: str, options: dict[str, Any]) -> Call:
+def _by(eager: Transform, found: Plan, method: str, options: dict[str, Any]) -> Call:
     if method not in METHODS:
         raise UnsupportedOperationError("it has no trace")
-    return _traced(replace(eager, options=replace(eager.options, method=method, check=False)), options)
-
-
-def _traced(transform: Transform, options: dict[str, Any]) -> Call:
-    template = replace(transform, transformed=_of_the_call)
+    own = replace(eager.options, method=method, check=False)
+    template = replace(eager, transformed=_of_the_call, options=own)
+    # Dynamo cannot compare how a tree is built with what it has not seen built.
+    plan = found.traced(method) if found.outputs.structure is trees.LEAF else None
 
     def call(f: Any, *args: Any, **kwargs: Any) -> Any:
         _refuse_changed()
-        return template.traced(f, args, kwargs)
+        return template.traced(f, args, kwargs, plan)
 
     call.__code__ = own_code(call.__code__)
     return torch.compile(call, fullgraph=True, options=options)

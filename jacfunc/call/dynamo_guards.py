@@ -57,12 +57,12 @@ def _of_a_user(name: str) -> bool:
 
 
 _MODULE = re.compile(r"G\['(\w+)'\]")
-# ``template``, ``f`` and ``_refuse_changed`` are names in the function that ``compiled.py`` hands to torch.compile.
+# ``template``, ``plan``, ``f`` and ``_refuse_changed`` are names in the function that ``compiled.py`` hands to torch.compile.
 _OURS = (
     r"__builtins_dict__"
     r"|___unnamed_scope_\d+_c\d+'\](\['_tuple_new'\].*)? \w+$"  # of what makes a named tuple
     r"|^G\['_refuse_changed'\] "
-    r"|^(dict\()?(type\()?template\b"
+    r"|^(dict\()?(type\()?(template|plan)\b"
 )
 _ADAPTER = (
     r"^(dict\()?type\(f\)"

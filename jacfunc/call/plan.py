@@ -127,6 +127,10 @@ class Plan:
         kept = tuple([strategy for strategy in self.strategies if strategy.route.on_jets == on_jets])
         return replace(self, strategies=kept)
 
+    def traced(self, route: str) -> Plan:
+        """The plan by this route alone, for ``torch.compile`` to trace: nothing is found out, and nothing retried."""
+        return replace(self, strategies=(_first_way(ROUTES[route]),), findings=Findings(Independence.TRACED))
+
     def fell_back(self, error: Exception, where: str = "") -> Plan:
         """The plan without its first strategy, and why; ``where`` jets went another way than tensors."""
         failed, *rest = self.strategies

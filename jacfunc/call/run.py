@@ -44,15 +44,14 @@ def run(
 ) -> Ran:
     """Find the plan unless it is known, run it, and remember what worked; ``limit`` bounds the rows for a trial."""
     if request.traced:
-        return _run_traced(request, quantity)
+        return _run_traced(request, quantity) if known is None else _attempt(known, _expecting(known, request), None, None)
     plan = known or _remembered(request, quantity)
     try:
         if plan is not None and not plan.findings.random:
-            return _descend(plan, Evaluator(request, plan.outputs, plan.findings.scripted), None, limit)
+            return _descend(plan, _expecting(plan, request), None, limit)
         with locked():  # the generators belong to all threads: no other one may draw in between, or find them set back
             if plan is not None:
-                evaluator = Evaluator(request, plan.outputs, plan.findings.scripted)
-                return _descend(plan, evaluator, request.random_state(), limit)
+                return _descend(plan, _expecting(plan, request), request.random_state(), limit)
             evaluator = Evaluator(request)
             plan, state = _find(evaluator, quantity)
             return _descend(_followable(plan, request), evaluator, state, limit, looked=True)
@@ -69,6 +68,11 @@ def run(
     except Exception as error:
         note(error, quantity.name, request.function, request.args)
         raise
+
+
+def _expecting(plan: Plan, request: Request) -> Evaluator:
+    """The function of a request whose outputs shall be those that the plan was made for."""
+    return Evaluator(request, plan.outputs, plan.findings.scripted)
 
 
 def _descend(

@@ -70,8 +70,7 @@ def test_it_is_compiled_once_for_any_number_of_samples_and_for_a_transform_made_
 
 
 @pytest.mark.parametrize("later", [0, 1, -2])
-def test_another_argument_after_that_of_another_transform(later):
-    torch._dynamo.reset()
+def test_another_argument_after_that_of_another_transform(counter, later):
     f, other = lambda a, b: a.sin() * b, lambda a, b: a * b.cos()
     a, b = torch.randn(2, 4, 3, dtype=double)
     for function, argnums in [(f, -1), (f, later), (other, later)]:

@@ -15,12 +15,12 @@ from jacfunc.call import compiled, dynamo_guards
 
 VERSION = ".".join(torch.__version__.split(".")[:2])
 KEPT = {
-    "2.11": {"lambda": 18, "adapted": 44, "reverse": 19},
-    "2.13": {"lambda": 19, "adapted": 42, "reverse": 19},
-    "2.14": {"lambda": 19, "adapted": 42, "reverse": 19},
+    "2.11": {"lambda": 16, "adapted": 39, "reverse": 17},
+    "2.13": {"lambda": 17, "adapted": 38, "reverse": 17},
+    "2.14": {"lambda": 17, "adapted": 38, "reverse": 17},
 }
-"""How many are kept of some 280 to 310 of a lambda, 460 to 520 of an adapted module, 280 to 370 in reverse, beside
-those of torch's trees."""
+"""How many are kept of some 290 of a lambda, 420 of an adapted module, 290 to 370 in reverse, beside those of torch's
+trees."""
 USERS = (
     r"f|f\._fitting|f\.with_buffers|f\._layers\.modules\[.*\]|args(\[.*\])?|kwargs"  # the call's
     r"|f\.transformed|f\.of_plain_layers"  # whether they are there, before torch 2.13
