@@ -263,11 +263,15 @@ MADE = {
 LAYERS = sorted(LAYER_TYPES - {nn.Sequential, nn.Linear, nn.Flatten}, key=lambda layer: layer.__name__)
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+CHAIN = ["all of them", *(pytest.param(layer, marks=pytest.mark.slow) for layer in LAYERS)]
+
+
+@pytest.mark.parametrize("layer", CHAIN)
 @pytest.mark.parametrize("transform", BY_ORDER)
 def test_layers_that_jets_are_traced_through(layer, transform):
-    made = MADE.get(layer, layer)()
-    f, params = make_functional(nn.Sequential(nn.Linear(3, 6), made, nn.Linear(6, 2)).double())
+    made = [MADE.get(each, each)() for each in (LAYERS if layer == "all of them" else [layer])]
+    between = [part for each in made for part in (each, nn.Linear(6, 6))][:-1]
+    f, params = make_functional(nn.Sequential(nn.Linear(3, 6), *between, nn.Linear(6, 2)).double())
     assert f.of_plain_layers
     x = torch.randn(4, 3, dtype=torch.float64)
     compiled = torch.compile(lambda params, x: transform(f)(params, x), fullgraph=True, backend="eager")
