@@ -12,7 +12,7 @@ from typing import Any
 import optree
 import torch
 
-from .levels import torch_node
+from .torch_private import NODES
 
 NAMESPACE = "jacfunc"
 """Nodes registered globally or under this optree namespace are followed."""
@@ -50,7 +50,7 @@ def entered(leaf: Any) -> bool:
     kind = type(leaf)
     if isinstance(leaf, torch.Tensor):
         return False
-    node = torch_node(kind)
+    node = NODES.get(kind)
     if node is not None:
         keys = None if node.flatten_with_keys_fn is None else [key for key, _ in node.flatten_with_keys_fn(leaf)[0]]
         entry = ENTRIES.get(type(keys[0]).__name__) if keys else None

@@ -8,6 +8,7 @@ torch's checkpoint module are exchanged; other threads' checkpoints are passed o
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from ..core import caches
@@ -45,18 +46,27 @@ def _rebound(function: Function) -> Function:
 def begin(rebind: Rebinding) -> None:
     """From now on checkpointed functions of this thread are ``rebind(function)``; ends with :func:`end`."""
     caches.AROUND.rebindings.append(rebind)
-    count = caches.AROUND_COUNT
-    with count.lock:
-        count.number += 1
-        if count.number == 1:
-            CHECKPOINTING.update({name: REPLACED[name] for name in ORIGINAL})
+    caches.AROUND_COUNT.change(1, _exchange)
 
 
 def end() -> None:
     """Undo the last :func:`begin` of this thread."""
     caches.AROUND.rebindings.pop()
-    count = caches.AROUND_COUNT
-    with count.lock:
-        count.number -= 1
-        if not count.number:
-            CHECKPOINTING.update(ORIGINAL)
+    caches.AROUND_COUNT.change(-1, _exchange)
+
+
+def _exchange(on: bool) -> None:
+    CHECKPOINTING.update({name: REPLACED[name] for name in ORIGINAL} if on else ORIGINAL)
+
+
+def within(context: Callable[[], AbstractContextManager[Any]]) -> Rebinding:
+    """What rebinds functions so that each call of one is within a context of its own."""
+
+    def rebind(function: Function) -> Function:
+        def again(*args: Any, **kwargs: Any) -> Any:
+            with context():
+                return function(*args, **kwargs)
+
+        return again
+
+    return rebind

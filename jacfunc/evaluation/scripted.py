@@ -17,7 +17,7 @@ import torch
 from ..core import caches
 from ..core.torch_private import ScriptMethod, function_of_graph, inline_calls, inline_forks
 from ..errors import RefusedOperationError
-from .checkpoint import begin, end
+from .checkpoint import begin, end, within
 from .corrections import ENTRIES, FORGETS
 
 SCRIPTED: tuple[Any, ...] = (torch.jit.ScriptFunction, ScriptMethod)
@@ -37,31 +37,19 @@ def plainly() -> Iterator[Callable[[], bool]]:
     here = caches.PLAINLY
     before = here.called
     here.depth += 1
-    begin(_plainly_again)
-    _exchange(1)
+    begin(within(plainly))
+    caches.PLAINLY_COUNT.change(1, _exchange)
     try:
         yield lambda: here.called > before
     finally:
-        _exchange(-1)
+        caches.PLAINLY_COUNT.change(-1, _exchange)
         end()
         here.depth -= 1
 
 
-def _plainly_again(function: Callable[..., Any]) -> Callable[..., Any]:
-    def again(*args: Any, **kwargs: Any) -> Any:
-        with plainly():
-            return function(*args, **kwargs)
-
-    return again
-
-
-def _exchange(step: int) -> None:
-    count = caches.PLAINLY_COUNT
-    with count.lock:
-        count.number += step
-        if count.number == max(step, 0):
-            for kind in SCRIPTED:
-                kind.__call__ = _called if step > 0 else ORIGINAL[kind]
+def _exchange(on: bool) -> None:
+    for kind in SCRIPTED:
+        kind.__call__ = _called if on else ORIGINAL[kind]
 
 
 def _called(code: Any, /, *args: Any, **kwargs: Any) -> Any:
