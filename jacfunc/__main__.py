@@ -184,19 +184,17 @@ def _row(result: Result, report: Report) -> str:
 
 def _legend(report: Report) -> list[str]:
     measured = any(result.peak is not None for result in report.results)
-    lines = [
+    scaled = any(result.times and result.share < 1 for result in report.results)
+    rows = report.setup.samples * report.setup.outputs
+    about = f"~ >: {report.rows:,} of {rows:,} dense rows were run; time is scaled up, memory is not (try --full)"
+    return [
         "all: median seconds of several calls, after one uncounted; spread: the fastest and slowest call",
         "per vector: all, divided by the number of vectors; relative: to the time of jacfunc.diag_jac",
         "peak memory: growth of resident memory in one call, allocator and all, in a process of its own"
         if measured
         else "peak memory: not measured, because it was left out or this platform does not tell it",
+        *([about] if scaled else []),
     ]
-    if any(result.times and result.share < 1 for result in report.results):
-        rows = report.setup.samples * report.setup.outputs
-        lines.append(
-            f"~ >: {report.rows:,} of {rows:,} dense rows were run; time is scaled up, memory is not (try --full)"
-        )
-    return lines
 
 
 def _verdict(report: Report) -> list[str]:

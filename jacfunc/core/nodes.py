@@ -48,17 +48,15 @@ class Context:
 def entered(leaf: Any) -> bool:
     """Tell optree of the class of what it takes for a leaf; whether that is a tree after all."""
     kind = type(leaf)
-    if isinstance(leaf, torch.Tensor):
-        return False
-    node = NODES.get(kind)
+    node = None if isinstance(leaf, torch.Tensor) else NODES.get(kind)
     if node is not None:
         keys = None if node.flatten_with_keys_fn is None else [key for key, _ in node.flatten_with_keys_fn(leaf)[0]]
         entry = ENTRIES.get(type(keys[0]).__name__) if keys else None
         _register(kind, node.flatten_fn, node.unflatten_fn, _named_by_torch(node), entry or optree.AutoEntry)
-        return True
-    if not isinstance(leaf, dict) or not _is_rebuilt(leaf):
+    elif isinstance(leaf, dict) and _is_rebuilt(leaf):
+        _register(kind, _parts, lambda children, context: _rebuilt(kind, children, context), tuple, optree.MappingEntry)
+    else:
         return False
-    _register(kind, _parts, lambda children, context: _rebuilt(kind, children, context), tuple, optree.MappingEntry)
     return True
 
 

@@ -16,9 +16,6 @@ from ..core.torch_private import CHECKPOINT_FRAME, CHECKPOINTING
 
 Function = Callable[..., Any]
 Rebinding = Callable[[Function], Function]
-# The former is private; test_functional.py notices when it is gone.
-NAMES = (CHECKPOINT_FRAME, "CheckpointFunction")
-ORIGINAL: dict[str, Any] = {name: CHECKPOINTING[name] for name in NAMES if name in CHECKPOINTING}
 
 
 class _Function:
@@ -35,6 +32,8 @@ def _frame(function: Function, *rest: Any) -> Any:
 
 
 REPLACED = {CHECKPOINT_FRAME: _frame, "CheckpointFunction": _Function}
+# The former is private; test_functional.py notices when it is gone.
+ORIGINAL: dict[str, Any] = {name: CHECKPOINTING[name] for name in REPLACED if name in CHECKPOINTING}
 
 
 def _rebound(function: Function) -> Function:

@@ -23,7 +23,7 @@ from .corrections import ENTRIES, FORGETS
 SCRIPTED: tuple[Any, ...] = (torch.jit.ScriptFunction, ScriptMethod)
 ORIGINAL: dict[Any, Callable[..., Any]] = {kind: kind.__call__ for kind in SCRIPTED}
 
-SILENT = frozenset(f"aten::{entry.name}" for entry in ENTRIES if entry.why is FORGETS) - {"aten::batch_norm"}
+SILENT = sorted({entry.name for entry in ENTRIES if entry.why is FORGETS} - {"batch_norm"})
 """What scripted code must not call; batch_norm there is right in eval mode, and coupled in training."""
 
 
@@ -92,22 +92,14 @@ def _copy(code: Any) -> Any:
 
 def _refuse(graph: Any) -> None:
     """Refuse operations whose derivatives are wrong and cannot be made right there."""
-    for node in _nodes(graph):
-        if node.kind() in ELSEWHERE:
-            raise RefusedOperationError(
-                "scripted or traced code calls a method of an interface, or code of its own that it does not contain, "
-                "whose second derivatives torch takes for zero; pass the function or module before scripting"
-            )
-        if node.kind() in SILENT:
-            name = node.kind().removeprefix("aten::")
+    if any(map(graph.findAllNodes, ELSEWHERE)):
+        raise RefusedOperationError(
+            "scripted or traced code calls a method of an interface, or code of its own that it does not contain, "
+            "whose second derivatives torch takes for zero; pass the function or module before scripting"
+        )
+    for name in SILENT:
+        if graph.findAllNodes(f"aten::{name}"):
             raise RefusedOperationError(
                 f"scripted or traced code calls {name}, whose second derivatives torch gets wrong and which cannot "
                 "be exchanged there; pass the function or module before scripting"
             )
-
-
-def _nodes(graph: Any) -> Iterator[Any]:
-    for node in graph.nodes():
-        yield node
-        for block in node.blocks():
-            yield from _nodes(block)

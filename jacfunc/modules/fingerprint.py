@@ -103,11 +103,11 @@ def shape_of(modules: list[nn.Module]) -> tuple[Hashable, ...]:
     return tuple(shapes)
 
 
+@dataclass(frozen=True)
 class _Walk:
-    def __init__(self, fingerprint: Fingerprint, batch: Shape) -> None:
-        self.fingerprint = fingerprint
-        self.batch = batch
-        self.seen: dict[int, int] = {}
+    fingerprint: Fingerprint
+    batch: Shape
+    seen: dict[int, int] = field(default_factory=dict)
 
     def key(self, item: Any, depth: int) -> Hashable:
         if isinstance(item, Values):

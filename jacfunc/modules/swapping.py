@@ -296,20 +296,14 @@ class _Swap:
         # What a forward notes beside a buffer that it writes ("filled up to 512") goes back together with it.
         for home, before in zip(self.inventory.tree.homes, self.attributes, strict=True):
             if any(id(home[kind]) in written for kind in CONTAINERS):
-                for key in [key for key in home if key not in before]:
-                    del home[key]
-                home.update(before)
+                _put_back(home, before, [*home, *before])
 
     def _drop_left_behind(self) -> None:
         """Put back what stood in an attribute that now holds a jet, or a tensor of a transform that has ended."""
         for home, before in zip(self.inventory.tree.homes, self.attributes, strict=True):
-            if len(home) == len(before) and all(map(is_, home.values(), before.values())):
-                continue
-            for key in [key for key, value in home.items() if value is not before.get(key) and _of_transform(value)]:
-                if key in before:
-                    home[key] = before[key]
-                else:
-                    del home[key]
+            if len(home) != len(before) or not all(map(is_, home.values(), before.values())):
+                others = [key for key, value in home.items() if value is not before.get(key)]
+                _put_back(home, before, [key for key in others if _of_transform(home[key])])
 
     def rebind(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function``, with the tensors of this call also when it is called after its end."""
@@ -321,6 +315,15 @@ class _Swap:
                 return call_with(function, args, kwargs, self.inventory, self.params, self.buffers)
 
         return again
+
+
+def _put_back(home: dict[str, Any], before: dict[str, Any], keys: Iterable[str]) -> None:
+    """Let what ``home`` has under some names be as it was before."""
+    for key in keys:
+        if key in before:
+            home[key] = before[key]
+        else:
+            del home[key]
 
 
 def _of_transform(value: Any) -> bool:

@@ -34,8 +34,7 @@ def private_det(*args: Tensor, **named: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 def _by_logarithm(matrix: Tensor) -> Tensor:
     sign, logarithm = torch.linalg.slogdet(matrix)
-    result: Tensor = (sign if matrix.is_complex() else sign.detach()) * logarithm.exp()
-    return result
+    return torch.exp(logarithm) * (sign if matrix.is_complex() else sign.detach())
 
 
 def _polynomial_det(matrix: Tensor) -> Tensor:

@@ -38,9 +38,8 @@ SMOOTH = (
 
 def is_foreign(function: Any) -> bool:
     """Whether a function is an operator that is none of torch's own."""
-    if type(function) is OpOverload:
-        return function.namespace not in OWN
-    return type(function) is OpOverloadPacket and _forms(function)[0].namespace not in OWN
+    kind = type(function)
+    return (kind is OpOverload or kind is OpOverloadPacket) and _forms(function)[0].namespace not in OWN
 
 
 def refuse_constants(function: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -97,9 +96,9 @@ def _is_constant(tensor: torch.Tensor) -> bool:
 
 def _has(function: Any, *keys: str) -> bool:
     """Whether each overload of an operator has a kernel for one of the keys."""
-    forms: list[Any] = [function] if type(function) is OpOverload else _forms(function)
-    return all(any(form.has_kernel_for_dispatch_key(key) for key in keys) for form in forms)
+    return all(any(form.has_kernel_for_dispatch_key(key) for key in keys) for form in _forms(function))
 
 
-def _forms(packet: Any) -> list[Any]:
-    return [getattr(packet, form) for form in packet.overloads()]
+def _forms(function: Any) -> list[Any]:
+    """An overload of an operator by itself, or all that there are."""
+    return [function] if type(function) is OpOverload else [getattr(function, form) for form in function.overloads()]
