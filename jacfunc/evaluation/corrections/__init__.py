@@ -256,8 +256,8 @@ class Beside(TorchFunctionMode):
         kwargs = kwargs or {}
         entry = TABLE.get(func)
         if entry is not None and entry.why in (LACKS, NO_DERIVATIVE):
-            tensors = [item for item in (*args, *kwargs.values()) if isinstance(item, torch.Tensor)]
-            if tensors and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+            given = (*args, *kwargs.values())
+            if torch.is_grad_enabled() and any(isinstance(item, torch.Tensor) and item.requires_grad for item in given):
                 raise UnsupportedOperationError(f"{entry.name} of what is differentiated later: {entry.why}")
         return func(*args, **kwargs)
 

@@ -34,7 +34,8 @@ def private_det(*args: Tensor, **named: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 def _by_logarithm(matrix: Tensor) -> Tensor:
     sign, logarithm = torch.linalg.slogdet(matrix)
-    return torch.exp(logarithm) * (sign if matrix.is_complex() else sign.detach())
+    result: Tensor = (sign if matrix.is_complex() else sign.detach()) * logarithm.exp()
+    return result
 
 
 def _polynomial_det(matrix: Tensor) -> Tensor:
