@@ -58,14 +58,11 @@ def _exchange(on: bool) -> None:
     CHECKPOINTING.update({name: REPLACED[name] for name in ORIGINAL} if on else ORIGINAL)
 
 
-def within(context: Callable[[], AbstractContextManager[Any]]) -> Rebinding:
-    """What rebinds functions so that each call of one is within a context of its own."""
+def within(context: Callable[[], AbstractContextManager[Any]], function: Function) -> Function:
+    """The function, each call of which is within a context of its own."""
 
-    def rebind(function: Function) -> Function:
-        def again(*args: Any, **kwargs: Any) -> Any:
-            with context():
-                return function(*args, **kwargs)
+    def again(*args: Any, **kwargs: Any) -> Any:
+        with context():
+            return function(*args, **kwargs)
 
-        return again
-
-    return rebind
+    return again

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,19 +81,19 @@ def with_in_place(name: str, instead: Callable[..., Any], why: str, *others: str
     """An operation of this name and others, and the same written to its first argument."""
     names = (name, *others)
     written = forms(*(f"{name}_" for name in names))
-    return Entry(name, forms(*names), instead, why), Entry(name, written, in_place(instead), why)
+    return Entry(name, forms(*names), instead, why), Entry(name, written, partial(in_place, instead), why)
 
 
 def refused(name: str, functions: Functions, way_out: str, why: str = NO_SECOND) -> list[Entry]:
     """An operation under several names, each of which refuses to be differentiated."""
-    return [Entry(name, (function,), refusing(function, name, way_out), why) for function in functions]
+    return [Entry(name, (function,), partial(refusing, function, name, way_out), why) for function in functions]
 
 
 def sparse_mm(*args: Any, **kwargs: Any) -> Any:
     """For ``torch.sparse.mm``, which has a second derivative for the sum only."""
     if len(args) + len(kwargs) == 2:
         return torch.sparse.mm(*args, **kwargs)
-    return refusing(torch.sparse.mm, "sparse.mm with reduce=", SCATTER)(*args, **kwargs)
+    return refusing(torch.sparse.mm, "sparse.mm with reduce=", SCATTER, *args, **kwargs)
 
 
 NATIVE: Functions = (*forms("native_batch_norm"), *torch_private.BATCH_NORMS)
@@ -102,11 +103,14 @@ DATA: Functions = (torch.Tensor.data.__get__, data_getter)  # type: ignore[attr-
 ENTRIES = (
     Entry("layer_norm", forms("layer_norm"), norms.layer_norm, FORGETS, 196700),
     Entry("native_layer_norm", forms("native_layer_norm"), norms.native_layer_norm, FORGETS, 196700),
-    Entry("batch_norm", forms("batch_norm"), norms.other_order(norms.batch_norm), FORGETS, 196699),
+    Entry("batch_norm", forms("batch_norm"), partial(norms.other_order, norms.batch_norm), FORGETS, 196699),
     Entry("batch_norm", (F.batch_norm,), norms.batch_norm, FORGETS, 196699),
-    Entry("instance_norm", forms("instance_norm"), norms.other_order(norms.instance_norm), FORGETS, 196699),
+    Entry("instance_norm", forms("instance_norm"), partial(norms.other_order, norms.instance_norm), FORGETS, 196699),
     Entry("instance_norm", (F.instance_norm,), norms.instance_norm, FORGETS, 196699),
-    *(Entry("native_batch_norm", (native,), norms.native_batch_norm(native), FORGETS, 196699) for native in NATIVE),
+    *(
+        Entry("native_batch_norm", (native,), partial(norms.native_batch_norm, native), FORGETS, 196699)
+        for native in NATIVE
+    ),
     Entry("native_batch_norm", torch_private.INDEXED_BATCH_NORMS, norms.indexed_batch_norm, FORGETS, 196699),
     Entry("scaled_dot_product_attention", forms("scaled_dot_product_attention"), attention.attention, NO_FLASH),
     Entry("scaled_dot_product_attention", torch_private.FLASH_ATTENTION, attention.flash_attention, NO_FLASH),
@@ -129,7 +133,10 @@ ENTRIES = (
     *with_in_place("gammaincc", special.gammaincc, NAN_AT_EDGE, "igammac", "special_gammaincc"),
     Entry("unique", forms("unique"), selection.unique, LACKS),
     Entry("unique", forms("unique_consecutive"), selection.unique_consecutive, LACKS),
-    *(Entry("unique", (u,), refusing(u, "unique by another name", "use torch.unique"), LACKS) for u in UNIQUE),
+    *(
+        Entry("unique", (other,), partial(refusing, other, "unique by another name", "use torch.unique"), LACKS)
+        for other in UNIQUE
+    ),
     Entry("logaddexp", forms("logaddexp"), elementwise.logaddexp, OVERFLOWS),
     Entry("logcumsumexp", forms("logcumsumexp"), elementwise.logcumsumexp,
           "torch's backward has no derivative where a cotangent is zero"),
@@ -139,7 +146,7 @@ ENTRIES = (
           f"{NO_SECOND}, and vmap over the first is wrong"),
     Entry("pdist", (*forms("pdist"), *torch_private.PDIST), algebra.pdist, NO_SECOND),
     *(
-        Entry("conv_transpose", forms(native.__name__), convolution.conv_transpose(native, axes),
+        Entry("conv_transpose", forms(native.__name__), partial(convolution.conv_transpose, native, axes),
               "with output padding torch's backward has no derivative by input and weight together")
         for axes, native in enumerate((torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d), 1)
     ),
@@ -158,7 +165,7 @@ ENTRIES = (
     Entry("sparse.mm", (torch.sparse.mm, *torch_private.SPARSE_MM), sparse_mm, NO_SECOND),
     Entry("_standard_gamma", torch_private.GAMMA, draws.standard_gamma, NO_SECOND),
     *(
-        Entry(name, (smooth,), refusing_zeros(smooth, name), NO_DERIVATIVE)
+        Entry(name, (smooth,), partial(refusing_zeros, smooth, name), NO_DERIVATIVE)
         for name in SMOOTH for smooth in forms(name, f"special_{name}")
     ),
     *refused("segment_reduce", forms("segment_reduce"), SCATTER),
@@ -211,7 +218,7 @@ class _Evaluation(Corrections):
         self.accesses: list[Access] = []
 
     def __enter__(self) -> Any:
-        begin(within(corrected))
+        begin(partial(within, corrected))
         self.levels = inside_transform()
         self.pushes, self.told_off = is_forward_mode_on(), caches.AROUND.told_off
         return super().__enter__()  # type: ignore[no-untyped-call]

@@ -62,18 +62,14 @@ def refuse_constants(function: Any, args: Any, kwargs: Any, result: Any) -> None
         )
 
 
-def refusing_zeros(native: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """A replacement for a smooth function without a derivative in torch: it refuses to be differentiated."""
-
-    def refuse(*args: Any, **kwargs: Any) -> Any:
-        if torch.is_grad_enabled() and any(map(_differentiated, _floating((args, kwargs)))):
-            raise RefusedOperationError(
-                f"torch has no derivative of {name} and takes it for a constant; give it one by a "
-                "torch.autograd.Function, or detach what it is given if it is meant to be constant"
-            )
-        return native(*args, **kwargs)
-
-    return refuse
+def refusing_zeros(native: Callable[..., Any], name: str, /, *args: Any, **kwargs: Any) -> Any:
+    """For a smooth function without a derivative in torch, which is refused where it is differentiated."""
+    if torch.is_grad_enabled() and any(map(_differentiated, _floating((args, kwargs)))):
+        raise RefusedOperationError(
+            f"torch has no derivative of {name} and takes it for a constant; give it one by a "
+            "torch.autograd.Function, or detach what it is given if it is meant to be constant"
+        )
+    return native(*args, **kwargs)
 
 
 def _differentiated(tensor: torch.Tensor) -> bool:

@@ -109,45 +109,47 @@ def instance_norm(
     return exactly(value, _scaled(x, weight, bias, _channels(input)))
 
 
-def other_order(instead: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def other_order(
+    instead: Callable[..., Tensor],
+    /,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+    use_input_stats: bool = False,
+) -> Tensor:
     """For ``torch.batch_norm`` and ``torch.instance_norm``, which take weight and bias before the statistics."""
-
-    def replaced(
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-        cudnn_enabled: bool = True,
-        use_input_stats: bool = False,
-    ) -> Tensor:
-        return instead(input, running_mean, running_var, weight, bias, training or use_input_stats, momentum, eps)
-
-    return replaced
+    return instead(input, running_mean, running_var, weight, bias, training or use_input_stats, momentum, eps)
 
 
-def native_batch_norm(native: Callable[..., Any]) -> Callable[..., Any]:
+def native_batch_norm(
+    native: Callable[..., Any],
+    /,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *rest: Any,
+    **named: Any,
+) -> Any:
     """For ``torch.native_batch_norm`` and its kin, which also return what they saved for their backward."""
-
-    def replaced(input: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any, **named: Any) -> Any:
-        statistics, training, eps = _native_arguments(rest, named)
-        x, mean, inverse = _by_channels(input, 0, *statistics, training, eps)
-        values = native(input.detach(), constant(weight), constant(bias), *rest, **named)
-        expanded = (_scaled(x, weight, bias, _channels(input)), mean, inverse)
-        pairs = zip(values[:3], expanded, strict=True)
-        exact = [value if e is None else exactly(value, e.reshape(value.shape)) for value, e in pairs]
-        return (*exact, *values[3:])
-
-    return replaced
+    statistics, training, eps = _native_arguments(rest, named)
+    x, mean, inverse = _by_channels(input, 0, *statistics, training, eps)
+    values = native(input.detach(), constant(weight), constant(bias), *rest, **named)
+    expanded = (_scaled(x, weight, bias, _channels(input)), mean, inverse)
+    pairs = zip(values[:3], expanded, strict=True)
+    exact = [value if e is None else exactly(value, e.reshape(value.shape)) for value, e in pairs]
+    return (*exact, *values[3:])
 
 
 def indexed_batch_norm(*args: Any, **named: Any) -> Any:
     """For ``torch._batch_norm_impl_index``, which also takes whether cuDNN may be used."""
     *others, enabled = (*args, named.pop("cudnn_enabled")) if "cudnn_enabled" in named else args
-    return native_batch_norm(partial(indexed_native, cudnn_enabled=enabled))(*others, **named)
+    return native_batch_norm(partial(indexed_native, cudnn_enabled=enabled), *others, **named)
 
 
 def _native_arguments(rest: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, Any], bool, float]:
