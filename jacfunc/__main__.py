@@ -149,11 +149,8 @@ def _as_text(report: Report) -> str:
 
 def _heading(report: Report) -> list[str]:
     setup, environment = report.setup, _environment()
-    width, outputs, threads = (
-        setup.width,
-        setup.outputs,
-        "1 thread" if setup.threads == 1 else f"{setup.threads} threads",
-    )
+    width, outputs = setup.width, setup.outputs
+    threads = "1 thread" if setup.threads == 1 else f"{setup.threads} threads"
     return [
         f"The {outputs} vectors dy[:, k]/dt of y = net(t), with t of shape ({setup.samples}, 1)",
         f"net = Linear(1, {width})-Tanh-Linear({width}, {width})-Tanh-Linear({width}, {outputs}), {setup.dtype}, "
@@ -186,20 +183,18 @@ def _row(result: Result, report: Report) -> str:
 
 
 def _legend(report: Report) -> list[str]:
-    lines = [
+    measured = any(result.peak is not None for result in report.results)
+    scaled = any(result.times and result.share < 1 for result in report.results)
+    rows = report.setup.samples * report.setup.outputs
+    about = f"~ >: {report.rows:,} of {rows:,} dense rows were run; time is scaled up, memory is not (try --full)"
+    return [
         "all: median seconds of several calls, after one uncounted; spread: the fastest and slowest call",
         "per vector: all, divided by the number of vectors; relative: to the time of jacfunc.diag_jac",
+        "peak memory: growth of resident memory in one call, allocator and all, in a process of its own"
+        if measured
+        else "peak memory: not measured, because it was left out or this platform does not tell it",
+        *([about] if scaled else []),
     ]
-    if any(result.peak is not None for result in report.results):
-        lines.append("peak memory: growth of resident memory in one call, allocator and all, in a process of its own")
-    else:
-        lines.append("peak memory: not measured, because it was left out or this platform does not tell it")
-    if any(result.times and result.share < 1 for result in report.results):
-        rows = report.setup.samples * report.setup.outputs
-        lines.append(
-            f"~ >: {report.rows:,} of {rows:,} dense rows were run; time is scaled up, memory is not (try --full)"
-        )
-    return lines
 
 
 def _verdict(report: Report) -> list[str]:

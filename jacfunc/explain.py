@@ -61,32 +61,27 @@ class Explanation:
         chunks = math.ceil(plan.rows / self.rows_in_flight) if plan.rows else 0
         rows = f"{plan.rows} in {chunks} chunk{'s' if chunks != 1 else ''}"
         shapes = f"{_shapes(plan.input_shapes)} -> {_shapes(plan.outputs.shapes)} for each of {self.samples} samples"
-        items = [
+        without = f"{', '.join(plan.findings.notes)}: each goes by a forward route of its own"
+        return [
             ("transform", repr(self.transform)),
             ("sample shapes", shapes),
             ("route", str(plan.strategy)),
             ("why", plan.reason),
+            *((f"not {strategy}", reason) for strategy, reason in plan.findings.refused),
             ("passes (rows)", rows),
+            *([] if self.blocks is None else [("samples", str(self.blocks))]),
             ("cost", f"about {plan.cost:g} plain forwards"),
             ("memory", f"about {_bytes(self.memory)}"),
             ("independence", plan.findings.independence),
+            *([("without a rule", without)] if plan.findings.notes else []),
+            *(("corrected", str(entry)) for entry in self.corrected),
         ]
-        if self.blocks is not None:
-            items.insert(5, ("samples", str(self.blocks)))
-        items[4:4] = [(f"not {strategy}", reason) for strategy, reason in plan.findings.refused]
-        if plan.findings.notes:
-            items.append(
-                ("without a rule", f"{', '.join(plan.findings.notes)}: each goes by a forward route of its own")
-            )
-        items += [("corrected", str(entry)) for entry in self.corrected]
-        return items
 
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self.items())
         return "\n".join(f"{name:<{width}}  {text}" for name, text in self.items())
 
-    def __repr__(self) -> str:
-        return str(self)
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         left = "style='text-align:left'"
@@ -129,24 +124,23 @@ def explain(transform: Explainable) -> Callable[..., Explanation]:
         raise ArgumentTypeError(
             f"transform is a {type(transform).__name__}; explain takes what diag_jac and its kin return"
         )
-    asked = transform
 
     def explained(*given: Any, **kwargs: Any) -> Explanation:
-        transform, args = asked.resolved(given, kwargs)
-        options, blocks = transform.options, None
+        resolved, args = transform.resolved(given, kwargs)
+        options, blocks = resolved.options, None
         if options.sample_chunk_size is not None:
-            blocks = Blocks.of(transform.transformed, options, transform.quantity.order, args, kwargs)
+            blocks = Blocks.of(resolved.transformed, options, resolved.quantity.order, args, kwargs)
             blocks.settle_independence(args, kwargs)
             args, options = blocks.samples(args, 0), options.whole
-        with requested(transform.transformed, options, args, kwargs) as request:
+        with requested(resolved.transformed, options, args, kwargs) as request:
             with replaying(request.random_state()):
-                _, plan = run(request, transform.quantity, limit=TRIAL_ROWS)
+                _, plan = run(request, resolved.quantity, limit=TRIAL_ROWS)
             with Noting() as noting:
                 sizes = forward_bytes(request)
             batch, corrected = request.batch, tuple(noting.met.values())
             samples = math.prod(batch if blocks is None else (blocks.count, *batch[1:]))
             widest = max(sizes, default=0)
-            return Explanation(asked, plan, samples, options.chunk_size, sum(sizes), widest, corrected, blocks)
+            return Explanation(transform, plan, samples, options.chunk_size, sum(sizes), widest, corrected, blocks)
 
     return explained
 

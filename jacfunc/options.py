@@ -105,12 +105,6 @@ class Options:
             raise ArgumentError(
                 f"chunk_size={self.chunk_size!r} is not a number of rows, 1 or more, or None for all at once"
             )
-        self._check_blocks()
-        for name in ("has_aux", "return_value", "check", "compile"):
-            if not isinstance(getattr(self, name), bool):
-                raise ArgumentTypeError(f"{name}={getattr(self, name)!r} is not a bool")
-
-    def _check_blocks(self) -> None:
         size, dims = self.sample_chunk_size, self.in_dims
         if size is not None and size != "auto" and (not _is_int(size) or size < 1):
             raise ArgumentError(
@@ -122,6 +116,9 @@ class Options:
                 f"in_dims={dims!r} is not 0 (samples in front), None (shared), or a tuple with one of these for each "
                 "positional argument; move the sample axis to the front"
             )
+        for name in ("has_aux", "return_value", "check", "compile"):
+            if not isinstance(getattr(self, name), bool):
+                raise ArgumentTypeError(f"{name}={getattr(self, name)!r} is not a bool")
 
 
 def _exact(value: Any) -> Any:

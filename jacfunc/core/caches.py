@@ -174,6 +174,13 @@ class Count:
         self.lock = threading.Lock()
         self.number = 0
 
+    def change(self, step: int, exchange: Callable[[bool], None]) -> None:
+        """One begins (1) or ends (-1): ``exchange(True)`` with the first of them, ``exchange(False)`` with the last."""
+        with self.lock:
+            self.number += step
+            if self.number == max(step, 0):
+                exchange(step > 0)
+
 
 AROUND_COUNT = Count()
 

@@ -9,7 +9,7 @@ import functools
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -23,11 +23,9 @@ from .torch_private import (
     FAKE,
     JVP,
     LEVELS_TRACED,
-    NODES,
     VMAP,
     WithoutModesOrClasses,
     any_thread_exports,
-    are_classes_told,
     dispatch_mode,
     dual_level,
     is_batched,
@@ -38,7 +36,6 @@ from .torch_private import (
     level_count,
     level_of,
     level_stack,
-    next_node_number,
     run_engine,
     set_grad,
     unwrapped,
@@ -127,14 +124,12 @@ def inside_transform() -> bool:
 
 def inside_vmap() -> bool:
     """Whether one of the surrounding transforms is ``torch.func.vmap``, whose values cannot be looked at."""
-    stack = level_stack()
-    return stack is not None and any(level.key() == VMAP for level in stack)
+    return any(level.key() == VMAP for level in level_stack() or ())
 
 
 def inside_jvp() -> bool:
     """Whether one of the surrounding transforms is ``torch.func.jvp``."""
-    stack = level_stack()
-    return stack is not None and any(level.key() == JVP for level in stack)
+    return any(level.key() == JVP for level in level_stack() or ())
 
 
 def inside_function() -> bool:
@@ -183,23 +178,7 @@ def ended(tensor: torch.Tensor) -> bool:
         return False
     running = {level.level(): level.key() for level in level_stack() or ()}
     kind = running.get(level_of(tensor))
-    batches = kind == VMAP
-    return kind is None or batches != is_batched(tensor)
-
-
-def classes_asked() -> bool:
-    """Whether torch asks the classes of tensors (``__torch_function__``) what an operation is: not as they answer."""
-    return are_classes_told()
-
-
-def torch_node(kind: type) -> Any:
-    """How objects of a class are taken apart and put together, if torch's own pytree has been told."""
-    return NODES.get(kind)
-
-
-def next_node() -> int:
-    """The number that the next node of autograd's graph gets in this thread; older ones have smaller numbers."""
-    return next_node_number()
+    return kind is None or (kind == VMAP) != is_batched(tensor)
 
 
 def differentiated_again() -> bool:
@@ -214,9 +193,8 @@ def recording() -> Iterator[bool]:
     The caller's gradient mode is kept, and inference mode becomes ``no_grad``: it decides whether the result
     records a graph and nothing else.
     """
-    with ExitStack() as stack:
-        left = torch.is_inference_mode_enabled()
-        if left:
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.no_grad())
-        yield left
+    if not torch.is_inference_mode_enabled():
+        yield False
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield True

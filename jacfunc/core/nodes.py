@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import optree
 import torch
 
-from .levels import torch_node
+from .torch_private import NODES
 
 NAMESPACE = "jacfunc"
 """Nodes registered globally or under this optree namespace are followed."""
@@ -48,17 +49,15 @@ class Context:
 def entered(leaf: Any) -> bool:
     """Tell optree of the class of what it takes for a leaf; whether that is a tree after all."""
     kind = type(leaf)
-    if isinstance(leaf, torch.Tensor):
-        return False
-    node = torch_node(kind)
+    node = None if isinstance(leaf, torch.Tensor) else NODES.get(kind)
     if node is not None:
         keys = None if node.flatten_with_keys_fn is None else [key for key, _ in node.flatten_with_keys_fn(leaf)[0]]
         entry = ENTRIES.get(type(keys[0]).__name__) if keys else None
-        _register(kind, node.flatten_fn, node.unflatten_fn, _named_by_torch(node), entry or optree.AutoEntry)
-        return True
-    if not isinstance(leaf, dict) or not _is_rebuilt(leaf):
+        _register(kind, node.flatten_fn, node.unflatten_fn, partial(_named_by_torch, node), entry or optree.AutoEntry)
+    elif isinstance(leaf, dict) and _is_rebuilt(leaf):
+        _register(kind, _parts, partial(_rebuilt, kind), tuple, optree.MappingEntry)
+    else:
         return False
-    _register(kind, _parts, lambda children, context: _rebuilt(kind, children, context), tuple, optree.MappingEntry)
     return True
 
 
@@ -87,15 +86,12 @@ def _register(
         optree.register_pytree_node(kind, taken_apart, put_together, path_entry_type=entry, namespace=NAMESPACE)
 
 
-def _named_by_torch(node: Any) -> Callable[[Any], tuple[Any, ...]]:
-    def names(tree: Any) -> tuple[Any, ...]:
-        if node.flatten_with_keys_fn is None:
-            children = node.flatten_fn(tree)[0]
-            return tuple(tree) if isinstance(tree, dict) and len(tree) == len(children) else tuple(range(len(children)))
-        keys = [key for key, _ in node.flatten_with_keys_fn(tree)[0]]
-        return tuple(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))) for key in keys)
-
-    return names
+def _named_by_torch(node: Any, tree: Any) -> tuple[Any, ...]:
+    if node.flatten_with_keys_fn is None:
+        children = node.flatten_fn(tree)[0]
+        return tuple(tree) if isinstance(tree, dict) and len(tree) == len(children) else tuple(range(len(children)))
+    keys = [key for key, _ in node.flatten_with_keys_fn(tree)[0]]
+    return tuple(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))) for key in keys)
 
 
 # -------------------------------------------------------------------- classes derived from dict

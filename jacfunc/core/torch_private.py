@@ -93,8 +93,7 @@ PRIVATE = "torch._"
 @functools.cache
 def dynamo_error() -> type[Exception]:
     """What Dynamo raises, which has no public name; to be asked where Dynamo is loaded, or will be."""
-    found: type[Exception] = torch._dynamo.exc.TorchDynamoException
-    return found
+    return torch._dynamo.exc.TorchDynamoException
 
 
 def constant_in_traces(function: Marked) -> Marked:
@@ -129,8 +128,7 @@ def handed_to_modes() -> set[Any]:
     """What Dynamo hands to a mode: its copy of a list in ``torch.overrides``, which lacks what torch does not test."""
     from torch._dynamo.variables.torch import get_overridable_functions
 
-    found: set[Any] = get_overridable_functions()
-    return found
+    return get_overridable_functions()
 
 
 def inductor() -> tuple[Any, Any, Any]:
@@ -145,8 +143,7 @@ def inductor() -> tuple[Any, Any, Any]:
 
 def header_folder(codecache: Any) -> str | None:
     """Where Inductor keeps the compiled header of all kernels."""
-    found: str | None = getattr(codecache, "_HEADER_DIR", None)
-    return found
+    return getattr(codecache, "_HEADER_DIR", None)
 
 
 # -------------------------------------------------------------------- modes, classes, and the switches of derivatives

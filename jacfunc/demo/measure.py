@@ -202,16 +202,14 @@ def _checks(example: Example, results: list[Result], found: dict[Method, torch.T
     ours = found.get(OURS, torch.empty(0))
     setup, tolerance = example.setup, TOLERANCES[example.setup.dtype]
     shape = (setup.samples, setup.outputs)
-    kind = Check(
-        f"diag_jac has shape {shape} and dtype {setup.dtype}", ours.shape == shape and ours.dtype == example.t.dtype
-    )
+    same_kind = ours.shape == shape and ours.dtype == example.t.dtype
     errors = {result.name: result.error for result in results if result.error is not None}
     rest = [error for name, error in errors.items() if name != OURS.name]
     whole = [_largest(ours, vectors) for method, vectors in found.items() if not method.part]
     rows = f"{example.rows:,} dense Jacobian rows"
     return [
         *(Check(f"{result.name} {result.note}", False) for result in results if result.failed),
-        kind,
+        Check(f"diag_jac has shape {shape} and dtype {setup.dtype}", same_kind),
         _compared(f"{rows} are zero by other samples' t", _coupling(example), 0.0),
         _compared(f"diag_jac against {rows}", errors.get(OURS.name, math.inf), tolerance),
         _compared(f"the other methods against {rows}", max(rest, default=0.0), tolerance),

@@ -50,9 +50,8 @@ class Rows:
 
     def chunks(self, size: int | None) -> list[tuple[int, int]]:
         """Start and stop of every chunk of at most ``size`` rows."""
-        if size is None or size >= self.total:
-            return [(0, self.total)] if self.total else []
-        return [(start, min(start + size, self.total)) for start in range(0, self.total, size)]
+        step = size or max(self.total, 1)
+        return [(start, min(start + step, self.total)) for start in range(0, self.total, step)]
 
     def segments(self, start: int, stop: int) -> list[Segment]:
         """The leaves that rows ``start`` to ``stop`` belong to."""

@@ -8,6 +8,7 @@ torch's checkpoint module are exchanged; other threads' checkpoints are passed o
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from ..core import caches
@@ -15,9 +16,6 @@ from ..core.torch_private import CHECKPOINT_FRAME, CHECKPOINTING
 
 Function = Callable[..., Any]
 Rebinding = Callable[[Function], Function]
-# The former is private; test_functional.py notices when it is gone.
-NAMES = (CHECKPOINT_FRAME, "CheckpointFunction")
-ORIGINAL: dict[str, Any] = {name: CHECKPOINTING[name] for name in NAMES if name in CHECKPOINTING}
 
 
 class _Function:
@@ -34,6 +32,8 @@ def _frame(function: Function, *rest: Any) -> Any:
 
 
 REPLACED = {CHECKPOINT_FRAME: _frame, "CheckpointFunction": _Function}
+# The former is private; test_functional.py notices when it is gone.
+ORIGINAL: dict[str, Any] = {name: CHECKPOINTING[name] for name in REPLACED if name in CHECKPOINTING}
 
 
 def _rebound(function: Function) -> Function:
@@ -45,18 +45,24 @@ def _rebound(function: Function) -> Function:
 def begin(rebind: Rebinding) -> None:
     """From now on checkpointed functions of this thread are ``rebind(function)``; ends with :func:`end`."""
     caches.AROUND.rebindings.append(rebind)
-    count = caches.AROUND_COUNT
-    with count.lock:
-        count.number += 1
-        if count.number == 1:
-            CHECKPOINTING.update({name: REPLACED[name] for name in ORIGINAL})
+    caches.AROUND_COUNT.change(1, _exchange)
 
 
 def end() -> None:
     """Undo the last :func:`begin` of this thread."""
     caches.AROUND.rebindings.pop()
-    count = caches.AROUND_COUNT
-    with count.lock:
-        count.number -= 1
-        if not count.number:
-            CHECKPOINTING.update(ORIGINAL)
+    caches.AROUND_COUNT.change(-1, _exchange)
+
+
+def _exchange(on: bool) -> None:
+    CHECKPOINTING.update({name: REPLACED[name] for name in ORIGINAL} if on else ORIGINAL)
+
+
+def within(context: Callable[[], AbstractContextManager[Any]], function: Function) -> Function:
+    """The function, each call of which is within a context of its own."""
+
+    def again(*args: Any, **kwargs: Any) -> Any:
+        with context():
+            return function(*args, **kwargs)
+
+    return again

@@ -46,12 +46,7 @@ def pullback(
 
 def _by_torch(function: Callable[..., tuple[Any, Any]], leaves: Tensors) -> tuple[Tensors, Callable[..., Tensors], Any]:
     outputs, pull, aux = vjp(function, *leaves, has_aux=True)  # type: ignore[misc]  # typed as either form
-
-    def back(*cotangents: torch.Tensor) -> Tensors:
-        result: Tensors = pull(cotangents)
-        return result
-
-    return outputs, back, aux
+    return outputs, lambda *cotangents: pull(cotangents), aux
 
 
 def gradients(outputs: Sequence[torch.Tensor], leaves: Tensors, cotangents: Tensors, recorded: bool) -> Gradients:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,13 +18,13 @@ import torch
 from ..core import caches
 from ..core.torch_private import ScriptMethod, function_of_graph, inline_calls, inline_forks
 from ..errors import RefusedOperationError
-from .checkpoint import begin, end
+from .checkpoint import begin, end, within
 from .corrections import ENTRIES, FORGETS
 
 SCRIPTED: tuple[Any, ...] = (torch.jit.ScriptFunction, ScriptMethod)
 ORIGINAL: dict[Any, Callable[..., Any]] = {kind: kind.__call__ for kind in SCRIPTED}
 
-SILENT = frozenset(f"aten::{entry.name}" for entry in ENTRIES if entry.why is FORGETS) - {"aten::batch_norm"}
+SILENT = sorted({entry.name for entry in ENTRIES if entry.why is FORGETS} - {"batch_norm"})
 """What scripted code must not call; batch_norm there is right in eval mode, and coupled in training."""
 
 
@@ -37,31 +38,19 @@ def plainly() -> Iterator[Callable[[], bool]]:
     here = caches.PLAINLY
     before = here.called
     here.depth += 1
-    begin(_plainly_again)
-    _exchange(1)
+    begin(partial(within, plainly))
+    caches.PLAINLY_COUNT.change(1, _exchange)
     try:
         yield lambda: here.called > before
     finally:
-        _exchange(-1)
+        caches.PLAINLY_COUNT.change(-1, _exchange)
         end()
         here.depth -= 1
 
 
-def _plainly_again(function: Callable[..., Any]) -> Callable[..., Any]:
-    def again(*args: Any, **kwargs: Any) -> Any:
-        with plainly():
-            return function(*args, **kwargs)
-
-    return again
-
-
-def _exchange(step: int) -> None:
-    count = caches.PLAINLY_COUNT
-    with count.lock:
-        count.number += step
-        if count.number == max(step, 0):
-            for kind in SCRIPTED:
-                kind.__call__ = _called if step > 0 else ORIGINAL[kind]
+def _exchange(on: bool) -> None:
+    for kind in SCRIPTED:
+        kind.__call__ = _called if on else ORIGINAL[kind]
 
 
 def _called(code: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -104,22 +93,14 @@ def _copy(code: Any) -> Any:
 
 def _refuse(graph: Any) -> None:
     """Refuse operations whose derivatives are wrong and cannot be made right there."""
-    for node in _nodes(graph):
-        if node.kind() in ELSEWHERE:
-            raise RefusedOperationError(
-                "scripted or traced code calls a method of an interface, or code of its own that it does not contain, "
-                "whose second derivatives torch takes for zero; pass the function or module before scripting"
-            )
-        if node.kind() in SILENT:
-            name = node.kind().removeprefix("aten::")
+    if any(map(graph.findAllNodes, ELSEWHERE)):
+        raise RefusedOperationError(
+            "scripted or traced code calls a method of an interface, or code of its own that it does not contain, "
+            "whose second derivatives torch takes for zero; pass the function or module before scripting"
+        )
+    for name in SILENT:
+        if graph.findAllNodes(f"aten::{name}"):
             raise RefusedOperationError(
                 f"scripted or traced code calls {name}, whose second derivatives torch gets wrong and which cannot "
                 "be exchanged there; pass the function or module before scripting"
             )
-
-
-def _nodes(graph: Any) -> Iterator[Any]:
-    for node in graph.nodes():
-        yield node
-        for block in node.blocks():
-            yield from _nodes(block)

@@ -58,15 +58,12 @@ class Fingerprint:
 
         What has ``fingerprint_once`` stays what it is: that of a module's adapter depends on the module alone.
         """
-        once = getattr(function, "fingerprint_once", None)
-        if once is not None and once:
-            known: Fingerprint = once[0]
-            return known
-        fingerprint = cls()
-        fingerprint.key = _Walk(fingerprint, batch).key(function, 0)
-        if once is not None:
+        once: list[Fingerprint] = getattr(function, "fingerprint_once", [])
+        if not once:
+            fingerprint = cls()
+            fingerprint.key = _Walk(fingerprint, batch).key(function, 0)
             once.append(fingerprint)
-        return fingerprint
+        return once[0]
 
     def shape(self) -> tuple[Hashable, ...]:
         """Of every module in the function what :func:`shape_of` says."""
@@ -106,11 +103,11 @@ def shape_of(modules: list[nn.Module]) -> tuple[Hashable, ...]:
     return tuple(shapes)
 
 
+@dataclass(frozen=True)
 class _Walk:
-    def __init__(self, fingerprint: Fingerprint, batch: Shape) -> None:
-        self.fingerprint = fingerprint
-        self.batch = batch
-        self.seen: dict[int, int] = {}
+    fingerprint: Fingerprint
+    batch: Shape
+    seen: dict[int, int] = field(default_factory=dict)
 
     def key(self, item: Any, depth: int) -> Hashable:
         if isinstance(item, Values):
@@ -135,8 +132,7 @@ class _Walk:
         elif isinstance(item, types.FunctionType):
             yield from self.function(item, depth)
         elif isinstance(item, types.MethodType):
-            yield self.key(item.__func__, depth)
-            yield self.key(item.__self__, depth)
+            yield from (self.key(part, depth) for part in (item.__func__, item.__self__))
         elif isinstance(item, functools.partial):
             yield from (self.key(part, depth) for part in (item.func, item.args, item.keywords))
         elif isinstance(item, dict | list | tuple | set | frozenset):
@@ -163,8 +159,7 @@ class _Walk:
                 yield self.key(cell.cell_contents, depth)
             except ValueError:  # a cell that is still empty
                 yield "empty"
-        yield self.key(function.__defaults__, depth)
-        yield self.key(function.__kwdefaults__, depth)
+        yield from (self.key(part, depth) for part in (function.__defaults__, function.__kwdefaults__))
         if not _installed(function.__code__.co_filename):
             for name in _global_names(function.__code__):
                 if name in function.__globals__:

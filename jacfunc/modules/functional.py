@@ -183,7 +183,7 @@ class LiveModule:
         return type(self.function.module).__name__
 
 
-def _first(slots: tuple[Slot, ...]) -> dict[str, Slot]:
+def _first(slots: Iterable[Slot]) -> dict[str, Slot]:
     first: dict[str, Slot] = {}
     for slot in slots:
         first.setdefault(slot.name, slot)

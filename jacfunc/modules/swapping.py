@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from operator import is_
 from typing import Any, NamedTuple
 
@@ -43,13 +44,13 @@ class Inventory:
     ``None``, ``ties`` the further slots of a tied tensor, each with the first.
     """
 
-    parameters: tuple[Slot, ...]
-    buffers: tuple[Slot, ...]
-    attributes: tuple[Slot, ...]
-    empty: tuple[Slot, ...]
-    ties: tuple[tuple[Slot, Slot], ...]
-    aliases: Mapping[str, str]
-    written: tuple[Slot, ...]
+    parameters: list[Slot]
+    buffers: list[Slot]
+    attributes: list[Slot]
+    empty: list[Slot]
+    ties: list[tuple[Slot, Slot]]
+    aliases: dict[str, str]
+    written: list[Slot]
     tree: Tree
 
     @classmethod
@@ -59,14 +60,11 @@ class Inventory:
         paths = list(module.named_modules(remove_duplicate=False))
         first_paths = {id(child): prefix for prefix, child in reversed(paths)}
         visited = [child for prefix, child in paths if first_paths[id(child)] == prefix]
-        parameters: list[Slot] = []
-        buffers: list[Slot] = []
-        empty: list[Slot] = []
-        ties: list[tuple[Slot, Slot]] = []
-        aliases: dict[str, str] = {}
+        attributes = [attribute for child in visited for attribute in _volatile_attributes(child)]
+        made = cls([], [], attributes, empty=[], ties=[], aliases={}, written=[], tree=Tree.of(visited))
         firsts: dict[int, tuple[Slot, list[Slot]]] = {}
         # All parameters before any buffer: a parameter that is also registered as a buffer is swapped with it.
-        for kind, slots in (("_parameters", parameters), ("_buffers", buffers)):
+        for kind, slots in (("_parameters", made.parameters), ("_buffers", made.buffers)):
             for prefix, child in paths:
                 again = first_paths[id(child)] != prefix
                 container = getattr(child, kind)
@@ -74,7 +72,7 @@ class Inventory:
                     path = f"{prefix}.{key}" if prefix else key
                     slot = Slot(container, key, path)
                     if tensor is None:
-                        empty += [] if again else [slot]
+                        made.empty.extend([] if again else [slot])
                         continue
                     if not compiling() and is_lazy(tensor):  # which cannot trace the question
                         raise ArgumentError(
@@ -82,21 +80,13 @@ class Inventory:
                         )
                     first, owner = firsts.setdefault(id(tensor), (slot, slots))
                     if first.name != path:
-                        aliases[path] = first.name
+                        made.aliases[path] = first.name
                         slot = Slot(container, key, first.name)
-                        ties += [] if again else [(slot, first)]
+                        made.ties.extend([] if again else [(slot, first)])
                     owner += [] if again else [slot]
         renormalised = {id(m._parameters) for m in visited if getattr(m, "max_norm", None) is not None}
-        return cls(
-            tuple(parameters),
-            tuple(buffers),
-            tuple(attribute for child in visited for attribute in _volatile_attributes(child)),
-            tuple(empty),
-            tuple(ties),
-            aliases,
-            tuple(slot for slot in parameters if id(slot.container) in renormalised),
-            Tree.of(visited),
-        )
+        made.written.extend(slot for slot in made.parameters if id(slot.container) in renormalised)
+        return made
 
     @classmethod
     def remembered(cls, module: nn.Module) -> Inventory:
@@ -112,17 +102,15 @@ class Inventory:
         if self.tree.changed():
             return True
         try:
-            for container, index, _ in self.parameters:
-                if container[index] is None:
-                    return True
-            for container, index, _ in self.buffers:
-                if container[index] is None:
+            for slots in (self.parameters, self.buffers):
+                for container, index, _ in slots:
+                    if container[index] is None:
+                        return True
+            for container, index, _ in self.empty:
+                if container[index] is not None:
                     return True
         except KeyError:  # under another name now
             return True
-        for container, index, _ in self.empty:
-            if container[index] is not None:
-                return True
         return any(again.container[again.index] is not first.container[first.index] for again, first in self.ties)
 
 
@@ -276,13 +264,10 @@ class _Swap:
     def restore(self) -> None:
         """Put everything back, and find a parameter that was not there before."""
         inventory = self.inventory
+        written: list[Any] = []
         if self.surrounded:
             checkpoint.end()
-        written = []
-        if self.surrounded:
-            for container, index, name in inventory.buffers:
-                if self._written(container, index, name):
-                    written.append(container)
+            written += [slot.container for slot in inventory.buffers if self._written(*slot)]
         for container, index, _ in inventory.empty:
             if container[index] is not None:
                 written.append(container)
@@ -295,9 +280,9 @@ class _Swap:
             if kind == "_parameters" or (kind == "_modules" and any(True for _ in container[key].parameters())):
                 self.made = key
             del container[key]
-        if written and self.surrounded:
-            self._restore_attributes({id(container) for container in written})
         if self.surrounded:
+            if written:
+                self._restore_attributes({id(container) for container in written})
             self._drop_left_behind()
         self.active = False
 
@@ -311,20 +296,14 @@ class _Swap:
         # What a forward notes beside a buffer that it writes ("filled up to 512") goes back together with it.
         for home, before in zip(self.inventory.tree.homes, self.attributes, strict=True):
             if any(id(home[kind]) in written for kind in CONTAINERS):
-                for key in [key for key in home if key not in before]:
-                    del home[key]
-                home.update(before)
+                _put_back(home, before, [*home, *before])
 
     def _drop_left_behind(self) -> None:
         """Put back what stood in an attribute that now holds a jet, or a tensor of a transform that has ended."""
         for home, before in zip(self.inventory.tree.homes, self.attributes, strict=True):
-            if len(home) == len(before) and all(map(is_, home.values(), before.values())):
-                continue
-            for key in [key for key, value in home.items() if value is not before.get(key) and _of_transform(value)]:
-                if key in before:
-                    home[key] = before[key]
-                else:
-                    del home[key]
+            if len(home) != len(before) or not all(map(is_, home.values(), before.values())):
+                others = [key for key, value in home.items() if value is not before.get(key)]
+                _put_back(home, before, [key for key in others if _of_transform(home[key])])
 
     def rebind(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function``, with the tensors of this call also when it is called after its end."""
@@ -336,6 +315,15 @@ class _Swap:
                 return call_with(function, args, kwargs, self.inventory, self.params, self.buffers)
 
         return again
+
+
+def _put_back(home: dict[str, Any], before: dict[str, Any], keys: Iterable[str]) -> None:
+    """Let what ``home`` has under some names be as it was before."""
+    for key in keys:
+        if key in before:
+            home[key] = before[key]
+        else:
+            del home[key]
 
 
 def _of_transform(value: Any) -> bool:
@@ -359,17 +347,12 @@ def call_guarded(
                 or inventory.written
                 or inventory.tree.homes
             ):
-                call = _Guarded(call, inventory)
+                call = partial(_with_copies, call, inventory)
         return call(*args, **kwargs)
 
 
-@dataclass(frozen=True)
-class _Guarded:
-    call: Callable[..., Any]
-    inventory: Inventory
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return call_with(self.call, args, kwargs, self.inventory, None, held(self.inventory.buffers))
+def _with_copies(call: Callable[..., Any], inventory: Inventory, /, *args: Any, **kwargs: Any) -> Any:
+    return call_with(call, args, kwargs, inventory, None, held(inventory.buffers))
 
 
 def held(slots: Iterable[Slot]) -> dict[str, torch.Tensor]:

@@ -245,27 +245,6 @@ def test_a_backward_without_the_comparison_of_shapes() -> None:
     assert x.grad is None
 
 
-def test_the_classes_of_tensors_are_asked_unless_switched_off() -> None:
-    assert levels.classes_asked()
-    with torch._C.DisableTorchFunction():
-        assert not levels.classes_asked()
-
-
-def test_nodes_of_torchs_own_trees() -> None:
-    class Unknown: ...
-
-    assert levels.torch_node(Unknown) is None
-    assert levels.torch_node(dict) is not None
-
-
-def test_nodes_of_a_graph_are_numbered_one_after_the_other() -> None:
-    x = X.clone().requires_grad_()
-    before = levels.next_node()
-    y = x * 2
-    assert y.grad_fn is not None and y.grad_fn._sequence_nr() == before
-    assert levels.next_node() == before + 1
-
-
 def test_forward_mode_is_loaded_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
     levels.load_forward_mode.cache_clear()
     levels.load_forward_mode()

@@ -264,6 +264,7 @@ def test_the_level_of_dual_numbers():
 
 def test_who_is_told_of_an_operation():
     sub, Sub.told = x().as_subclass(Sub), []
+    assert private.are_classes_told()
     with Told() as told:
         with private.WithoutModesOrClasses():
             assert not private.are_classes_told()
@@ -334,7 +335,8 @@ def test_nodes_have_numbers_in_the_order_of_their_making():
     before = x().requires_grad_().sin()
     number = private.next_node_number()
     after = before.cos()
-    assert private.node_number(before.grad_fn) < number <= private.node_number(after.grad_fn)
+    assert private.node_number(before.grad_fn) < number == private.node_number(after.grad_fn)
+    assert private.next_node_number() == number + 1
 
 
 def test_what_a_node_keeps_has_names_that_begin_alike():
@@ -553,6 +555,7 @@ def test_trees_are_entered_and_found():
         def __init__(self, parts):
             self.parts = list(parts)
 
+    assert private.NODES.get(dict) is not None
     assert private.NODES.get(Pair) is None
     private.register_tree(Pair, lambda pair: (pair.parts, None), lambda parts, _: Pair(parts))
     try:

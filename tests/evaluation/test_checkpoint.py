@@ -12,14 +12,14 @@ from functions import at_once
 from torch.utils.checkpoint import checkpoint
 
 from jacfunc.core import caches
-from jacfunc.evaluation.checkpoint import NAMES, begin, end
+from jacfunc.evaluation.checkpoint import REPLACED, begin, end
 
 Function = Callable[..., Any]
 both = pytest.mark.parametrize("reentrant", [False, True])
 
 
 def torchs() -> list[Any]:
-    return [getattr(torch.utils.checkpoint, name) for name in NAMES]
+    return [getattr(torch.utils.checkpoint, name) for name in REPLACED]
 
 
 OWN = torchs()

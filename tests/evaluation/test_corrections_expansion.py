@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -67,7 +68,7 @@ def test_constants() -> None:
 def test_a_replacement_in_place() -> None:
     x = X.clone().requires_grad_()
     moved = x * 1
-    replaced = in_place(lambda x, power: x**power)
+    replaced = partial(in_place, lambda x, power: x**power)
     result = replaced(moved, power=3)
     assert result is moved
     torch.testing.assert_close(result, X**3)
@@ -82,7 +83,7 @@ def test_reductions() -> None:
 
 
 def test_a_refusal_holds_only_where_something_is_differentiated() -> None:
-    refuse = refusing(torch.add, "add", "write it otherwise")
+    refuse = partial(refusing, torch.add, "add", "write it otherwise")
     x = X.clone().requires_grad_()
     assert torch.equal(refuse(X, X), 2 * X)
     assert torch.equal(refuse(X, other=X, alpha=3), 4 * X)

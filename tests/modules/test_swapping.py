@@ -79,7 +79,7 @@ def test_a_parameter_that_is_registered_as_a_buffer_too_is_one_of_the_parameters
     net = nn.Linear(3, 3)
     net.register_buffer("copy", net.weight)
     inventory = Inventory.of(net)
-    assert names(inventory.parameters) == ["weight", "bias", "weight"] and inventory.buffers == ()
+    assert names(inventory.parameters) == ["weight", "bias", "weight"] and inventory.buffers == []
     assert inventory.aliases == {"copy": "weight"}
 
 
@@ -156,6 +156,15 @@ def same(one: list[Any], other: list[Any]) -> bool:
     pairs = list(zip(one, other, strict=True))
     plain = all(a[:4] == b[:4] for a, b in pairs)
     return plain and all(a[4] is None or torch.equal(a[4], b[4]) for a, b in pairs)
+
+
+def test_an_inventory_is_stale_where_what_was_absent_has_another_name() -> None:
+    net = nn.Linear(3, 3, bias=False)
+    inventory = Inventory.of(net)
+    assert not inventory.stale()
+    del net.bias
+    net.register_parameter("offset", None)
+    assert inventory.stale()
 
 
 def swapped(net: nn.Module, call: Callable[..., Any], params: Any, *args: Any) -> Any:

@@ -27,9 +27,9 @@ def attention(
     """For ``F.scaled_dot_product_attention``: torch's own plain implementation."""
     if attn_mask is not None and attn_mask.dtype == torch.bool:  # which that one would add as 0 and 1
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -math.inf)
+    attended: Tensor
     attended, _ = math_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-    result: Tensor = attended
-    return result
+    return attended
 
 
 def flash_attention(

@@ -33,13 +33,9 @@ def constant(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach()
 
 
-def in_place(replacement: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A replacement that is written to its first argument, whose old value the backward still needs."""
-
-    def replaced(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return input.copy_(replacement(input.clone(), *args, **kwargs))
-
-    return replaced
+def in_place(replacement: Callable[..., Tensor], /, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """What a replacement gives, written to its first argument, whose old value the backward still needs."""
+    return input.copy_(replacement(input.clone(), *args, **kwargs))
 
 
 def reduced(losses: Tensor, reduction: str) -> Tensor:
@@ -49,15 +45,11 @@ def reduced(losses: Tensor, reduction: str) -> Tensor:
     return losses.mean() if reduction == "mean" else losses.sum()
 
 
-def refusing(native: Callable[..., Any], name: str, way_out: str) -> Callable[..., Any]:
-    """A replacement that refuses to be differentiated, and is torch's own where nothing is."""
-
-    def refuse(*args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(item, Tensor) and item.requires_grad for item in (*args, *kwargs.values())):
-            raise RefusedOperationError(f"{name} has no second derivative in torch; {way_out}")
-        return native(*args, **kwargs)
-
-    return refuse
+def refusing(native: Callable[..., Any], name: str, way_out: str, /, *args: Any, **kwargs: Any) -> Any:
+    """For an operation that is refused where it is differentiated, and torch's own where it is not."""
+    if any(isinstance(item, Tensor) and item.requires_grad for item in (*args, *kwargs.values())):
+        raise RefusedOperationError(f"{name} has no second derivative in torch; {way_out}")
+    return native(*args, **kwargs)
 
 
 def with_inner(function: Any, **replaced: Callable[..., Any]) -> Callable[..., Any]:

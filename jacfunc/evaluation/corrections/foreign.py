@@ -38,9 +38,8 @@ SMOOTH = (
 
 def is_foreign(function: Any) -> bool:
     """Whether a function is an operator that is none of torch's own."""
-    if type(function) is OpOverload:
-        return function.namespace not in OWN
-    return type(function) is OpOverloadPacket and _forms(function)[0].namespace not in OWN
+    kind = type(function)
+    return (kind is OpOverload or kind is OpOverloadPacket) and _forms(function)[0].namespace not in OWN
 
 
 def refuse_constants(function: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -63,18 +62,14 @@ def refuse_constants(function: Any, args: Any, kwargs: Any, result: Any) -> None
         )
 
 
-def refusing_zeros(native: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """A replacement for a smooth function without a derivative in torch: it refuses to be differentiated."""
-
-    def refuse(*args: Any, **kwargs: Any) -> Any:
-        if torch.is_grad_enabled() and any(map(_differentiated, _floating((args, kwargs)))):
-            raise RefusedOperationError(
-                f"torch has no derivative of {name} and takes it for a constant; give it one by a "
-                "torch.autograd.Function, or detach what it is given if it is meant to be constant"
-            )
-        return native(*args, **kwargs)
-
-    return refuse
+def refusing_zeros(native: Callable[..., Any], name: str, /, *args: Any, **kwargs: Any) -> Any:
+    """For a smooth function without a derivative in torch, which is refused where it is differentiated."""
+    if torch.is_grad_enabled() and any(map(_differentiated, _floating((args, kwargs)))):
+        raise RefusedOperationError(
+            f"torch has no derivative of {name} and takes it for a constant; give it one by a "
+            "torch.autograd.Function, or detach what it is given if it is meant to be constant"
+        )
+    return native(*args, **kwargs)
 
 
 def _differentiated(tensor: torch.Tensor) -> bool:
@@ -97,9 +92,9 @@ def _is_constant(tensor: torch.Tensor) -> bool:
 
 def _has(function: Any, *keys: str) -> bool:
     """Whether each overload of an operator has a kernel for one of the keys."""
-    forms: list[Any] = [function] if type(function) is OpOverload else _forms(function)
-    return all(any(form.has_kernel_for_dispatch_key(key) for key in keys) for form in forms)
+    return all(any(form.has_kernel_for_dispatch_key(key) for key in keys) for form in _forms(function))
 
 
-def _forms(packet: Any) -> list[Any]:
-    return [getattr(packet, form) for form in packet.overloads()]
+def _forms(function: Any) -> list[Any]:
+    """An overload of an operator by itself, or all that there are."""
+    return [function] if type(function) is OpOverload else [getattr(function, form) for form in function.overloads()]

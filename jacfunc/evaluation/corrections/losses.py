@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -122,8 +121,8 @@ def embedding_bag(
     if offsets is None:
         offsets = torch.arange(0, input.numel(), input.shape[1], device=input.device)
     weights = None if per_sample_weights is None else per_sample_weights.reshape(-1)
-    bags = _Bags(input.reshape(-1), offsets, len(value), include_last_offset, padding_idx)
-    return bags.reduced(value, weight, scale_grad_by_freq, mode, weights)
+    options = (scale_grad_by_freq, mode, weights, include_last_offset, padding_idx)
+    return _bagged(value, weight, input.reshape(-1), offsets, *options)
 
 
 def direct_embedding_bag(
@@ -141,9 +140,9 @@ def direct_embedding_bag(
     rest = (scale_grad_by_freq, mode, sparse, per_sample_weights, include_last_offset, padding_idx)
     with grad_mode(False):
         value, *integers = torch.embedding_bag(weight, indices, offsets, *rest)
-    bags = _Bags(indices, offsets, len(value), include_last_offset, padding_idx)
     named = ("sum", "mean", "max")[mode]
-    return (bags.reduced(value, weight, scale_grad_by_freq, named, per_sample_weights), *integers)
+    options = (scale_grad_by_freq, named, per_sample_weights, include_last_offset, padding_idx)
+    return (_bagged(value, weight, indices, offsets, *options), *integers)
 
 
 BAG_ARGUMENTS = tuple(inspect.signature(direct_embedding_bag).parameters)
@@ -156,51 +155,41 @@ def private_embedding_bag(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
     return direct_embedding_bag(**given, padding_idx=None if padding_idx < 0 else padding_idx)
 
 
-@dataclass(frozen=True)
-class _Bags:
-    """Which rows of a weight are in which of the bags; nothing is cut by its values, so that it compiles."""
-
-    indices: Tensor
-    offsets: Tensor
-    count: int
-    include_last_offset: bool
-    padding_idx: int | None
-
-    def reduced(
-        self, value: Tensor, weight: Tensor, scale_grad_by_freq: bool, mode: str, per_sample_weights: Tensor | None
-    ) -> Tensor:
-        """``value`` with the derivatives of the sums, means or maxima of the bags."""
-        if not self.count:
-            return value
-        if mode == "max":
-            return exactly(value, self._maxima(weight))
-        rows = weight[self.indices]
-        if scale_grad_by_freq:
-            ones = rows.new_ones(len(rows))
-            rows = exactly(
-                rows, rows / rows.new_zeros(len(weight)).index_add(0, self.indices, ones)[self.indices, None]
-            )
-        if per_sample_weights is not None:
-            rows = rows * per_sample_weights[:, None]
-        bags, inside = self._places(len(weight))
-        sums = torch.zeros_like(value).index_add(0, bags, torch.where(inside[:, None], rows, 0.0).to(value.dtype))
-        if mode == "mean":
-            sums = sums / torch.zeros_like(value[:, 0]).index_add(0, bags, inside.to(value.dtype)).clamp(min=1)[:, None]
-        return exactly(value, sums)
-
-    def _places(self, rows: int) -> tuple[Tensor, Tensor]:
-        """The bag of each index, and whether it counts there."""
-        places = torch.arange(len(self.indices), device=self.indices.device)
-        bags = torch.searchsorted(self.offsets.to(places.dtype), places, right=True) - 1
-        inside = bags < self.count
-        if self.padding_idx is not None:
-            inside = inside & (self.indices != self.padding_idx % rows)
-        return bags.clamp(max=self.count - 1), inside
-
-    def _maxima(self, weight: Tensor) -> Tensor:
-        """The elements that torch takes for the largest; a bag that is empty is constant."""
+def _bagged(
+    value: Tensor,
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    scale_grad_by_freq: bool,
+    mode: str,
+    per_sample_weights: Tensor | None,
+    include_last_offset: bool,
+    padding_idx: int | None,
+) -> Tensor:
+    """``value`` with the derivatives of the sums, means or maxima of bags of rows; not cut by values: it compiles."""
+    count = len(value)
+    if not count:
+        return value
+    if mode == "max":
         with grad_mode(False):
             _, _, sizes, largest = torch.embedding_bag(
-                weight, self.indices, self.offsets, False, 2, False, None, self.include_last_offset, self.padding_idx
+                weight, indices, offsets, False, 2, False, None, include_last_offset, padding_idx
             )
-        return torch.where((sizes > 0)[: self.count, None], weight.gather(0, largest[: self.count]), 0.0)
+        # The elements that torch takes for the largest; a bag that is empty is constant.
+        return exactly(value, torch.where((sizes > 0)[:count, None], weight.gather(0, largest[:count]), 0.0))
+    rows = weight[indices]
+    if scale_grad_by_freq:
+        frequencies = rows.new_zeros(len(weight)).index_add(0, indices, rows.new_ones(len(rows)))
+        rows = exactly(rows, rows / frequencies[indices, None])
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights[:, None]
+    places = torch.arange(len(indices), device=indices.device)
+    bags = torch.searchsorted(offsets.to(places.dtype), places, right=True) - 1
+    inside = bags < count
+    if padding_idx is not None:
+        inside = inside & (indices != padding_idx % len(weight))
+    bags = bags.clamp(max=count - 1)
+    sums = torch.zeros_like(value).index_add(0, bags, torch.where(inside[:, None], rows, 0.0).to(value.dtype))
+    if mode == "mean":
+        sums = sums / torch.zeros_like(value[:, 0]).index_add(0, bags, inside.to(value.dtype)).clamp(min=1)[:, None]
+    return exactly(value, sums)

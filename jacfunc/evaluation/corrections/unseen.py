@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch.autograd.graph import Node
 
-from ...core.levels import inside_function, next_node
-from ...core.torch_private import SAVED, node_number
+from ...core.levels import inside_function
+from ...core.torch_private import SAVED, next_node_number, node_number
 from ...errors import UnsupportedOperationError
 
 
@@ -38,7 +38,7 @@ def data_of(tensor: torch.Tensor, accesses: list[Access]) -> torch.Tensor:
     """Torch's own ``.data``, noted."""
     found: torch.Tensor = torch.Tensor.data.__get__(tensor)  # type: ignore[attr-defined]
     if tensor.layout == torch.strided:
-        accesses.append(Access(found, _memory(found).clone(), next_node(), _running()))
+        accesses.append(Access(found, _memory(found).clone(), next_node_number(), _running()))
     return found
 
 
