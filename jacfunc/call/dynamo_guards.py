@@ -57,7 +57,7 @@ def _of_a_user(name: str) -> bool:
 
 
 _MODULE = re.compile(r"G\['(\w+)'\]")
-# ``template``, ``plan``, ``f`` and ``_refuse_changed`` are names in the function that ``compiled.py`` hands to torch.compile.
+# ``template``, ``plan``, ``f`` and ``_refuse_changed`` are names in the function that ``compiled.py`` compiles.
 _OURS = (
     r"__builtins_dict__"
     r"|___unnamed_scope_\d+_c\d+'\](\['_tuple_new'\].*)? \w+$"  # of what makes a named tuple

@@ -44,7 +44,7 @@ def run(
 ) -> Ran:
     """Find the plan unless it is known, run it, and remember what worked; ``limit`` bounds the rows for a trial."""
     if request.traced:
-        return _run_traced(request, quantity) if known is None else _attempt(known, _expecting(known, request), None, None)
+        return _attempt(known, _expecting(known, request), None, None) if known else _run_traced(request, quantity)
     plan = known or _remembered(request, quantity)
     try:
         if plan is not None and not plan.findings.random:
