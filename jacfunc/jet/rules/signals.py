@@ -18,8 +18,7 @@ from ..jet import Jet
 from ..registry import add, forms, named
 from ..vmap_rules import batched, mapped, stacked
 from .elementwise import _sqrt
-from .shared import valued
-from .structure import from_end
+from .shared import from_end, valued
 
 Tensor = torch.Tensor
 
