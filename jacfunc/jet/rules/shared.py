@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,23 +31,24 @@ Rows = Sequence[Tensor | None]
 def enter(rules: Mapping[Operation, Rule], keeps_frame: bool = False) -> None:
     """Let each rule stand for its operation."""
     for operation, rule in rules.items():
-        add(rule, *_functions(operation), keeps_frame=keeps_frame)
+        add(rule, *functions_of(operation), keeps_frame=keeps_frame)
 
 
 def enter_valued(bodies: Mapping[Operation, Rule], keeps_frame: bool = False) -> None:
     """Let each body, with torch's own value, stand for its operation."""
-    enter({operation: valued(_functions(operation)[0], body) for operation, body in bodies.items()}, keeps_frame)
+    enter({operation: valued(functions_of(operation)[0], body) for operation, body in bodies.items()}, keeps_frame)
 
 
 def enter_each(rule_of: Callable[[Any], Rule], *operations: Operation, keeps_frame: bool = False) -> None:
     """Let the rule that is made of it stand for every function of these operations."""
-    for operation in operations:
-        for function in _functions(operation):
-            add(rule_of(function), function, keeps_frame=keeps_frame)
+    for function in functions_of(*operations):
+        add(rule_of(function), function, keeps_frame=keeps_frame)
 
 
-def _functions(operation: Operation) -> list[Any]:
-    return forms(operation) if isinstance(operation, str) else [operation]
+def functions_of(*operations: Operation) -> list[Any]:
+    """Every function of these operations."""
+    every = [forms(operation) if isinstance(operation, str) else [operation] for operation in operations]
+    return list(itertools.chain.from_iterable(every))
 
 
 def reflected(rule: Rule) -> Rule:
@@ -186,6 +188,16 @@ def minus(left: Tensor | None, right: Tensor | None) -> Tensor | None:
     if right is None:
         return left
     return -right if left is None else left - right
+
+
+def moved_in_both(x: Any, y: Any) -> Coefficients:
+    """Rows above the first order which, where both are zero, are not zero if both move along their directions."""
+    total = power = x * y
+    for _ in range(2, x.frame.layout.order):
+        power = power * x
+        total = total + power
+    coefficients: Coefficients = total.coefficients
+    return (None, *coefficients[1:])
 
 
 # -------------------------------------------------------------------- shapes and axes
