@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from ...core.torch_private import c_torch
-from ..build import Operand, frame_of
+from ..build import Operand, aligned, frame_of
 from ..frame import CannotFollowError, plus
 from ..jet import Jet
-from ..registry import add, named, spelled
+from ..registry import spelled
 from ..values import plain
-from .shared import valued
+from .products import added_product
+from .shared import enter, enter_valued, from_end, full_rows_of, lower_orders, minus, several
 
 Tensor = torch.Tensor
 Solver = Callable[[Tensor], Tensor]
@@ -32,12 +33,6 @@ Solver = Callable[[Tensor], Tensor]
 def outer(input: Any, vec2: Any) -> Any:
     """All products of elements of two vectors."""
     return torch.mul(torch.unsqueeze(input, 1), vec2)
-
-
-def addr(input: Any, vec1: Any, vec2: Any, *, beta: float = 1, alpha: float = 1) -> Any:
-    """``beta input + alpha vec1 vec2^T``."""
-    product = torch.mul(outer(vec1, vec2), alpha)
-    return product if beta == 0 else torch.add(product, torch.mul(input, beta))
 
 
 def inner(input: Any, other: Any) -> Any:
@@ -84,7 +79,7 @@ def cross(input: Any, other: Any, dim: int | None = None) -> Any:
 
 def linalg_cross(input: Any, other: Any, *, dim: int = -1) -> Any:
     """The product of vectors of three elements along an axis, broadcast."""
-    at = dim if dim < 0 else dim - max(input.dim(), other.dim())
+    at = from_end(dim, max(input.dim(), other.dim()))
 
     def turned(x: Any, shift: int) -> Any:
         return torch.roll(x, shift, at)
@@ -125,7 +120,7 @@ def multi_dot(tensors: Sequence[Any]) -> Any:
 
 def chain_matmul(*matrices: Any, out: None = None) -> Any:
     """The product of several matrices, given one by one."""
-    return multi_dot(matrices[0] if isinstance(matrices[0], list | tuple) else matrices)
+    return multi_dot(several(matrices))
 
 
 def matrix_power(input: Any, n: int) -> Any:
@@ -153,19 +148,10 @@ def bilinear_layer(input1: Any, input2: Any, weight: Any, bias: Any = None) -> A
 # -------------------------------------------------------------------- solves
 
 
-def _matrices(stack: Tensor | None, like: Any) -> Tensor | None:
-    """Rows of a matrix in full."""
-    return None if stack is None else stack.expand(stack.shape[0], *like.shape)
-
-
 def _product(left: Tensor, right: Tensor) -> Tensor:
     """Of two stacks of rows, whose matrices broadcast."""
-    missing = right.dim() - left.dim()
-    if missing > 0:
-        left = left.reshape(left.shape[0], *(1,) * missing, *left.shape[1:])
-    elif missing < 0:
-        right = right.reshape(right.shape[0], *(1,) * -missing, *right.shape[1:])
-    return torch.matmul(left, right)
+    dim = max(left.dim(), right.dim()) - 1
+    return torch.matmul(aligned(left, dim), aligned(right, dim))
 
 
 def _side_by_side(solver: Solver, rows: Tensor) -> Tensor:
@@ -175,37 +161,16 @@ def _side_by_side(solver: Solver, rows: Tensor) -> Tensor:
     return solved.reshape(*solved.shape[:-1], *columns.shape[-2:]).movedim(-2, 0)
 
 
-def solved(a: Operand, b: Operand, value: Tensor, solver: Solver, rows_of: Callable[[Tensor], Tensor]) -> Jet:
-    """``Z`` with ``A Z = B``, whose value is known; ``rows_of`` keeps what counts of the rows of the matrix."""
+def solved(a: Operand, b: Operand, value: Tensor, solver: Solver) -> Jet:
+    """``Z`` with ``A Z = B``, whose value is known; of the matrix nothing but the rows is used."""
     frame = frame_of(a, b)
-    order = frame.layout.order
-    none: tuple[Tensor | None, ...] = (None,) * order
-    a_rows = tuple(_kept(_matrices(c, a), rows_of) for c in a.coefficients) if type(a) is Jet else none
-    b_rows = tuple(_matrices(c, b) for c in b.coefficients) if type(b) is Jet else none
+    rows = full_rows_of(a, frame)
     found: list[Tensor | None] = []
-    for n in range(1, order + 1):
-        own = a_rows[n - 1]
-        rest = None if own is None else _product(own, value[None])
-        for p in range(1, n):
-            rest = plus(rest, frame.convolve(p, n - p, a_rows[p - 1], found[n - p - 1], _product))
-        right = b_rows[n - 1]
-        if rest is not None:
-            right = -rest if right is None else right - rest
-        found.append(None if right is None else _side_by_side(solver, _wide(right, value)))
+    for n, (own, right) in enumerate(zip(rows, full_rows_of(b, frame), strict=True), start=1):
+        first = None if own is None else _product(own, value[None])
+        rest = minus(right, lower_orders(frame, n, rows, found, _product, first))
+        found.append(None if rest is None else _side_by_side(solver, aligned(rest, value.dim())))
     return Jet(value, tuple(found), frame)
-
-
-def _kept(rows: Tensor | None, rows_of: Callable[[Tensor], Tensor]) -> Tensor | None:
-    return None if rows is None else rows_of(rows)
-
-
-def _wide(rows: Tensor, value: Tensor) -> Tensor:
-    missing = value.dim() + 1 - rows.dim()
-    return rows.reshape(rows.shape[0], *(1,) * max(missing, 0), *rows.shape[1:])
-
-
-def _whole(rows: Tensor) -> Tensor:
-    return rows
 
 
 def solve(A: Any, B: Any, *, left: bool = True) -> Any:  # noqa: N803  # torch's own names
@@ -215,20 +180,15 @@ def solve(A: Any, B: Any, *, left: bool = True) -> Any:  # noqa: N803  # torch's
         return torch.squeeze(solve(A, torch.unsqueeze(B, -1), left=True), -1)
     if not left:
         return torch.transpose(solve(torch.transpose(A, -1, -2), torch.transpose(B, -1, -2)), -1, -2)
-    matrix = plain(A)
-
-    def solver(right: Tensor) -> Tensor:
-        solution: Tensor = torch.linalg.solve(matrix, right)
-        return solution
-
-    return solved(A, B, solver(plain(B)), solver, _whole)
+    solver = functools.partial(torch.linalg.solve, plain(A))
+    return solved(A, B, solver(plain(B)), solver)
 
 
 def inverse(A: Any) -> Any:  # noqa: N803
     """``A Z = 1``."""
     value = torch.linalg.inv(A.value)
     identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
-    return solved(A, identity, value, lambda right: torch.matmul(value, right), _whole)
+    return solved(A, identity, value, lambda right: torch.matmul(value, right))
 
 
 def solve_triangular(A: Any, B: Any, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Any:  # noqa: N803
@@ -238,16 +198,9 @@ def solve_triangular(A: Any, B: Any, *, upper: bool, left: bool = True, unitrian
             torch.transpose(A, -1, -2), torch.transpose(B, -1, -2), upper=not upper, unitriangular=unitriangular
         )
         return torch.transpose(flipped, -1, -2)
-    matrix = plain(A)
-
-    def solver(right: Tensor) -> Tensor:
-        solution: Tensor = torch.linalg.solve_triangular(matrix, right, upper=upper, unitriangular=unitriangular)
-        return solution
-
-    def triangle(rows: Tensor) -> Tensor:
-        return rows.triu(int(unitriangular)) if upper else rows.tril(-int(unitriangular))
-
-    return solved(A, B, solver(plain(B)), solver, triangle)
+    solver = functools.partial(torch.linalg.solve_triangular, plain(A), upper=upper, unitriangular=unitriangular)
+    triangle = torch.triu(A, int(unitriangular)) if upper else torch.tril(A, -int(unitriangular))
+    return solved(triangle, B, solver(plain(B)), solver)
 
 
 def cholesky_solve(B: Any, L: Any, upper: bool = False) -> Any:  # noqa: N803
@@ -282,16 +235,14 @@ def torch_lu_solve(b: Any, LU_data: Any, LU_pivots: Any) -> Any:  # noqa: N803
 
 def _log_determinant(A: Jet) -> Any:  # noqa: N803
     """The rows of ``log |det A|``."""
-    frame, order = A.frame, A.frame.layout.order
-    inverted = inverse(A)
-    rows = [_matrices(c, A) for c in A.coefficients]
+    frame, inverted = A.frame, inverse(A)
+    rows = full_rows_of(A, frame)
     found: list[Tensor | None] = []
 
     def traces(left: Tensor, right: Tensor) -> Tensor:
         return (left * right.mT).sum((-2, -1))
 
-    for n in range(1, order + 1):
-        own = rows[n - 1]
+    for n, own in enumerate(rows, start=1):
         total = None if own is None else traces(own, inverted.value) * n
         for p in range(1, n):
             term = frame.convolve(p, n - p, rows[p - 1], inverted.coefficients[n - p - 1], traces)
@@ -316,29 +267,37 @@ def logdet(input: Jet) -> Jet:
 def install() -> None:
     """Enter the rules of this file."""
     linalg = torch.linalg
-    named(outer, "outer", "ger")
-    named(valued(torch.addr, addr), "addr")
-    named(valued(torch.inner, inner), "inner")
-    tensordots = (torch.tensordot, c_torch.tensordot)
-    add(valued(torch.tensordot, tensordot), tensordots[0])
-    add(lambda a, b, ones, twos: torch.tensordot(a, b, (ones, twos)), tensordots[1])
-    named(kron, "kron")
-    named(cross, "cross")
-    add(linalg_cross, linalg.cross)
-    add(vander, torch.vander)
-    add(linalg_vander, linalg.vander)
-    add(valued(linalg.multi_dot, multi_dot), linalg.multi_dot)
-    add(chain_matmul, torch.chain_matmul)
-    named(valued(linalg.matrix_power, matrix_power), "matrix_power")
-    add(valued(linalg.matrix_power, matrix_power), linalg.matrix_power)
-    named(valued(torch.bilinear, bilinear_layer), "bilinear")
-    add(solve, linalg.solve)
-    add(inverse, linalg.inv)
-    named(inverse, "inverse")
-    add(solve_triangular, linalg.solve_triangular)
-    named(valued(torch.cholesky_solve, spelled(cholesky_solve, input2="L")), "cholesky_solve")
-    add(valued(linalg.lu_solve, lu_solve), linalg.lu_solve)
-    named(valued(torch.lu_solve, torch_lu_solve), "lu_solve")
-    add(slogdet, linalg.slogdet)
-    named(slogdet, "slogdet")
-    named(logdet, "logdet")
+    enter(
+        {
+            "outer": outer,
+            "ger": outer,
+            c_torch.tensordot: lambda a, b, ones, twos: torch.tensordot(a, b, (ones, twos)),
+            "kron": kron,
+            "cross": cross,
+            linalg.cross: linalg_cross,
+            torch.vander: vander,
+            linalg.vander: linalg_vander,
+            torch.chain_matmul: chain_matmul,
+            linalg.solve: solve,
+            linalg.inv: inverse,
+            "inverse": inverse,
+            linalg.solve_triangular: solve_triangular,
+            linalg.slogdet: slogdet,
+            "slogdet": slogdet,
+            "logdet": logdet,
+        }
+    )
+    enter_valued(
+        {
+            "addr": spelled(added_product(outer), vec1="one", vec2="two"),
+            "inner": inner,
+            torch.tensordot: tensordot,
+            linalg.multi_dot: multi_dot,
+            "matrix_power": matrix_power,
+            linalg.matrix_power: matrix_power,
+            "bilinear": bilinear_layer,
+            "cholesky_solve": spelled(cholesky_solve, input2="L"),
+            linalg.lu_solve: lu_solve,
+            "lu_solve": torch_lu_solve,
+        }
+    )

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ..build import constant_rows
-from ..registry import add, forms
 from ..values import plain
+from .shared import enter_each
 
 Tensor = torch.Tensor
 
@@ -171,20 +171,10 @@ LIKE = [
 
 def install() -> None:
     """Enter the rules of this file."""
-    method = torch.Tensor
-    for name in CONSTANT:
-        for function in forms(name):
-            add(constant(function), function)
-    data: Any = method.data
-    for function in (*forms("detach"), data.__get__):
-        add(detach(function), function)
-    for name in CONSTANT_METHODS:
-        function = getattr(method, name)
-        add(constant(function), function)
-    for name in CONSTANT_ATTRIBUTES:
-        member: Any = getattr(method, name, None)
-        if hasattr(member, "__get__") and not callable(member):
-            add(constant(member.__get__), member.__get__)
-    for name in LIKE:
-        for function in forms(name):
-            add(like(function), function)
+    method: Any = torch.Tensor
+    enter_each(constant, *CONSTANT, *[getattr(method, name) for name in CONSTANT_METHODS])
+    enter_each(detach, "detach", method.data.__get__)
+    members: list[Any] = [getattr(method, name, None) for name in CONSTANT_ATTRIBUTES]
+    attributes = [member for member in members if hasattr(member, "__get__") and not callable(member)]
+    enter_each(constant, *[member.__get__ for member in attributes])
+    enter_each(like, *LIKE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +13,10 @@ from ...core.torch_private import c_nn as _nn
 from ..build import Operand, frame_of, linear
 from ..fallback import pushed
 from ..jet import Coefficients, Jet
-from ..registry import add, named
+from ..registry import add
 from ..values import plain
 from ..vmap_rules import batched, in_batch, mapped_product, stacked, unexpanded
+from .shared import enter, enter_each
 
 Tensor = torch.Tensor
 
@@ -93,14 +95,9 @@ def _with_bias(rows: Tensor | None, bias: Tensor | None, value: Tensor, channels
 def pad(input: Jet, pad: Any, mode: str = "constant", value: float | None = None) -> Jet:
     """Zeros around the rows, whatever number stands around the value; or what the value has there, mirrored."""
     sizes = tuple(pad)
-
-    def on_value(x: Tensor) -> Tensor:
-        padded: Tensor = _nn.pad(x, sizes, mode, value)
-        return padded
-
     if mode == "constant":
-        return linear(input, on_value, lambda rows: _nn.pad(rows, sizes, mode, None))
-    mirrored: Jet = batched(on_value, len(sizes) // 2 + 1)(input)
+        return linear(input, lambda x: _nn.pad(x, sizes, mode, value), lambda rows: _nn.pad(rows, sizes, mode, None))
+    mirrored: Jet = batched(_nn.pad, len(sizes) // 2 + 1)(input, sizes, mode, value)
     return mirrored
 
 
@@ -113,16 +110,7 @@ def grid_sampler(input: Any, grid: Any, *options: Any) -> Any:
     """An image at places that do not vary: rows are further channels of it."""
     if type(grid) is Jet:
         return pushed(torch.grid_sampler, (input, grid, *options), {})
-
-    def on(image: Tensor) -> Tensor:
-        return torch.grid_sampler(image, grid, *options)
-
-    rows = [None if rows is None else in_batch(rows, on, 1) for rows in map(input.full, _orders(input))]
-    return Jet(on(input.value), tuple(rows), input.frame)
-
-
-def _orders(jet: Jet) -> range:
-    return range(1, jet.frame.layout.order + 1)
+    return batched(torch.grid_sampler, axis=1)(input, grid, *options)
 
 
 def affine_grid(theta: Jet, size: Any, align_corners: bool) -> Jet:
@@ -154,20 +142,18 @@ CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpos
 
 def install() -> None:
     """Enter the rules of this file."""
-    for name in CONVOLUTIONS:
-        function = getattr(torch, name)
-        add(convolution(function), function)
-    named(conv_tbc, "conv_tbc")
-    add(pad, _nn.pad)
-    named(constant_pad, "constant_pad_nd")
-    named(grid_sampler, "grid_sampler")
-    named(affine_grid, "affine_grid_generator")
+    enter_each(convolution, *[getattr(torch, name) for name in CONVOLUTIONS])
+    enter(
+        {
+            "conv_tbc": conv_tbc,
+            _nn.pad: pad,
+            "constant_pad_nd": constant_pad,
+            "grid_sampler": grid_sampler,
+            "affine_grid_generator": affine_grid,
+        }
+    )
     for name, rank in UNBATCHED.items():
         function = getattr(_nn, name, None) or getattr(torch, name)
         add(batched(function, rank), function)
-    for name in RESAMPLED:
-        function = getattr(_nn, name)
-        add(batched(function, 0), function)
-    for name in ("pixel_shuffle", "pixel_unshuffle"):
-        function = getattr(torch, name)
-        add(stacked(function), function)
+    enter_each(functools.partial(batched, rank=0), *[getattr(_nn, name) for name in RESAMPLED])
+    enter_each(stacked, torch.pixel_shuffle, torch.pixel_unshuffle)

@@ -15,34 +15,12 @@ import torch
 from ..fallback import pushed
 from ..frame import plus
 from ..jet import Jet
-from ..registry import add, named
 from ..values import plain
-from .algebra import _matrices, cholesky_solve, inverse, solve
-from .shared import valued
+from .algebra import cholesky_solve, inverse, solve
+from .shared import enter, enter_each, enter_valued, full_rows_of, lower_orders, minus
 
 Tensor = torch.Tensor
-Rows = list[Tensor | None]
-Product = Callable[[Tensor, Tensor], Tensor]
-
-
-def _rows_of(A: Jet) -> Rows:  # noqa: N803  # torch's own name
-    return [_matrices(rows, A) for rows in A.coefficients]
-
-
-def _lower_orders(A: Jet, n: int, left: Rows, right: Rows, product: Product = torch.matmul) -> Tensor | None:  # noqa: N803
-    """``sum_{0<p<n} left_p right_{n-p}``; None for zero."""
-    total: Tensor | None = None
-    for p in range(1, n):
-        total = plus(total, A.frame.convolve(p, n - p, left[p - 1], right[n - p - 1], product))
-    return total
-
-
-def _less(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    return plus(one, None if other is None else -other)
-
-
-def _jet(value: Tensor, rows: Rows, A: Jet) -> Jet:  # noqa: N803
-    return Jet(value, tuple(rows), A.frame)
+Found = list[Tensor | None]
 
 
 # -------------------------------------------------------------------- triangles
@@ -51,17 +29,17 @@ def _jet(value: Tensor, rows: Rows, A: Jet) -> Jet:  # noqa: N803
 def _cholesky(A: Jet, value: Tensor, upper: bool) -> Any:  # noqa: N803
     """Of the Hermitian part, as torch has it: ``L_0^-1 (..) L_0^-H`` is its lower triangle plus the adjoint of that."""
     factor = value.mH if upper else value
-    found: Rows = []
-    for n, rows in enumerate(_rows_of(A), start=1):
+    found: Found = []
+    for n, rows in enumerate(full_rows_of(A, A.frame), start=1):
         hermitian = None if rows is None else (rows + rows.mH) / 2
-        rest = _less(hermitian, _lower_orders(A, n, found, found, lambda x, y: x @ y.mH))
+        rest = minus(hermitian, lower_orders(A.frame, n, found, found, lambda x, y: x @ y.mH))
         if rest is None:
             found.append(None)
             continue
         half = torch.linalg.solve_triangular(factor, rest, upper=False)
         inner = torch.linalg.solve_triangular(factor, half.mH, upper=False).mH
         found.append(factor @ (inner.tril() - torch.diag_embed(inner.diagonal(dim1=-2, dim2=-1)) / 2))
-    return _jet(value, [rows if rows is None or not upper else rows.mH for rows in found], A)
+    return A.like(value, tuple(rows if rows is None or not upper else rows.mH for rows in found))
 
 
 def cholesky(A: Jet, upper: bool = False) -> Any:  # noqa: N803
@@ -88,10 +66,10 @@ def _lu_factor(function: Callable[..., Any]) -> Callable[..., Any]:
             return pushed(function, (A,), {"pivot": pivot, **options})
         values = function(A.value, pivot=pivot, **options)
         permutation, lower, upper = torch.lu_unpack(*values[:2])
-        lowers: Rows = []
-        uppers: Rows = []
-        for n, rows in enumerate(_rows_of(A), start=1):
-            rest = _less(None if rows is None else permutation.mT @ rows, _lower_orders(A, n, lowers, uppers))
+        lowers: Found = []
+        uppers: Found = []
+        for n, rows in enumerate(full_rows_of(A, A.frame), start=1):
+            rest = minus(None if rows is None else permutation.mT @ rows, lower_orders(A.frame, n, lowers, uppers))
             if rest is None:
                 lowers.append(None)
                 uppers.append(None)
@@ -101,7 +79,7 @@ def _lu_factor(function: Callable[..., Any]) -> Callable[..., Any]:
             lowers.append(lower @ inner.tril(-1))
             uppers.append(inner.triu() @ upper)
         both = [plus(one, other) for one, other in zip(lowers, uppers, strict=True)]
-        return type(values)((_jet(values[0], both, A), *values[1:]))
+        return type(values)((A.like(values[0], tuple(both)), *values[1:]))
 
     return rule
 
@@ -132,10 +110,10 @@ def qr(A: Any, mode: str = "reduced") -> Any:  # noqa: N803
         left, right = qr(A[..., :m])
         return type(values)((left, torch.cat([right, torch.matmul(torch.transpose(left, -1, -2), A[..., m:])], -1)))
     left, right = values
-    lefts: Rows = []
-    rights: Rows = []
-    for order, rows in enumerate(_rows_of(A), start=1):
-        rest = _less(rows, _lower_orders(A, order, lefts, rights))
+    lefts: Found = []
+    rights: Found = []
+    for order, rows in enumerate(full_rows_of(A, A.frame), start=1):
+        rest = minus(rows, lower_orders(A.frame, order, lefts, rights))
         if rest is None:
             lefts.append(None)
             rights.append(None)
@@ -143,12 +121,12 @@ def qr(A: Any, mode: str = "reduced") -> Any:  # noqa: N803
         solved = torch.linalg.solve_triangular(right, rest, upper=True, left=False)
         inner = left.mT @ solved
         turn = inner.tril(-1) - inner.tril(-1).mT
-        gram = _lower_orders(A, order, lefts, lefts, lambda x, y: x.mT @ y)
+        gram = lower_orders(A.frame, order, lefts, lefts, lambda x, y: x.mT @ y)
         if gram is not None:
             turn = turn - gram.triu(1) - torch.diag_embed(gram.diagonal(dim1=-2, dim2=-1)) / 2
         rights.append((inner - turn) @ right)
         lefts.append(solved - left @ (inner - turn))
-    return type(values)((_jet(left, lefts, A), _jet(right, rights, A)))
+    return type(values)((A.like(left, tuple(lefts)), A.like(right, tuple(rights))))
 
 
 def torch_qr(input: Any, some: bool = True) -> Any:
@@ -159,7 +137,7 @@ def torch_qr(input: Any, some: bool = True) -> Any:
 # -------------------------------------------------------------------- eigenvalues
 
 
-def _eigen(A: Jet, values: Tensor, vectors: Tensor, all_orders: bool) -> tuple[Rows, Rows]:  # noqa: N803
+def _eigen(A: Jet, values: Tensor, vectors: Tensor, all_orders: bool) -> tuple[Found, Found]:  # noqa: N803
     """Rows of the eigenvalues, and of the eigenvectors in their own basis; ``all_orders`` of the latter or one less.
 
     With ``V = V_0 U``: ``(d_j - d_i) U_n = V_0^H A_n V_0 + sum_{0<p<n} (V_0^H A_p V_0 U_{n-p} - U_p D_{n-p})`` off the
@@ -169,12 +147,12 @@ def _eigen(A: Jet, values: Tensor, vectors: Tensor, all_orders: bool) -> tuple[R
     gaps = values.unsqueeze(-2) - values.unsqueeze(-1)
     same = torch.eye(values.shape[-1], dtype=torch.bool, device=values.device)
     gaps = torch.where(same, 1.0, gaps)
-    inner: Rows = [None if rows is None else vectors.mH @ rows @ vectors for rows in _rows_of(A)]
-    found: Rows = []
-    turns: Rows = []
+    inner: Found = [None if rows is None else vectors.mH @ rows @ vectors for rows in full_rows_of(A, A.frame)]
+    found: Found = []
+    turns: Found = []
     for n in range(1, order + 1):
-        rest = plus(inner[n - 1], _lower_orders(A, n, inner, turns))
-        rest = _less(rest, _lower_orders(A, n, turns, found, lambda x, y: x * y.unsqueeze(-2)))
+        rest = plus(inner[n - 1], lower_orders(A.frame, n, inner, turns))
+        rest = minus(rest, lower_orders(A.frame, n, turns, found, lambda x, y: x * y.unsqueeze(-2)))
         if rest is None:
             found.append(None)
             turns.append(None)
@@ -183,7 +161,7 @@ def _eigen(A: Jet, values: Tensor, vectors: Tensor, all_orders: bool) -> tuple[R
         found.append(diagonal.real if rest.is_complex() else diagonal)
         if n == order and not all_orders:
             break
-        gram = _lower_orders(A, n, turns, turns, lambda x, y: x.mH @ y)
+        gram = lower_orders(A.frame, n, turns, turns, lambda x, y: x.mH @ y)
         turns.append(torch.where(same, 0.0 if gram is None else -gram / 2, rest / gaps))
     return found, turns
 
@@ -193,14 +171,14 @@ def eigh(A: Jet, UPLO: str = "L") -> Any:  # noqa: N803
     result = torch.linalg.eigh(A.value, UPLO)
     values, vectors = result
     found, turns = _eigen(A, values, vectors, True)
-    rows: Rows = [None if turn is None else vectors @ turn for turn in turns]
-    return type(result)((_jet(values, found, A), _jet(vectors, rows, A)))
+    rows: Found = [None if turn is None else vectors @ turn for turn in turns]
+    return type(result)((A.like(values, tuple(found)), A.like(vectors, tuple(rows))))
 
 
 def eigvalsh(A: Jet, UPLO: str = "L") -> Any:  # noqa: N803
     """Its eigenvalues alone, whose first derivatives exist where some are equal as well."""
     values, vectors = torch.linalg.eigh(A.value, UPLO)
-    return _jet(values, _eigen(A, values, vectors, False)[0], A)
+    return A.like(values, tuple(_eigen(A, values, vectors, False)[0]))
 
 
 def svdvals(A: Any, *, driver: str | None = None) -> Any:  # noqa: N803
@@ -246,20 +224,27 @@ def tensorsolve(A: Any, B: Any, dims: Any = None) -> Any:  # noqa: N803
 def install() -> None:
     """Enter the rules of this file."""
     linalg = torch.linalg
-    add(cholesky, linalg.cholesky)
-    named(cholesky, "cholesky")
-    add(cholesky_ex, linalg.cholesky_ex)
-    named(valued(torch.cholesky_inverse, cholesky_inverse), "cholesky_inverse")
-    add(_lu_factor(linalg.lu_factor), linalg.lu_factor)
-    add(_lu_factor(linalg.lu_factor_ex), linalg.lu_factor_ex)
-    add(lu, linalg.lu)
-    named(lu_unpack, "lu_unpack")
-    add(qr, linalg.qr)
-    named(torch_qr, "qr")
-    add(eigh, linalg.eigh)
-    add(eigvalsh, linalg.eigvalsh)
-    add(valued(linalg.svdvals, svdvals), linalg.svdvals)
-    add(inv_ex, linalg.inv_ex)
-    add(solve_ex, linalg.solve_ex)
-    add(valued(linalg.tensorinv, tensorinv), linalg.tensorinv)
-    add(valued(linalg.tensorsolve, tensorsolve), linalg.tensorsolve)
+    enter(
+        {
+            linalg.cholesky: cholesky,
+            "cholesky": cholesky,
+            linalg.cholesky_ex: cholesky_ex,
+            linalg.lu: lu,
+            "lu_unpack": lu_unpack,
+            linalg.qr: qr,
+            "qr": torch_qr,
+            linalg.eigh: eigh,
+            linalg.eigvalsh: eigvalsh,
+            linalg.inv_ex: inv_ex,
+            linalg.solve_ex: solve_ex,
+        }
+    )
+    enter_each(_lu_factor, linalg.lu_factor, linalg.lu_factor_ex)
+    enter_valued(
+        {
+            "cholesky_inverse": cholesky_inverse,
+            linalg.svdvals: svdvals,
+            linalg.tensorinv: tensorinv,
+            linalg.tensorsolve: tensorsolve,
+        }
+    )

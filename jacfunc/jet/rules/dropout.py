@@ -8,33 +8,28 @@ from typing import Any
 import torch
 
 from ..jet import Jet
-from ..registry import add
 from .piecewise import SELU_ALPHA, SELU_SCALE
 from .products import product_of
-from .shared import merged
+from .shared import enter, merged
 
 Tensor = torch.Tensor
 
 
 def dropout(input: Jet, p: float, train: bool) -> Jet:
     """Elements left out."""
-    return _times_noise(input, torch.dropout(torch.ones_like(input.value), p, train)) if train and p else input
+    return product_of(input, torch.dropout(torch.ones_like(input.value), p, train)) if train and p else input
 
 
 def feature_dropout(input: Jet, p: float, train: bool) -> Jet:
     """Channels left out."""
     ones = torch.ones_like(input.value)
-    return _times_noise(input, torch.feature_dropout(ones, p, train)) if train and p else input
+    return product_of(input, torch.feature_dropout(ones, p, train)) if train and p else input
 
 
 def native_dropout(input: Jet, p: float, train: bool | None) -> Any:
     """With the mask of what is kept."""
     noise, kept = torch.native_dropout(torch.ones_like(input.value), p, train)
     return product_of(input, noise), kept
-
-
-def _times_noise(input: Jet, noise: Tensor) -> Jet:
-    return product_of(input, noise)
 
 
 def alpha_dropout(input: Jet, p: float, train: bool) -> Jet:
@@ -64,6 +59,5 @@ def _alpha(input: Jet, shape: Any, p: float) -> Jet:
 
 def install() -> None:
     """Enter the rules of this file."""
-    for rule in (dropout, feature_dropout, alpha_dropout, feature_alpha_dropout):
-        add(rule, getattr(torch, rule.__name__), keeps_frame=True)
-    add(native_dropout, torch.native_dropout, keeps_frame=True)
+    rules = (dropout, feature_dropout, alpha_dropout, feature_alpha_dropout, native_dropout)
+    enter({getattr(torch, rule.__name__): rule for rule in rules}, keeps_frame=True)

@@ -14,9 +14,9 @@ from ...core.torch_private import c_nn
 from ..build import Derivatives, composed, elementwise
 from ..frame import CannotFollowError
 from ..jet import Jet
-from ..registry import add, forms, named
 from ..tanh import tanh
 from .powers import constant_power
+from .shared import enter, enter_each
 
 Tensor = torch.Tensor
 List = list[Tensor | float | None]
@@ -28,7 +28,7 @@ Polynomial = tuple[float, ...]
 
 
 def _derived(polynomial: Polynomial) -> Polynomial:
-    return tuple(k * c for k, c in enumerate(polynomial))[1:]
+    return tuple(k * c for k, c in enumerate(polynomial))[1:] or (0.0,)
 
 
 def _multiplied(left: Polynomial, right: Polynomial) -> Polynomial:
@@ -62,7 +62,7 @@ def _by_slope(y: Tensor, slope: Tensor, polynomial: Polynomial, order: int) -> L
     found: List = [slope]
     cofactor: Polynomial = (1.0,)
     for _ in range(1, order):
-        following = _multiplied(_derived(cofactor) or (0.0,), polynomial)
+        following = _multiplied(_derived(cofactor), polynomial)
         cofactor = _added(following, _multiplied(cofactor, _derived(polynomial)))
         found.append(slope * _evaluated(cofactor, y))
     return found
@@ -79,24 +79,14 @@ def _sigmoid(x: Tensor, y: Tensor, order: int) -> List:
 # -------------------------------------------------------------------- by formula
 
 
-def _sin(x: Tensor, y: Tensor, order: int) -> List:
-    other = x.cos()
-    return [(other, -y, -other, y)[k % 4] for k in range(order)]
+def _taking_turns(kin: Callable[[Tensor], Tensor], *signs: int) -> Derivatives:
+    """Sines and cosines: by turns another function and the function itself, with these signs."""
 
+    def derivatives(x: Tensor, y: Tensor, order: int) -> List:
+        both = kin(x), y
+        return [both[k % 2] if signs[k % len(signs)] > 0 else -both[k % 2] for k in range(order)]
 
-def _cos(x: Tensor, y: Tensor, order: int) -> List:
-    other = x.sin()
-    return [(-other, -y, other, y)[k % 4] for k in range(order)]
-
-
-def _sinh(x: Tensor, y: Tensor, order: int) -> List:
-    other = x.cosh()
-    return [(other, y)[k % 2] for k in range(order)]
-
-
-def _cosh(x: Tensor, y: Tensor, order: int) -> List:
-    other = x.sinh()
-    return [(other, y)[k % 2] for k in range(order)]
+    return derivatives
 
 
 def _exp(x: Tensor, y: Tensor, order: int) -> List:
@@ -111,38 +101,32 @@ def _exp2(x: Tensor, y: Tensor, order: int) -> List:
     return [y * math.log(2) ** k for k in range(1, order + 1)]
 
 
+def _one_from_another(first: Tensor, order: int, following: Callable[[Any, int], Tensor]) -> List:
+    """The first derivative and those after it; ``following`` makes the next of the k-th."""
+    found: List = [first]
+    for k in range(1, order):
+        found.append(following(found[-1], k))
+    return found
+
+
 def _log(scale: float = 1.0, shift: float = 0.0) -> Derivatives:
     def derivatives(x: Tensor, y: Tensor, order: int) -> List:
         inverse = 1 / (x + shift if shift else x)
-        found: List = [inverse * scale if scale != 1 else inverse]
-        for k in range(1, order):
-            found.append(found[-1] * inverse * -k)  # type: ignore[operator]
-        return found
+        return _one_from_another(inverse * scale if scale != 1 else inverse, order, lambda last, k: last * inverse * -k)
 
     return derivatives
 
 
 def _reciprocal(x: Tensor, y: Tensor, order: int) -> List:
-    found: List = [-y * y]
-    for k in range(2, order + 1):
-        found.append(found[-1] * y * -k)  # type: ignore[operator]
-    return found
+    return _one_from_another(-y * y, order, lambda last, k: last * y * (-1 - k))
 
 
 def _sqrt(x: Tensor, y: Tensor, order: int) -> List:
-    found: List = [0.5 / y]
-    for k in range(1, order):
-        found.append(found[-1] * (0.5 - k) / x)  # type: ignore[operator]
-    return found
+    return _one_from_another(0.5 / y, order, lambda last, k: last * (0.5 - k) / x)
 
 
 def _rsqrt(x: Tensor, y: Tensor, order: int) -> List:
-    found: List = []
-    last = y
-    for k in range(order):
-        last = last * (-0.5 - k) / x
-        found.append(last)
-    return found
+    return _one_from_another(y * -0.5 / x, order, lambda last, k: last * (-0.5 - k) / x)
 
 
 def _gaussian(x: Tensor, order: int, start: Polynomial, scale: float) -> list[Tensor]:
@@ -151,7 +135,7 @@ def _gaussian(x: Tensor, order: int, start: Polynomial, scale: float) -> list[Te
     found, polynomial = [], start
     for _ in range(order):
         found.append(bell * _evaluated(polynomial, x) if len(polynomial) > 1 else bell * polynomial[0])
-        polynomial = _added(_derived(polynomial) or (0.0,), _multiplied(polynomial, (0.0, -2 * scale)))
+        polynomial = _added(_derived(polynomial), _multiplied(polynomial, (0.0, -2 * scale)))
     return found
 
 
@@ -190,17 +174,13 @@ def _logsigmoid(x: Tensor, y: Tensor, order: int) -> List:
 # -------------------------------------------------------------------- piecewise
 
 
-def _piecewise(slope: Callable[[Tensor], Tensor]) -> Derivatives:
+def piecewise(slope: Callable[[Tensor], Tensor]) -> Derivatives:
     """Linear in pieces: a slope, or a mask of where it is 1, and nothing beyond."""
 
     def derivatives(x: Tensor, y: Tensor, order: int) -> List:
         return [slope(x)]
 
     return derivatives
-
-
-def _relu6(x: Tensor) -> Tensor:
-    return (x > 0) & (x < 6)
 
 
 def leaky_relu(input: Jet, negative_slope: float = 0.01) -> Jet:
@@ -256,7 +236,7 @@ def gelu(input: Jet, approximate: str = "none") -> Any:
     return Jet(F.gelu(input.value, approximate=approximate), result.coefficients, input.frame)
 
 
-def _by_torch(function: Callable[..., Tensor]) -> Derivatives:
+def by_torch(function: Callable[..., Tensor]) -> Derivatives:
     """Derivatives by torch's own reverse mode, one cotangent of ones for each order: the Jacobian is diagonal."""
 
     def derivatives(x: Tensor, y: Tensor, order: int) -> Sequence[Tensor]:
@@ -299,10 +279,10 @@ def _derivative(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 LISTS: dict[str, tuple[Any, ...]] = {
     "tanh": (tanh, _tanh, torch.ops.aten.tanh_backward.default, (1, 0)),
     "sigmoid": (torch.sigmoid, _sigmoid, torch.ops.aten.sigmoid_backward.default, (0, 1)),
-    "sin": (torch.sin, _sin),
-    "cos": (torch.cos, _cos),
-    "sinh": (torch.sinh, _sinh),
-    "cosh": (torch.cosh, _cosh),
+    "sin": (torch.sin, _taking_turns(torch.cos, 1, -1, -1, 1)),
+    "cos": (torch.cos, _taking_turns(torch.sin, -1, -1, 1, 1)),
+    "sinh": (torch.sinh, _taking_turns(torch.cosh, 1)),
+    "cosh": (torch.cosh, _taking_turns(torch.sinh, 1)),
     "exp": (torch.exp, _exp),
     "expm1": (torch.expm1, _expm1),
     "exp2": (torch.exp2, _exp2),
@@ -317,10 +297,10 @@ LISTS: dict[str, tuple[Any, ...]] = {
     "erf": (torch.erf, _erf),
     "erfc": (torch.erfc, _erfc),
     "silu": (F.silu, _silu),
-    "relu": (torch.relu, _piecewise(lambda x: x > 0)),
-    "relu6": (F.relu6, _piecewise(_relu6)),
-    "abs": (torch.abs, _piecewise(torch.sign)),
-    "absolute": (torch.abs, _piecewise(torch.sign)),
+    "relu": (torch.relu, piecewise(lambda x: x > 0)),
+    "relu6": (F.relu6, piecewise(lambda x: (x > 0) & (x < 6))),
+    "abs": (torch.abs, piecewise(torch.sign)),
+    "absolute": (torch.abs, piecewise(torch.sign)),
 }
 
 PIECEWISE = frozenset(["relu", "relu6", "abs", "absolute"])
@@ -371,20 +351,24 @@ def _listed(name: str) -> Callable[..., Any]:
 
 def install() -> None:
     """Enter the rules of this file."""
-    for name in ("tanh", "sigmoid", "relu", "silu", "relu6"):
-        add(_activation(_listed(name), 0), getattr(F, name), keeps_frame=True)
-    for name, rule, numbers in (("leaky_relu", leaky_relu, 1), ("elu", elu, 1), ("hardtanh", hardtanh, 2)):
-        add(_activation(rule, numbers), getattr(F, name), keeps_frame=True)
-    for name in LISTS:
-        named(_listed(name), name, keeps_frame=True)
-    add(_listed("abs"), torch.Tensor.__abs__, keeps_frame=True)
-    add(elementwise(F.logsigmoid, _logsigmoid), F.logsigmoid, keeps_frame=True)
-    add(leaky_relu, c_nn.leaky_relu, keeps_frame=True)
-    add(hardtanh, c_nn.hardtanh, keeps_frame=True)
-    add(threshold, torch.threshold, keeps_frame=True)
-    add(elu, c_nn.elu, keeps_frame=True)
-    add(softplus, F.softplus, keeps_frame=True)
-    add(gelu, F.gelu, keeps_frame=True)
-    for name in BY_TORCH:
-        for function in forms(name):
-            add(elementwise(function, _by_torch(function)), function, keeps_frame=True)
+    enter(
+        {
+            **{
+                getattr(F, name): _activation(_listed(name), 0) for name in ("tanh", "sigmoid", "relu", "silu", "relu6")
+            },
+            F.leaky_relu: _activation(leaky_relu, 1),
+            F.elu: _activation(elu, 1),
+            F.hardtanh: _activation(hardtanh, 2),
+            **{name: _listed(name) for name in LISTS},
+            torch.Tensor.__abs__: _listed("abs"),
+            F.logsigmoid: elementwise(F.logsigmoid, _logsigmoid),
+            c_nn.leaky_relu: leaky_relu,
+            c_nn.hardtanh: hardtanh,
+            torch.threshold: threshold,
+            c_nn.elu: elu,
+            F.softplus: softplus,
+            F.gelu: gelu,
+        },
+        keeps_frame=True,
+    )
+    enter_each(lambda function: elementwise(function, by_torch(function)), *BY_TORCH, keeps_frame=True)

@@ -12,11 +12,11 @@ from ..build import Operand, linear
 from ..fallback import pushed
 from ..frame import CannotFollowError
 from ..jet import Jet
-from ..registry import add, named
+from ..registry import add
 from ..values import plain
+from ..vmap_rules import stacked
 from .parts import getitem
-from .shared import broadcast, gathered, jointly, row_by_row, valued
-from .structure import from_end, viewed
+from .shared import all_dims, broadcast, enter, from_end, gathered, jointly, row_by_row, several, valued
 
 Tensor = torch.Tensor
 
@@ -123,15 +123,12 @@ def scatter_reduce(
     value = torch.scatter_reduce(plain(input), dim, index, plain(src), reduce, include_self=include_self)
     if reduce in ("amax", "amin"):
         return _extreme_put(value, input, dim, index, src, include_self)
-    ones = torch.ones_like(plain(src))
     target = input if include_self else torch.scatter(input, dim, index, 0.0)
-    total: Any = torch.scatter_add(target, dim, index, src) if _any_jet(target, src) else None
-    if total is None:
-        return value
+    total: Any = torch.scatter_add(target, dim, index, src)
     if reduce == "mean":
         start = torch.ones_like(value) if include_self else torch.zeros_like(value)
-        total = total / torch.scatter_add(start, dim, index, ones).clamp(min=1)
-    return Jet(value, total.coefficients, total.frame)
+        total = total / torch.scatter_add(start, dim, index, torch.ones_like(plain(src))).clamp(min=1)
+    return Jet(value, total.coefficients, total.frame) if type(total) is Jet else value
 
 
 def _extreme_put(value: Tensor, input: Operand, dim: int, index: Tensor, src: Operand, include_self: bool) -> Any:
@@ -156,10 +153,6 @@ def index_reduce(
     shape[dim] = -1
     wide = index.reshape(shape).expand(source.shape) if source.dim() else index.reshape(())
     return torch.scatter_reduce(input, dim, wide, source, reduce, include_self=include_self)
-
-
-def _any_jet(*operands: Operand) -> bool:
-    return any(type(operand) is Jet for operand in operands)
 
 
 def _by_index(function: Callable[..., Tensor]) -> Callable[..., Jet]:
@@ -203,42 +196,39 @@ def combinations(input: Any, r: int = 2, with_replacement: bool = False) -> Any:
 def index_put(input: Operand, indices: Any, values: Operand, accumulate: bool = False) -> Jet:
     """Put at places of several axes."""
     indices = plain(indices)
-
-    def put(x: Tensor, y: Tensor) -> Tensor:
-        return torch.index_put(x, indices, y, accumulate)
-
-    return jointly(put(plain(input), plain(values)), (input, values), row_by_row(put))
+    return _rows_alike(lambda x, y: torch.index_put(x, indices, y, accumulate), input, values, one_by_one=True)
 
 
 def masked_scatter(input: Operand, mask: Any, source: Operand) -> Jet:
     """The elements of another tensor, one after the other, where a mask holds."""
     mask = plain(mask)
-
-    def put(x: Tensor, y: Tensor) -> Tensor:
-        return torch.masked_scatter(x, mask, y)
-
-    return jointly(put(plain(input), plain(source)), (input, source), row_by_row(put))
+    return _rows_alike(lambda x, y: torch.masked_scatter(x, mask, y), input, source, one_by_one=True)
 
 
 def select_scatter(input: Operand, src: Operand, dim: int, index: int) -> Jet:
     """One slice along an axis replaced."""
-    value = torch.select_scatter(plain(input), plain(src), dim, index)
-    at = from_end(dim, value.dim())
-    return jointly(value, (input, src), lambda x, y: torch.select_scatter(x, y, at, index))
+    at = from_end(dim, input.dim())
+    return _rows_alike(lambda x, y: torch.select_scatter(x, y, at, index), input, src)
 
 
 def slice_scatter(input: Operand, src: Operand, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Jet:
     """A range along an axis replaced."""
-    value = torch.slice_scatter(plain(input), plain(src), dim, start, end, step)
-    at = from_end(dim, value.dim())
-    return jointly(value, (input, src), lambda x, y: torch.slice_scatter(x, y, at, start, end, step))
+    at = from_end(dim, input.dim())
+    return _rows_alike(lambda x, y: torch.slice_scatter(x, y, at, start, end, step), input, src)
 
 
 def diagonal_scatter(input: Operand, src: Operand, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Jet:
     """A diagonal replaced."""
-    value = torch.diagonal_scatter(plain(input), plain(src), offset, dim1, dim2)
-    one, two = (from_end(dim, value.dim()) for dim in (dim1, dim2))
-    return jointly(value, (input, src), lambda x, y: torch.diagonal_scatter(x, y, offset, one, two))
+    one, two = (from_end(dim, input.dim()) for dim in (dim1, dim2))
+    return _rows_alike(lambda x, y: torch.diagonal_scatter(x, y, offset, one, two), input, src)
+
+
+def _rows_alike(
+    put: Callable[[Tensor, Tensor], Tensor], input: Operand, source: Operand, one_by_one: bool = False
+) -> Jet:
+    """What is done to the values done to their rows, to all at once or one by one."""
+    value = put(plain(input), plain(source))
+    return jointly(value, (input, source), row_by_row(put) if one_by_one else put)
 
 
 # -------------------------------------------------------------------- moved
@@ -249,8 +239,7 @@ def roll(input: Jet, shifts: Any, dims: Any = None) -> Jet:
     value = torch.roll(input.value, shifts, dims if dims is not None else ())
     if dims is None or dims in ((), []):
         return linear(input, lambda _: value, lambda rows: _flat(rows).roll(shifts, 1).reshape(rows.shape))
-    given = tuple(dims) if isinstance(dims, list | tuple) else (dims,)
-    at = tuple(from_end(dim, input.dim()) for dim in given)
+    at = all_dims(dims, input.dim())
     return linear(input, lambda _: value, lambda rows: rows.roll(shifts, at))
 
 
@@ -260,20 +249,11 @@ def rot90(input: Jet, k: int = 1, dims: Any = (0, 1)) -> Jet:
     return linear(input, lambda x: torch.rot90(x, k, dims), lambda rows: torch.rot90(rows, k, at))
 
 
-def _triangle(function: Callable[..., Tensor]) -> Callable[..., Jet]:
-    """``tril`` and ``triu``, of the last two axes."""
-
-    def rule(input: Jet, diagonal: int = 0) -> Jet:
-        return linear(input, lambda x: function(x, diagonal), lambda rows: function(rows, diagonal))
-
-    return rule
-
-
 def diagonal(input: Jet, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Jet:
     """Of two axes, put last."""
     one, two = (from_end(dim, input.dim()) for dim in (dim1, dim2))
     value = torch.diagonal(input.value, offset, dim1, dim2)
-    return viewed(input, linear(input, lambda _: value, lambda rows: rows.diagonal(offset, one, two)))
+    return input.seen_by(linear(input, lambda _: value, lambda rows: rows.diagonal(offset, one, two)))
 
 
 def diag_embed(input: Jet, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Jet:
@@ -295,41 +275,44 @@ def diagflat(input: Any, offset: int = 0) -> Any:
 
 def broadcast_tensors(*tensors: Any) -> tuple[Any, ...]:
     """All in one shape."""
-    if len(tensors) == 1 and isinstance(tensors[0], list | tuple):
-        tensors = tuple(tensors[0])
+    tensors = several(tensors)
     shape = broadcast(*tensors)
     return tuple(tensor.expand(shape) for tensor in tensors)
 
 
 def install() -> None:
     """Enter the rules of this file."""
-    named(gather, "gather")
-    named(take, "take")
-    named(take_along_dim, "take_along_dim")
-    named(masked_select, "masked_select")
-    named(repeat_interleave, "repeat_interleave")
-    add(embedding, torch.embedding)
-    named(scatter, "scatter")
-    named(scatter_add, "scatter_add")
-    named(scatter_reduce, "scatter_reduce")
-    named(valued(torch.index_reduce, index_reduce), "index_reduce")
-    named(_by_index(torch.index_add), "index_add")
-    named(_by_index(torch.index_copy), "index_copy")
-    named(index_fill, "index_fill")
-    named(index_put, "index_put")
-    named(put, "put")
-    add(fill, torch.fill)
-    named(combinations, "combinations")
-    named(masked_scatter, "masked_scatter")
-    named(select_scatter, "select_scatter")
-    named(slice_scatter, "slice_scatter")
-    named(diagonal_scatter, "diagonal_scatter")
-    named(roll, "roll")
-    named(rot90, "rot90")
-    named(_triangle(torch.tril), "tril")
-    named(_triangle(torch.triu), "triu")
-    named(diagonal, "diagonal")
-    named(diag_embed, "diag_embed")
-    named(diag, "diag")
-    named(diagflat, "diagflat")
+    enter(
+        {
+            "gather": gather,
+            "take": take,
+            "take_along_dim": take_along_dim,
+            "masked_select": masked_select,
+            "repeat_interleave": repeat_interleave,
+            torch.embedding: embedding,
+            "scatter": scatter,
+            "scatter_add": scatter_add,
+            "scatter_reduce": scatter_reduce,
+            "index_reduce": valued(torch.index_reduce, index_reduce),
+            "index_add": _by_index(torch.index_add),
+            "index_copy": _by_index(torch.index_copy),
+            "index_fill": index_fill,
+            "index_put": index_put,
+            "put": put,
+            torch.fill: fill,
+            "combinations": combinations,
+            "masked_scatter": masked_scatter,
+            "select_scatter": select_scatter,
+            "slice_scatter": slice_scatter,
+            "diagonal_scatter": diagonal_scatter,
+            "roll": roll,
+            "rot90": rot90,
+            "tril": stacked(torch.tril),
+            "triu": stacked(torch.triu),
+            "diagonal": diagonal,
+            "diag_embed": diag_embed,
+            "diag": diag,
+            "diagflat": diagflat,
+        }
+    )
     add(broadcast_tensors, torch.broadcast_tensors, c_torch.broadcast_tensors)

@@ -11,16 +11,11 @@ from torch.nn import functional as F
 from ...core.torch_private import c_torch
 from ..build import linear
 from ..jet import Jet
-from ..registry import add, forms, named
+from ..registry import add
 from ..vmap_rules import mapped
-from .structure import from_end
+from .shared import enter, enter_each, from_end, several
 
 Tensor = torch.Tensor
-
-
-def _several(tensors: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Tensors that came one by one, or in one list."""
-    return tuple(tensors[0]) if len(tensors) == 1 and isinstance(tensors[0], list | tuple) else tensors
 
 
 # -------------------------------------------------------------------- joined
@@ -44,7 +39,7 @@ def at_least(widened: Callable[[Any], Any]) -> Callable[..., Any]:
     def rule(*tensors: Any) -> Any:
         if len(tensors) == 1 and not isinstance(tensors[0], list | tuple):
             return widened(tensors[0])
-        return tuple(map(widened, _several(tensors)))
+        return tuple(map(widened, several(tensors)))
 
     return rule
 
@@ -83,7 +78,7 @@ def block_diag(*tensors: Any) -> Any:
 
 def meshgrid(*tensors: Any, indexing: str | None = None) -> Any:
     """The coordinates of a grid."""
-    axes = [_one_axis(x) for x in _several(tensors)]
+    axes = [_one_axis(x) for x in several(tensors)]
     sizes = tuple(x.shape[0] for x in axes)
     spread = []
     for place, x in enumerate(axes):
@@ -118,8 +113,7 @@ def trace(input: Jet) -> Any:
 def windows(input: Jet, dimension: int, size: int, step: int) -> Jet:
     """``Tensor.unfold``: windows along an axis, behind all axes."""
     at = from_end(dimension, input.dim())
-    result = linear(input, lambda x: x.unfold(at, size, step), lambda rows: rows.unfold(at, size, step))
-    return input.seen_by(result)
+    return input.seen_by(linear(input, lambda x: x.unfold(at, size, step), lambda rows: rows.unfold(at, size, step)))
 
 
 MAPPED = ("fliplr", "flipud", "tile", "sum_to_size", "narrow_copy")
@@ -140,12 +134,8 @@ JOINED: dict[str, Callable[..., Any]] = {
 
 def install() -> None:
     """Enter the rules of this file."""
+    enter(JOINED)
     for name, rule in JOINED.items():
-        named(rule, name)
         add(rule, *(function for function in [getattr(c_torch, name, None)] if function))
-    add(linalg_diagonal, torch.linalg.diagonal)
-    named(trace, "trace")
-    add(windows, torch.Tensor.unfold)
-    for name in MAPPED:
-        for function in forms(name):
-            add(mapped(function), function)
+    enter({torch.linalg.diagonal: linalg_diagonal, "trace": trace, torch.Tensor.unfold: windows})
+    enter_each(mapped, *MAPPED)

@@ -11,13 +11,9 @@ from torch.nn import functional as F
 
 from ...core.torch_private import c_nn as _nn
 from ...evaluation.corrections.expansion import reduced
-from ..registry import add
+from ...evaluation.corrections.losses import REDUCTIONS
 from ..values import plain
-from .shared import valued
-
-Tensor = torch.Tensor
-REDUCTIONS = ("none", "mean", "sum")
-"""By the number that torch's C++ functions take."""
+from .shared import enter_valued
 
 
 def _elementwise_loss(loss: Callable[..., Any]) -> Callable[..., Any]:
@@ -196,28 +192,27 @@ def glu(input: Any, dim: int = -1) -> Any:
     return one * two.sigmoid()
 
 
-RULES: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...] = (
-    (_nn.mse_loss, _elementwise_loss(lambda input, target: (input - target).square())),
-    (_nn.l1_loss, _elementwise_loss(lambda input, target: (input - target).abs())),
-    (_nn.smooth_l1_loss, _elementwise_loss(smooth_l1)),
-    (_nn.huber_loss, _elementwise_loss(huber)),
-    (_nn.soft_margin_loss, _elementwise_loss(soft_margin)),
-    (_nn.binary_cross_entropy, binary_cross_entropy),
-    (torch.binary_cross_entropy_with_logits, binary_cross_entropy_with_logits),
-    (torch.kl_div, kl_div),
-    (torch.poisson_nll_loss, poisson_nll),
-    (torch.hinge_embedding_loss, hinge_embedding),
-    (torch.margin_ranking_loss, margin_ranking),
-    (torch.cosine_embedding_loss, cosine_embedding),
-    (torch.triplet_margin_loss, triplet_margin),
-    (F.gaussian_nll_loss, gaussian_nll),
-    (_nn.nll_loss_nd, nll),
-    (_nn.cross_entropy_loss, cross_entropy),
-    (_nn.glu, glu),
-)
+RULES: dict[Any, Callable[..., Any]] = {
+    _nn.mse_loss: _elementwise_loss(lambda input, target: (input - target).square()),
+    _nn.l1_loss: _elementwise_loss(lambda input, target: (input - target).abs()),
+    _nn.smooth_l1_loss: _elementwise_loss(smooth_l1),
+    _nn.huber_loss: _elementwise_loss(huber),
+    _nn.soft_margin_loss: _elementwise_loss(soft_margin),
+    _nn.binary_cross_entropy: binary_cross_entropy,
+    torch.binary_cross_entropy_with_logits: binary_cross_entropy_with_logits,
+    torch.kl_div: kl_div,
+    torch.poisson_nll_loss: poisson_nll,
+    torch.hinge_embedding_loss: hinge_embedding,
+    torch.margin_ranking_loss: margin_ranking,
+    torch.cosine_embedding_loss: cosine_embedding,
+    torch.triplet_margin_loss: triplet_margin,
+    F.gaussian_nll_loss: gaussian_nll,
+    _nn.nll_loss_nd: nll,
+    _nn.cross_entropy_loss: cross_entropy,
+    _nn.glu: glu,
+}
 
 
 def install() -> None:
     """Enter the rules of this file."""
-    for function, body in RULES:
-        add(valued(function, body), function)
+    enter_valued(RULES)

@@ -13,10 +13,9 @@ from ...core.levels import grad_mode
 from ...core.torch_private import c_torch
 from ...evaluation.corrections import norms as corrected
 from ...evaluation.corrections.expansion import wide
-from ..jet import Coefficients, Jet
-from ..registry import add, named
+from ..jet import Jet
 from ..values import plain
-from .shared import all_dims, broadcast, exact_value, valued
+from .shared import all_dims, broadcast, enter, enter_valued, exact_value, moved_in_both
 from .softmax import Tensor
 
 # -------------------------------------------------------------------- roots that may be zero
@@ -126,7 +125,7 @@ def _summed_powers(input: Any, ord: float, dims: tuple[int, ...], keepdim: bool)
 def _cusped(powers: Any, input: Any, ord: float) -> Any:
     """Powers of sizes, whose derivatives of even order above the power are infinite at zero, and of odd order none."""
     zero, falling, found = input.value == 0, 1.0, []
-    for n, (rows, moved) in enumerate(zip(powers.coefficients, _moved(input), strict=True), start=1):
+    for n, (rows, moved) in enumerate(zip(powers.coefficients, moved_in_both(input, input), strict=True), start=1):
         falling *= ord - n + 1
         if rows is None or moved is None or n < ord:
             found.append(rows)
@@ -320,7 +319,7 @@ def _unbounded(result: Any, x: Any, y: Any, zero: Tensor, logarithm: Callable[[A
     edge = Jet(torch.full_like(y.value, least + EDGE), y.coefficients, y.frame)
     close: Any = x * logarithm(edge)
     found: list[Tensor | None] = []
-    for rows, sign, moved in zip(result.coefficients, close.coefficients, _moved(x), strict=True):
+    for rows, sign, moved in zip(result.coefficients, close.coefficients, moved_in_both(x, x), strict=True):
         if rows is None or sign is None:
             found.append(rows)
             continue
@@ -330,45 +329,40 @@ def _unbounded(result: Any, x: Any, y: Any, zero: Tensor, logarithm: Callable[[A
     return Jet(result.value, tuple(found), result.frame)
 
 
-def _moved(x: Any) -> Coefficients:
-    """Rows of an order above the first that are not zero where x itself is, but moves along all their directions."""
-    total = power = x * x
-    for _ in range(2, x.frame.layout.order):
-        power = power * x
-        total = total + power
-    coefficients: Coefficients = total.coefficients
-    return (None, *coefficients[1:])
-
-
 EDGE = 2.0**-20
 """So close to where a logarithm is infinite its higher derivatives outweigh the lower ones, in any precision."""
 
 
 def install() -> None:
     """Enter the rules of this file."""
-    named(valued(torch.var, variance), "var")
-    named(valued(torch.std, deviation), "std")
-    named(_with_mean(variance, torch.var_mean), "var_mean")
-    named(_with_mean(deviation, torch.std_mean), "std_mean")
-    add(valued(torch.linalg.vector_norm, vector_norm), torch.linalg.vector_norm)
-    add(valued(c_torch.norm, norm), c_torch.norm)
-    add(valued(torch.norm, norm), torch.norm, torch.Tensor.norm)
-    named(valued(torch.frobenius_norm, frobenius), "frobenius_norm")
-    add(valued(torch.linalg.matrix_norm, matrix_norm), torch.linalg.matrix_norm)
-    add(valued(torch.linalg.norm, any_norm), torch.linalg.norm)
-    named(valued(torch.renorm, renorm), "renorm")
-    named(valued(torch.cov, covariance), "cov")
-    named(valued(torch.corrcoef, correlation), "corrcoef")
-    named(valued(torch.dist, distance), "dist")
-    add(valued(F.pairwise_distance, pairwise_distance), F.pairwise_distance)
-    add(valued(F.cosine_similarity, cosine_similarity), F.cosine_similarity)
-    add(valued(torch.group_norm, group_norm), torch.group_norm)
-    add(valued(torch.rms_norm, rms_norm), torch.rms_norm)
-    named(valued(torch.nansum, nansum), "nansum")
-    named(valued(torch.nanmean, nanmean), "nanmean")
-    named(valued(torch.prod, prod), "prod")
-    named(valued(torch.cumprod, cumprod), "cumprod")
-    named(valued(torch.atan2, atan2), "atan2", "arctan2")
-    named(valued(torch.hypot, hypot), "hypot")
-    named(valued(torch.xlogy, _times_logarithm(torch.log, 0.0)), "xlogy")
-    named(valued(torch.special.xlog1py, _times_logarithm(torch.log1p, -1.0)), "xlog1py")
+    enter({"var_mean": _with_mean(variance, torch.var_mean), "std_mean": _with_mean(deviation, torch.std_mean)})
+    enter_valued(
+        {
+            "var": variance,
+            "std": deviation,
+            torch.linalg.vector_norm: vector_norm,
+            c_torch.norm: norm,
+            torch.norm: norm,
+            torch.Tensor.norm: norm,
+            "frobenius_norm": frobenius,
+            torch.linalg.matrix_norm: matrix_norm,
+            torch.linalg.norm: any_norm,
+            "renorm": renorm,
+            "cov": covariance,
+            "corrcoef": correlation,
+            "dist": distance,
+            F.pairwise_distance: pairwise_distance,
+            F.cosine_similarity: cosine_similarity,
+            torch.group_norm: group_norm,
+            torch.rms_norm: rms_norm,
+            "nansum": nansum,
+            "nanmean": nanmean,
+            "prod": prod,
+            "cumprod": cumprod,
+            "atan2": atan2,
+            "arctan2": atan2,
+            "hypot": hypot,
+            "xlogy": _times_logarithm(torch.log, 0.0),
+            "xlog1py": _times_logarithm(torch.log1p, -1.0),
+        }
+    )

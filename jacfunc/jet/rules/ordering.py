@@ -9,13 +9,11 @@ import torch
 
 from ..build import linear
 from ..jet import Jet
-from ..registry import named
 from ..values import plain
 from .selection import maximum, minimum
-from .shared import all_dims, exact_value, gathered
+from .shared import Rule, all_dims, enter, exact_value, gathered
 
 Tensor = torch.Tensor
-Rule = Callable[..., Any]
 
 
 def _found(function: Callable[..., Any], dim_place: int = 0) -> Rule:
@@ -52,9 +50,9 @@ def evenly(function: Callable[..., Tensor]) -> Callable[..., Jet]:
     return rule
 
 
-def _overall_or_found(function: Callable[..., Any], of_two: Rule | None = None, dim_place: int = 0) -> Rule:
+def _overall_or_found(function: Callable[..., Any], of_two: Rule | None = None) -> Rule:
     """``max`` and its kin: of everything, along an axis, or of two tensors."""
-    found, overall = _found(function, dim_place), evenly(function)
+    found, overall = _found(function), evenly(function)
 
     def rule(input: Any, *args: Any, **kwargs: Any) -> Any:
         other = args[0] if args else kwargs.get("other")
@@ -94,7 +92,7 @@ def quantile(function: Callable[..., Tensor], counted: Callable[..., Tensor]) ->
         ordered = x.sort(-1).values
         places: Any = at.reshape(-1, *(1,) * (x.dim() - 1)) * (counted(plain(x)) - 1).to(x.dtype)
         places = places.clamp(min=0).movedim(0, -1)
-        low, high = _ends(plain(places), interpolation)
+        low, high = (end(plain(places)) for end in ENDS.get(interpolation, (torch.floor, torch.ceil)))
         below, above = (ordered.gather(-1, end.long()) for end in (low, high))
         weight = {"linear": places - low, "midpoint": 0.5}.get(interpolation, 0.0)
         result = (below + weight * (above - below)).movedim(-1, 0).reshape(value.shape)
@@ -103,12 +101,12 @@ def quantile(function: Callable[..., Tensor], counted: Callable[..., Tensor]) ->
     return rule
 
 
-def _ends(places: Tensor, interpolation: str) -> tuple[Tensor, Tensor]:
-    if interpolation == "nearest":
-        return places.round(), places.round()
-    if interpolation == "lower":
-        return places.floor(), places.floor()
-    return (places.ceil() if interpolation == "higher" else places.floor()), places.ceil()
+ENDS: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
+    "nearest": (torch.round, torch.round),
+    "lower": (torch.floor, torch.floor),
+    "higher": (torch.ceil, torch.ceil),
+}
+"""The neighbours of a place, where they are not those below and above it."""
 
 
 def _all_of(x: Tensor) -> Tensor:
@@ -121,15 +119,19 @@ def _numbers_of(x: Tensor) -> Tensor:
 
 def install() -> None:
     """Enter the rules of this file."""
-    named(_overall_or_found(torch.max, maximum), "max")
-    named(_overall_or_found(torch.min, minimum), "min")
-    named(_overall_or_found(torch.median), "median")
-    named(_overall_or_found(torch.nanmedian), "nanmedian")
-    for name, place in (("mode", 0), ("sort", 0), ("cummax", 0), ("cummin", 0), ("kthvalue", 1), ("topk", 1)):
-        named(_found(getattr(torch, name), place), name)
-    named(evenly(torch.amax), "amax")
-    named(evenly(torch.amin), "amin")
-    named(aminmax, "aminmax")
-    named(msort, "msort")
-    named(quantile(torch.quantile, _all_of), "quantile")
-    named(quantile(torch.nanquantile, _numbers_of), "nanquantile")
+    enter(
+        {
+            "max": _overall_or_found(torch.max, maximum),
+            "min": _overall_or_found(torch.min, minimum),
+            "median": _overall_or_found(torch.median),
+            "nanmedian": _overall_or_found(torch.nanmedian),
+            **{name: _found(getattr(torch, name)) for name in ("mode", "sort", "cummax", "cummin")},
+            **{name: _found(getattr(torch, name), 1) for name in ("kthvalue", "topk")},
+            "amax": evenly(torch.amax),
+            "amin": evenly(torch.amin),
+            "aminmax": aminmax,
+            "msort": msort,
+            "quantile": quantile(torch.quantile, _all_of),
+            "nanquantile": quantile(torch.nanquantile, _numbers_of),
+        }
+    )

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from ...core.torch_private import c_torch
-from ..build import linear
+from ..build import aligned, linear
 from ..frame import CannotFollowError
 from ..jet import Jet
-from ..registry import add, named, writing
+from ..registry import add, spelled, writing
 from ..values import plain
-from .structure import from_end, viewed
+from .shared import enter, from_end, jointly
 
 Tensor = torch.Tensor
 
@@ -23,20 +23,21 @@ def getitem(input: Any, index: Any) -> Any:
     index = plain(index)
     if type(input) is not Jet:
         return input[index]
-    items = index if isinstance(index, tuple) else (index,)
-    if _separated(items):
-        raise CannotFollowError("an index with tensors on both sides of a slice")
+    items = _items(index)
     basic = all(item is None or item is Ellipsis or isinstance(item, int | slice) for item in items)
     result = linear(input, lambda x: x[index], lambda rows: rows[(slice(None), *items)])
     return input.seen_by(result, index) if basic else result
 
 
-def _separated(items: tuple[Any, ...]) -> bool:
-    """Whether torch would put the indexed axis in front: then the axis of the rows would lie elsewhere."""
+def _items(index: Any) -> tuple[Any, ...]:
+    """An index item by item; not where torch would put the indexed axis in front, as that of the rows is there."""
+    items = index if isinstance(index, tuple) else (index,)
     advanced = [not (item is None or item is Ellipsis or isinstance(item, slice)) for item in items]
     tensors = any(a and not isinstance(item, int) for a, item in zip(advanced, items, strict=True))
     places = [place for place, is_advanced in enumerate(advanced) if is_advanced]
-    return tensors and bool(places) and places[-1] - places[0] + 1 != len(places)
+    if tensors and places[-1] - places[0] + 1 != len(places):
+        raise CannotFollowError("an index with tensors on both sides of a slice")
+    return items
 
 
 def setitem(input: Any, index: Any, item: Any) -> None:
@@ -44,45 +45,27 @@ def setitem(input: Any, index: Any, item: Any) -> None:
     if type(input) is not Jet:
         raise CannotFollowError("a differentiated tensor is written into another one")
     index = plain(index)
-    items = index if isinstance(index, tuple) else (index,)
-    if _separated(items):
-        raise CannotFollowError("an index with tensors on both sides of a slice")
+    at = (slice(None), *_items(index))
     taken_back = input.takes_back(item, index)
     value = input.value.clone()
     value[index] = plain(item)
-    written: list[Tensor | None] = []
-    for order in range(1, input.frame.layout.order + 1):
-        rows, other = input.full(order), item.full(order) if type(item) is Jet else None
-        written.append(_written(rows, other, (slice(None), *items), value))
-    input.become(Jet(value, tuple(written), input.frame))
+
+    def written(rows: Tensor, other: Tensor) -> Tensor:
+        result = rows.clone()
+        axes = result[at].dim() - 1
+        leading = max(other.dim() - 1 - axes, 0)
+        result[at] = aligned(other.reshape(len(other), *other.shape[1 + leading :]), axes)
+        return result
+
+    input.become(jointly(value, (input, item), written))
     if taken_back:
         item.end()
-
-
-def _written(rows: Tensor | None, other: Tensor | None, at: tuple[Any, ...], value: Tensor) -> Tensor | None:
-    """Rows of a tensor after those of an item were written to a place; None for zero."""
-    if other is None:
-        if rows is None:
-            return None
-        result = rows.clone()
-        result[at] = 0
-        return result
-    result = value.new_zeros((len(other), *value.shape)) if rows is None else rows.clone()
-    axes = result[at].dim() - 1
-    missing, leading = max(axes - (other.dim() - 1), 0), max(other.dim() - 1 - axes, 0)
-    result[at] = other.reshape(len(other), *(1,) * missing, *other.shape[1 + leading :]).to(result.dtype)
-    return result
 
 
 def copy_(input: Any, src: Any, non_blocking: bool = False) -> Any:
     """All elements written."""
     setitem(input, Ellipsis, src)
     return input
-
-
-def fill_(input: Any, value: Any) -> Any:
-    """One number everywhere."""
-    return copy_(input, value)
 
 
 def zero_(input: Any) -> Any:
@@ -99,7 +82,7 @@ def unbind(input: Jet, dim: int = 0) -> tuple[Jet, ...]:
 def select(input: Jet, dim: int, index: int) -> Jet:
     """One slice along an axis."""
     at = from_end(dim, input.dim())
-    return viewed(input, linear(input, lambda x: x.select(at, index), lambda rows: rows.select(at, index)))
+    return input.seen_by(linear(input, lambda x: x.select(at, index), lambda rows: rows.select(at, index)))
 
 
 def _pieces(cut: Callable[..., Sequence[Tensor]]) -> Callable[..., tuple[Jet, ...]]:
@@ -118,8 +101,8 @@ def _pieces(cut: Callable[..., Sequence[Tensor]]) -> Callable[..., tuple[Jet, ..
 def narrow(input: Jet, dim: int, start: int, length: int) -> Jet:
     """A range of an axis."""
     at = from_end(dim, input.dim())
-    return viewed(
-        input, linear(input, lambda x: x.narrow(at, start, length), lambda rows: rows.narrow(at, start, length))
+    return input.seen_by(
+        linear(input, lambda x: x.narrow(at, start, length), lambda rows: rows.narrow(at, start, length))
     )
 
 
@@ -129,12 +112,17 @@ def install() -> None:
     add(getitem, method.__getitem__)
     add(writing(setitem), method.__setitem__)
     add(writing(copy_), method.copy_)
-    add(writing(fill_), method.fill_, torch.fill_)
+    add(writing(spelled(copy_, value="src")), method.fill_, torch.fill_)
     add(writing(zero_), method.zero_, torch.zero_)
-    named(unbind, "unbind")
-    named(select, "select")
-    named(narrow, "narrow")
-    add(_pieces(lambda x, sizes, dim: x.split(sizes, dim)), torch.split, c_torch.split, method.split)
-    named(_pieces(lambda x, sizes, dim: x.split(sizes, dim)), "split_with_sizes")
-    named(_pieces(lambda x, sizes, dim: x.chunk(sizes, dim)), "chunk")
-    named(_pieces(lambda x, sizes, dim: x.tensor_split(sizes, dim)), "tensor_split")
+    split = _pieces(method.split)
+    add(split, torch.split, c_torch.split, method.split)
+    enter(
+        {
+            "unbind": unbind,
+            "select": select,
+            "narrow": narrow,
+            "split_with_sizes": split,
+            "chunk": _pieces(method.chunk),
+            "tensor_split": _pieces(method.tensor_split),
+        }
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,23 +10,20 @@ from torch.nn import functional as F
 
 from ..build import Operand, composed
 from ..jet import Jet
-from ..registry import named
 from .elementwise import elu, leaky_relu
-from .shared import valued
+from .shared import Rule, Tensor, enter, enter_each, enter_valued
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
 
 
-def hardshrink(input: Jet, lambd: float = 0.5) -> Jet:
-    """Zero near zero."""
-    kept = (input.value > lambd) | (input.value < -lambd)
-    return Jet(F.hardshrink(input.value, lambd), composed(input, [kept]), input.frame)
+def shrink(function: Callable[..., Tensor]) -> Rule:
+    """``hardshrink`` and ``softshrink``: zero near zero; elsewhere the input, or that moved so that nothing jumps."""
 
+    def rule(input: Jet, lambd: float = 0.5) -> Jet:
+        kept = (input.value > lambd) | (input.value < -lambd)
+        return Jet(function(input.value, lambd), composed(input, [kept]), input.frame)
 
-def softshrink(input: Jet, lambd: float = 0.5) -> Jet:
-    """Zero near zero, and moved towards it elsewhere, so that nothing jumps."""
-    kept = (input.value > lambd) | (input.value < -lambd)
-    return Jet(F.softshrink(input.value, lambd), composed(input, [kept]), input.frame)
+    return rule
 
 
 def hardswish(input: Jet) -> Jet:
@@ -67,10 +65,7 @@ def celu(input: Jet, alpha: float = 1.0) -> Jet:
 
 def install() -> None:
     """Enter the rules of this file."""
-    named(hardshrink, "hardshrink", keeps_frame=True)
-    named(softshrink, "softshrink", keeps_frame=True)
-    named(hardswish, "hardswish", keeps_frame=True)
-    named(valued(torch.prelu, prelu), "prelu", keeps_frame=True)
-    named(rrelu, "rrelu")
-    named(valued(torch.selu, selu), "selu", keeps_frame=True)
-    named(valued(torch.celu, celu), "celu", keeps_frame=True)
+    enter_each(shrink, "hardshrink", "softshrink", keeps_frame=True)
+    enter({"hardswish": hardswish}, keeps_frame=True)
+    enter({"rrelu": rrelu})
+    enter_valued({"prelu": prelu, "selu": selu, "celu": celu}, keeps_frame=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,8 @@ from torch.nn import functional as F
 
 from ..build import linear
 from ..jet import Jet
-from ..registry import add
 from ..values import plain
+from .shared import enter, enter_each
 
 Tensor = torch.Tensor
 
@@ -55,26 +56,23 @@ def _unpooled(function: Callable[..., Tensor], axes: int) -> Callable[..., Any]:
     return rule
 
 
-def _install_axes(axes: int) -> None:
-    for kind in ("max_pool", "adaptive_max_pool", "fractional_max_pool"):
-        native = getattr(F, f"{kind}{axes}d_with_indices", None)
-        if native is None:
-            continue
-        add(_pooled(native, axes, True), native)
-        plain_forms = [getattr(place, f"{kind}{axes}d", None) for place in (F, torch)]
-        for form in plain_forms:
-            if form is not None:
-                alone = form is not getattr(torch, "adaptive_max_pool1d", None)
-                add(_pooled(native, axes, not alone), form)
-    unpool = getattr(F, f"max_unpool{axes}d")
-    add(_unpooled(unpool, axes), unpool)
+POOLS = {"max_pool": (1, 2, 3), "adaptive_max_pool": (1, 2, 3), "fractional_max_pool": (2, 3)}
+"""Over how many axes there are which."""
 
 
 def install() -> None:
     """Enter the rules of this file."""
+    for kind, several in POOLS.items():
+        for axes in several:
+            alone, native = (getattr(F, f"{kind}{axes}d{ending}") for ending in ("", "_with_indices"))
+            enter({alone: _pooled(native, axes, False), native: _pooled(native, axes, True)})
     for axes in (1, 2, 3):
-        _install_axes(axes)
-    add(_pooled(F.max_pool1d_with_indices, 1, True), torch.max_pool1d_with_indices)
-
-
-__all__ = ["install"]
+        pool, native = getattr(torch, f"max_pool{axes}d"), getattr(F, f"max_pool{axes}d_with_indices")
+        enter({pool: _pooled(native, axes, False)})
+        enter_each(functools.partial(_unpooled, axes=axes), getattr(F, f"max_unpool{axes}d"))
+    enter(
+        {
+            torch.adaptive_max_pool1d: _pooled(F.adaptive_max_pool1d_with_indices, 1, True),
+            torch.max_pool1d_with_indices: _pooled(F.max_pool1d_with_indices, 1, True),
+        }
+    )

@@ -10,7 +10,8 @@ from ...core.levels import tracing
 from ..build import Derivatives, composed
 from ..frame import CannotFollowError
 from ..jet import Jet
-from ..registry import add, in_place_of
+from ..registry import in_place_of
+from .shared import enter, moved_in_both, reflected
 
 Tensor = torch.Tensor
 
@@ -82,16 +83,10 @@ def _both_vary(input: Jet, exponent: Jet) -> Any:
 
 def _edged(result: Any, zero: Tensor, input: Any, exponent: Any) -> Any:
     """NaN for what has a logarithm of zero: orders above the exponent, where both parts vary."""
-    both, power, found = input.sub(input.value) * exponent.sub(exponent.value), input.sub(input.value), []
-    total = both
-    for _ in range(2, input.frame.layout.order):
-        both = both * power
-        total = total + both
-    for n, (rows, moved) in enumerate(zip(result.coefficients, total.coefficients, strict=True), start=1):
-        if rows is None or moved is None or n == 1:
-            found.append(rows)
-        else:
-            found.append(torch.where(zero & (exponent.value < n) & (moved != 0), torch.nan, rows))
+    both, found = moved_in_both(input.sub(input.value), exponent.sub(exponent.value)), []
+    for n, (rows, moved) in enumerate(zip(result.coefficients, both, strict=True), start=1):
+        lost = None if moved is None else zero & (exponent.value < n) & (moved != 0)
+        found.append(rows if rows is None or lost is None else torch.where(lost, torch.nan, rows))
     return tuple(found)
 
 
@@ -121,7 +116,14 @@ def _tensor_power(input: Any, exponent: Tensor) -> Jet:
 
 def install() -> None:
     """Enter the rules of this file."""
-    add(pow_, torch.pow, torch.Tensor.pow, torch.Tensor.__pow__)
-    add(float_power, torch.float_power, torch.Tensor.float_power)
-    add(lambda x, base: pow_(base, x), torch.Tensor.__rpow__)
-    add(in_place_of(pow_), torch.Tensor.__ipow__)
+    method = torch.Tensor
+    enter(
+        {
+            torch.pow: pow_,
+            method.pow: pow_,
+            method.__pow__: pow_,
+            method.__rpow__: reflected(pow_),
+            method.__ipow__: in_place_of(pow_),
+            "float_power": float_power,
+        }
+    )

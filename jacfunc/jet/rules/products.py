@@ -13,7 +13,8 @@ from ...core.torch_private import autocasting
 from ..build import Operand, aligned, bilinear, frame_of, linear
 from ..frame import CannotFollowError
 from ..jet import Jet
-from ..registry import add, in_place_of, named, spelled
+from ..registry import in_place_of, spelled
+from .shared import enter, lower_orders, minus, reflected, rows_of, several
 
 Tensor = torch.Tensor
 
@@ -107,20 +108,14 @@ def quotient(input: Operand, other: Operand, *, rounding_mode: str | None = None
         return torch.div(x, y, rounding_mode=rounding_mode)
     value = torch.div(x, y)
     frame, dim = frame_of(input, other), value.dim()
-    order = frame.layout.order
     if type(other) is not Jet:
         return _cast(value, [None if c is None else aligned(c, dim) / y for c in input.coefficients], frame)
-    xs = input.coefficients if type(input) is Jet else (None,) * order
-    ys = other.coefficients
     both = _aligned_product(dim)
     found: list[Tensor | None] = []
-    for n in range(1, order + 1):
-        rest = None if ys[n - 1] is None else aligned(ys[n - 1], dim) * value  # type: ignore[arg-type]
-        for p in range(1, n):
-            term = frame.convolve(p, n - p, found[p - 1], ys[n - p - 1], both)
-            rest = term if rest is None else (rest if term is None else rest + term)
-        own = None if xs[n - 1] is None else aligned(xs[n - 1], dim)  # type: ignore[arg-type]
-        top = own if rest is None else (-rest if own is None else own - rest)
+    for n, (above, below) in enumerate(zip(rows_of(input, frame), other.coefficients, strict=True), start=1):
+        first = None if below is None else aligned(below, dim) * value
+        rest = lower_orders(frame, n, found, other.coefficients, both, first)
+        top = minus(None if above is None else aligned(above, dim), rest)
         found.append(None if top is None else top / y)
     return _cast(value, found, frame)
 
@@ -166,31 +161,29 @@ def matrix_product(input: Operand, other: Operand) -> Any:
         return Jet.linear(input, y.t(), None)
     dim = max(x.dim(), y.dim(), 2)
     x_vector, y_vector = x.dim() == 1, y.dim() == 1
+    x_matrix, y_matrix = x.unsqueeze(0) if x_vector else x, y.unsqueeze(-1) if y_vector else y
 
-    def rows_of(stack: Tensor, like: Tensor, vector_axis: int | None) -> Tensor:
-        full = stack.expand(stack.shape[0], *like.shape)
-        if vector_axis is not None:
-            full = full.unsqueeze(vector_axis)
-        return aligned(full, dim)
+    def x_rows(stack: Tensor) -> Tensor:
+        full = stack.expand(stack.shape[0], *x.shape)
+        return aligned(full.unsqueeze(-2) if x_vector else full, dim)
+
+    def y_rows(stack: Tensor) -> Tensor:
+        full = stack.expand(stack.shape[0], *y.shape)
+        return aligned(full.unsqueeze(-1) if y_vector else full, dim)
 
     def squeezed(product: Tensor) -> Tensor:
         if y_vector:
             product = product.squeeze(-1)
         return product.squeeze(-1 if y_vector else -2) if x_vector else product
 
-    def left(rows: Tensor, value: Tensor) -> Tensor:
-        value = value.unsqueeze(-1) if y_vector else value
-        return squeezed(torch.matmul(rows_of(rows, x, -2 if x_vector else None), value))
-
-    def right(value: Tensor, rows: Tensor) -> Tensor:
-        value = value.unsqueeze(0) if x_vector else value
-        return squeezed(torch.matmul(value, rows_of(rows, y, -1 if y_vector else None)))
-
-    def both(left_rows: Tensor, right_rows: Tensor) -> Tensor:
-        one, two = rows_of(left_rows, x, -2 if x_vector else None), rows_of(right_rows, y, -1 if y_vector else None)
-        return squeezed(torch.matmul(one, two))
-
-    result = bilinear(input, other, torch.matmul, left, right, both)
+    result = bilinear(
+        input,
+        other,
+        torch.matmul,
+        lambda rows, _: squeezed(torch.matmul(x_rows(rows), y_matrix)),
+        lambda _, rows: squeezed(torch.matmul(x_matrix, y_rows(rows))),
+        lambda left, right: squeezed(torch.matmul(x_rows(left), y_rows(right))),
+    )
     return _cast(result.value, result.coefficients, result.frame)
 
 
@@ -198,8 +191,8 @@ def _summed_over_batch(one: Operand, two: Operand) -> Any:
     return torch.sum(torch.matmul(one, two), 0)
 
 
-def _added_product(product: Callable[[Operand, Operand], Any]) -> Callable[..., Any]:
-    """``beta input + alpha product``."""
+def added_product(product: Callable[[Operand, Operand], Any]) -> Callable[..., Any]:
+    """The rule of ``beta input + alpha product``."""
 
     def rule(input: Operand, one: Operand, two: Operand, *, beta: float = 1, alpha: float = 1) -> Any:
         result = product(one, two)
@@ -231,8 +224,7 @@ def einsum(equation: Any, *operands: Any) -> Any:
     """Any product of one or two jets with constants; of more, two at a time."""
     if not isinstance(equation, str):
         raise CannotFollowError("einsum with sublists")
-    if len(operands) == 1 and isinstance(operands[0], list | tuple):
-        operands = tuple(operands[0])
+    operands = several(operands)
     terms, result = _parsed(equation, operands)
     places = [place for place, operand in enumerate(operands) if type(operand) is Jet]
     if len(places) > 2:
@@ -282,38 +274,58 @@ def _one_by_one(terms: list[str], result: str, operands: Any) -> Any:
 def install() -> None:
     """Enter the rules of this file."""
     method = torch.Tensor
-    named(sum_of, "add", keeps_frame=True)
-    add(sum_of, method.__add__, method.__radd__, keeps_frame=True)
-    named(difference, "sub", "subtract", keeps_frame=True)
-    add(difference, method.__sub__, keeps_frame=True)
-    reverse_difference = lambda x, other, alpha=1: difference(other, x, alpha=alpha)  # noqa: E731
-    add(reverse_difference, method.__rsub__, torch.rsub, keeps_frame=True)
-    named(product_of, "mul", "multiply", keeps_frame=True)
-    add(product_of, method.__mul__, method.__rmul__, keeps_frame=True)
-    for rule, written in (
-        (sum_of, method.__iadd__),
-        (difference, method.__isub__),
-        (product_of, method.__imul__),
-        (quotient, method.__itruediv__),
-        (quotient, method.__idiv__),
-    ):
-        add(in_place_of(rule), written, keeps_frame=True)
-    named(quotient, "div", "divide", "true_divide", keeps_frame=True)
-    add(quotient, method.__truediv__, method.__div__, keeps_frame=True)
-    add(lambda x, other: quotient(other, x), method.__rtruediv__, method.__rdiv__, keeps_frame=True)
-    named(negative, "neg", "negative", keeps_frame=True)
-    add(negative, method.__neg__, keeps_frame=True)
-    add(linear_layer, F.linear, keeps_frame=True)
-    named(matrix_product, "matmul", "vdot")
-    for name, second in (("mm", "mat2"), ("bmm", "mat2"), ("mv", "vec"), ("dot", "tensor")):
-        named(spelled(matrix_product, **{second: "other"}), name)
-    add(matrix_product, method.__matmul__)
-    add(lambda x, other: matrix_product(other, x), method.__rmatmul__)
-    added = _added_product(torch.matmul)
-    for name, one, two in (("addmm", "mat1", "mat2"), ("addmv", "mat", "vec"), ("baddbmm", "batch1", "batch2")):
-        named(spelled(added, **{one: "one", two: "two"}), name)
-    named(spelled(_added_product(_summed_over_batch), batch1="one", batch2="two"), "addbmm")
-    named(addcmul, "addcmul")
-    named(addcdiv, "addcdiv")
-    named(lerp, "lerp")
-    add(einsum, torch.einsum)
+    less, over = reflected(difference), reflected(quotient)
+    enter(
+        {
+            "add": sum_of,
+            method.__add__: sum_of,
+            method.__radd__: sum_of,
+            method.__iadd__: in_place_of(sum_of),
+            "sub": difference,
+            "subtract": difference,
+            method.__sub__: difference,
+            method.__isub__: in_place_of(difference),
+            method.__rsub__: less,
+            torch.rsub: less,
+            "mul": product_of,
+            "multiply": product_of,
+            method.__mul__: product_of,
+            method.__rmul__: product_of,
+            method.__imul__: in_place_of(product_of),
+            "div": quotient,
+            "divide": quotient,
+            "true_divide": quotient,
+            method.__truediv__: quotient,
+            method.__div__: quotient,
+            method.__itruediv__: in_place_of(quotient),
+            method.__idiv__: in_place_of(quotient),
+            method.__rtruediv__: over,
+            method.__rdiv__: over,
+            "neg": negative,
+            "negative": negative,
+            method.__neg__: negative,
+            F.linear: linear_layer,
+        },
+        keeps_frame=True,
+    )
+    added = added_product(torch.matmul)
+    enter(
+        {
+            "matmul": matrix_product,
+            "vdot": matrix_product,
+            method.__matmul__: matrix_product,
+            method.__rmatmul__: reflected(matrix_product),
+            "mm": spelled(matrix_product, mat2="other"),
+            "bmm": spelled(matrix_product, mat2="other"),
+            "mv": spelled(matrix_product, vec="other"),
+            "dot": spelled(matrix_product, tensor="other"),
+            "addmm": spelled(added, mat1="one", mat2="two"),
+            "addmv": spelled(added, mat="one", vec="two"),
+            "baddbmm": spelled(added, batch1="one", batch2="two"),
+            "addbmm": spelled(added_product(_summed_over_batch), batch1="one", batch2="two"),
+            "addcmul": addcmul,
+            "addcdiv": addcdiv,
+            "lerp": lerp,
+            torch.einsum: einsum,
+        }
+    )

@@ -10,10 +10,9 @@ import torch
 from ...core.levels import TIES_SHARED
 from ..build import Operand, composed, elementwise
 from ..jet import Jet
-from ..registry import add, named
 from ..values import plain
-from .elementwise import _piecewise
-from .shared import merged, switched
+from .elementwise import piecewise
+from .shared import enter, merged, reflected, switched
 
 Tensor = torch.Tensor
 
@@ -88,11 +87,6 @@ def _shared_at_ties(
     parts = [(1 - by_lower - by_upper, input)]
     parts += [(weight, bound) for weight, bound in ((by_lower, min), (by_upper, max)) if type(bound) is Jet]
     return parts
-
-
-def clamp_min(input: Operand, min: Operand) -> Any:
-    """From below."""
-    return clamp(input, min=min)
 
 
 def clamp_max(input: Operand, max: Operand) -> Any:
@@ -181,23 +175,30 @@ def _scaled(function: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
 def install() -> None:
     """Enter the rules of this file."""
     method = torch.Tensor
-    add(where, torch.where, keeps_frame=True)
-    add(lambda input, condition, other: where(condition, input, other), method.where, keeps_frame=True)
-    named(masked_fill, "masked_fill", keeps_frame=True)
-    named(clamp, "clamp", "clip", keeps_frame=True)
-    named(clamp_min, "clamp_min", keeps_frame=True)
-    named(clamp_max, "clamp_max", keeps_frame=True)
-    named(maximum, "maximum", keeps_frame=True)
-    named(minimum, "minimum", keeps_frame=True)
-    named(_extreme_number(torch.fmax, torch.ge), "fmax", keeps_frame=True)
-    named(_extreme_number(torch.fmin, torch.le), "fmin", keeps_frame=True)
-    named(copysign, "copysign", keeps_frame=True)
-    named(nextafter, "nextafter", keeps_frame=True)
-    named(_remainder(torch.fmod, "trunc"), "fmod", keeps_frame=True)
-    named(_remainder(torch.remainder, "floor"), "remainder", keeps_frame=True)
-    add(_remainder(torch.remainder, "floor"), method.__mod__, keeps_frame=True)
-    add(lambda x, other: _remainder(torch.remainder, "floor")(other, x), method.__rmod__, keeps_frame=True)
-    named(nan_to_num, "nan_to_num", keeps_frame=True)
-    named(_scaled(torch.deg2rad), "deg2rad", keeps_frame=True)
-    named(_scaled(torch.rad2deg), "rad2deg", keeps_frame=True)
-    named(elementwise(torch.frac, _piecewise(torch.ones_like)), "frac", keeps_frame=True)
+    remainder = _remainder(torch.remainder, "floor")
+    enter(
+        {
+            torch.where: where,
+            method.where: lambda input, condition, other: where(condition, input, other),
+            "masked_fill": masked_fill,
+            "clamp": clamp,
+            "clip": clamp,
+            "clamp_min": clamp,
+            "clamp_max": clamp_max,
+            "maximum": maximum,
+            "minimum": minimum,
+            "fmax": _extreme_number(torch.fmax, torch.ge),
+            "fmin": _extreme_number(torch.fmin, torch.le),
+            "copysign": copysign,
+            "nextafter": nextafter,
+            "fmod": _remainder(torch.fmod, "trunc"),
+            "remainder": remainder,
+            method.__mod__: remainder,
+            method.__rmod__: reflected(remainder),
+            "nan_to_num": nan_to_num,
+            "deg2rad": _scaled(torch.deg2rad),
+            "rad2deg": _scaled(torch.rad2deg),
+            "frac": elementwise(torch.frac, piecewise(torch.ones_like)),
+        },
+        keeps_frame=True,
+    )

@@ -6,6 +6,7 @@ same rules, and ``real``, ``imag`` and ``conj`` are linear.  What is not holomor
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +16,10 @@ from ...core import caches
 from ..build import Operand, composed, linear
 from ..fallback import pushed
 from ..jet import Jet
-from ..registry import add, forms, named
+from ..registry import add
 from ..vmap_rules import batched, mapped, stacked
 from .elementwise import _sqrt
-from .shared import valued
-from .structure import from_end
+from .shared import enter, enter_each, enter_valued, from_end, functions_of, valued
 
 Tensor = torch.Tensor
 
@@ -173,47 +173,52 @@ def cumulative_trapezoid(y: Any, x: Any = None, *, dx: Any = None, dim: int = -1
     return torch.cumsum(_strips(y, x, dx, dim), dim)
 
 
-_fft = torch.fft
 ONE = ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft")
 LINEAR = ("real", "imag", "conj", "conj_physical", "resolve_conj", "resolve_neg")
 
 
 def install() -> None:
     """Enter the rules of this file."""
-    for name in ONE:
-        add(along_one(getattr(_fft, name)), getattr(_fft, name))
-        add(along_several(getattr(_fft, f"{name}2"), (-2, -1)), getattr(_fft, f"{name}2"))
-        add(along_several(getattr(_fft, f"{name}n"), None), getattr(_fft, f"{name}n"))
-    for function in (_fft.fftshift, _fft.ifftshift):
-        add(shifted(function), function)
-    add(batched(torch.stft, 1), torch.stft)
-    add(batched(torch.istft, 2), torch.istft)
+    fft = torch.fft
+    enter_each(along_one, *[getattr(fft, name) for name in ONE])
+    enter_each(functools.partial(along_several, default=(-2, -1)), *[getattr(fft, f"{name}2") for name in ONE])
+    enter_each(functools.partial(along_several, default=None), *[getattr(fft, f"{name}n") for name in ONE])
+    enter_each(shifted, fft.fftshift, fft.ifftshift)
     _install_complex()
-    named(diff, "diff")
-    named(trapezoid, "trapezoid", "trapz")
-    named(cumulative_trapezoid, "cumulative_trapezoid")
-    named(mapped(torch.gradient), "gradient")
+    enter(
+        {
+            torch.stft: batched(torch.stft, 1),
+            torch.istft: batched(torch.istft, 2),
+            "diff": diff,
+            "trapezoid": trapezoid,
+            "trapz": trapezoid,
+            "cumulative_trapezoid": cumulative_trapezoid,
+            "gradient": mapped(torch.gradient),
+        }
+    )
 
 
 def _install_complex() -> None:
-    method = torch.Tensor
-    for name in LINEAR:
-        named(stacked(getattr(torch, name), viewing=True), name)
-    add(stacked(torch.real, viewing=True), method.real.__get__)  # type: ignore[attr-defined]
-    add(stacked(torch.imag, viewing=True), method.imag.__get__)  # type: ignore[attr-defined]
-    named(view_as_real, "view_as_real")
-    named(view_as_complex, "view_as_complex")
-    named(valued(torch.complex, complex_), "complex")
-    named(valued(torch.polar, polar), "polar")
-    named(adjoint, "adjoint")
-    add(adjoint, method.mH.__get__, method.H.__get__)  # type: ignore[attr-defined]
-    add(vecdot, torch.linalg.vecdot)
-    absolute = (*forms("abs"), *forms("absolute"), method.__abs__)
-    for rule, functions in (
-        (modulus, absolute),
-        (sgn, forms("sgn")),
-        (valued(torch.angle, angle), forms("angle")),
-        (valued(torch.vdot, vdot), forms("vdot")),
+    method: Any = torch.Tensor
+    enter(
+        {
+            **{name: stacked(getattr(torch, name), viewing=True) for name in LINEAR},
+            method.real.__get__: stacked(torch.real, viewing=True),
+            method.imag.__get__: stacked(torch.imag, viewing=True),
+            "view_as_real": view_as_real,
+            "view_as_complex": view_as_complex,
+            "adjoint": adjoint,
+            method.mH.__get__: adjoint,
+            method.H.__get__: adjoint,
+            torch.linalg.vecdot: vecdot,
+        }
+    )
+    enter_valued({"complex": complex_, "polar": polar})
+    for rule, operations in (
+        (modulus, ("abs", "absolute", method.__abs__)),
+        (sgn, ("sgn",)),
+        (valued(torch.angle, angle), ("angle",)),
+        (valued(torch.vdot, vdot), ("vdot",)),
     ):
-        for function in functions:
+        for function in functions_of(*operations):
             add(_if_complex(rule, function), function, keeps_frame=caches.RULES.get(function, (None, False))[1])

@@ -12,8 +12,7 @@ from torch.nn import functional as F
 from ...core.torch_private import default_axis
 from ..build import composed
 from ..jet import Jet
-from ..registry import add, named
-from .shared import Rule, valued
+from .shared import Rule, enter, enter_valued
 
 Tensor = torch.Tensor
 
@@ -83,9 +82,14 @@ def logaddexp2(input: Any, other: Any) -> Any:
 
 def install() -> None:
     """Enter the rules of this file."""
-    named(softmax, "softmax")
-    named(log_softmax, "log_softmax")
-    named(logsumexp, "logsumexp")
-    for form, rule in ((F.softmax, softmax), (F.log_softmax, log_softmax), (F.softmin, softmin)):
-        add(_by_default_axis(rule), form)
-    named(valued(torch.logaddexp2, logaddexp2), "logaddexp2")
+    enter(
+        {
+            "softmax": softmax,
+            "log_softmax": log_softmax,
+            "logsumexp": logsumexp,
+            F.softmax: _by_default_axis(softmax),
+            F.log_softmax: _by_default_axis(log_softmax),
+            F.softmin: _by_default_axis(softmin),
+        }
+    )
+    enter_valued({"logaddexp2": logaddexp2})

@@ -10,9 +10,9 @@ import torch
 from ...evaluation.corrections import special as corrected
 from ..build import Operand, composed, elementwise
 from ..jet import Jet
-from ..registry import add, named
-from .elementwise import _by_torch
-from .shared import valued
+from ..registry import spelled
+from .elementwise import by_torch
+from .shared import enter, enter_valued, reflected
 
 Tensor = torch.Tensor
 
@@ -20,7 +20,7 @@ Tensor = torch.Tensor
 def logit(input: Any, eps: float | None = None) -> Any:
     """The inverse of the sigmoid, with a bound on either side."""
     bounded = input if eps is None else torch.clamp(input, eps, 1 - eps)
-    return elementwise(torch.logit, _by_torch(torch.logit))(bounded)
+    return elementwise(torch.logit, by_torch(torch.logit))(bounded)
 
 
 def polygamma(n: int, input: Jet) -> Jet:
@@ -28,11 +28,6 @@ def polygamma(n: int, input: Jet) -> Jet:
     x = input.value
     higher = [torch.polygamma(n + k, x) for k in range(1, input.frame.layout.order + 1)]
     return Jet(torch.polygamma(n, x), composed(input, higher), input.frame)
-
-
-def polygamma_of(input: Jet, n: int) -> Jet:
-    """The method, whose arguments stand the other way round."""
-    return polygamma(n, input)
 
 
 def mvlgamma(input: Any, p: int) -> Any:
@@ -56,12 +51,15 @@ def frexp(input: Jet) -> Any:
 
 def install() -> None:
     """Enter the rules of this file."""
-    named(logit, "logit", keeps_frame=True)
-    for name in ("i0", "i1", "i0e", "i1e", "erfcx", "log_ndtr"):
-        exact = getattr(corrected, name)
-        named(elementwise(getattr(torch.special, name), _by_torch(exact)), name, keeps_frame=True)
-    add(polygamma, torch.polygamma, torch.special.polygamma)
-    add(polygamma_of, torch.Tensor.polygamma)
-    named(valued(torch.mvlgamma, mvlgamma), "mvlgamma", "multigammaln")
-    named(valued(torch.ldexp, ldexp), "ldexp")
-    named(frexp, "frexp")
+    exact = {name: by_torch(getattr(corrected, name)) for name in ("i0", "i1", "i0e", "i1e", "erfcx", "log_ndtr")}
+    rules = {name: elementwise(getattr(torch.special, name), derivatives) for name, derivatives in exact.items()}
+    enter({"logit": logit, **rules}, keeps_frame=True)
+    enter(
+        {
+            torch.polygamma: polygamma,
+            torch.special.polygamma: polygamma,
+            torch.Tensor.polygamma: spelled(reflected(polygamma), n="other"),
+            "frexp": frexp,
+        }
+    )
+    enter_valued({"mvlgamma": mvlgamma, "multigammaln": mvlgamma, "ldexp": ldexp})

@@ -11,15 +11,16 @@ from ...core import caches
 from ..build import linear
 from ..fallback import pushed
 from ..jet import Jet
-from ..registry import add, forms, named
+from .shared import Rule, enter
+from .structure import copied
 
 Tensor = torch.Tensor
-Rule = Callable[..., Any]
 
 COPIES = (
     *("diagonal", "expand", "permute", "select", "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind"),
     *("unfold", "unsqueeze", "view"),
 )
+PIECES = ("chunk", "split", "split_with_sizes")
 
 
 def _no_view(rule: Rule) -> Rule:
@@ -32,11 +33,6 @@ def _no_view(rule: Rule) -> Rule:
         return result.like(result.value, result.coefficients)
 
     return copying
-
-
-def alias(input: Jet) -> Any:
-    """Another name for the numbers."""
-    return torch.clone(input)  # type: ignore[arg-type]
 
 
 def _split_along(axis: Callable[[int], int]) -> Rule:
@@ -70,17 +66,17 @@ def as_strided(input: Jet, size: Any, stride: Any, storage_offset: int | None = 
 
 def install() -> None:
     """Enter the rules of this file, after those of the views."""
-    for name in COPIES:
-        rule, _ = caches.RULES[getattr(torch.Tensor, name)]
-        named(_no_view(rule), f"{name}_copy")
-    named(alias, "alias_copy")
-    named(_no_view(sliced), "slice_copy")
-    for name in ("chunk", "split", "split_with_sizes"):
-        named(_no_view(caches.RULES[getattr(torch.Tensor, name)][0]), f"unsafe_{name}")
-    named(_split_along(lambda dim: min(dim - 1, 1)), "hsplit")
-    named(_split_along(lambda dim: 0), "vsplit")
-    named(_split_along(lambda dim: 2), "dsplit")
-    for function in forms("as_strided"):
-        add(as_strided, function)
-    named(_no_view(as_strided), "as_strided_copy")
-    add(sliced, torch.ops.aten.slice.Tensor)
+    for form, names in (("{}_copy", COPIES), ("unsafe_{}", PIECES)):
+        enter({form.format(name): _no_view(caches.RULES[getattr(torch.Tensor, name)][0]) for name in names})
+    enter(
+        {
+            "alias_copy": copied,
+            "slice_copy": _no_view(sliced),
+            "hsplit": _split_along(lambda dim: min(dim - 1, 1)),
+            "vsplit": _split_along(lambda dim: 0),
+            "dsplit": _split_along(lambda dim: 2),
+            "as_strided": as_strided,
+            "as_strided_copy": _no_view(as_strided),
+            torch.ops.aten.slice.Tensor: sliced,
+        }
+    )

@@ -9,16 +9,27 @@ import pytest
 import torch
 from propagated import seeded
 
+from jacfunc.core import caches
 from jacfunc.jet import Jet
 from jacfunc.jet.layout import diagonal
 from jacfunc.jet.rules.shared import (
     all_dims,
     broadcast,
+    enter,
+    enter_each,
+    enter_valued,
     exact_value,
+    full_rows_of,
+    functions_of,
     gathered,
     jointly,
+    lower_orders,
     merged,
+    minus,
+    reflected,
     row_by_row,
+    rows_of,
+    several,
     switched,
     valued,
 )
@@ -149,3 +160,53 @@ def test_axes_from_the_end() -> None:
     assert all_dims(0, 3) == (-3,)
     assert all_dims(-1, 3) == (-1,)
     assert all_dims((0, -1, 1), 3) == (-3, -1, -2)
+
+
+def test_sizes_one_by_one_or_in_a_sequence() -> None:
+    assert several((2, 3)) == several(([2, 3],)) == several(((2, 3),)) == (2, 3)
+    assert several((2,)) == (2,)
+    assert several(()) == ()
+
+
+def test_rows_of_a_constant_are_zero() -> None:
+    one, _ = jets()
+    first = seeded(X, diagonal(4))[0]
+    assert rows_of(2.0, one.frame) == full_rows_of(X, one.frame) == (None, None)
+    assert rows_of(first, first.frame)[0].shape == (4, 1, 4)
+    assert full_rows_of(first, first.frame)[0].shape == (4, 3, 4)
+
+
+def test_differences_of_rows() -> None:
+    assert minus(None, None) is None
+    assert minus(X, None) is X
+    assert torch.equal(minus(None, X), -X)
+    assert torch.equal(minus(X, 2 * X), -X)
+
+
+def test_products_of_lower_orders() -> None:
+    one, other = jets()
+    left, right = one.coefficients, other.coefficients
+    assert lower_orders(one.frame, 1, left, right, torch.mul) is None
+    assert lower_orders(one.frame, 1, left, right, torch.mul, X) is X
+    found = lower_orders(one.frame, 2, left, right, torch.mul, X)
+    assert torch.equal(found, X + left[0] * right[0])
+
+
+def test_a_reflected_operator() -> None:
+    assert reflected(lambda x, y, by=1: (x - y) * by)(1, 3) == 2
+    assert reflected(lambda x, y, by=1: (x - y) * by)(1, 3, by=2) == 4
+
+
+def test_rules_are_entered_by_function_or_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caches, "RULES", {})
+    enter({"sgn": len, torch.addr: max}, keeps_frame=True)
+    assert caches.RULES[torch.sgn] == caches.RULES[torch.Tensor.sgn] == (len, True)
+    assert caches.RULES[torch.addr] == (max, True)
+    assert functions_of("special_only", torch.addr) == [torch.addr]
+    enter_each(lambda function: (function,), "erfinv")
+    assert caches.RULES[torch.Tensor.erfinv] == ((torch.Tensor.erfinv,), False)
+    jet, _ = jets()
+    enter_valued({"exp": lambda x: x.sin()})
+    rule, _ = caches.RULES[torch.Tensor.exp]
+    assert torch.equal(rule(jet).value, jet.value.exp())
+    assert torch.equal(rule(jet).full(2), jet.sin().full(2))
