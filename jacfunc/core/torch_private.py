@@ -212,7 +212,7 @@ c_nn: Any = torch._C._nn
 Where both are one object, as ``F.gelu`` is, the public name is used.
 """
 c_torch: Any = torch._VF
-"""The same behind ``torch.split``, ``torch.norm`` and others that are Python functions."""
+"""Those behind ``torch.split``, ``torch.norm`` and others that are Python functions."""
 UPSAMPLING = ("upsample_", "_upsample_")
 """How functions in there begin that change the size of images; those with antialiasing have no other name."""
 IMPLEMENTED_IN = ("torch.nn.functional", "torch.functional", "torch._tensor")
@@ -300,6 +300,6 @@ ScriptMethod: type = torch._C.ScriptMethod
 inline_forks: Callable[[Any], None] = torch._C._jit_pass_inline_fork_wait
 """Let a graph do what it forks in its own thread: others would run optimised code."""
 inline_calls: Callable[[Any], None] = torch._C._jit_pass_inline
-"""The same for the functions that it calls."""
+"""Let a graph do what the functions that it calls do."""
 function_of_graph: Callable[[str, Any], Any] = torch._C._create_function_from_graph
 """A scripted function of a graph, which nobody else calls."""

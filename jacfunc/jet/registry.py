@@ -25,22 +25,23 @@ def forms(name: str) -> list[Any]:
     return [function for function in found if callable(function)]
 
 
-def add(rule: Rule, *functions: Any, keeps_frame: bool = False) -> None:
+def add(rule: Rule, *functions: Any, keeps_frame: bool = False, overrides: bool = False) -> None:
     """Let ``rule`` stand for these functions, and for what they are called in place (``add_``).
 
     ``keeps_frame``: it leaves the first axis in front, so that rows may be relative to a narrow layer.
+    ``overrides``: it takes the place of another rule, which is an error otherwise.
     """
+    for function in functions:
+        taken = caches.RULES.get(function, (rule, keeps_frame))[0] is not rule
+        if taken and not overrides and not name_of(function).endswith("_"):
+            raise RuleError(
+                f"{name_of(function)} has a rule already; leave one out, or pass overrides=True"
+            )
     caches.RULES_ENTERED.number += 1
     for function in functions:
         caches.RULES[function] = (rule, keeps_frame)
         for in_place in _in_place_forms(function):
             caches.RULES[in_place] = (in_place_of(rule), keeps_frame)
-
-
-def named(rule: Rule, *names: str, keeps_frame: bool = False) -> None:
-    """Let ``rule`` stand for every form of the operations of these names."""
-    for name in names:
-        add(rule, *forms(name), keeps_frame=keeps_frame)
 
 
 def _in_place_forms(function: Any) -> list[Any]:
@@ -122,7 +123,7 @@ def register_rule(function: Callable[..., Any], rule: Rule | None = None) -> Any
         return lambda rule: register_rule(function, rule)
     if not callable(rule):
         raise ArgumentTypeError(f"rule is a {type(rule).__name__}; pass a function of the operation's arguments")
-    add(_checked(function, rule), function)
+    add(_checked(function, rule), function, overrides=True)
     return rule
 
 

@@ -16,7 +16,7 @@ from jacfunc.core import caches
 from jacfunc.errors import ArgumentTypeError, RuleError
 from jacfunc.jet import CannotFollowError, elementwise, linear
 from jacfunc.jet.layout import first_order
-from jacfunc.jet.registry import add, forms, in_place_of, named, spelled, writing
+from jacfunc.jet.registry import add, forms, in_place_of, spelled, writing
 
 
 @pytest.fixture
@@ -125,13 +125,23 @@ class TestEntering:
         assert forms("gelu") == [torch._C._nn.gelu]
         assert forms("no such operation") == []
         rule = lambda x: x
-        named(rule, "expm1", "erfc")
+        add(rule, *forms("expm1"), *forms("erfc"), overrides=True)
         for function in (*forms("expm1"), *forms("erfc")):
             assert caches.RULES[function] == (rule, False)
 
+    def test_a_second_rule_for_an_operation_is_an_error(self) -> None:
+        before, number = dict(caches.RULES), caches.RULES_ENTERED.number
+        with pytest.raises(RuleError, match="^sin has a rule already; leave one out, or pass overrides"):
+            add(lambda x: x, torch._add_relu, torch.sin)
+        assert dict(caches.RULES) == before
+        assert caches.RULES_ENTERED.number == number
+        add(caches.RULES[torch.sin][0], torch.sin, keeps_frame=True)  # which is the same one
+        add(rule := lambda x: x, torch.sin, overrides=True)
+        assert caches.RULES[torch.sin] == (rule, False)
+
     def test_a_rule_stands_for_the_forms_in_place_as_well(self) -> None:
         rule = lambda x: x * 2
-        add(rule, torch.Tensor.sin, keeps_frame=True)
+        add(rule, torch.Tensor.sin, keeps_frame=True, overrides=True)
         assert caches.RULES[torch.Tensor.sin] == (rule, True)
         for function in (torch.sin_, torch.Tensor.sin_):
             in_place, keeps_frame = caches.RULES[function]
@@ -143,8 +153,8 @@ class TestEntering:
 
     def test_what_is_compiled_is_told_that_rules_have_changed(self) -> None:
         before = caches.RULES_ENTERED.number
-        add(lambda x: x, torch.sin)
-        add(lambda x: x, torch.sin, torch.cos)
+        add(lambda x: x, torch.sin, overrides=True)
+        add(lambda x: x, torch.sin, torch.cos, overrides=True)
         assert caches.RULES_ENTERED.number == before + 2
 
 

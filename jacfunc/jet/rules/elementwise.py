@@ -360,7 +360,6 @@ def install() -> None:
             F.elu: _activation(elu, 1),
             F.hardtanh: _activation(hardtanh, 2),
             **{name: _listed(name) for name in LISTS},
-            torch.Tensor.__abs__: _listed("abs"),
             F.logsigmoid: elementwise(F.logsigmoid, _logsigmoid),
             c_nn.leaky_relu: leaky_relu,
             c_nn.hardtanh: hardtanh,

@@ -93,7 +93,7 @@ def rows_of(operand: Operand, frame: Frame) -> Coefficients:
 
 
 def full_rows_of(operand: Operand, frame: Frame) -> Coefficients:
-    """The same in full shape."""
+    """The rows of each order in full shape."""
     orders = range(1, frame.layout.order + 1)
     return tuple([operand.full(order) for order in orders]) if type(operand) is Jet else (None,) * len(orders)
 

@@ -215,10 +215,11 @@ def _install_complex() -> None:
     )
     enter_valued({"complex": complex_, "polar": polar})
     for rule, operations in (
-        (modulus, ("abs", "absolute", method.__abs__)),
+        (modulus, ("abs", "absolute")),
         (sgn, ("sgn",)),
         (valued(torch.angle, angle), ("angle",)),
         (valued(torch.vdot, vdot), ("vdot",)),
     ):
         for function in functions_of(*operations):
-            add(_if_complex(rule, function), function, keeps_frame=caches.RULES.get(function, (None, False))[1])
+            _, keeps_frame = caches.RULES.get(function, (None, False))
+            add(_if_complex(rule, function), function, keeps_frame=keeps_frame, overrides=True)
