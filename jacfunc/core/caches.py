@@ -15,6 +15,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Generic, ParamSpec, TypeVar
 
+import torch
+
 LOCK = threading.RLock()
 """Held while a module's parameters are swapped, and during ``torch.func.jvp``.
 
@@ -263,13 +265,20 @@ class once(Generic[Owner, R]):  # noqa: N801  # a decorator, as property is
 _COMPUTED_ONCE: list[Callable[[], None]] = []
 
 
-def computed_once(maxsize: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """``functools.lru_cache``, emptied with everything else."""
+def computed_once(maxsize: int, traced: bool = True) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """``functools.lru_cache``, emptied with everything else; ``traced``: Dynamo may come across it."""
 
     def kept(function: Callable[P, R]) -> Callable[P, R]:
         cached = functools.lru_cache(maxsize)(function)
         _COMPUTED_ONCE.append(cached.cache_clear)
-        return cached  # type: ignore[return-value]  # which asks for hashable arguments as well
+
+        @functools.wraps(function)
+        def known(*args: P.args, **kwargs: P.kwargs) -> R:
+            if torch.compiler.is_dynamo_compiling():  # it looks past a cache, with a warning
+                return function(*args, **kwargs)
+            return cached(*args, **kwargs)  # type: ignore[arg-type]  # which asks for hashable arguments as well
+
+        return known if traced else cached  # type: ignore[return-value]
 
     return kept
 

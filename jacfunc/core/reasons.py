@@ -112,7 +112,7 @@ def line_of(error: Exception) -> str:
 LIBRARIES = tuple(folder for module in (torch, optree) for folder in module.__path__)
 
 
-@computed_once(4096)
+@computed_once(4096, traced=False)
 def ours(file: str) -> bool:
     """Whether a file is torch's, optree's, of Python's own library, or this package's."""
     library = file.startswith(sysconfig.get_path("stdlib")) and "site-packages" not in file

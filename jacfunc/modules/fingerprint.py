@@ -185,12 +185,12 @@ class _Walk:
         return id(item)
 
 
-@computed_once(1024)
+@computed_once(1024, traced=False)
 def _installed(filename: str) -> bool:
     return "site-packages" in filename or "dist-packages" in filename
 
 
-@computed_once(1024)
+@computed_once(1024, traced=False)
 def _global_names(code: types.CodeType) -> tuple[str, ...]:
     names = dict.fromkeys(code.co_names)
     for constant in code.co_consts:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import gc
-import types
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -14,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-import jacfunc
 from jacfunc import clear_caches, diag_jac, laplacian, make_functional, partials, register_rule
 from jacfunc.core import caches
 from jacfunc.core.caches import ByKind, Memory, computed_once, once
@@ -65,14 +62,9 @@ def test_what_was_compiled_is_forgotten() -> None:
 
 
 def test_results_that_are_computed_once_are_forgotten_wherever_they_are() -> None:
-    found = [
-        value
-        for module in vars(jacfunc).values()
-        if isinstance(module, types.ModuleType)
-        for value in vars(module).values()
-        if isinstance(value, functools._lru_cache_wrapper)
-    ]
+    found = [clear.__self__ for clear in caches._COMPUTED_ONCE]
     partials(lambda x: torch.sin(x), "u_x u_xx", inputs="x", outputs="u")(torch.randn(3, 1))
+    assert sum(value.cache_info().currsize > 0 for value in found) > 3
     clear_caches()
     assert all(value.cache_info().currsize == 0 for value in found)
 
@@ -147,6 +139,18 @@ def test_what_is_computed_once_is_computed_once_and_again_after_clearing() -> No
     assert seen == [1, 2, 3, 1]
     clear_caches()
     assert doubled(1) == 2 and seen == [1, 2, 3, 1, 1]
+
+
+def test_dynamo_comes_across_no_cache() -> None:
+    @computed_once(2)
+    def doubled(number: int) -> int:
+        return 2 * number
+
+    f = torch.compile(lambda x: x * doubled(3), fullgraph=True, backend="eager")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert f(torch.ones(2)).tolist() == [6, 6]
+    assert doubled.__name__ == "doubled" and doubled(3) == 6
 
 
 def test_what_an_object_is_asked_once_it_knows() -> None:
