@@ -129,7 +129,7 @@ def explain(transform: Explainable) -> Callable[..., Explanation]:
         resolved, args = transform.resolved(given, kwargs)
         options, blocks = resolved.options, None
         if options.sample_chunk_size is not None:
-            blocks = Blocks.of(resolved.transformed, options, resolved.quantity.order, args, kwargs)
+            blocks = Blocks.of(resolved.transformed, options, resolved.quantity, args, kwargs)
             blocks.settle_independence(args, kwargs)
             args, options = blocks.samples(args, 0), options.whole
         with requested(resolved.transformed, options, args, kwargs) as request:

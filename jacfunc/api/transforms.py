@@ -96,7 +96,7 @@ class Transform(Entrance, Uncalled):
 
     def _in_blocks(self, args: tuple[Any, ...], kwargs: dict[str, Any], traced: bool) -> Any:
         whole = replace(self, options=self.options.whole)
-        blocks = Blocks.of(self.transformed, self.options, self.quantity.order, args, kwargs, traced)
+        blocks = Blocks.of(self.transformed, self.options, self.quantity, args, kwargs, traced)
         if len(blocks.starts()) == 1:
             return whole(*args, **kwargs)
         if not traced:

@@ -18,7 +18,9 @@ from ..core.levels import inside_transform
 from ..core.subclasses import dressed, undressed
 from ..errors import ArgumentError, ShapeError, UnsupportedOperationError
 from ..options import Options
+from .evaluator import Outputs
 from .independence import settle
+from .quantity import Quantity
 from .request import Request, requested
 from .sizes import bytes_per_sample
 
@@ -47,12 +49,12 @@ class Blocks:
         cls,
         function: Callable[..., Any],
         options: Options,
-        order: int,
+        quantity: Quantity,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         traced: bool = False,
     ) -> Blocks:
-        """The blocks for these arguments, of derivatives of this order; refuses what cannot be cut."""
+        """The blocks for these arguments, of which the quantity is computed; refuses what cannot be cut."""
         request = Request(function, options.whole, args, kwargs, traced=traced)
         if not request.batch:
             raise ArgumentError(
@@ -62,7 +64,7 @@ class Blocks:
         cut = cut_arguments(request, options)
         size = options.sample_chunk_size
         if size == "auto":
-            size = None if traced else _automatic(request, order, cut)
+            size = None if traced else _automatic(request, quantity, cut)
         count = request.batch[0]
         if isinstance(count, torch.SymInt):  # of any batch, while torch.export records
             if size is not None:
@@ -171,7 +173,7 @@ def _samples(args: Sequence[Any], cut: frozenset[int], start: int, stop: int) ->
 # -------------------------------------------------------------------- how large a block is
 
 
-def _automatic(request: Request, order: int, cut: frozenset[int]) -> int | None:
+def _automatic(request: Request, quantity: Quantity, cut: frozenset[int]) -> int | None:
     """As many samples as keep one result of ``f`` and all its rows in the caches; None for all, on other devices."""
     options = request.options
     if request.leaves[0].device.type != "cpu" or request.batch[0] <= max(LEAST, *COUNTED):
@@ -182,8 +184,10 @@ def _automatic(request: Request, order: int, cut: frozenset[int]) -> int | None:
         size = _counted(request, cut)
         if request.fingerprint.rememberable:
             caches.SAMPLE_BYTES.put(key, request.fingerprint.parts, signature, size)
-    coordinates = sum(map(math.prod, request.input_shapes))
-    rows = order + min(coordinates, options.chunk_size or coordinates)
+    wanted = quantity.wanted(request, Outputs(trees.LEAF, ()))  # of whatever outputs
+    rows = wanted.rows_of_jets(sum(map(math.prod, request.input_shapes)))
+    if options.chunk_size is not None:
+        rows = min(rows, quantity.order + options.chunk_size)
     return max(LEAST, int(cache_bytes() / max(size * rows, 1.0)))
 
 

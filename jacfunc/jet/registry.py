@@ -34,9 +34,7 @@ def add(rule: Rule, *functions: Any, keeps_frame: bool = False, overrides: bool 
     for function in functions:
         taken = caches.RULES.get(function, (rule, keeps_frame))[0] is not rule
         if taken and not overrides and not name_of(function).endswith("_"):
-            raise RuleError(
-                f"{name_of(function)} has a rule already; leave one out, or pass overrides=True"
-            )
+            raise RuleError(f"{name_of(function)} has a rule already; leave one out, or pass overrides=True")
     caches.RULES_ENTERED.number += 1
     for function in functions:
         caches.RULES[function] = (rule, keeps_frame)

@@ -1,4 +1,4 @@
-"""Jets among the arguments of an operation: found, and replaced by something else, in lists and dicts as well."""
+"""Jets among the arguments of an operation: found, in lists and tuples as well, and replaced, in dicts too."""
 
 from __future__ import annotations
 

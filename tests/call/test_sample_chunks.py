@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from jacfunc import batch_jac, diag_jac, divergence, explain, hess_diag, laplacian, make_functional
+from jacfunc import batch_jac, diag_jac, divergence, explain, hess_diag, hessian, laplacian, make_functional, partials
 from jacfunc.call import sample_chunks
 from jacfunc.errors import ArgumentError, CoupledSamplesError, ShapeError
 
@@ -186,6 +186,22 @@ def test_automatic_blocks_fill_the_caches(monkeypatch):
     assert explained.blocks.size == 100
     assert "1000 in 10 blocks of 100" in str(explained)
     assert explained.samples == 1000
+
+
+@pytest.mark.parametrize(
+    ("transform", "rows"),
+    [
+        (diag_jac, 1 + 3),
+        (hessian, 1 + 3 + 6),
+        (lambda f, **k: partials(f, "u_xyz", inputs="x y z", outputs="u", **k), 1 + 7),
+        (lambda f, **k: partials(f, "u_xyz", inputs="x y z", outputs="u", chunk_size=2, **k), 3 + 2),
+    ],
+    ids=["diagonal", "hessian", "partials", "in chunks"],
+)
+def test_automatic_blocks_count_every_row_that_travels(monkeypatch, transform, rows):
+    net = nn.Sequential(nn.Linear(3, 50), nn.Tanh(), nn.Linear(50, 1))
+    monkeypatch.setattr(sample_chunks, "cache_bytes", lambda: 100 * 50 * 4 * rows)
+    assert explain(transform(net, sample_chunk_size="auto"))(torch.randn(1000, 3)).blocks.size == 100
 
 
 def test_automatic_blocks_are_no_larger_than_the_batch_and_not_tiny(monkeypatch):
