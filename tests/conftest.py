@@ -1,6 +1,10 @@
-"""Fixtures of the whole suite."""
+"""Fixtures of the whole suite, and what is not measured of it."""
 
 from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +17,32 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "error::jacfunc.IndependenceWarning")
     if hasattr(config, "workerinput"):  # one of several processes, each with a core of its own
         torch.set_num_threads(1)
+    if sys.gettrace() is not None:
+        _leave_dynamo_out()
+
+
+def _leave_dynamo_out() -> None:
+    """Have coverage not look at what Dynamo does, which would take twice as long, and runs no line of ours."""
+
+    def load() -> Any:
+        from torch._dynamo import convert_frame
+
+        return convert_frame
+
+    dynamo = _unmeasured(load)()
+    dynamo._compile = _unmeasured(dynamo._compile)
+
+
+def _unmeasured(function: Callable[..., Any]) -> Callable[..., Any]:
+    def unmeasured(*args: Any, **kwargs: Any) -> Any:
+        measuring = sys.gettrace()
+        sys.settrace(None)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            sys.settrace(measuring)
+
+    return unmeasured
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 import torch
+from backends import by_backend
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
@@ -77,7 +78,7 @@ def test_one_graph_for_three_batch_sizes(transform, method, chunk_size):
     assert counter.frame_count == 2  # the first size, then any size
 
 
-@pytest.mark.parametrize("transform", [diag_jac, laplacian])
+@pytest.mark.parametrize("transform", [pytest.param(diag_jac, marks=pytest.mark.slow), laplacian])
 def test_inductor_with_parameter_gradients(transform):
     f, params = make_functional(net(norm=True))
     derivative = transform(f)
@@ -94,7 +95,8 @@ def test_inductor_with_parameter_gradients(transform):
         torch.testing.assert_close(*gradients)
 
 
-def test_a_whole_training_loss_compiles():
+@by_backend("aot_eager")
+def test_a_whole_training_loss_compiles(backend):
     module = net()
     f, params = make_functional(module)
 
@@ -103,7 +105,7 @@ def test_a_whole_training_loss_compiles():
         return (laplacian(f)(params, x) + derivative - value).square().mean()
 
     x = torch.randn(7, 3, dtype=torch.float64)
-    torch.testing.assert_close(torch.compile(loss, fullgraph=True)(params, x), loss(params, x))
+    torch.testing.assert_close(torch.compile(loss, fullgraph=True, backend=backend)(params, x), loss(params, x))
 
 
 def test_trees_modules_and_aux_compile():
@@ -132,12 +134,19 @@ def test_transforms_made_inside_the_compiled_function():
     torch.testing.assert_close(torch.compile(f, fullgraph=True, backend="eager")(x), f(x))
 
 
-@pytest.mark.parametrize("layer", [nn.BatchNorm1d(8).eval(), nn.LayerNorm(8)], ids=["batch norm", "layer norm"])
-@pytest.mark.parametrize("form", ["module", "functional", "made inside"])
+NORMS = {"batch norm": lambda: nn.BatchNorm1d(8).eval(), "layer norm": lambda: nn.LayerNorm(8)}
+FORMS = ["module", "functional", "made inside"]
+QUICK = {("module", "batch norm"), ("functional", "layer norm"), ("made inside", "batch norm")}
+
+
+@pytest.mark.parametrize(
+    ("form", "layer"),
+    [pytest.param(*case, marks=[pytest.mark.slow] * (case not in QUICK)) for case in product(FORMS, NORMS)],
+)
 def test_one_graph_for_later_batch_sizes_through_norms(layer, form):
     if OLD and form == "made inside":
         pytest.skip("Dynamo of torch 2.11 cannot list a module's __dict__ inside a graph")
-    module = nn.Sequential(nn.Linear(3, 8), layer, nn.Tanh(), nn.Linear(8, 3)).double()
+    module = nn.Sequential(nn.Linear(3, 8), NORMS[layer](), nn.Tanh(), nn.Linear(8, 3)).double()
     f, params = make_functional(module)
 
     def made_inside(x):
@@ -151,19 +160,19 @@ def test_one_graph_for_later_batch_sizes_through_norms(layer, form):
     }
     counter = CompileCounter()
     compiled = torch.compile(derivative[form], fullgraph=True, backend=counter)
-    for size in range(4, 10):
+    for size in (4, 6, 9):
         x = torch.randn(size, 3, dtype=torch.float64)
         torch.testing.assert_close(compiled(x), derivative[form](x))
     assert counter.frame_count == 2
 
 
-def test_attention_compiles():
+@pytest.mark.parametrize("transform", BY_ORDER)
+def test_attention_compiles(transform):
     # Anew for every batch size, as torch.func.vjp of it does (torch.compile fixes the size in its reshapes).
     module = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).double().eval()
     x = torch.randn(3, 2, 4, dtype=torch.float64)
-    for transform in (batch_jac, laplacian):
-        compiled = torch.compile(transform(module), fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(x), transform(module)(x))
+    compiled = torch.compile(transform(module), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), transform(module)(x))
 
 
 def bags(x):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from backends import by_backend, compiling_by
 from partial_truth import all_indices, close, network, truth
 
 from jacfunc import (
@@ -71,14 +72,15 @@ def test_biharmonic_is_the_laplacian_of_the_laplacian():
 
 
 @pytest.mark.parametrize("dims", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
-def test_biharmonic_compiled(dims):
+@by_backend("eager")
+def test_biharmonic_compiled(dims, backend):
     """Whose multi-indices are found while Dynamo traces, as the number of coordinates is known only then."""
     f, params = make_functional(network("tanh", dims, 2))
     x = torch.randn(3, dims, dtype=torch.double)
     want = biharmonic(f)(params, x)
-    call = torch.compile(lambda params, x: biharmonic(f)(params, x), fullgraph=True, backend="eager")
-    close(call(params, x), want)
-    close(biharmonic(f, compile=True)(params, x), want)
+    with compiling_by(backend):
+        close(torch.compile(lambda params, x: biharmonic(f)(params, x), fullgraph=True)(params, x), want)
+        close(biharmonic(f, compile=True)(params, x), want)
 
 
 def test_biharmonic_by_argument():

@@ -76,10 +76,10 @@ def _jets(args: Any) -> list[Jet]:
     return [item for item in args if type(item) is Jet]
 
 
-def networks_served() -> tuple[set[str], set[str]]:
+def networks_served(modules: str = "torch.nn") -> tuple[set[str], set[str]]:
     """The operations that the networks of ``networks.py`` and torch.nn's modules call, and those without a rule."""
     called, without = set(), set()
-    for run in (*_networks(), *_modules()):
+    for run in (*_networks(), *_modules(modules)):
         caches.PLANS.clear()
         with _watched() as met, suppress(Exception):  # what no route can do still says what it called
             run(met)
@@ -95,9 +95,9 @@ def _networks() -> Iterator[Callable[[Met], Any]]:
         yield lambda met, module=module, x=x: laplacian(module, method="taylor", check=False)(x)
 
 
-def _modules() -> Iterator[Callable[[Met], Any]]:
+def _modules(modules: str) -> Iterator[Callable[[Met], Any]]:
     for name in operations():
-        if not name.startswith("torch.nn"):
+        if not name.startswith(modules):
             continue
         for _, template in templates(name):
             case = None if isinstance(template, str) else _near(template)

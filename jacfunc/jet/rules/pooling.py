@@ -64,7 +64,7 @@ def install() -> None:
     """Enter the rules of this file."""
     for kind, several in POOLS.items():
         for axes in several:
-            alone, native = (getattr(F, f"{kind}{axes}d{ending}") for ending in ("", "_with_indices"))
+            alone, native = getattr(F, f"{kind}{axes}d"), getattr(F, f"{kind}{axes}d_with_indices")
             enter({alone: _pooled(native, axes, False), native: _pooled(native, axes, True)})
     for axes in (1, 2, 3):
         pool, native = getattr(torch, f"max_pool{axes}d"), getattr(F, f"max_pool{axes}d_with_indices")
