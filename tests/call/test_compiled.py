@@ -43,8 +43,14 @@ def counter(monkeypatch):
     return counting
 
 
-@pytest.mark.parametrize("norm", [False, True])
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize(
+    ("transform", "norm"),
+    [
+        pytest.param(transform, norm, marks=[pytest.mark.slow] * ((place % 2 == 0) == norm))
+        for place, transform in enumerate(TRANSFORMS)
+        for norm in (False, True)
+    ],
+)
 def test_the_numbers_are_the_eager_ones(counter, transform, norm):
     f, params = make_functional(net(norm))
     fast = transform(f, compile=True, return_value=True)
@@ -69,7 +75,7 @@ def test_it_is_compiled_once_for_any_number_of_samples_and_for_a_transform_made_
     assert counter.frame_count == 2  # the first size, then any size
 
 
-@pytest.mark.parametrize("later", [0, 1, -2])
+@pytest.mark.parametrize("later", [0, *(pytest.param(later, marks=pytest.mark.slow) for later in (1, -2))])
 def test_another_argument_after_that_of_another_transform(counter, later):
     f, other = lambda a, b: a.sin() * b, lambda a, b: a * b.cos()
     a, b = torch.randn(2, 4, 3, dtype=double)
@@ -493,11 +499,16 @@ class Plain(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "kind",
-    [Plain, nn.Linear, pytest.param(nn.Tanh, marks=pytest.mark.slow)],
-    ids=["Plain", "Linear", "Tanh"],
+    ("kind", "adapted"),
+    [
+        (Plain, False),
+        (nn.Linear, True),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((Plain, True), (nn.Linear, False), (nn.Tanh, False), (nn.Tanh, True))
+        ),
+    ],
 )
-@pytest.mark.parametrize("adapted", [False, True])
 def test_a_forward_that_is_replaced_on_a_class(counter, monkeypatch, kind, adapted):
     module = Plain() if kind is Plain else net()
     x, forward = torch.randn(5, 3, dtype=double), kind.forward
