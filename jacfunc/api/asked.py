@@ -38,7 +38,7 @@ class Asked:
             PartialsOf(indices),
             self._fields,
             refuse=self._refuse,
-            key=(self.variables, tuple([name.parts for name in self.names]), self.axis),
+            key=(self.variables.inputs, self.variables.outputs, tuple([name.parts for name in self.names]), self.axis),
             refuse_inputs=self._refuse_inputs,
         )
 

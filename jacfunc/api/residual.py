@@ -167,7 +167,8 @@ class Residual(Entrance, Uncalled):
 
     def _dry_run(self, args: Any, kwargs: Any) -> tuple[str, ...]:
         """The names that the equation reads where the values of outputs stand for their derivatives as well."""
-        values = made(self.transformed, " ".join(self.variables.outputs), self.variables, self.options, self.out_dims)
+        outputs, options = " ".join(self.variables.outputs), self.options.eager
+        values = made(self.transformed, outputs, self.variables, options, self.out_dims)
         transform, own = values.resolved(args, kwargs)
         with (
             torch.no_grad(),

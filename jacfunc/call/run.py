@@ -19,7 +19,7 @@ from ..evaluation.rng import RandomState
 from ..jet.frame import CannotFollowError
 from ..modules.swapping import locked
 from ..routes.task import Mode, Task
-from ..routes.verify import value_only
+from ..routes.verify import OtherwiseError, value_only
 from . import independence
 from .evaluator import Evaluator, OutputsChangedError
 from .independence import Independence
@@ -54,6 +54,7 @@ def run(
                 return _descend(plan, _expecting(plan, request), request.random_state(), limit)
             evaluator = Evaluator(request)
             plan, state = _find(evaluator, quantity)
+            evaluator = _expecting(plan, request, evaluator.scripted)
             return _descend(_followable(plan, request), evaluator, state, limit, looked=True)
     except OutputsChangedError:
         caches.PLANS.forget(request.fingerprint.key)
@@ -70,9 +71,9 @@ def run(
         raise
 
 
-def _expecting(plan: Plan, request: Request) -> Evaluator:
+def _expecting(plan: Plan, request: Request, scripted: bool = False) -> Evaluator:
     """The function of a request whose outputs shall be those that the plan was made for."""
-    return Evaluator(request, plan.outputs, plan.findings.scripted)
+    return Evaluator(request, plan.outputs, plan.findings.scripted or scripted)
 
 
 def _descend(
@@ -84,9 +85,11 @@ def _descend(
         try:
             outcome, found = _attempt(plan, evaluator, state, limit)
         except OutputsChangedError:
-            if state is not None:
-                state.restore()
-            raise
+            state = state or request.random_state()
+            state.restore()
+            evaluator = _seen(plan, evaluator, state)
+            where = "for jets" if plan.strategy.route.on_jets else "inside of torch.func"
+            plan = plan.fell_back(OtherwiseError(f"f returned outputs of other shapes {where}"))
         except RefusedOperationError as error:
             raise RefusedOperationError(f"{error}{place(error)}") from None
         except Exception as error:
@@ -95,8 +98,7 @@ def _descend(
             state = state or request.random_state()
             state.restore()
             if not looked:  # an error of the function itself shows in a plain forward and surfaces as it is
-                evaluator.look(state)
-                looked = True
+                evaluator, looked = _seen(plan, evaluator, state), True
             otherwise = plan.strategy.route.on_jets and treats_otherwise(error)
             where = _parting(plan, evaluator, state, limit) if otherwise else ""
             plan = plan.fell_back(error, where)
@@ -105,6 +107,14 @@ def _descend(
                 _remember(request, found)
             return outcome, found
     raise UnsupportedOperationError(no_route(plan))
+
+
+def _seen(plan: Plan, evaluator: Evaluator, state: RandomState) -> Evaluator:
+    """After a plain forward, which raises where the function itself does, or gives others than the plan's outputs."""
+    evaluator.look(state)
+    if evaluator.outputs != plan.outputs:
+        raise OutputsChangedError
+    return _expecting(plan, evaluator.request, evaluator.scripted)
 
 
 def _parting(plan: Plan, evaluator: Evaluator, state: RandomState, limit: int | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -117,8 +118,10 @@ def register_rule(function: Callable[..., Any], rule: Rule | None = None) -> Any
             f"function={function!r} is no operation that torch hands over to __torch_function__; pass a function of "
             "torch, a method of torch.Tensor or an operator of torch.ops"
         )
-    if rule is None:
-        return lambda rule: register_rule(function, rule)
+    return partial(_registered, function) if rule is None else _registered(function, rule)
+
+
+def _registered(function: Callable[..., Any], rule: Rule) -> Rule:
     if not callable(rule):
         raise ArgumentTypeError(f"rule is a {type(rule).__name__}; pass a function of the operation's arguments")
     add(_checked(function, rule), function, overrides=True)
@@ -128,7 +131,7 @@ def register_rule(function: Callable[..., Any], rule: Rule | None = None) -> Any
 def _handed_over(function: Any) -> bool:
     if isinstance(function, OpOverload | OpOverloadPacket):
         return True
-    if not callable(function) or isinstance(function, type):
+    if not callable(function) or isinstance(function, type) or not hasattr(function, "__name__"):
         return False
     if torch.overrides.is_tensor_method_or_property(function):
         return True

@@ -25,11 +25,12 @@ class Reverse(PullingRoute):
     def first_order(self, task: Task, entries: Entries) -> Evaluation:
         """Fill the entries by rows; ``f`` is evaluated once."""
         outputs, pull, aux = pullback(task.evaluate, *task.leaves)
+        undifferentiable = task.mode.undifferentiable
         if task.mode.verified and task.mode.differentiated_again:
-            _verify(task, pull, outputs)
+            undifferentiable |= _lacks_gradient(task, pull, outputs)
         for start, stop in task.outputs.chunks(task.chunk_size):
             entries.take_rows(start, stop, task.through(pull, task.outputs.basis(start, stop, outputs, task.batch)))
-        return Evaluation(outputs, aux)
+        return Evaluation(outputs, aux, undifferentiable)
 
     def second_order(self, task: Task, entries: Entries) -> Evaluation:
         """Fill the entries by cells: the gradient of each output row is pulled back again for each input row.
@@ -69,14 +70,15 @@ class Reverse(PullingRoute):
         return self._swept_twice(task, _hessian_rows, hessians.take_rows)
 
 
-def _verify(task: Task, pull: Callable[..., Tensors], outputs: Tensors) -> None:
-    """Raise if a derivative of this one would be wrong without a word; one that would raise is good for a value."""
+def _lacks_gradient(task: Task, pull: Callable[..., Tensors], outputs: Tensors) -> bool:
+    """Whether torch has no derivative of this one, which is good for a value then; raise if it had a wrong one."""
     try:
         verify_transpose(task, pull, pushforward(pull, outputs), outputs)
     except NoTransposeError:
         raise
-    except RuntimeError:
-        return
+    except RuntimeError as error:
+        return "derivative for" in str(error) and "not implemented" in str(error)
+    return False
 
 
 def _twice(task: Task, cotangents: Tensors) -> tuple[Tensors, Callable[..., Tensors], tuple[Tensors, Tensors]]:

@@ -72,9 +72,9 @@ class _Value(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, cotangent: torch.Tensor) -> torch.Tensor:
         raise UnsupportedOperationError(
-            "this derivative has no gradient: an autograd.Function inside f (or a custom operator, or one like "
-            "torch.cond) has a backward that cannot be differentiated (once_differentiable, or detached); write it "
-            "with differentiable operations"
+            "this derivative has no gradient: an autograd.Function inside f (or a custom operator, one like torch.cond "
+            "or one whose backward this torch has no derivative of) has a backward that cannot be differentiated "
+            "(once_differentiable, or detached); write it with differentiable operations"
         )
 
 

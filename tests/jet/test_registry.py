@@ -118,6 +118,13 @@ class TestRegisterRule:
         torch.testing.assert_close(propagated(lambda x: (x * 1).sin_(), x)[1][0].flatten(), 7 * x[0].cos())
 
 
+def test_what_is_no_operation_or_no_rule_is_refused_in_a_sentence() -> None:
+    with pytest.raises(ArgumentTypeError, match="^function=ReLU.* is no operation that torch hands over"):
+        register_rule(nn.ReLU(), lambda x: x)
+    with pytest.raises(ArgumentTypeError, match="^rule is a NoneType; pass a function"):
+        register_rule(torch.cos)(None)
+
+
 @pytest.mark.usefixtures("_rules_kept")
 class TestEntering:
     def test_every_form_of_a_name(self) -> None:

@@ -60,6 +60,6 @@ FAMILIES = (
 
 
 def install() -> None:
-    """Enter all rules; a family may replace a rule of one before it."""
+    """Enter all rules; a family may build on a rule of one before it, and then says that it overrides that."""
     for family in FAMILIES:
         family.install()
