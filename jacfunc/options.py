@@ -29,6 +29,12 @@ class Keywords(TypedDict, total=False):
     compile: bool
 
 
+def check_flag(name: str, value: object) -> None:
+    """Refuse a keyword that is neither True nor False."""
+    if not isinstance(value, bool):
+        raise ArgumentTypeError(f"{name}={value!r} is not a bool")
+
+
 @dataclass(frozen=True)
 class Options:
     """The keywords of one transform, checked when it is made.
@@ -117,8 +123,7 @@ class Options:
                 "positional argument; move the sample axis to the front"
             )
         for name in ("has_aux", "return_value", "check", "compile"):
-            if not isinstance(getattr(self, name), bool):
-                raise ArgumentTypeError(f"{name}={getattr(self, name)!r} is not a bool")
+            check_flag(name, getattr(self, name))
 
 
 def _exact(value: Any) -> Any:

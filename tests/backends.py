@@ -18,7 +18,7 @@ def by_backend(quickest: str) -> Any:
 
 
 @contextmanager
-def compiling_by(backend: str) -> Iterator[None]:
+def compiling_by(backend: Any) -> Iterator[None]:
     """Have ``torch.compile`` take a backend where none is named, ``compile=True`` included."""
     torch._dynamo.reset()
     with mock.patch.object(torch, "compile", functools.partial(torch.compile, backend=backend)):

@@ -13,9 +13,9 @@ import torch
 
 from ..call.quantity import Outcome, Quantity, WantedHessian
 from ..call.request import Request
-from ..options import Keywords
+from ..options import Keywords, check_flag
 from ..routes.hessians import GRADIENT, HESSIAN
-from .results import by_leaf, by_pair, cast, check_flag, gradients, parted
+from .results import by_leaf, by_pair, cast, gradients, parted
 from .transforms import Transform, transform_of, with_signature
 
 

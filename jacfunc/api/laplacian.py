@@ -15,9 +15,9 @@ from ..call.request import Request
 from ..core.caches import computed_once
 from ..jet.layout import Index, Terms
 from ..jet.multiindices import MultiIndices, index_of
-from ..options import Keywords
+from ..options import Keywords, check_flag
 from ..routes.collect import Laplacian
-from .results import check_flag, gradients, per_argument, sizes, summed_by_argument
+from .results import gradients, per_argument, sizes, summed_by_argument
 from .transforms import Transform, transform_of, with_signature
 
 Sizes = tuple[int, ...]

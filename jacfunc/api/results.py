@@ -9,7 +9,6 @@ import torch
 
 from ..call.quantity import Outcome
 from ..call.request import Request
-from ..errors import ArgumentTypeError
 
 
 def by_pair(request: Request, outcome: Outcome) -> Any:
@@ -77,12 +76,6 @@ def cast(tensor: Any, dtype: torch.dtype) -> Any:
 def per_argument(request: Request, results: list[Any]) -> Any:
     """A tuple of what there is for each argument, unless ``argnums`` is an int."""
     return tuple(results) if isinstance(request.options.argnums, tuple) else results[0]
-
-
-def check_flag(name: str, value: object) -> None:
-    """Refuse a keyword of a transform's own that is neither True nor False."""
-    if not isinstance(value, bool):
-        raise ArgumentTypeError(f"{name}={value!r} is not a bool")
 
 
 def _sum(tensors: list[torch.Tensor]) -> torch.Tensor:

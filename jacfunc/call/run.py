@@ -87,7 +87,7 @@ def _descend(
         except OutputsChangedError:
             state = state or request.random_state()
             state.restore()
-            evaluator = _seen(plan, evaluator, state)
+            evaluator, looked = _seen(plan, evaluator, state), True
             where = "for jets" if plan.strategy.route.on_jets else "inside of torch.func"
             plan = plan.fell_back(OtherwiseError(f"f returned outputs of other shapes {where}"))
         except RefusedOperationError as error:

@@ -18,11 +18,14 @@ from ..errors import JacfuncError
 from .caches import computed_once
 from .torch_private import HIGHER_ORDER, MODULE_CALL
 
+UNIMPLEMENTED = r"derivative for '?(?:aten::)?(\w+)'? is not implemented"
+"""How torch says that it has no derivative of an operation."""
+
 OPERATIONS = (
     (r"torch cannot transform the operator (\S+)", "the operator {}"),
     (r"backward through (\S+?)(?:\.default)? but no autograd formula", "the operator {}"),
     (r"the operator (\S+?)(?:\.default)? (?:for a constant|is applied)", "the operator {}"),
-    (r"derivative for '?(?:aten::)?(\w+)'? is not implemented", "{}"),
+    (UNIMPLEMENTED, "{}"),
     (r"(\w*scaled_dot_product\w*)", "{}"),
     (r"(autograd\.Function)", "an {}"),
     (r"^(\w+) (?:has no rule|of complex numbers)", "{}"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from ..core.reasons import UNIMPLEMENTED
 from ..evaluation.linear import pullback, pushforward
 from . import nested
 from .collect import Entries, Partials, joined, own_coordinates
@@ -77,7 +79,7 @@ def _lacks_gradient(task: Task, pull: Callable[..., Tensors], outputs: Tensors) 
     except NoTransposeError:
         raise
     except RuntimeError as error:
-        return "derivative for" in str(error) and "not implemented" in str(error)
+        return re.search(UNIMPLEMENTED, str(error)) is not None
     return False
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -15,6 +15,7 @@ from ..jet.frame import Frame
 from .collect import Entries, owned
 
 Tensors = tuple[torch.Tensor, ...]
+Parts = TypeVar("Parts", bound=Sequence[Any])
 
 
 class Mode(NamedTuple):
@@ -105,17 +106,16 @@ class Task:
 
     def evaluations(self, rows: Rows, chunk_size: int | None) -> list[tuple[int, int]]:
         """The chunks of rows for each of which f is evaluated anew."""
-        chunks = rows.chunks(chunk_size)
-        if self.mode.traced and len(chunks) > 1:
-            self.refuse_evaluations()
-        return chunks
+        return self.evaluated_for(rows.chunks(chunk_size))
 
-    def refuse_evaluations(self) -> None:
-        """Refuse to evaluate f more than once while it is traced."""
-        raise UnsupportedOperationError(
-            "chunk_size makes this derivative evaluate f several times, which torch.compile and torch.export cannot do "
-            "with one random draw; compile or export it without chunk_size"
-        )
+    def evaluated_for(self, parts: Parts) -> Parts:
+        """The parts, for each of which f is evaluated anew; more than one is refused while it is traced."""
+        if self.mode.traced and len(parts) > 1:
+            raise UnsupportedOperationError(
+                "chunk_size makes this derivative evaluate f several times, which torch.compile and torch.export "
+                "cannot do with one random draw; compile or export it without chunk_size"
+            )
+        return parts
 
     def redraw(self) -> None:
         """Let the next evaluation see the same random draw."""

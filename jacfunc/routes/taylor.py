@@ -186,10 +186,8 @@ def _in_parts(
     """What came with the rows of the first part, once all are followed; without a part that of a plain evaluation."""
     if task.mode.verified:
         verify_followed(task, follow)
-    if task.mode.traced and len(parts) > 1:
-        task.refuse_evaluations()
     evaluation = None
-    for part in parts:
+    for part in task.evaluated_for(parts):
         outputs, aux, notes = followed(part)
         if evaluation is None:
             values = tuple(map(value_of, outputs)) if valued else ()

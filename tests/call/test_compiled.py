@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from backends import compiling_by
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.autograd import forward_ad
@@ -35,12 +36,10 @@ def net(norm: bool = False) -> nn.Module:
 
 
 @pytest.fixture
-def counter(monkeypatch):
+def counter():
     """A backend that counts, in place of one that takes seconds."""
-    counting = CompileCounter()
-    monkeypatch.setattr(compiled.torch, "compile", functools.partial(torch.compile, backend=counting))
-    torch._dynamo.reset()
-    return counting
+    with compiling_by(counting := CompileCounter()):
+        yield counting
 
 
 @pytest.mark.parametrize(

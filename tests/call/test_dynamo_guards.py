@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import re
 
 import pytest
 import torch
+from backends import compiling_by
 from torch import nn
 from torch.torch_version import TorchVersion
 
@@ -48,9 +48,8 @@ def guards(monkeypatch):
         return filtering
 
     monkeypatch.setattr(dynamo_guards, "needed", watched)
-    monkeypatch.setattr(compiled.torch, "compile", functools.partial(torch.compile, backend="eager"))
-    torch._dynamo.reset()
-    return found
+    with compiling_by("eager"):
+        yield found
 
 
 def call(kind):
