@@ -1,58 +1,34 @@
-"""The product of stacked rows with a weight, and which kernel does it; what is multiplied is for those who ask.
+"""The product of stacked rows with a weight, by the faster of two kernels; what is multiplied is for those who ask.
 
-MKL, which torch takes for matrices, uses AVX-512 on processors of its own maker only, while oneDNN, which torch takes
-for convolutions, uses it on all.  A linear layer is a convolution with a kernel of one point whose channels come last,
-so on such processors large products go that way: measured on two cores, 2.2 to 2.7 times as fast, gradients included.
+A linear layer is a convolution with a kernel of one point whose channels come last.  So where ``kernels.py`` says that
+oneDNN's convolutions are faster than MKL's products, large products go that way: up to 2.7 times as fast.
 """
 
 from __future__ import annotations
 
-import platform
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 from ..core.levels import compiling, exporting, inside_transform
+from .kernels import kernels
 
 Tensor = torch.Tensor
 
-FEWEST_PRODUCTS, SMALLEST_RESULT = 6_000_000, 2**19
-"""Products of two numbers, or entries of the result, from which on a convolution saves more than it costs to begin."""
-NARROWEST, NARROWEST_COMPILED = 16, 32
-"""Columns of the result from which on that holds, and columns and rows of the weight under ``torch.compile``."""
+NARROWEST_COMPILED = 32
+"""Columns and rows of the weight that it has at least under ``torch.compile``."""
 IMAGES, WIDEST = 8, 128
 """Images that rows are cut into at most, and columns and rows of the weight up to which that pays."""
 DOMINANT = 4
 """How many times as many rows as all others have the ones that these are multiplied with, under ``torch.compile``."""
 
 
-def _faster() -> bool:
-    """Whether matrices are multiplied by MKL on a processor with AVX-512 of another maker."""
-    mkl, onednn = torch.backends.mkl, torch.backends.mkldnn
-    if not (mkl.is_available() and onednn.is_available()):  # type: ignore[no-untyped-call]
-        return False
-    return "AVX512" in torch.backends.cpu.get_cpu_capability() and _maker() in ("AuthenticAMD", "HygonGenuine")
-
-
-def _maker() -> str:
-    """Of the processor, as it calls itself; empty where it cannot be told."""
-    listed = Path("/proc/cpuinfo")
-    if listed.exists():
-        lines = listed.read_text().splitlines()
-        return next((line.split(":")[1].strip() for line in lines if line.startswith("vendor_id")), "")
-    return platform.processor().split(", ")[-1]
-
-
-FASTER = _faster()
-
-
 def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``rows @ weight.T + bias``, for ``(*, k)`` and ``(m, k)``."""
     if compiling():
         return _compiled(rows, weight, bias)
-    if FASTER and type(rows) is Tensor and _large(rows, weight) and _single(rows, weight) and not inside_transform():
+    if type(rows) is Tensor and _large(rows, weight) and not inside_transform():
         return _shifted(_convolved(rows, weight), bias)
     if exporting() and rows.dim() > 2:  # to fold its axes torch would ask for strides, and fix the size of a batch
         rows = rows.clone(memory_format=torch.contiguous_format)
@@ -61,18 +37,17 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _large(rows: Tensor, weight: Tensor) -> bool:
     """Whether the product is one that a convolution does faster, and no less precisely."""
-    m, k = weight.shape
-    products = rows.numel() * m
-    if products < FEWEST_PRODUCTS and products < SMALLEST_RESULT * k:
+    by = kernels(rows).product
+    if by is None or weight.dtype != rows.dtype:
         return False
-    if m < NARROWEST or torch.get_num_threads() == 1:  # for one thread oneDNN has no such convolution
+    m, k = weight.shape
+    entries = rows.numel() // k * m if k else 0
+    if entries < by.result and entries * k < by.products:
+        return False
+    if m < by.narrowest or torch.get_num_threads() == 1:  # for one thread oneDNN has no such convolution
         return False
     onednn: Any = torch.backends.mkldnn
     return bool(onednn.enabled) and onednn.conv.fp32_precision in ("none", "ieee")
-
-
-def _single(rows: Tensor, weight: Tensor) -> bool:
-    return rows.dtype == weight.dtype == torch.float32 and rows.is_cpu
 
 
 def _image(rows: Tensor, images: int = 1) -> Tensor:
@@ -118,9 +93,9 @@ def _compiled(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def by_operator(rows: Tensor, weight: Tensor) -> bool:
     """Whether a product is left to the operators below while ``torch.compile`` traces."""
-    if not FASTER or exporting():  # a program would be of use only where these operators are
+    if not kernels(rows).compiled or exporting():  # a program would be of use only where these operators are
         return False
-    return min(weight.shape) >= NARROWEST_COMPILED and _single(rows, weight) and not inside_transform()
+    return min(weight.shape) >= NARROWEST_COMPILED and weight.dtype == rows.dtype and not inside_transform()
 
 
 def multiplied(rows: Tensor, weight: Tensor) -> Tensor:

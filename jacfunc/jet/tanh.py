@@ -1,9 +1,10 @@
 """The hyperbolic tangent of a value in single precision, and what computes it; its derivatives are for those who ask.
 
-Both of torch's own are slow: MKL's, for the reason in ``gemm.py``, and the one of the vector library that
-``torch.compile`` writes calls of.  oneDNN's, which torch has for tensors in its layout, takes a fifth of the time of
-the first, the copies there and back included, and is as exact (1.3 units of ``eps / 2``, torch's 1.0).  Compiled, the
-formula of Cephes (Moshier's tanhf; 2.4 units) takes a third of the time of the second, and is fused.
+Both of torch's own are slow: MKL's, for the reason in ``kernels.py``, and the one of the vector library that
+``torch.compile`` writes calls of.  Where ``kernels.py`` says so, oneDNN's, which torch has for tensors in its layout,
+takes a fifth of the time of the first, the copies there and back included, and is as exact (1.3 units of ``eps / 2``,
+torch's 1.0).  Compiled, the formula of Cephes (Moshier's tanhf; 2.4 units) takes a third to two thirds of the time of
+the second on every processor, and is fused.
 """
 
 from __future__ import annotations
@@ -15,12 +16,9 @@ import torch
 
 from ..core.levels import compiling, exporting, inside_transform, tracing
 from ..core.torch_private import dual_level
-from .gemm import FASTER
+from .kernels import kernels
 
 Tensor = torch.Tensor
-
-FEWEST = 2**16
-"""Entries from which on oneDNN saves more than the copies cost."""
 
 
 def tanh(x: Tensor) -> Tensor:
@@ -28,7 +26,7 @@ def tanh(x: Tensor) -> Tensor:
     if compiling():
         by = _formula if x.is_cpu and x.dtype == torch.float32 and not (inside_transform() or exporting()) else None
     else:
-        by = _by_onednn if type(x) is Tensor and x.numel() >= FEWEST and _worth_it(x) else None
+        by = _by_onednn if type(x) is Tensor and x.numel() >= kernels(x).tanh and _worth_it() else None
     if by is None:
         return torch.tanh(x)
     if not (torch.is_grad_enabled() and x.requires_grad):
@@ -37,10 +35,8 @@ def tanh(x: Tensor) -> Tensor:
     return result
 
 
-def _worth_it(x: Tensor) -> bool:
-    """Whether oneDNN can and should; what is no plain tensor, or has a tangent of its own, is torch's."""
-    if not FASTER or x.dtype != torch.float32 or not x.is_cpu:
-        return False
+def _worth_it() -> bool:
+    """Whether oneDNN can and should; what has a tangent of its own is torch's."""
     if tracing() or inside_transform() or dual_level() >= 0:
         return False
     onednn: Any = torch.backends.mkldnn

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from jacfunc.core.levels import LEVELS_TRACED
-from jacfunc.jet import gemm
+from jacfunc.jet import gemm, kernels
 
 SIZES = [
     ((1000, 64), 128),
@@ -22,7 +22,7 @@ SIZES = [
 def convolving(monkeypatch):
     """As on a processor where convolutions are faster, with two threads; what was convolved."""
     seen, conv2d, threads = [], F.conv2d, torch.get_num_threads()
-    monkeypatch.setattr(gemm, "FASTER", True)
+    monkeypatch.setitem(kernels.HERE, torch.float32, kernels.MEASURED["AuthenticAMD", "AVX512", torch.float32])
     monkeypatch.setattr(F, "conv2d", lambda image, *rest: (seen.append(image.shape), conv2d(image, *rest))[1])
     torch.set_num_threads(2)
     yield seen
@@ -70,11 +70,13 @@ def test_rows_need_not_be_contiguous(convolving):
     assert convolving
 
 
-@pytest.mark.parametrize("of", ["small", "double", "narrow", "one thread", "off", "coarse", "vmap"])
-def test_other_products_are_left_to_torch(convolving, of):
+@pytest.mark.parametrize("of", ["small", "double", "unmeasured", "narrow", "one thread", "off", "coarse", "vmap"])
+def test_other_products_are_left_to_torch(convolving, monkeypatch, of):
     rows, weight, bias = _operands((20 if of == "small" else 9000, 64), 8 if of == "narrow" else 64)
     if of == "double":
         rows, weight, bias = (operand.detach().double() for operand in (rows, weight, bias))
+    if of == "unmeasured":
+        monkeypatch.delitem(kernels.HERE, torch.float32)
     if of == "one thread":
         torch.set_num_threads(1)
     if of == "coarse":
@@ -113,6 +115,17 @@ def test_compiled_products_are_chosen_at_each_call(convolving, dynamic):
 
 
 @traced
+@pytest.mark.parametrize("compiled", [False, True])
+def test_compiled_only_where_that_pays_too(convolving, monkeypatch, compiled):
+    row = kernels.Kernels(kernels.Large(0, 0), compiled=compiled)
+    monkeypatch.setitem(kernels.HERE, torch.float32, row)
+    rows, weight, bias = _operands((90, 64), 64)
+    step = torch.compile(gemm.linear, fullgraph=True, backend="eager")
+    _close([step(rows, weight, bias)], _true((rows, weight, bias))[:1])
+    assert bool(convolving) is compiled
+
+
+@traced
 def test_compiled_small_layers_and_nested_levels_stay_linear(convolving):
     torch.compiler.reset()
 
@@ -131,19 +144,3 @@ def test_the_operators_keep_what_torch_asks_of_operators(convolving):
     rows, weight, _ = _operands((90, 64), 64)
     torch.library.opcheck(gemm.product, (rows, weight))
     torch.library.opcheck(gemm.outer_product, (rows.detach(), rows.detach(), weight.detach()))
-
-
-@pytest.mark.parametrize(
-    ("maker", "capability", "mkl", "faster"),
-    [
-        ("AuthenticAMD", "AVX512", True, True),
-        ("GenuineIntel", "AVX512", True, False),
-        ("AuthenticAMD", "AVX2", True, False),
-        ("AuthenticAMD", "AVX512", False, False),
-    ],
-)
-def test_only_where_mkl_leaves_half_of_the_processor_idle(monkeypatch, maker, capability, mkl, faster):
-    monkeypatch.setattr(gemm, "_maker", lambda: maker)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
-    assert gemm._faster() is faster

@@ -6,6 +6,7 @@ from torch.autograd import forward_ad
 
 import jacfunc
 from jacfunc.core.levels import LEVELS_TRACED
+from jacfunc.jet import kernels
 from jacfunc.jet import tanh as room
 
 SPECIAL = [
@@ -31,8 +32,7 @@ UNITS = {"onednn": 1.5, "formula": 2.5}
 def onednn(monkeypatch):
     """As on a processor where oneDNN is faster, for tensors of any size; the shapes it was given."""
     seen, by = [], room._by_onednn
-    monkeypatch.setattr(room, "FASTER", True)
-    monkeypatch.setattr(room, "FEWEST", 1)
+    monkeypatch.setitem(kernels.HERE, torch.float32, kernels.Kernels(tanh=1))
     monkeypatch.setattr(room, "_by_onednn", lambda x: (seen.append(x.shape), by(x))[1])
     return seen
 
@@ -92,7 +92,7 @@ def test_entries_need_not_be_contiguous_and_nothing_is_shared(onednn):
 def test_all_else_is_left_to_torch(onednn, monkeypatch, of):
     x, t = torch.randn(6, 5), torch.randn(6, 5)
     if of == "few":
-        monkeypatch.setattr(room, "FEWEST", 31)
+        monkeypatch.setitem(kernels.HERE, torch.float32, kernels.Kernels(tanh=31))
     if of in ("double", "half"):
         x = x.to({"double": torch.float64, "half": torch.bfloat16}[of])
     if of == "subclass":
