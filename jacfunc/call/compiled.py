@@ -101,7 +101,7 @@ def _called(transform: Transform, request: Request) -> tuple[Call | None, Any]:
         with suppress(dynamo_error()):
             return known, _as_it_is(known, transform.transformed, request.args, request.kwargs)
     call, result = _compiled(_eager(transform), request, known)
-    if not request.fingerprint.rememberable:
+    if call is None or not request.fingerprint.rememberable:
         return None, result
     call.scopes = request.fingerprint.scopes  # type: ignore[attr-defined]  # no other may be told apart by the same address
     caches.COMPILED.put(key, request.fingerprint.parts, signature, call)
@@ -124,15 +124,18 @@ def _of_the_call(*args: Any, **kwargs: Any) -> Any:
     raise NotImplementedError
 
 
-def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[Call, Any]:
+def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[Call | None, Any]:
     """The first route that can be traced and gives what the eager one does, and its result for this request.
 
-    The call that is ``known`` comes first: it is compiled once more, beside what it was compiled for.
+    The call that is ``known`` comes first: it is compiled once more, beside what it was compiled for.  For numbers that
+    nothing could be verified with, as NaN, there is the eager result alone.
     """
     options = prepared(request.leaves)
     if not request.fingerprint.has_arrays():  # whose guards Dynamo cannot make twice, as it does to have them filtered
         options |= filtered(isinstance(request.function, FunctionalModule))
     truth, plan = eager.outcome(request)
+    if not plan.lasting:
+        return None, truth
     methods = dict.fromkeys([plan.route, *METHODS[1:]] if eager.options.method == "auto" else [eager.options.method])
     attempts: list[tuple[str, Callable[[], Call]]] = [
         (method, partial(_by, eager, plan, method, options)) for method in methods

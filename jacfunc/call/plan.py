@@ -19,7 +19,8 @@ from ..jet.frame import AllRowsError, CannotFollowError
 from ..jet.jet import LengthError
 from ..routes import ROUTES
 from ..routes.route import Route
-from ..routes.verify import NoTransposeError, OtherwiseError
+from ..routes.verify import NoTransposeError
+from ..routes.verify_followed import OtherwiseError
 from .evaluator import Outputs
 from .independence import Independence
 from .quantity import Quantity, Wanted
@@ -48,7 +49,7 @@ class Findings:
         refused: the strategies that failed, and why.
         undifferentiable: whether the result has no derivatives.
         notes: what ``explain`` tells of the evaluation.
-        settled: whether the plan has run, so that the next call need not verify it.
+        settled: whether the plan has run and was verified, so that the next call need not verify it.
     """
 
     independence: Independence
@@ -96,8 +97,8 @@ class Plan:
 
     @property
     def lasting(self) -> bool:
-        """Whether a later call may take it as it is: whether samples are independent was decided."""
-        return self.findings.independence is not Independence.BLIND
+        """Whether a later call may take it as it is: it was verified, and whether samples are independent decided."""
+        return self.findings.settled and self.findings.independence is not Independence.BLIND
 
     @property
     def input_shapes(self) -> tuple[Shape, ...]:

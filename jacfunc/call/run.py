@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 
 from ..core import caches
+from ..core.closeness import agree
 from ..core.levels import compiling, differentiated_again, exporting, inside_transform, inside_vmap
 from ..core.reasons import note, place, reason
 from ..errors import JacfuncError, RefusedOperationError, UnsupportedOperationError
@@ -19,7 +20,8 @@ from ..evaluation.rng import RandomState
 from ..jet.frame import CannotFollowError
 from ..modules.swapping import locked
 from ..routes.task import Mode, Task
-from ..routes.verify import OtherwiseError, value_only
+from ..routes.verify import value_only
+from ..routes.verify_followed import OtherwiseError
 from . import independence
 from .evaluator import Evaluator, OutputsChangedError
 from .independence import Independence
@@ -31,6 +33,7 @@ from .request import Request
 FATAL = (JacfuncError, torch.OutOfMemoryError)
 """What is no reason to try another route; what is the function's own fault shows in a plain forward."""
 
+Tensors = tuple[torch.Tensor, ...]
 Ran = tuple[Outcome, Plan]
 """What came out, and the plan that it came by, with what was found on the way."""
 
@@ -44,7 +47,7 @@ def run(
 ) -> Ran:
     """Find the plan unless it is known, run it, and remember what worked; ``limit`` bounds the rows for a trial."""
     if request.traced:
-        return _attempt(known, _expecting(known, request), None, None) if known else _run_traced(request, quantity)
+        return _attempt(known, _expecting(known, request)) if known else _run_traced(request, quantity)
     plan = known or _remembered(request, quantity)
     try:
         if plan is not None and not plan.findings.random:
@@ -53,9 +56,9 @@ def run(
             if plan is not None:
                 return _descend(plan, _expecting(plan, request), request.random_state(), limit)
             evaluator = Evaluator(request)
-            plan, state = _find(evaluator, quantity)
+            plan, state, values = _find(evaluator, quantity)
             evaluator = _expecting(plan, request, evaluator.scripted)
-            return _descend(_followable(plan, request), evaluator, state, limit, looked=True)
+            return _descend(_followable(plan, request), evaluator, state, limit, values)
     except OutputsChangedError:
         caches.PLANS.forget(request.fingerprint.key)
         if changes == CHANGES:
@@ -77,17 +80,17 @@ def _expecting(plan: Plan, request: Request, scripted: bool = False) -> Evaluato
 
 
 def _descend(
-    plan: Plan, evaluator: Evaluator, state: RandomState | None, limit: int | None, looked: bool = False
+    plan: Plan, evaluator: Evaluator, state: RandomState | None, limit: int | None, values: Tensors | None = None
 ) -> Ran:
-    """Run the plan's strategies until one succeeds; ``looked`` after a plain forward has."""
+    """Run the plan's strategies until one succeeds; ``values`` are those of a plain forward, where there was one."""
     request = evaluator.request
     while plan.strategies:
         try:
-            outcome, found = _attempt(plan, evaluator, state, limit)
+            outcome, found = _attempt(plan, evaluator, state, limit, values)
         except OutputsChangedError:
             state = state or request.random_state()
             state.restore()
-            evaluator, looked = _seen(plan, evaluator, state), True
+            evaluator, values = _seen(plan, evaluator, state)
             where = "for jets" if plan.strategy.route.on_jets else "inside of torch.func"
             plan = plan.fell_back(OtherwiseError(f"f returned outputs of other shapes {where}"))
         except RefusedOperationError as error:
@@ -97,24 +100,24 @@ def _descend(
                 raise
             state = state or request.random_state()
             state.restore()
-            if not looked:  # an error of the function itself shows in a plain forward and surfaces as it is
-                evaluator, looked = _seen(plan, evaluator, state), True
+            if values is None:  # an error of the function itself shows in a plain forward and surfaces as it is
+                evaluator, values = _seen(plan, evaluator, state)
             otherwise = plan.strategy.route.on_jets and treats_otherwise(error)
             where = _parting(plan, evaluator, state, limit) if otherwise else ""
             plan = plan.fell_back(error, where)
         else:
-            if found is not plan:
+            if found is not plan and found.findings.settled:
                 _remember(request, found)
             return outcome, found
     raise UnsupportedOperationError(no_route(plan))
 
 
-def _seen(plan: Plan, evaluator: Evaluator, state: RandomState) -> Evaluator:
+def _seen(plan: Plan, evaluator: Evaluator, state: RandomState) -> tuple[Evaluator, Tensors]:
     """After a plain forward, which raises where the function itself does, or gives others than the plan's outputs."""
-    evaluator.look(state)
+    values, _ = evaluator.look(state)
     if evaluator.outputs != plan.outputs:
         raise OutputsChangedError
-    return _expecting(plan, evaluator.request, evaluator.scripted)
+    return _expecting(plan, evaluator.request, evaluator.scripted), values
 
 
 def _parting(plan: Plan, evaluator: Evaluator, state: RandomState, limit: int | None) -> str:
@@ -133,8 +136,8 @@ def _remembered(request: Request, quantity: Quantity) -> Plan | None:
     return plan if plan is not None and plan.lasting else None
 
 
-def _find(evaluator: Evaluator, quantity: Quantity) -> tuple[Plan, RandomState]:
-    """A plan after a plain forward, whose random draw comes with it."""
+def _find(evaluator: Evaluator, quantity: Quantity) -> tuple[Plan, RandomState, Tensors]:
+    """A plan after a plain forward, whose random draw and values come with it."""
     request = evaluator.request
     if quantity.refuse_inputs is not None:
         quantity.refuse_inputs(request)
@@ -148,7 +151,7 @@ def _find(evaluator: Evaluator, quantity: Quantity) -> tuple[Plan, RandomState]:
         plan = replace(plan, findings=replace(plan.findings, independence=found))
     if plan.findings.settled:  # only the independence was open
         _remember(request, plan)
-    return plan, state
+    return plan, state, values
 
 
 def _planned(evaluator: Evaluator, quantity: Quantity, findings: Findings) -> Plan:
@@ -210,7 +213,7 @@ def _run_traced(request: Request, quantity: Quantity) -> Ran:
     with nullcontext() if exported else torch.no_grad():
         evaluator.evaluate(*(leaf.detach() for leaf in request.leaves))
     plan = _planned(evaluator, quantity, Findings(Independence.TRACED))
-    return _exported(plan, evaluator) if exported else _attempt(_followable(plan, request), evaluator, None, None)
+    return _exported(plan, evaluator) if exported else _attempt(_followable(plan, request), evaluator)
 
 
 def _exported(plan: Plan, evaluator: Evaluator) -> Ran:
@@ -223,9 +226,9 @@ def _exported(plan: Plan, evaluator: Evaluator) -> Ran:
     sure = plan.quantity.order == 1 or request.of_plain_layers
     plan = replace(plan, strategies=(few if sure else every,))
     if compiling():  # which tells what stopped it by itself
-        return _attempt(plan, evaluator, None, None)
+        return _attempt(plan, evaluator)
     try:
-        return _attempt(plan, evaluator, None, None)
+        return _attempt(plan, evaluator)
     except (CannotFollowError, OutputsChangedError) as error:
         why = reason(error) if isinstance(error, CannotFollowError) else "f returned other shapes for jets"
         raise UnsupportedOperationError(
@@ -237,18 +240,25 @@ def _exported(plan: Plan, evaluator: Evaluator) -> Ran:
 # -------------------------------------------------------------------- one strategy
 
 
-def _attempt(plan: Plan, evaluator: Evaluator, state: RandomState | None, limit: int | None) -> Ran:
-    """What the first strategy computes, and the plan, settled if it was not."""
+def _attempt(
+    plan: Plan,
+    evaluator: Evaluator,
+    state: RandomState | None = None,
+    limit: int | None = None,
+    values: Tensors | None = None,
+) -> Ran:
+    """What the first strategy computes, and the plan, settled if it was not; ``values`` are a plain forward's."""
     request, strategy, findings = evaluator.request, plan.strategies[0], plan.findings
     hindrance = strategy.route.hindrance(request.leaves)
     if hindrance is not None:
         raise UnsupportedOperationError(hindrance)
+    verified = not (findings.settled or request.traced or inside_vmap())
     mode = Mode(
         vectorised=strategy.vectorised,
-        verified=not findings.settled and not request.traced and not inside_vmap(),
+        verified=verified,
         differentiated_again=differentiated_again(),
         undifferentiable=findings.undifferentiable,
-        wants_value=request.options.return_value,
+        wants_value=request.options.return_value or verified,
         traced=request.traced,
         recomputes=not (request.traced or request.alone),
     )
@@ -270,6 +280,8 @@ def _attempt(plan: Plan, evaluator: Evaluator, state: RandomState | None, limit:
         given=() if request.within is None else request.given_leaves(),
     )
     evaluation, results = plan.wanted.compute(strategy.route, task)
+    if verified and values is not None and not all(map(_same, evaluation.outputs, values)):
+        raise OtherwiseError("f returned other values than a plain forward")
     if evaluation.undifferentiable:
         results = {key: value_only(result, evaluation.outputs) for key, result in results.items()}
     if not findings.settled and not request.traced:
@@ -277,7 +289,7 @@ def _attempt(plan: Plan, evaluator: Evaluator, state: RandomState | None, limit:
             plan,
             findings=replace(
                 findings,
-                settled=True,
+                settled=not task.open,
                 undifferentiable=evaluation.undifferentiable,
                 scripted=evaluator.scripted,
                 notes=evaluation.notes,
@@ -285,3 +297,7 @@ def _attempt(plan: Plan, evaluator: Evaluator, state: RandomState | None, limit:
         )
     assert evaluator.outputs is not None
     return Outcome(plan.wanted, results, evaluation, evaluator.outputs, evaluator.aux), plan
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype and agree(one, other)

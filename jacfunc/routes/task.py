@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -57,6 +57,7 @@ class Task:
         mode: how it runs this time.
         within: the frame of the jets that go through what this is a part of, if any do.
         given: the leaves as they came in, some of them such jets.
+        open: what the checks of the first time could not tell, added to by ``verify.py`` and ``verify_followed.py``.
     """
 
     order: int
@@ -71,6 +72,7 @@ class Task:
     mode: Mode
     within: Frame | None
     given: tuple[Any, ...]
+    open: list[str] = field(default_factory=list)
 
     def input_chunks(self) -> list[tuple[int, int]]:
         """The chunks of the rows of the input."""

@@ -27,7 +27,7 @@ from .collect import Diagonal, Entries, Laplacian, Partials
 from .hessians import Hessians, Patch, patches
 from .route import Route
 from .task import Evaluation, Task, times
-from .verify import verify_followed
+from .verify_followed import verify_followed
 
 Part = TypeVar("Part")
 Outputs = tuple[Any, ...]

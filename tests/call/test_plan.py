@@ -22,7 +22,8 @@ from jacfunc.options import METHODS
 from jacfunc.routes import ROUTES
 from jacfunc.routes.collect import Block
 from jacfunc.routes.forward import Forward
-from jacfunc.routes.verify import NoTransposeError, OtherwiseError
+from jacfunc.routes.verify import NoTransposeError
+from jacfunc.routes.verify_followed import OtherwiseError
 
 FINDINGS = Findings(Independence.CHECKED)
 
@@ -212,16 +213,17 @@ def test_with_no_strategy_left_one_sentence_says_what_and_why() -> None:
     assert said.startswith("batch_jac cannot differentiate ") and "method='auto'" in said and "no route:" in said
 
 
-def test_whether_samples_depend_on_each_other_must_be_decided_for_a_plan_to_last() -> None:
+@pytest.mark.parametrize("settled", [False, True])
+def test_it_must_be_verified_and_independence_decided_for_a_plan_to_last(settled: bool) -> None:
     plan = planned(entries(1), 2, 2)
     for found in Independence:
         lasting = Plan(
             *[getattr(plan, name) for name in ("quantity", "wanted", "outputs", "inputs", "output_rows")],
             (),
             "",
-            Findings(found),
+            Findings(found, settled=settled),
         ).lasting
-        assert lasting is (found is not Independence.BLIND)
+        assert lasting is (settled and found is not Independence.BLIND)
 
 
 # -------------------------------------------------------------------- a new route

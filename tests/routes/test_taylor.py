@@ -29,7 +29,7 @@ from jacfunc.jet.multiindices import MultiIndices, Sum
 from jacfunc.routes import taylor
 from jacfunc.routes.collect import Block, Diagonal, HessianDiagonal, Laplacian, Partials
 from jacfunc.routes.taylor import Taylor
-from jacfunc.routes.verify import OtherwiseError
+from jacfunc.routes.verify_followed import OtherwiseError
 
 TAYLOR = Taylor()
 X = LEAVES[0]

@@ -1,0 +1,258 @@
+"""What the Taylor route checks of a function when it is taken for the first time: that jets are right.
+
+A function may look at what it is given (``isinstance``) and go another way with a jet, and a rule may be wrong.  So the
+value is compared with a plain forward's, and every derivative along one direction with that of reverse mode; where that
+has none, with a difference of what is one order below.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..evaluation.linear import graph_gradients, pullback
+from ..jet import CannotFollowError, Propagation, layout
+from ..jet.readout import rows_of
+from ..jet.values import plain
+from .task import Task, Tensors
+from .verify import REFUSED, elsewhere, waves
+
+
+class OtherwiseError(CannotFollowError):
+    """Other derivatives by jets than by tensors: the function does another thing with them."""
+
+
+Projection = tuple[torch.Tensor, torch.Tensor]
+"""For each sample an inner product, and the sum of the sizes of its terms."""
+
+
+def verify_followed(task: Task, follow: Callable[..., Any]) -> None:
+    """Raise unless the jets' derivatives along one direction, projected to one number a sample, are the true ones.
+
+    ``follow`` runs the function on jets (``taylor.py``).  Orders of which no sample told anything, all derivatives zero
+    or not finite, are compared at other values; if nothing is finite there either, it stays open.  Inside a function
+    that jets go through nothing is verified but that function.
+    """
+    if task.within is not None:
+        return
+    untold = _untold(task, follow, _told_if_any_size)
+    if untold and task.leaves[0].numel():
+        try:
+            untold = untold & _untold(replace(task, leaves=elsewhere(task.leaves)), follow, _told_if_finite)
+        except OtherwiseError:
+            raise
+        except REFUSED:
+            pass
+    if untold:
+        task.open.append("no sample told whether its derivatives by jets are right")
+
+
+def _told_if_any_size(one: Projection, other: Projection) -> bool:
+    return bool(_scale(one, other) > 0)
+
+
+def _told_if_finite(one: Projection, other: Projection) -> bool:
+    return bool(_finite(one, other).any())
+
+
+def _untold(task: Task, follow: Callable[..., Any], told: Callable[[Projection, Projection], bool]) -> set[int]:
+    """The orders of which nothing was told; raise where what was told is not the truth."""
+    found, cotangents, coarsest = _followed_projections(task, follow)
+    for reverse in (_reverse_projections, _graph_projections):
+        try:
+            true = reverse(task, cotangents)
+        except (RuntimeError, NotImplementedError):
+            continue
+        _compare(task, follow, reverse, found, true, coarsest)
+        break
+    else:
+        true = _compare_differences(task, follow, found, cotangents, coarsest)
+    return {k for k in range(1, task.order + 1) if not told(found[k], true[k])}
+
+
+def _compare(
+    task: Task,
+    follow: Callable[..., Any],
+    reverse: Callable[..., list[Projection]],
+    found: list[Projection],
+    true: list[Projection],
+    coarsest: float,
+) -> None:
+    room = [min(0.5, 4**k * coarsest**0.5) * _scale(found[k], true[k]) for k in range(task.order + 1)]
+    if _agree(found, true, room):
+        return
+    noise = _noise(task, follow, reverse, found, true, coarsest)
+    if not _agree(found, true, [a + b for a, b in zip(room, noise, strict=True)]):
+        raise OtherwiseError("the derivatives by jets are not those of reverse mode")
+
+
+def _compare_differences(
+    task: Task, follow: Callable[..., Any], found: list[Projection], cotangents: Tensors, coarsest: float
+) -> list[Projection]:
+    """What neither torch.func nor a graph differentiates: each order by differences of the one below, the first of f.
+
+    A derivative lies between the differences forward and back, but for rounding and where the next order is zero.
+    """
+    step = coarsest ** (1 / 3)
+    here, below, above = [_stepped(task, follow, cotangents, sign * step) for sign in (0, -1, 1)]
+    true, room = [here[0]], [torch.zeros(())]
+    for k in range(1, task.order + 1):
+        back, ahead = (
+            (b[0] - a[0]) / (k * step) for a, b in ((below[k - 1], here[k - 1]), (here[k - 1], above[k - 1]))
+        )
+        middle, half = (back + ahead) / 2, (back - ahead).abs() / 2
+        true.append((middle, middle.abs()))
+        room.append(half + 64 * step**2 * (_scale(here[k - 1], here[k - 1]) + _scale(found[k], true[k])))
+    if not _agree(found, true, room):
+        raise OtherwiseError("the derivatives by jets are not the differences of f")
+    return true
+
+
+def _stepped(task: Task, follow: Callable[..., Any], cotangents: Tensors, step: float) -> list[Projection]:
+    """Value by a plain forward, and derivatives by jets below the highest order, so far along the tangents."""
+    leaves = tuple(leaf.detach() + step * wave for leaf, wave in zip(task.leaves, waves(task.leaves), strict=True))
+    moved = replace(task, leaves=leaves)
+    moved.redraw()
+    with torch.no_grad():
+        outputs, _ = moved.evaluate(*leaves, others_copied=True)
+    by_jets = _followed_projections(moved, follow)[0] if task.order > 1 else []
+    return [_projected(cotangents, outputs, task), *by_jets[1:]]
+
+
+def _noise(
+    task: Task,
+    follow: Callable[..., Any],
+    reverse: Callable[..., list[Projection]],
+    found: list[Projection],
+    true: list[Projection],
+    coarsest: float,
+) -> list[torch.Tensor]:
+    """How far derivatives that cancel to nothing may be off by rounding, as those of what is linear in effect.
+
+    Of the size of rounding beside the orders below, and no more than they move by where the input moves a little.
+    """
+    along = waves(task.leaves)
+    near = tuple(leaf + leaf * wave * coarsest**0.25 for leaf, wave in zip(task.leaves, along, strict=True))
+    moved, cotangents, _ = _followed_projections(replace(task, leaves=near), follow)
+    turned = reverse(replace(task, leaves=near), cotangents)
+    allowed, beside = [torch.zeros(())], torch.zeros(())
+    for k in range(1, task.order + 1):
+        beside = torch.maximum(beside, _scale(found[k - 1], true[k - 1]))
+        change = torch.maximum(_difference(found[k], moved[k]).amax(), _difference(true[k], turned[k]).amax())
+        allowed.append(torch.minimum(8 * change, 64 * coarsest * beside))
+    return allowed
+
+
+def _followed_projections(task: Task, follow: Callable[..., Any]) -> tuple[list[Projection], Tensors, float]:
+    """What :func:`_reverse_projections` gives, by jets; the cotangents u; and the coarsest precision on the way."""
+    tangents = waves(task.leaves)
+    rows_layout = layout.closed(tuple((k,) for k in range(1, task.order + 1)))
+    propagations: list[Propagation] = []
+
+    def rows(propagation: Propagation) -> list[torch.Tensor | None]:
+        propagations.append(propagation)
+        return [tangent[None] for tangent in tangents]
+
+    outputs, _, _ = follow(task, rows_layout, rows)
+    values = tuple(output.detach() for output in plain(outputs))
+    cotangents = waves(values)
+    found = [_projected(cotangents, values, task)]
+    for k in range(1, task.order + 1):
+        found.append(_projected(cotangents, [rows_of(o, k, 1, task.leaves[0])[0] for o in outputs], task))
+    return found, cotangents, max(propagations[0].coarsest, *(torch.finfo(leaf.dtype).eps for leaf in task.leaves))
+
+
+def _reverse_projections(task: Task, cotangents: Tensors) -> list[Projection]:
+    """``<u, f>``, ``<J^T u, v>``, ``<H v, v> / 2`` and so on of ``<u, f>``, of each sample, up to the order wanted."""
+    tangents = waves(task.leaves)
+
+    def gradient(*leaves: torch.Tensor) -> tuple[Tensors, Tensors]:
+        task.redraw()
+        outputs, pull, _ = pullback(task.evaluate, *leaves)
+        return pull(*cotangents), outputs
+
+    level = gradient
+    for k in range(2, task.order + 1):
+        level = _differentiated(level, tangents, k)
+    last, others = level(*task.leaves)
+    return _all_projected(task, cotangents, [*grouped(others, len(tangents), len(cotangents)), last])
+
+
+def _graph_projections(task: Task, cotangents: Tensors) -> list[Projection]:
+    """What :func:`_reverse_projections` gives, from a graph by ``torch.autograd.grad``."""
+    tangents = waves(task.leaves)
+    task.redraw()
+    with torch.enable_grad():
+        leaves = tuple(leaf.detach().requires_grad_() for leaf in task.leaves)
+        tensors, _ = task.evaluate(*leaves, others_copied=True)
+    found, along = [tensors], cotangents
+    for k in range(1, task.order + 1):
+        tensors = tuple(tensor / k for tensor in graph_gradients(tensors, leaves, along, k < task.order))
+        found.append(tensors)
+        along = tangents
+    return _all_projected(task, cotangents, found)
+
+
+def _all_projected(task: Task, cotangents: Tensors, found: Sequence[Tensors]) -> list[Projection]:
+    """Outputs along the cotangents, and derivatives of every order along the tangents."""
+    tangents = waves(task.leaves)
+    pairs = [(cotangents, found[0]), *((tensors, tangents) for tensors in found[1:])]
+    return [_projected(left, right, task) for left, right in pairs]
+
+
+Level = Callable[..., tuple[Tensors, Tensors]]
+"""Derivatives of one order, and those of the lower ones."""
+
+
+def _differentiated(level: Level, tangents: Tensors, order: int) -> Level:
+    """The next order along the tangents, over its factorial: the field is a gradient, so it is its own transpose's."""
+
+    def following(*leaves: torch.Tensor) -> tuple[Tensors, Tensors]:
+        tensors, pull, lower = pullback(level, *leaves)
+        return tuple(tensor / order for tensor in pull(*tangents)), (*lower, *tensors)
+
+    return following
+
+
+def grouped(tensors: Tensors, size: int, first: int) -> list[Tensors]:
+    """Tensors in groups of a size, after a first group of another."""
+    starts = range(first, len(tensors), size)
+    return [tensors[:first], *(tensors[start : start + size] for start in starts)]
+
+
+def _projected(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor], task: Task) -> Projection:
+    axes = len(task.batch)
+    terms = [(a.double() * b.double()).detach() for a, b in zip(left, right, strict=True)]
+    joined = torch.cat([term.reshape(*term.shape[:axes], math.prod(term.shape[axes:])) for term in terms], dim=-1)
+    return joined.sum(-1), joined.abs().sum(-1)
+
+
+def _finite(one: Projection, other: Projection) -> torch.Tensor:
+    return one[1].isfinite() & other[1].isfinite()
+
+
+def _scale(one: Projection, other: Projection) -> torch.Tensor:
+    """The largest size among samples; a derivative that is missing is off by its own size."""
+    size = torch.where(_finite(one, other), one[1] + other[1], 0.0)
+    return size.amax() if size.numel() else size.sum()
+
+
+def _difference(one: Projection, other: Projection) -> torch.Tensor:
+    return torch.where(_finite(one, other), (one[0] - other[0]).abs(), 0.0)
+
+
+def _agree(found: list[Projection], true: list[Projection], room: list[torch.Tensor]) -> bool:
+    """Whether derivatives of every order are equal but for so much, and finite wherever those of reverse mode are.
+
+    What is finite in reverse mode only is a zero times an infinity (``relu(x).sqrt()`` below zero), which that does not
+    multiply.
+    """
+    for one, other, allowed in zip(found[1:], true[1:], room[1:], strict=True):
+        close = _difference(one, other) <= allowed
+        if not bool((close & (one[1].isfinite() | ~other[1].isfinite())).all()):
+            return False
+    return True
