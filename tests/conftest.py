@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +18,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "error::jacfunc.IndependenceWarning")
     if hasattr(config, "workerinput"):  # one of several processes, each with a core of its own
         torch.set_num_threads(1)
+    gc.set_threshold(200_000, 20, 100)  # or a tenth of a trace goes to looking through what torch keeps
     if sys.gettrace() is not None:
         _leave_dynamo_out()
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays, and need not be looked through."""
+    gc.collect()
+    gc.freeze()
 
 
 def _leave_dynamo_out() -> None:

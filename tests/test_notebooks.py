@@ -4,12 +4,15 @@ Those that train run here with few steps; what is committed is the full run, and
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
@@ -45,18 +48,23 @@ def test_notebooks_are_found() -> None:
     assert {path.stem for path in NOTEBOOKS} == {"01_diagonals", *BARS}
 
 
+@pytest.fixture(scope="session")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelManager]:
+    """One for all notebooks of a process, for its imports take as long as a run; it starts elsewhere, on one core."""
+    around = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    own = {"PYTHONPATH": str(ROOT), "JACFUNC_STEPS": FEW_STEPS, "OMP_NUM_THREADS": "1"}
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(cwd=str(tmp_path_factory.mktemp("kernel")), env={**around, **own})
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs_and_is_committed_with_outputs(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the kernel starts elsewhere
-    monkeypatch.delenv("MPLBACKEND", raising=False)
-    monkeypatch.setenv("JACFUNC_STEPS", FEW_STEPS)
+def test_notebook_runs_and_is_committed_with_outputs(path: Path, kernel: KernelManager) -> None:
     committed = nbformat.read(path, as_version=4)
     executed = nbformat.read(path, as_version=4)
-    NotebookClient(
-        executed, timeout=TIMEOUT, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
-    ).execute()
+    NotebookClient(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("%reset -f")]), km=kernel).execute()
+    NotebookClient(executed, km=kernel, timeout=TIMEOUT).execute()
     for before, after in zip(code_cells(committed), code_cells(executed), strict=True):
         assert has_result(before) == has_result(after), f"run again and commit; the outputs differ in:\n{before.source}"
 
