@@ -27,6 +27,7 @@ from ..jet import CannotFollowError, Jet
 from ..jet.values import replaced
 from ..jet.within import value_within
 from ..modules.functional import FunctionalModule, LiveModule
+from ..modules.hidden import watched
 from ..modules.swapping import call_guarded
 from .refusals import check_outputs, refuse_classes
 from .request import Request, Shape
@@ -125,8 +126,10 @@ class Evaluator:
         """The outputs of a plain forward, and whether it drew random numbers; refuses what is no batch of samples."""
         self.expected = None
         try:
-            with plainly() as called:
+            with plainly() as called, watched(self.request.fingerprint) as found:
                 values = self.first_values(state)
+            if found:
+                self.request.look_again()
             self.scripted = self.scripted or called()
             return values, not state.is_now()
         except RuntimeError as error:
@@ -220,9 +223,15 @@ class Evaluator:
 
     def _guarded(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         function = self.request.function
-        if compiling() or isinstance(function, FunctionalModule | LiveModule) or not self.request.fingerprint.modules:
+        if compiling():
             return function(*args, **kwargs)
-        return call_guarded(function, args, kwargs, self.request.fingerprint.modules)
+        fingerprint = self.request.fingerprint
+        own = (
+            [] if isinstance(function, FunctionalModule | LiveModule) else fingerprint.modules
+        )  # which guard themselves
+        if not own and not fingerprint.hidden:
+            return function(*args, **kwargs)
+        return call_guarded(function, args, kwargs, [*own, *fingerprint.hidden])
 
     def _split_aux(self, output: Any) -> tuple[Any, Tensors]:
         if not isinstance(output, tuple) or len(output) != 2:

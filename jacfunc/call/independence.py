@@ -142,8 +142,7 @@ def probe_now(request: Request) -> bool:
     """Check whatever was found before; True unless the samples are coupled."""
     with noted("check_independent", request.function, request.args):
         evaluator, state = Evaluator(request), request.random_state()
-        with replaying(state):
-            outputs = evaluator.first_values(state)
+        outputs, _ = evaluator.look(state)
         return not several(request) or check(evaluator, outputs, state) is Independence.CHECKED
 
 
@@ -271,7 +270,7 @@ def refuse_layers(request: Request) -> None:
 
 def _module_at_fault(fingerprint: Fingerprint) -> str | None:
     """A layer that couples samples, and the way out."""
-    for root in fingerprint.modules:
+    for root in (*fingerprint.modules, *fingerprint.hidden):
         for name, module in root.named_modules():
             kind, called = type(module).__name__, f" {name!r}" if name else ""
             if isinstance(module, BatchNorm) and (module.training or module.running_mean is None):

@@ -218,6 +218,10 @@ class Request:
         own = self.function if isinstance(self.function, FunctionalModule) else self.fingerprint
         return (parts, named, own.shape())
 
+    def look_again(self) -> None:
+        """Forget what the arguments and the function look like: more of it is known now."""
+        self.__dict__.pop("signature", None)
+
     @once
     def alone(self) -> bool:
         """Whether the function is an adapted module of plain layers, and nothing else runs in it."""

@@ -5,13 +5,13 @@ What a plan is, and which route comes first, is in ``plan.py``; what a route doe
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
 
 from ..core import caches
-from ..core.closeness import agree
 from ..core.levels import compiling, differentiated_again, exporting, inside_transform, inside_vmap
 from ..core.reasons import note, place, reason
 from ..errors import JacfuncError, RefusedOperationError, UnsupportedOperationError
@@ -28,6 +28,7 @@ from .independence import Independence
 from .parting import parting
 from .plan import Findings, Plan, make_plan, no_route, treats_otherwise
 from .quantity import Outcome, Quantity
+from .reproduced import reproduces
 from .request import Request
 
 FATAL = (JacfuncError, torch.OutOfMemoryError)
@@ -108,6 +109,8 @@ def _descend(
         else:
             if found is not plan and found.findings.settled:
                 _remember(request, found)
+            if request.options.method == "auto" and _has_nan(outcome, settled=found is plan):
+                outcome = _without_nan(outcome, plan, request, state, limit)
             return outcome, found
     raise UnsupportedOperationError(no_route(plan))
 
@@ -118,6 +121,42 @@ def _seen(plan: Plan, evaluator: Evaluator, state: RandomState) -> tuple[Evaluat
     if evaluator.outputs != plan.outputs:
         raise OutputsChangedError
     return _expecting(plan, evaluator.request, evaluator.scripted), values
+
+
+def _has_nan(outcome: Outcome, settled: bool) -> bool:
+    """Whether a derivative is NaN that no output explains; of what is not on a CPU, which waits, at first only."""
+    results = outcome.results.values()
+    if inside_transform() or not any(_may_have_nan(result) for result in results if result.is_cpu or not settled):
+        return False
+    found = any(bool(result.isnan().any()) for result in results)
+    return found and not any(bool(output.isnan().any()) for output in outcome.evaluation.outputs)
+
+
+def _may_have_nan(tensor: torch.Tensor) -> bool:
+    return math.isnan(tensor.detach().sum().item())
+
+
+def _without_nan(
+    outcome: Outcome, plan: Plan, request: Request, state: RandomState | None, limit: int | None
+) -> Outcome:
+    """What another route gives where that has no NaN, as in a branch that ``torch.where`` does not take; else this."""
+    state = state or request.random_state()
+    after = request.random_state()
+    for strategy in plan.strategies[1:]:
+        if strategy.route is plan.strategy.route:
+            continue
+        state.restore()
+        alone = replace(plan, strategies=(strategy,), findings=replace(plan.findings, settled=False))
+        try:
+            other, _ = _attempt(alone, _expecting(plan, request), state, limit)
+        except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            continue
+        if not any(bool(result.isnan().any()) for result in other.results.values()):
+            return other
+    after.restore()
+    return outcome
 
 
 def _parting(plan: Plan, evaluator: Evaluator, state: RandomState, limit: int | None) -> str:
@@ -280,7 +319,7 @@ def _attempt(
         given=() if request.within is None else request.given_leaves(),
     )
     evaluation, results = plan.wanted.compute(strategy.route, task)
-    if verified and values is not None and not all(map(_same, evaluation.outputs, values)):
+    if verified and values is not None and not reproduces(evaluation.outputs, values, evaluator, state):
         raise OtherwiseError("f returned other values than a plain forward")
     if evaluation.undifferentiable:
         results = {key: value_only(result, evaluation.outputs) for key, result in results.items()}
@@ -297,7 +336,3 @@ def _attempt(
         )
     assert evaluator.outputs is not None
     return Outcome(plan.wanted, results, evaluation, evaluator.outputs, evaluator.aux), plan
-
-
-def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype and agree(one, other)

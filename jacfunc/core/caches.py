@@ -235,6 +235,9 @@ LARGEST_IDENTITY = 64
 INVENTORIES = Memory()
 """Where a module that a function closes over keeps its tensors (``swapping.py``)."""
 
+HIDDEN = Memory()
+"""Of each function the modules that ran in it and that no walk through it finds, weakly (``hidden.py``)."""
+
 _MEMORIES = (
     PLANS,
     INDEPENDENT,
@@ -247,6 +250,7 @@ _MEMORIES = (
     BATCHED,
     IDENTITIES,
     INVENTORIES,
+    HIDDEN,
 )
 
 

@@ -31,6 +31,8 @@ Tensors = tuple[Tensor, ...]
 def pushed(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """The result of an operation, each floating-point tensor of it as a jet."""
     refuse_writing(function, kwargs)
+    if name_of(function) == FUNCTION:  # its backward says nothing of what is off the tape
+        raise CannotFollowError("an autograd.Function")
     if exporting():
         raise CannotFollowError(f"{name_of(function)}, which has no rule for torch.export to record")
     jets_in(args, kwargs)[0].propagation.slow[name_of(function)] = None
@@ -55,6 +57,10 @@ def pushed(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         for place, output in enumerate(outputs)
     ]
     return operation.rebuilt(results)
+
+
+FUNCTION = "custom_function_call"
+"""By which name torch.func hands over an ``autograd.Function``."""
 
 
 def name_of(function: Any) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from ..core import caches
 from ..core.torch_private import OpOverload, OpOverloadPacket, c_nn
-from ..errors import ArgumentTypeError, RuleError
+from ..errors import ArgumentTypeError, JacfuncError, RuleError
 from .fallback import name_of
 from .frame import CannotFollowError
 from .jet import Jet
@@ -101,7 +101,9 @@ def register_rule(function: Callable[..., Any], rule: Rule | None = None) -> Any
 
     Raises:
         ArgumentTypeError: ``function`` is nothing that torch hands over, or ``rule`` is not callable.
-        RuleError: at a call, if the rule's result has rows of another shape or dtype than its value.
+        RuleError: at a call, if the rule raises what is no error of jacfunc's, gives None, or a result whose rows have
+            another shape or dtype than its value.  What no jet can go through raises
+            :class:`~jacfunc.UnsupportedOperationError`, and another route is taken.
 
     Example:
         >>> import torch
@@ -146,9 +148,17 @@ def _checked(function: Any, rule: Rule) -> Rule:
     caches.USER_RULES[function] = rule
 
     def checked(*args: Any, **kwargs: Any) -> Any:
-        result = caches.USER_RULES[function](*args, **kwargs)
+        name = name_of(function)
+        try:
+            result = caches.USER_RULES[function](*args, **kwargs)
+        except JacfuncError:  # among them what says that no jet can go through
+            raise
+        except Exception as error:
+            raise RuleError(f"the rule of {name} raised {type(error).__name__}: {error}") from error
+        if result is None:
+            raise RuleError(f"the rule of {name} gave None; return the jet of the result")
         for jet in jets_in((result,), {}):
-            _check_jet(name_of(function), jet)
+            _check_jet(name, jet)
         return result
 
     return checked

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..core import caches
 from ..core.caches import computed_once
 from ..evaluation.rng import GENERATORS
 
@@ -41,12 +42,13 @@ class Fingerprint:
     """What was found in a function.
 
     ``scopes``: the namespaces, of no module, of functions that were executed; ``arrays``: whether it holds some of
-    numpy, its modules aside.
+    numpy, its modules aside; ``hidden``: modules that were seen to run and are not found in it (``hidden.py``).
     """
 
     key: Hashable = None
     parts: list[object] = field(default_factory=list)
     modules: list[nn.Module] = field(default_factory=list)
+    hidden: list[nn.Module] = field(default_factory=list)
     random: list[Any] = field(default_factory=list)
     scopes: list[dict[str, Any]] = field(default_factory=list)
     rememberable: bool = True
@@ -62,6 +64,8 @@ class Fingerprint:
         if not once:
             fingerprint = cls()
             fingerprint.key = _Walk(fingerprint, batch).key(function, 0)
+            references = caches.HIDDEN.get(fingerprint.key, None) or ()
+            fingerprint.hidden += [module for reference in references if (module := reference()) is not None]
             once.append(fingerprint)
         return once[0]
 
@@ -83,7 +87,7 @@ class Fingerprint:
         """Every module in the function and below it, once."""
         # Not module.modules(), which names every one of them and takes most of a small call's time.
         found: dict[int, nn.Module] = {}
-        left: list[nn.Module | None] = [*self.modules]
+        left: list[nn.Module | None] = [*self.modules, *self.hidden]
         while left:
             module = left.pop()
             if module is not None and id(module) not in found:

@@ -76,7 +76,8 @@ class FunctionalModule:
         if alone:  # which have no mode
             assert self._layers is not None
             return ModuleShape(True, (self._layers.token,))
-        return ModuleShape(False, shape_of(self._modules))
+        hidden = [module for fingerprint in self.fingerprint_once for module in fingerprint.hidden]
+        return ModuleShape(False, shape_of([*self._modules, *(m for found in hidden for m in found.modules())]))
 
     @property
     def state_arguments(self) -> int:

@@ -355,6 +355,13 @@ def _with_copies(call: Callable[..., Any], inventory: Inventory, /, *args: Any, 
     return call_with(call, args, kwargs, inventory, None, held(inventory.buffers))
 
 
+def exchanged(inventory: Inventory) -> _Swap:
+    """A swap that has put copies of all buffers into their places, to be restored by the caller."""
+    swap = _Swap(inventory, None, held(inventory.buffers))
+    swap.put()
+    return swap
+
+
 def held(slots: Iterable[Slot]) -> dict[str, torch.Tensor]:
     """What the slots hold now, by name."""
     return {name: container[index] for container, index, name in slots}

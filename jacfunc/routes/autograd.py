@@ -19,6 +19,7 @@ from .collect import Entries, Partials, joined, own_coordinates
 from .route import PullingRoute
 from .task import Evaluation, Task, Tensors
 from .verify import verify_transpose
+from .verify_tape import by_graph, verify_tape
 
 
 class Autograd(PullingRoute):
@@ -87,7 +88,7 @@ class Autograd(PullingRoute):
 
 
 def _verify(task: Task, outputs: Tensors, leaves: Tensors) -> None:
-    """Raise where the pullback has no transpose, as the other routes do."""
+    """Raise where the pullback has no transpose or not the derivative of its values, as the other routes do."""
 
     def pull(*cotangents: torch.Tensor) -> Tensors:
         return graph_gradients(outputs, leaves, cotangents, True)
@@ -97,6 +98,7 @@ def _verify(task: Task, outputs: Tensors, leaves: Tensors) -> None:
         return graph_gradients(pull(*cotangents), cotangents, tangents, False)
 
     verify_transpose(task, pull, push, outputs)
+    verify_tape(task, by_graph)
 
 
 def _has_gradient(task: Task, outputs: Tensors, leaves: Tensors) -> bool:

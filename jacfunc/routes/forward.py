@@ -23,7 +23,8 @@ from .collect import Entries, Partials, joined
 from .hessians import Hessians
 from .route import Route
 from .task import Evaluation, Task, Tensors
-from .verify import verify_backward, verify_transpose
+from .verify import verify_transpose
+from .verify_tape import verify_again, verify_tape
 
 
 class Forward(Route):
@@ -47,6 +48,8 @@ class Forward(Route):
         push = pushforward(pull, outputs)
         if task.mode.verified:
             verify_transpose(task, pull, push, outputs)
+            if task.mode.differentiated_again:
+                verify_tape(task)
         for start, stop in task.input_chunks():
             tangents = task.through(push, task.inputs.basis(start, stop, task.leaves, task.batch))
             entries.take_columns(start, stop, tangents)
@@ -60,13 +63,13 @@ class Forward(Route):
             return push(*tangents), outputs, aux
 
         if task.mode.verified:
-            verify_backward(task)
+            verify_again(task)
         return task.swept_columns(along, entries)
 
     def partials(self, task: Task, partials: Partials) -> Evaluation:
         """Mixed derivatives of any order, each a pushforward of one of the order below; ``f`` is evaluated once."""
         if task.mode.verified:
-            verify_backward(task)
+            verify_again(task)
         return nested.swept(task, partials, _grown)
 
     def cost_of_hessian(self, inputs: int, outputs: int) -> float:
@@ -85,7 +88,7 @@ class Forward(Route):
             return (*firsts, *map(joined, map(list, zip(*chunks, strict=True)))), outputs, aux
 
         if task.mode.verified:
-            verify_backward(task)
+            verify_again(task)
         outer = task.chunk_size and max(1, task.chunk_size // max(task.inputs.total, 1))
         return task.swept(along, task.inputs, outer, task.leaves, hessians.take_columns)
 

@@ -15,7 +15,8 @@ from .collect import Entries, Partials, joined, own_coordinates
 from .hessians import Hessians
 from .route import PullingRoute
 from .task import Evaluation, Task, Tensors
-from .verify import NoTransposeError, verify_backward, verify_transpose
+from .verify import NoTransposeError, verify_transpose
+from .verify_tape import OffTapeError, verify_again, verify_tape
 
 
 class Reverse(PullingRoute):
@@ -48,7 +49,7 @@ class Reverse(PullingRoute):
         take: Callable[[int, int, Tensors], None],
     ) -> Evaluation:
         if task.mode.verified:
-            verify_backward(task)
+            verify_again(task)
         outer = task.chunk_size and max(1, task.chunk_size // max(task.inputs.total, 1))
         like = [task.leaves[0]] * len(task.outputs.shapes)  # the outputs are not known before their evaluation
         return task.swept(lambda *cotangents: along(task, cotangents), task.outputs, outer, like, take)
@@ -56,7 +57,7 @@ class Reverse(PullingRoute):
     def partials(self, task: Task, partials: Partials) -> Evaluation:
         """Mixed derivatives of any order, each from a gradient of one of the order below; ``f`` is evaluated once."""
         if task.mode.verified:
-            verify_backward(task)
+            verify_again(task)
         return nested.swept(task, partials, _grown)
 
     def cost_of_hessian(self, inputs: int, outputs: int) -> float:
@@ -76,6 +77,9 @@ def _lacks_gradient(task: Task, pull: Callable[..., Tensors], outputs: Tensors) 
     """Whether torch has no derivative of this one, which is good for a value then; raise if it had a wrong one."""
     try:
         verify_transpose(task, pull, pushforward(pull, outputs), outputs)
+        verify_tape(task)
+    except OffTapeError:
+        return True
     except NoTransposeError:
         raise
     except RuntimeError as error:

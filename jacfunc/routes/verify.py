@@ -82,16 +82,23 @@ def _told(
 class _Value(torch.autograd.Function):
     """The identity, whose backward refuses; the outputs stand for all that the derivative depends on."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, derivative: torch.Tensor, *outputs: torch.Tensor) -> torch.Tensor:
+    def forward(derivative: torch.Tensor, *outputs: torch.Tensor) -> torch.Tensor:
         return derivative.view_as(derivative)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keep nothing."""
 
     @staticmethod
     def backward(ctx: Any, cotangent: torch.Tensor) -> torch.Tensor:
         raise UnsupportedOperationError(
             "this derivative has no gradient: an autograd.Function inside f (or a custom operator, one like torch.cond "
             "or one whose backward this torch has no derivative of) has a backward that cannot be differentiated "
-            "(once_differentiable, or detached); write it with differentiable operations"
+            "(once_differentiable, detached, or of what its forward computed out of torch's sight); write it with "
+            "differentiable operations of what ctx.save_for_backward was given, inputs or outputs"
         )
 
 

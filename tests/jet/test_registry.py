@@ -13,7 +13,7 @@ from torch import nn
 
 from jacfunc import diag_jac, explain, register_rule
 from jacfunc.core import caches
-from jacfunc.errors import ArgumentTypeError, RuleError
+from jacfunc.errors import ArgumentTypeError, RuleError, UnsupportedOperationError
 from jacfunc.jet import CannotFollowError, elementwise, linear
 from jacfunc.jet.layout import first_order
 from jacfunc.jet.registry import add, forms, in_place_of, spelled, writing
@@ -91,12 +91,27 @@ class TestRegisterRule:
             (lambda x: x.like(x.value.double(), (x.full(1),)), "rows of dtype torch.float32 at order 1 for a value of"),
             (lambda x: x.like(x.value, (x.full(1), None)), "coefficients of 2 orders; the layout carries 1"),
             (lambda x: (x, x.like(x.value[0], (x.full(1),))), "sin gave rows of shape"),
+            (lambda x: None, "^the rule of sin gave None; return the jet of the result"),
+            (lambda x: 1 / 0, "^the rule of sin raised ZeroDivisionError: division by zero"),
+            (lambda x, y: x, "^the rule of sin raised TypeError: .* missing 1 required positional argument: 'y'"),
+            (lambda x: x.nothing, "^the rule of sin raised AttributeError: .* no attribute 'nothing'"),
         ],
     )
     def test_rows_that_do_not_belong_to_the_value(self, rule, words: str) -> None:
         register_rule(torch.sin, rule)
         with pytest.raises(RuleError, match=words):
             propagated(torch.sin, torch.rand(2, 4))
+
+    def test_another_route_is_taken_where_it_refuses_and_none_where_it_fails(self) -> None:
+        def refusing(x):
+            raise UnsupportedOperationError("sin of what is not small")
+
+        x = torch.rand(2, 4)
+        register_rule(torch.sin, refusing)
+        assert torch.allclose(diag_jac(torch.sin)(x), x.cos())
+        register_rule(torch.sin, lambda x: None)
+        with pytest.raises(RuleError, match="gave None"):
+            diag_jac(torch.sin, method="taylor")(x)
 
     def test_a_linear_one(self) -> None:
         register_rule(torch.fliplr, lambda x: linear(x, torch.fliplr, lambda rows: rows.flip(2)))

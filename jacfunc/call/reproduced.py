@@ -1,0 +1,52 @@
+"""Whether what a route gave as the value is what a plain forward gives, but for rounding and for what no two share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from ..core import trees
+from ..core.closeness import agree
+from ..evaluation.rng import RandomState
+from .evaluator import Evaluator
+
+Tensors = tuple[torch.Tensor, ...]
+
+
+def reproduces(outputs: Tensors, values: Tensors, evaluator: Evaluator, state: RandomState | None) -> bool:
+    """Whether the outputs of a route are the ``values`` of a plain forward.
+
+    Where they are not, that is made once more: a function that gives others then tells nothing, and one that computes
+    in a coarser dtype than that of its outputs is compared in its precision.
+    """
+    if _same(outputs, values):
+        return True
+    state = state or evaluator.request.random_state()
+    after = evaluator.request.random_state()
+    state.restore()
+    with _Precision() as precision:
+        again, _ = Evaluator(evaluator.request, scripted=evaluator.scripted).look(state)
+    after.restore()
+    return not _same(again, values) or _same(outputs, values, precision.coarsest)
+
+
+def _same(ones: Tensors, others: Tensors, eps: float = 0.0) -> bool:
+    return all(
+        one.shape == other.shape and one.dtype == other.dtype and agree(one, other, eps)
+        for one, other in zip(ones, others, strict=True)
+    )
+
+
+class _Precision(TorchFunctionMode):
+    """Notes the coarsest dtype of what is computed while it is active."""
+
+    coarsest = 0.0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in trees.tensors(result):
+            if tensor.is_floating_point():
+                self.coarsest = max(self.coarsest, torch.finfo(tensor.dtype).eps)
+        return result

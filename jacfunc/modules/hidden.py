@@ -1,0 +1,71 @@
+"""Modules that run and that no walk through a function finds: in a list of an object, a property, an argument.
+
+A plain forward tells: what is called is seen by hooks that torch has for all modules.  While such a module runs its
+buffers are exchanged for copies, so that nothing of it changes; from then on it is one of the function's modules.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from ..core import caches
+from .fingerprint import Fingerprint
+from .swapping import Inventory, exchanged, locked
+
+
+@contextmanager
+def watched(fingerprint: Fingerprint) -> Iterator[list[nn.Module]]:
+    """While it lasts, no module that runs in this thread changes; what is new among them becomes the function's."""
+    watch = _Watch({id(module) for module in fingerprint.tree()})
+    with locked():
+        # Put back where its forward ends, for what surrounds that may exchange tensors as well (functional_call).
+        hooks = register_module_forward_pre_hook(watch.begin), register_module_forward_hook(watch.end, always_call=True)
+        try:
+            yield watch.found
+        finally:
+            for hook in hooks:
+                hook.remove()
+            watch.end_all()
+            if watch.found:
+                _keep(fingerprint, watch.found)
+
+
+class _Watch:
+    """What runs in this thread: the modules that are not ``known``, each once, and the swaps of those that run now."""
+
+    def __init__(self, known: set[int]) -> None:
+        self.known = known
+        self.thread = threading.get_ident()
+        self.found: list[nn.Module] = []
+        self.running: list[tuple[nn.Module, set[int], Any]] = []
+
+    def begin(self, module: nn.Module, _: Any) -> None:
+        if threading.get_ident() != self.thread or id(module) in self.known:
+            return
+        if any(id(module) in below for _, below, _ in self.running):
+            return
+        if not any(module is other for other in self.found):
+            self.found.append(module)
+        self.running.append((module, set(map(id, module.modules())), exchanged(Inventory.remembered(module))))
+
+    def end(self, module: nn.Module, *_: Any) -> None:
+        if threading.get_ident() == self.thread and self.running and self.running[-1][0] is module:
+            self.running.pop()[2].restore()
+
+    def end_all(self) -> None:
+        while self.running:
+            self.running.pop()[2].restore()
+
+
+def _keep(fingerprint: Fingerprint, found: list[nn.Module]) -> None:
+    fingerprint.hidden += [module for module in found if not any(module is other for other in fingerprint.hidden)]
+    if fingerprint.rememberable:
+        references = tuple(map(weakref.ref, fingerprint.hidden))
+        caches.HIDDEN.put(fingerprint.key, fingerprint.parts, None, references)

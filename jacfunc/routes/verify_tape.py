@@ -1,0 +1,132 @@
+"""Whether the backward of an ``autograd.Function`` depends on its input in sight of torch, checked once a plan.
+
+A backward may use what its forward computed of the input (``1 - y * y``), a detached tensor, an attribute of ``ctx`` or
+numpy.  Its first derivatives are right then, but what is differentiated again takes that for a constant: torch has no
+word for it.  So the derivative of the pullback along one direction is compared with differences of the pullback, for
+those samples at which that is the derivative of the values (it is not for a straight-through estimator, whose backward
+is meant to be another one).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+
+from ..evaluation.linear import graph_gradients, pullback
+from ..evaluation.rng import replaying
+from .task import Task, Tensors
+from .verify import REFUSED, NoTransposeError, calls_function, elsewhere, verify_backward, waves
+from .verify_followed import Projection
+
+Pulled = Callable[[Task, Tensors], tuple[Tensors, Tensors, Tensors]]
+"""From leaves the outputs there, the pullback of waves, and its derivative along waves."""
+
+WIDER = 4
+"""Times the step of the differences that those are compared with: what is noise or a kink gives others."""
+CONSISTENT = 0.1
+"""By which part of what they are off such differences may be others."""
+
+
+class OffTapeError(NoTransposeError):
+    """A backward whose dependence on the input torch does not see."""
+
+
+def verify_again(task: Task) -> None:
+    """All that is asked of backwards that are differentiated again."""
+    verify_backward(task)
+    if task.order > 1 or task.mode.differentiated_again:
+        verify_tape(task)
+
+
+def verify_tape(task: Task, pulled: Pulled | None = None) -> None:
+    """Raise where the derivative of a pullback is not that of its values, and an ``autograd.Function`` is to blame."""
+    pulled = pulled or by_func
+    if not calls_function(task):
+        return
+    with replaying(task.random_state) if task.random_state else nullcontext():
+        told = task.leaves[0].numel() > 0 and (_told(task, pulled, task.leaves) or _told_elsewhere(task, pulled))
+    if not told:
+        task.open.append("no sample told whether the backward of an autograd.Function depends on its input")
+
+
+def _told_elsewhere(task: Task, pulled: Pulled) -> bool:
+    try:
+        return _told(task, pulled, elsewhere(task.leaves))
+    except OffTapeError:
+        raise
+    except REFUSED:
+        return False
+
+
+def _told(task: Task, pulled: Pulled, leaves: Tensors) -> bool:
+    """Whether a sample says anything, and raise where most of those that differ do so at two steps alike."""
+    coarsest = max(torch.finfo(leaf.dtype).eps for leaf in leaves)
+    step = coarsest ** (1 / 3)
+
+    def at(width: float) -> list[Projection]:
+        outputs, gradients, slopes = pulled(task, _moved(leaves, width))
+        return [_along(task, outputs), _along(task, gradients), _along(task, slopes)]
+
+    here = at(0.0)
+    near, wide = [_differences(here, at(-width), at(width), width) for width in (step, WIDER * step)]
+    room = [64 * step**2 * (lower[1] + upper[1]).amax() for lower, upper in itertools.pairwise(here)]
+    first, second = [(slope[0] - found) for slope, (found, _) in zip(here[1:], near, strict=True)]
+    finite = first.isfinite() & second.isfinite() & wide[1][0].isfinite()
+    meant = first.abs() <= near[0][1] + room[0]
+    off = finite & meant & (second.abs() > near[1][1] + room[1])
+    alike = off & ((near[1][0] - wide[1][0]).abs() <= CONSISTENT * second.abs())
+    if 2 * int(alike.sum()) > int(off.sum()):
+        raise OffTapeError(
+            "an autograd.Function whose backward depends on the input out of torch's sight (through what forward "
+            "computed, a detached tensor, an attribute of ctx or numpy)"
+        )
+    return bool((finite & (here[2][1] + near[1][0].abs() > 0)).any())
+
+
+def _differences(
+    here: list[Projection], below: list[Projection], above: list[Projection], width: float
+) -> list[Projection]:
+    """Of values and pullbacks the difference quotient, and half of that between those back and ahead, as at a kink."""
+    pairs = []
+    for (value, _), (low, _), (high, _) in zip(here[:2], below, above, strict=False):
+        back, ahead = (value - low) / width, (high - value) / width
+        pairs.append(((back + ahead) / 2, (back - ahead).abs() / 2))
+    return pairs
+
+
+def _moved(leaves: Tensors, step: float) -> Tensors:
+    return tuple(leaf.detach() + step * wave for leaf, wave in zip(leaves, waves(leaves), strict=True))
+
+
+def _along(task: Task, tensors: Tensors) -> Projection:
+    """For each sample the inner product with the waves, and the sum of the sizes of its terms."""
+    axes = len(task.batch)
+    terms = [(t.double() * wave.double()).detach() for t, wave in zip(tensors, waves(tensors), strict=True)]
+    joined = torch.cat([term.reshape(*task.batch, math.prod(term.shape[axes:])) for term in terms], dim=-1)
+    return joined.sum(-1), joined.abs().sum(-1)
+
+
+def by_func(task: Task, leaves: Tensors) -> tuple[Tensors, Tensors, Tensors]:
+    """By ``torch.func``; a field of gradients is its own transpose's, so pulled back is pushed forward."""
+
+    def gradient(*leaves: torch.Tensor) -> tuple[Tensors, Tensors]:
+        task.redraw()
+        outputs, pull, _ = pullback(task.evaluate, *leaves)
+        return pull(*waves(outputs)), outputs
+
+    gradients, pull, outputs = pullback(gradient, *leaves)
+    return outputs, gradients, pull(*waves(leaves))
+
+
+def by_graph(task: Task, leaves: Tensors) -> tuple[Tensors, Tensors, Tensors]:
+    """By ``torch.autograd.grad``."""
+    task.redraw()
+    with torch.enable_grad():
+        leaves = tuple(leaf.detach().requires_grad_() for leaf in leaves)
+        outputs, _ = task.evaluate(*leaves, others_copied=True)
+    gradients = graph_gradients(outputs, leaves, waves(outputs), True)
+    return outputs, gradients, graph_gradients(gradients, leaves, waves(leaves), False)
