@@ -51,6 +51,10 @@ class OutputsChangedError(Exception):
     """The function gave outputs of other shapes than the remembered ones: plan again."""
 
 
+class ModulesFoundError(OutputsChangedError):
+    """Modules ran in the function that were not known to: what is known is of another one."""
+
+
 class Evaluator:
     """The function of one request.
 
@@ -226,12 +230,22 @@ class Evaluator:
         if compiling():
             return function(*args, **kwargs)
         fingerprint = self.request.fingerprint
-        own = (
-            [] if isinstance(function, FunctionalModule | LiveModule) else fingerprint.modules
-        )  # which guard themselves
-        if not own and not fingerprint.hidden:
-            return function(*args, **kwargs)
-        return call_guarded(function, args, kwargs, [*own, *fingerprint.hidden])
+        guards_itself = isinstance(function, FunctionalModule | LiveModule)
+        own = [] if guards_itself else fingerprint.modules
+        if fingerprint.hidden:
+            return self._watched(args, kwargs, own)
+        return call_guarded(function, args, kwargs, own) if own else function(*args, **kwargs)
+
+    def _watched(self, args: Sequence[Any], kwargs: dict[str, Any], own: list[nn.Module]) -> Any:
+        """Where modules were found that ran without being known to, there may be others now."""
+        fingerprint, state = self.request.fingerprint, self.request.random_state()
+        with watched(fingerprint) as found:
+            result = call_guarded(self.request.function, args, kwargs, [*own, *fingerprint.hidden])
+        if found and self.expected is not None:
+            self.request.look_again()
+            state.restore()
+            raise ModulesFoundError
+        return result
 
     def _split_aux(self, output: Any) -> tuple[Any, Tensors]:
         if not isinstance(output, tuple) or len(output) != 2:

@@ -20,10 +20,10 @@ from ..evaluation.rng import RandomState
 from ..jet.frame import CannotFollowError
 from ..modules.swapping import locked
 from ..routes.task import Mode, Task
-from ..routes.verify import value_only
+from ..routes.verify import value_only, waves
 from ..routes.verify_followed import OtherwiseError
 from . import independence
-from .evaluator import Evaluator, OutputsChangedError
+from .evaluator import Evaluator, ModulesFoundError, OutputsChangedError
 from .independence import Independence
 from .parting import parting
 from .plan import Findings, Plan, make_plan, no_route, treats_otherwise
@@ -88,6 +88,8 @@ def _descend(
     while plan.strategies:
         try:
             outcome, found = _attempt(plan, evaluator, state, limit, values)
+        except ModulesFoundError:
+            raise
         except OutputsChangedError:
             state = state or request.random_state()
             state.restore()
@@ -139,10 +141,14 @@ def _may_have_nan(tensor: torch.Tensor) -> bool:
 def _without_nan(
     outcome: Outcome, plan: Plan, request: Request, state: RandomState | None, limit: int | None
 ) -> Outcome:
-    """What another route gives where that has no NaN, as in a branch that ``torch.where`` does not take; else this."""
+    """What another route gives where that has no NaN, as in a branch that ``torch.where`` does not take; else this.
+
+    At the edge of where f has values torch may have a number that is no derivative, as of ``x ** (x + 1)`` at zero.
+    """
     state = state or request.random_state()
     after = request.random_state()
-    for strategy in plan.strategies[1:]:
+    others = plan.strategies[1:] if _has_values_around(_expecting(plan, request), state) else ()
+    for strategy in others:
         if strategy.route is plan.strategy.route:
             continue
         state.restore()
@@ -157,6 +163,18 @@ def _without_nan(
             return other
     after.restore()
     return outcome
+
+
+def _has_values_around(evaluator: Evaluator, state: RandomState) -> bool:
+    """Whether f is no NaN a small step before and after each sample."""
+    leaves = evaluator.request.leaves
+    step = max(torch.finfo(leaf.dtype).eps for leaf in leaves) ** (1 / 3)
+    for sign in (-step, step):
+        moved = [leaf.detach() + sign * wave for leaf, wave in zip(leaves, waves(leaves), strict=True)]
+        state.restore()
+        if any(bool(output.isnan().any()) for output in evaluator.values(moved)):
+            return False
+    return True
 
 
 def _parting(plan: Plan, evaluator: Evaluator, state: RandomState, limit: int | None) -> str:

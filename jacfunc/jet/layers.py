@@ -68,6 +68,8 @@ class PlainLayers:
         for module, children, missing, kind, forward in self.modules:
             if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
                 return False
+            if module._backward_hooks or module._backward_pre_hooks:
+                return False
             if type(module) is not kind or kind.forward is not forward:
                 return False
             if children and tuple(module._modules.values()) != children:

@@ -100,7 +100,8 @@ def shape_of(modules: list[nn.Module]) -> tuple[Hashable, ...]:
     """Of each module which it is, its mode, its forward, and what was put around that."""
     shapes = []
     for m in modules:
-        hooks = len(m._forward_hooks), len(m._forward_pre_hooks)
+        around = m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks
+        hooks = tuple(map(tuple, around)) if any(around) else None  # by the numbers that torch gives to no others
         kind = type(m)
         forwards = getattr(kind, "forward", None), id(m.__dict__.get("forward"))  # no scripted class has one
         shapes.append((id(m), kind, m.training, hooks, forwards))

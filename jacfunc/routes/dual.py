@@ -20,7 +20,7 @@ from . import nested
 from .collect import Entries, Partials
 from .route import Route
 from .task import Evaluation, Task, Tensors
-from .verify import calls_function
+from .verify import calls_function, verify_pushed
 
 
 class Dual(Route):
@@ -46,6 +46,8 @@ class Dual(Route):
             return _released(task, pushed), _released(task, outputs), _released(task, aux)
 
         with locked():
+            if task.mode.verified:
+                verify_pushed(task, lambda *tangents: _pushed(task.evaluate, task.leaves, tangents)[:2])
             return task.swept_columns(along, entries)
 
     def second_order(self, task: Task, entries: Entries) -> Evaluation:

@@ -8,15 +8,15 @@ word.  What the Taylor route checks is in ``verify_followed.py``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
 from torch.autograd.function import BackwardCFunction
 
 from ..core.levels import inside_transform
-from ..errors import UnsupportedOperationError
-from ..evaluation.linear import pullback, pushforward
+from ..errors import RefusedOperationError, UnsupportedOperationError
+from ..evaluation.linear import graph_gradients, pullback, pushforward
 from ..evaluation.rng import replaying
 from ..jet import CannotFollowError
 from .task import Task, Tensors
@@ -79,6 +79,33 @@ def _told(
     return pushed and pulled and bool(by_push[1] + by_pull[1] > 0)
 
 
+def verify_pushed(task: Task, push: Callable[..., tuple[Tensors, Tensors]]) -> None:
+    """Raise where forward mode has another derivative than the backward of a graph, if there is one.
+
+    An ``autograd.Function`` has a formula for each, and a full backward hook runs in one of them only.
+    """
+    if inside_transform():
+        return
+    tangents = waves(task.leaves)
+    try:
+        task.redraw()
+        with torch.enable_grad():
+            leaves = tuple(leaf.detach().requires_grad_() for leaf in task.leaves)
+            outputs, _ = task.evaluate(*leaves, others_copied=True)
+        if not _has_function(outputs):
+            return
+        cotangents = waves(outputs)
+        pulled = graph_gradients(outputs, leaves, cotangents, False)
+    except REFUSED:
+        return
+    task.redraw()
+    _, pushed = push(*tangents)
+    by_push, by_pull = _dot(cotangents, pushed), _dot(pulled, tangents)
+    room = torch.finfo(task.leaves[0].dtype).eps ** 0.5 * (by_push[1] + by_pull[1])
+    if bool(room.isfinite()) and not bool((by_push[0] - by_pull[0]).abs() <= room):
+        raise CannotFollowError("forward mode has another derivative of an autograd.Function or hook than its backward")
+
+
 class _Value(torch.autograd.Function):
     """The identity, whose backward refuses; the outputs stand for all that the derivative depends on."""
 
@@ -109,7 +136,7 @@ def value_only(derivative: torch.Tensor, outputs: Tensors) -> torch.Tensor:
 
 
 def calls_function(task: Task) -> bool:
-    """Whether an ``autograd.Function`` of Python is part of the function's graph."""
+    """Whether an ``autograd.Function`` of Python is part of the function's graph; not where that is refused by name."""
     found = []
 
     def looked_at(*leaves: torch.Tensor) -> tuple[Tensors, Tensors]:
@@ -117,12 +144,13 @@ def calls_function(task: Task) -> bool:
         found.append(_has_function(outputs))
         return outputs, aux
 
-    with torch.enable_grad(), replaying(task.random_state) if task.random_state else nullcontext():
+    drawn = replaying(task.random_state) if task.random_state else nullcontext()
+    with torch.enable_grad(), drawn, suppress(RefusedOperationError):
         if inside_transform():  # where no tensor can be made to require a gradient
             pullback(looked_at, *task.leaves)
         else:
             looked_at(*(leaf.detach().requires_grad_() for leaf in task.leaves))
-    return found[0]
+    return any(found)
 
 
 def _has_function(outputs: Tensors) -> bool:
@@ -139,6 +167,7 @@ def _has_function(outputs: Tensors) -> bool:
 
 REFUSED = (
     UnsupportedOperationError,
+    RefusedOperationError,
     ArithmeticError,
     LookupError,
     RuntimeError,

@@ -12,10 +12,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 import torch
 
+from ..errors import RefusedOperationError
 from ..evaluation.linear import graph_gradients, pullback
 from ..evaluation.rng import replaying
 from .task import Task, Tensors
@@ -47,7 +48,8 @@ def verify_tape(task: Task, pulled: Pulled | None = None) -> None:
     pulled = pulled or by_func
     if not calls_function(task):
         return
-    with replaying(task.random_state) if task.random_state else nullcontext():
+    told = True  # of what refuses to be differentiated again by itself
+    with replaying(task.random_state) if task.random_state else nullcontext(), suppress(RefusedOperationError):
         told = task.leaves[0].numel() > 0 and (_told(task, pulled, task.leaves) or _told_elsewhere(task, pulled))
     if not told:
         task.open.append("no sample told whether the backward of an autograd.Function depends on its input")

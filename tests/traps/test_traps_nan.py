@@ -78,6 +78,25 @@ def test_what_is_nan_by_every_route_stays_nan_and_draws_once() -> None:
     assert found.isnan().flatten().tolist() == [False, True, False, True]
 
 
+EDGES: dict[str, Callable] = {
+    "x ** (x + 1)": lambda x: x ** (x + 1),
+    "root": lambda x: x.sqrt(),
+    "x log x": lambda x: x * x.log(),
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("name", EDGES)
+def test_at_the_edge_of_where_it_has_values_no_number_is_made(name: str, transform: str) -> None:
+    derivative = TRANSFORMS[transform](EDGES[name])
+    derivative(USUAL)
+    found = derivative(torch.zeros_like(USUAL))
+    if name == "x ** (x + 1)" and transform == "diag_jac":
+        assert torch.all(found.isnan() | (found == 1))  # from the right
+    else:
+        assert not found.isfinite().any()
+
+
 def test_a_route_that_is_forced_stays() -> None:
     found = diag_jac(where(BRANCHES["root"]), method="reverse")(DEAD)
     assert found.isnan().any()

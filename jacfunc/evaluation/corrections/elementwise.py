@@ -37,6 +37,15 @@ def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     return input.copy_(result) if inplace else result
 
 
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """For ``F.prelu``, whose pushforward at zero takes the slope from above, and whose backward that from below."""
+    if weight.numel() > 1 and input.dim() > 1:  # one for each channel
+        slope = weight.reshape(1, -1, *(1,) * (input.dim() - 2))
+    else:
+        slope = weight.reshape((1,) * input.dim()) if weight.numel() == 1 else weight
+    return exactly(torch.prelu(input.detach(), weight.detach()), torch.where(input > 0, input, slope * input))
+
+
 GELU_ENDS = 8.0
 """Beyond this gelu by tanh is the identity or zero, to the last bit."""
 
