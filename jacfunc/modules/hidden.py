@@ -22,19 +22,24 @@ from .swapping import Inventory, exchanged, locked
 
 @contextmanager
 def watched(fingerprint: Fingerprint) -> Iterator[list[nn.Module]]:
-    """While it lasts, no module that runs in this thread changes; what is new among them becomes the function's."""
+    """While it lasts, no module that runs in this thread changes; what is new among them becomes the function's.
+
+    The list has what is new at the end, but for modules that the function made itself, which are gone by then.
+    """
     watch = _Watch({id(module) for module in fingerprint.tree()})
+    found: list[nn.Module] = []
     with locked():
         # Put back where its forward ends, for what surrounds that may exchange tensors as well (functional_call).
         hooks = register_module_forward_pre_hook(watch.begin), register_module_forward_hook(watch.end, always_call=True)
         try:
-            yield watch.found
+            yield found
         finally:
             for hook in hooks:
                 hook.remove()
             watch.end_all()
-            if watch.found:
-                _keep(fingerprint, watch.found)
+            found += [module for reference in watch.found if (module := reference()) is not None]
+            if found:
+                _keep(fingerprint, found)
 
 
 class _Watch:
@@ -43,7 +48,7 @@ class _Watch:
     def __init__(self, known: set[int]) -> None:
         self.known = known
         self.thread = threading.get_ident()
-        self.found: list[nn.Module] = []
+        self.found: list[weakref.ref[nn.Module]] = []
         self.running: list[tuple[nn.Module, set[int], Any]] = []
 
     def begin(self, module: nn.Module, _: Any) -> None:
@@ -51,8 +56,8 @@ class _Watch:
             return
         if any(id(module) in below for _, below, _ in self.running):
             return
-        if not any(module is other for other in self.found):
-            self.found.append(module)
+        if not any(reference() is module for reference in self.found):
+            self.found.append(weakref.ref(module))
         self.running.append((module, set(map(id, module.modules())), exchanged(Inventory.remembered(module))))
 
     def end(self, module: nn.Module, *_: Any) -> None:

@@ -671,7 +671,7 @@ def test_the_cache_of_parametrizations_is_the_callers_after_a_call(fails):
 DOCUMENTED = {
     "_version": "of a tensor: in torch's notes on autograd",
     **dict.fromkeys(("_modules", "_parameters", "_buffers"), "of a module, which everyone who derives from it meets"),
-    **dict.fromkeys(("_forward_hooks", "_forward_pre_hooks"), "the same"),
+    **dict.fromkeys(("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"), "the same"),
     **dict.fromkeys(("_fields", "_asdict", "_replace"), "Python's, of named tuples"),
     "_getframe": "Python's",
 }

@@ -345,6 +345,16 @@ def test_an_error_inside_leaves_it_as_it_was() -> None:
     assert unchanged(net, before)
 
 
+@pytest.mark.parametrize("made", [lambda: nn.CELU(0.3), lambda: nn.BatchNorm1d(2).eval(), lambda: Counting().eval()])
+def test_what_the_function_makes_itself_is_none(made: Callable[[], nn.Module]) -> None:
+    hidden = thing(nets=[Counting().eval()])
+    for f in (lambda x: made()(x), lambda x: made()(hidden.nets[0](x)), lambda x: nn.Sequential(made(), made())(x)):
+        for _ in range(3):
+            assert diag_jac(f)(X).isfinite().all()
+        for method in ("taylor", "reverse"):
+            assert hess_diag(f, method=method)(X).isfinite().all()
+
+
 def test_only_the_modules_of_this_thread_and_those_that_are_new() -> None:
     known, hidden, other = Counting().eval(), Counting().eval(), Counting().eval()
     fingerprint = Fingerprint.by(lambda x: known(x), (5,))
