@@ -5,7 +5,6 @@ What a plan is, and which route comes first, is in ``plan.py``; what a route doe
 
 from __future__ import annotations
 
-import math
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -111,7 +110,8 @@ def _descend(
         else:
             if found is not plan and found.findings.settled:
                 _remember(request, found)
-            if request.options.method == "auto" and _has_nan(outcome, settled=found is plan):
+            asked = request.options.method == "auto" and not request.alone  # plain layers have no branches
+            if asked and _has_nan(outcome, settled=found is plan):
                 outcome = _without_nan(outcome, plan, request, state, limit)
             return outcome, found
     raise UnsupportedOperationError(no_route(plan))
@@ -127,15 +127,12 @@ def _seen(plan: Plan, evaluator: Evaluator, state: RandomState) -> tuple[Evaluat
 
 def _has_nan(outcome: Outcome, settled: bool) -> bool:
     """Whether a derivative is NaN that no output explains; of what is not on a CPU, which waits, at first only."""
-    results = outcome.results.values()
-    if inside_transform() or not any(_may_have_nan(result) for result in results if result.is_cpu or not settled):
+    if inside_transform():
         return False
-    found = any(bool(result.isnan().any()) for result in results)
-    return found and not any(bool(output.isnan().any()) for output in outcome.evaluation.outputs)
-
-
-def _may_have_nan(tensor: torch.Tensor) -> bool:
-    return math.isnan(tensor.detach().sum().item())
+    looked_at = [result for result in outcome.results.values() if result.is_cpu or not settled]
+    if all(map(torch.equal, looked_at, looked_at)):  # the quickest question that NaN answers with no
+        return False
+    return not any(bool(output.isnan().any()) for output in outcome.evaluation.outputs)
 
 
 def _without_nan(

@@ -71,8 +71,8 @@ def test_results_that_are_computed_once_are_forgotten_wherever_they_are() -> Non
 
 def test_rules_of_users_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    for memory in (caches.RULES, caches.USER_RULES):
-        monkeypatch.setitem(memory, torch.sinc, memory.get(torch.sinc))  # so that it is put back
+    for name in ("RULES", "USER_RULES"):  # the forms in place among them
+        monkeypatch.setattr(caches, name, dict(getattr(caches, name)))
     own = caches.RULES[torch.sinc][0]
     register_rule(torch.sinc, lambda x: (asked.append(1), own(x))[1])
     clear_caches()
