@@ -32,6 +32,11 @@ CONSISTENT = 0.1
 """By which part of what they are off such differences may be others."""
 
 
+INEXACT, SMALLEST = 100, 1e-4
+"""Times as far off as the first derivative the second one is at least, and by which part of itself: a solver that has
+not converged is off by both, and by little."""
+
+
 class OffTapeError(NoTransposeError):
     """A backward whose dependence on the input torch does not see."""
 
@@ -73,20 +78,28 @@ def _told(task: Task, pulled: Pulled, leaves: Tensors) -> bool:
         outputs, gradients, slopes = pulled(task, _moved(leaves, width))
         return [_along(task, outputs), _along(task, gradients), _along(task, slopes)]
 
-    here = at(0.0)
+    here, again = at(0.0), at(0.0)
     near, wide = [_differences(here, at(-width), at(width), width) for width in (step, WIDER * step)]
     room = [64 * step**2 * (lower[1] + upper[1]).amax() for lower, upper in itertools.pairwise(here)]
-    first, second = [(slope[0] - found) for slope, (found, _) in zip(here[1:], near, strict=True)]
+    first, second = [slope[0] - found for slope, (found, _) in zip(here[1:], near, strict=True)]
     finite = first.isfinite() & second.isfinite() & wide[1][0].isfinite()
-    meant = first.abs() <= near[0][1] + room[0]
+    steady = (here[1][0] - again[1][0]).abs() <= step**2 * here[1][1]  # no backward that draws
+    meant = steady & (first.abs() <= near[0][1] + room[0])
     off = finite & meant & (second.abs() > near[1][1] + room[1])
-    alike = off & ((near[1][0] - wide[1][0]).abs() <= CONSISTENT * second.abs())
+    missing = _relative(second, here[2], near[1])
+    exact = (missing > INEXACT * _relative(first, here[1], near[0])) & (missing > SMALLEST)
+    alike = off & exact & ((near[1][0] - wide[1][0]).abs() <= CONSISTENT * second.abs())
     if 2 * int(alike.sum()) > int(off.sum()):
         raise OffTapeError(
             "an autograd.Function whose backward depends on the input out of torch's sight (through what forward "
             "computed, a detached tensor, an attribute of ctx or numpy)"
         )
     return bool((finite & (here[2][1] + near[1][0].abs() > 0)).any())
+
+
+def _relative(difference: torch.Tensor, one: Projection, other: Projection) -> torch.Tensor:
+    size = one[1] + other[0].abs()
+    return difference.abs() / size.clamp(min=torch.finfo(size.dtype).tiny)
 
 
 def _differences(

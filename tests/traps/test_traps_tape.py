@@ -280,3 +280,65 @@ def test_right_backwards_are_taken(name: str, method: str, dtype: torch.dtype) -
     w = torch.tensor(1.3, dtype=dtype, requires_grad=True)
     if method != "forward":
         torch.autograd.grad(diag_jac(lambda x: f(w * x), method=method)(X.to(dtype)).square().sum(), w)
+
+
+def iterated(ctx, x):
+    """A fixed point that is not reached, as a deep equilibrium model stops at a tolerance."""
+    y = torch.zeros_like(x)
+    for _ in range(12):
+        y = torch.tanh(0.5 * y + x)
+    ctx.save_for_backward(y)
+    return y
+
+
+def fixed_point(ctx, g):
+    slope = 1 - ctx.saved_tensors[0] ** 2
+    return g * slope / (1 - 0.5 * slope)
+
+
+def solved_roughly(ctx, x):
+    y = x.clone()
+    for _ in range(50):
+        step = (y + y**3 - x) / (1 + 3 * y**2)
+        y = y - step
+        if step.abs().max() < 1e-6:
+            break
+    ctx.save_for_backward(y)
+    return y
+
+
+def of_x(formula: Callable) -> Callable:
+    return lambda ctx, g: formula(g, *ctx.saved_tensors)
+
+
+MEANT: dict[str, Callable] = {
+    "swish": made(
+        old(lambda x, y: (x,), lambda x: x * x.sigmoid()),
+        of_x(lambda g, x: g * x.sigmoid() * (1 + x * (1 - x.sigmoid()))),
+        old=True,
+    ).apply,
+    "ReLU": made(old(lambda x, y: (x,), torch.relu), of_x(lambda g, x: g * (x > 0)), old=True).apply,
+    "Newton": made(solved_roughly, of_x(lambda g, y: g / (1 + 3 * y**2)), old=True).apply,
+    "equilibrium": made(iterated, fixed_point, old=True).apply,
+    "straight through": made(lambda ctx, x: x.round(), lambda ctx, g: g, old=True).apply,
+    "reversed": made(lambda ctx, x: x.view_as(x), lambda ctx, g: -g, old=True).apply,
+    "clipped": made(lambda ctx, x: x.clone(), lambda ctx, g: g.clamp(-1e3, 1e3), old=True).apply,
+    "stochastic": made(
+        old(lambda x, y: (x,), torch.sin),
+        of_x(lambda g, x: g * x.cos() * (1 + 0.01 * torch.randn_like(x))),
+        old=True,
+    ).apply,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("size", [0.01, 1.0, 100.0])
+@pytest.mark.parametrize("name", MEANT)
+def test_what_is_meant_so_is_taken_in_a_network_of_any_scale(name: str, size: float, dtype: torch.dtype) -> None:
+    function = MEANT[name]
+    first, second, third = (torch.nn.Linear(*shape, dtype=dtype) for shape in ((3, 32), (32, 32), (32, 2)))
+    x = size * torch.randn(200, 3, dtype=dtype)
+    f = lambda x: third(function(second(torch.tanh(first(x)))))
+    hess_diag(f, check=False)(x)
+    g = lambda x: third(function(second(function(first(x)))))[:, :1].expand(-1, 3)
+    torch.autograd.grad(diag_jac(g, check=False)(x).sum(), second.weight)
