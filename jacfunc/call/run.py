@@ -19,7 +19,7 @@ from ..evaluation.rng import RandomState
 from ..jet.frame import CannotFollowError
 from ..modules.swapping import locked
 from ..routes.task import Mode, Task
-from ..routes.verify import value_only, waves
+from ..routes.verify import REFUSED, value_only, waves
 from ..routes.verify_followed import OtherwiseError
 from . import independence
 from .evaluator import Evaluator, ModulesFoundError, OutputsChangedError
@@ -169,7 +169,11 @@ def _has_values_around(evaluator: Evaluator, state: RandomState) -> bool:
     for sign in (-step, step):
         moved = [leaf.detach() + sign * wave for leaf, wave in zip(leaves, waves(leaves), strict=True)]
         state.restore()
-        if any(bool(output.isnan().any()) for output in evaluator.values(moved)):
+        try:
+            values = evaluator.values(moved)
+        except (*REFUSED, OutputsChangedError):
+            return False
+        if any(bool(output.isnan().any()) for output in values):
             return False
     return True
 

@@ -55,21 +55,24 @@ def verify_tape(task: Task, pulled: Pulled | None = None) -> None:
         return
     told = True  # of what refuses to be differentiated again by itself
     with replaying(task.random_state) if task.random_state else nullcontext(), suppress(RefusedOperationError):
-        told = task.leaves[0].numel() > 0 and (_told(task, pulled, task.leaves) or _told_elsewhere(task, pulled))
+        told = task.leaves[0].numel() > 0 and any(
+            _told(task, pulled, at) for at in (task.leaves, elsewhere(task.leaves))
+        )
     if not told:
         task.open.append("no sample told whether the backward of an autograd.Function depends on its input")
 
 
-def _told_elsewhere(task: Task, pulled: Pulled) -> bool:
+def _told(task: Task, pulled: Pulled, leaves: Tensors) -> bool:
+    """Whether a sample says anything; values beside these that the function refuses say nothing."""
     try:
-        return _told(task, pulled, elsewhere(task.leaves))
-    except OffTapeError:
+        return _compared(task, pulled, leaves)
+    except (OffTapeError, RefusedOperationError):
         raise
     except REFUSED:
         return False
 
 
-def _told(task: Task, pulled: Pulled, leaves: Tensors) -> bool:
+def _compared(task: Task, pulled: Pulled, leaves: Tensors) -> bool:
     """Whether a sample says anything, and raise where most of those that differ do so at two steps alike."""
     coarsest = max(torch.finfo(leaf.dtype).eps for leaf in leaves)
     step = coarsest ** (1 / 3)

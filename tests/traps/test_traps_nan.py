@@ -100,3 +100,14 @@ def test_at_the_edge_of_where_it_has_values_no_number_is_made(name: str, transfo
 def test_a_route_that_is_forced_stays() -> None:
     found = diag_jac(where(BRANCHES["root"]), method="reverse")(DEAD)
     assert found.isnan().any()
+
+
+def test_values_beside_the_samples_that_the_function_refuses_are_no_branch() -> None:
+    def f(x):
+        if not bool((x.detach() >= 0).all()):
+            raise ValueError("a root of what is negative")
+        return x.sqrt() * x.sqrt()
+
+    derivative = diag_jac(f, check=False)
+    derivative(USUAL)
+    assert derivative(torch.zeros_like(USUAL)).isnan().all()

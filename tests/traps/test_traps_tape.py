@@ -342,3 +342,14 @@ def test_what_is_meant_so_is_taken_in_a_network_of_any_scale(name: str, size: fl
     hess_diag(f, check=False)(x)
     g = lambda x: third(function(second(function(first(x)))))[:, :1].expand(-1, 3)
     torch.autograd.grad(diag_jac(g, check=False)(x).sum(), second.weight)
+
+
+def test_values_beside_the_samples_that_the_function_refuses_say_nothing() -> None:
+    def f(x):
+        if not bool((x.detach() >= 0).all()):
+            raise ValueError("a root of what is negative")
+        return SINE(x) * x
+
+    x = torch.tensor([[0.0], [1.0]], dtype=DOUBLE)
+    found = hess_diag(f, check=False)(x)
+    assert torch.allclose(found.flatten(), 2 * x.cos().flatten() - (x * x.sin()).flatten())
