@@ -33,8 +33,10 @@ CONSISTENT = 0.1
 
 
 INEXACT, SMALLEST = 100, 1e-4
-"""Times as far off as the first derivative the second one is at least, and by which part of itself: a solver that has
-not converged is off by both, and by little."""
+"""Times as far off as the first derivative the second one is at least, and by which part of itself.
+
+A solver that has not converged is off by both, and by little.
+"""
 
 
 class OffTapeError(NoTransposeError):
