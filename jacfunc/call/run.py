@@ -19,7 +19,7 @@ from ..evaluation.rng import RandomState
 from ..jet.frame import CannotFollowError
 from ..modules.swapping import locked
 from ..routes.task import Mode, Task
-from ..routes.verify import REFUSED, value_only, waves
+from ..routes.verify import REFUSED, moved, value_only
 from ..routes.verify_followed import OtherwiseError
 from . import independence
 from .evaluator import Evaluator, ModulesFoundError, OutputsChangedError
@@ -167,10 +167,9 @@ def _has_values_around(evaluator: Evaluator, state: RandomState) -> bool:
     leaves = evaluator.request.leaves
     step = max(torch.finfo(leaf.dtype).eps for leaf in leaves) ** (1 / 3)
     for sign in (-step, step):
-        moved = [leaf.detach() + sign * wave for leaf, wave in zip(leaves, waves(leaves), strict=True)]
         state.restore()
         try:
-            values = evaluator.values(moved)
+            values = evaluator.values(moved(leaves, sign))
         except (*REFUSED, OutputsChangedError):
             return False
         if any(bool(output.isnan().any()) for output in values):

@@ -7,8 +7,9 @@ word.  What the Taylor route checks is in ``verify_followed.py``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ def verify_transpose(
 
 def _told_elsewhere(task: Task) -> bool:
     try:
-        with replaying(task.random_state) if task.random_state else nullcontext():
+        with replayed(task):
             return _told(task, *_transposed(task, elsewhere(task.leaves)))
     except NoTransposeError:
         raise
@@ -91,10 +92,7 @@ def verify_pushed(task: Task, push: Callable[..., tuple[Tensors, Tensors]]) -> N
         return
     tangents = waves(task.leaves)
     try:
-        task.redraw()
-        with torch.enable_grad():
-            leaves = tuple(leaf.detach().requires_grad_() for leaf in task.leaves)
-            outputs, _ = task.evaluate(*leaves, others_copied=True)
+        leaves, outputs = recorded(task, task.leaves)
         if not _has_function(outputs):
             return
         cotangents = waves(outputs)
@@ -147,8 +145,7 @@ def calls_function(task: Task) -> bool:
         found.append(_has_function(outputs))
         return outputs, aux
 
-    drawn = replaying(task.random_state) if task.random_state else nullcontext()
-    with torch.enable_grad(), drawn, suppress(RefusedOperationError):
+    with torch.enable_grad(), replayed(task), suppress(RefusedOperationError):
         if inside_transform():  # where no tensor can be made to require a gradient
             pullback(looked_at, *task.leaves)
         else:
@@ -168,6 +165,20 @@ def _has_function(outputs: Tensors) -> bool:
     return False
 
 
+def recorded(task: Task, leaves: Sequence[torch.Tensor]) -> tuple[Tensors, Tensors]:
+    """Leaves with these values, and the outputs there with a graph."""
+    task.redraw()
+    with torch.enable_grad():
+        own = tuple(leaf.detach().requires_grad_() for leaf in leaves)
+        outputs, _ = task.evaluate(*own, others_copied=True)
+    return own, outputs
+
+
+def replayed(task: Task) -> AbstractContextManager[None]:
+    """A context after which the random generators stand where they stood, if the function draws."""
+    return replaying(task.random_state) if task.random_state else nullcontext()
+
+
 REFUSED = (
     UnsupportedOperationError,
     RefusedOperationError,
@@ -183,9 +194,12 @@ REFUSED = (
 
 def elsewhere(leaves: Sequence[torch.Tensor]) -> Tensors:
     """Values beside these without symmetries, finite wherever they are."""
-    return tuple(
-        leaf.detach().nan_to_num(0.0, 0.0, 0.0) + wave for leaf, wave in zip(leaves, waves(leaves), strict=True)
-    )
+    return moved([leaf.detach().nan_to_num(0.0, 0.0, 0.0) for leaf in leaves], 1.0)
+
+
+def moved(leaves: Sequence[torch.Tensor], step: float) -> Tensors:
+    """The leaves so far along the waves."""
+    return tuple(leaf.detach() + step * wave for leaf, wave in zip(leaves, waves(leaves), strict=True))
 
 
 def waves(tensors: Sequence[torch.Tensor]) -> Tensors:
@@ -200,6 +214,24 @@ def waves(tensors: Sequence[torch.Tensor]) -> Tensors:
         .reshape(tensor.shape)
         for tensor in tensors
     )
+
+
+Projection = tuple[torch.Tensor, torch.Tensor]
+"""For each sample an inner product, and the sum of the sizes of its terms."""
+
+
+def projected(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor], task: Task) -> Projection:
+    """The inner products of the samples."""
+    axes = len(task.batch)
+    terms = [(a.double() * b.double()).detach() for a, b in zip(left, right, strict=True)]
+    joined = torch.cat([term.reshape(*term.shape[:axes], math.prod(term.shape[axes:])) for term in terms], dim=-1)
+    return joined.sum(-1), joined.abs().sum(-1)
+
+
+def quotient(here: torch.Tensor, below: torch.Tensor, above: torch.Tensor, step: float) -> Projection:
+    """The difference quotient, and half of what is between those back and ahead, as at a kink."""
+    back, ahead = (here - below) / step, (above - here) / step
+    return (back + ahead) / 2, (back - ahead).abs() / 2
 
 
 def _dot(left: Tensors, right: Tensors) -> tuple[torch.Tensor, torch.Tensor]:

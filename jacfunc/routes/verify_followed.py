@@ -7,7 +7,6 @@ has none, with a difference of what is one order below.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,15 +18,11 @@ from ..jet import CannotFollowError, Propagation, layout
 from ..jet.readout import rows_of
 from ..jet.values import plain
 from .task import Task, Tensors
-from .verify import REFUSED, elsewhere, waves
+from .verify import REFUSED, Projection, elsewhere, moved, projected, quotient, recorded, waves
 
 
 class OtherwiseError(CannotFollowError):
     """Other derivatives by jets than by tensors: the function does another thing with them."""
-
-
-Projection = tuple[torch.Tensor, torch.Tensor]
-"""For each sample an inner product, and the sum of the sizes of its terms."""
 
 
 def verify_followed(task: Task, follow: Callable[..., Any]) -> None:
@@ -101,10 +96,7 @@ def _compare_differences(
     here, below, above = [_stepped(task, follow, cotangents, sign * step) for sign in (0, -1, 1)]
     true, room = [here[0]], [torch.zeros(())]
     for k in range(1, task.order + 1):
-        back, ahead = (
-            (b[0] - a[0]) / (k * step) for a, b in ((below[k - 1], here[k - 1]), (here[k - 1], above[k - 1]))
-        )
-        middle, half = (back + ahead) / 2, (back - ahead).abs() / 2
+        middle, half = quotient(here[k - 1][0], below[k - 1][0], above[k - 1][0], k * step)
         true.append((middle, middle.abs()))
         room.append(half + 64 * step**2 * (_scale(here[k - 1], here[k - 1]) + _scale(found[k], true[k])))
     if not _agree(found, true, room):
@@ -114,13 +106,12 @@ def _compare_differences(
 
 def _stepped(task: Task, follow: Callable[..., Any], cotangents: Tensors, step: float) -> list[Projection]:
     """Value by a plain forward, and derivatives by jets below the highest order, so far along the tangents."""
-    leaves = tuple(leaf.detach() + step * wave for leaf, wave in zip(task.leaves, waves(task.leaves), strict=True))
-    moved = replace(task, leaves=leaves)
-    moved.redraw()
+    there = replace(task, leaves=moved(task.leaves, step))
+    there.redraw()
     with torch.no_grad():
-        outputs, _ = moved.evaluate(*leaves, others_copied=True)
-    by_jets = _followed_projections(moved, follow)[0] if task.order > 1 else []
-    return [_projected(cotangents, outputs, task), *by_jets[1:]]
+        outputs, _ = there.evaluate(*there.leaves, others_copied=True)
+    by_jets = _followed_projections(there, follow)[0] if task.order > 1 else []
+    return [projected(cotangents, outputs, task), *by_jets[1:]]
 
 
 def _noise(
@@ -137,12 +128,12 @@ def _noise(
     """
     along = waves(task.leaves)
     near = tuple(leaf + leaf * wave * coarsest**0.25 for leaf, wave in zip(task.leaves, along, strict=True))
-    moved, cotangents, _ = _followed_projections(replace(task, leaves=near), follow)
+    beyond, cotangents, _ = _followed_projections(replace(task, leaves=near), follow)
     turned = reverse(replace(task, leaves=near), cotangents)
     allowed, beside = [torch.zeros(())], torch.zeros(())
     for k in range(1, task.order + 1):
         beside = torch.maximum(beside, _scale(found[k - 1], true[k - 1]))
-        change = torch.maximum(_difference(found[k], moved[k]).amax(), _difference(true[k], turned[k]).amax())
+        change = torch.maximum(_difference(found[k], beyond[k]).amax(), _difference(true[k], turned[k]).amax())
         allowed.append(torch.minimum(8 * change, 64 * coarsest * beside))
     return allowed
 
@@ -160,9 +151,9 @@ def _followed_projections(task: Task, follow: Callable[..., Any]) -> tuple[list[
     outputs, _, _ = follow(task, rows_layout, rows)
     values = tuple(output.detach() for output in plain(outputs))
     cotangents = waves(values)
-    found = [_projected(cotangents, values, task)]
+    found = [projected(cotangents, values, task)]
     for k in range(1, task.order + 1):
-        found.append(_projected(cotangents, [rows_of(o, k, 1, task.leaves[0])[0] for o in outputs], task))
+        found.append(projected(cotangents, [rows_of(o, k, 1, task.leaves[0])[0] for o in outputs], task))
     return found, cotangents, max(propagations[0].coarsest, *(torch.finfo(leaf.dtype).eps for leaf in task.leaves))
 
 
@@ -185,10 +176,7 @@ def _reverse_projections(task: Task, cotangents: Tensors) -> list[Projection]:
 def _graph_projections(task: Task, cotangents: Tensors) -> list[Projection]:
     """What :func:`_reverse_projections` gives, from a graph by ``torch.autograd.grad``."""
     tangents = waves(task.leaves)
-    task.redraw()
-    with torch.enable_grad():
-        leaves = tuple(leaf.detach().requires_grad_() for leaf in task.leaves)
-        tensors, _ = task.evaluate(*leaves, others_copied=True)
+    leaves, tensors = recorded(task, task.leaves)
     found, along = [tensors], cotangents
     for k in range(1, task.order + 1):
         tensors = tuple(tensor / k for tensor in graph_gradients(tensors, leaves, along, k < task.order))
@@ -201,7 +189,7 @@ def _all_projected(task: Task, cotangents: Tensors, found: Sequence[Tensors]) ->
     """Outputs along the cotangents, and derivatives of every order along the tangents."""
     tangents = waves(task.leaves)
     pairs = [(cotangents, found[0]), *((tensors, tangents) for tensors in found[1:])]
-    return [_projected(left, right, task) for left, right in pairs]
+    return [projected(left, right, task) for left, right in pairs]
 
 
 Level = Callable[..., tuple[Tensors, Tensors]]
@@ -222,13 +210,6 @@ def grouped(tensors: Tensors, size: int, first: int) -> list[Tensors]:
     """Tensors in groups of a size, after a first group of another."""
     starts = range(first, len(tensors), size)
     return [tensors[:first], *(tensors[start : start + size] for start in starts)]
-
-
-def _projected(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor], task: Task) -> Projection:
-    axes = len(task.batch)
-    terms = [(a.double() * b.double()).detach() for a, b in zip(left, right, strict=True)]
-    joined = torch.cat([term.reshape(*term.shape[:axes], math.prod(term.shape[axes:])) for term in terms], dim=-1)
-    return joined.sum(-1), joined.abs().sum(-1)
 
 
 def _finite(one: Projection, other: Projection) -> torch.Tensor:

@@ -10,21 +10,31 @@ is meant to be another one).
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 
 import torch
 
 from ..errors import RefusedOperationError
 from ..evaluation.linear import graph_gradients, pullback
-from ..evaluation.rng import replaying
 from .task import Task, Tensors
-from .verify import REFUSED, NoTransposeError, calls_function, elsewhere, verify_backward, waves
-from .verify_followed import Projection
+from .verify import (
+    REFUSED,
+    NoTransposeError,
+    Projection,
+    calls_function,
+    elsewhere,
+    moved,
+    projected,
+    quotient,
+    recorded,
+    replayed,
+    verify_backward,
+    waves,
+)
 
-Pulled = Callable[[Task, Tensors], tuple[Tensors, Tensors, Tensors]]
-"""From leaves the outputs there, the pullback of waves, and its derivative along waves."""
+Pulled = Callable[[Task, Tensors], tuple[Tensors, Tensors, Callable[[], Tensors]]]
+"""From leaves the outputs there, the pullback of waves, and what computes its derivative along waves."""
 
 WIDER = 4
 """Times the step of the differences that those are compared with: what is noise or a kink gives others."""
@@ -56,7 +66,7 @@ def verify_tape(task: Task, pulled: Pulled | None = None) -> None:
     if not calls_function(task):
         return
     told = True  # of what refuses to be differentiated again by itself
-    with replaying(task.random_state) if task.random_state else nullcontext(), suppress(RefusedOperationError):
+    with replayed(task), suppress(RefusedOperationError):
         told = task.leaves[0].numel() > 0 and any(
             _told(task, pulled, at) for at in (task.leaves, elsewhere(task.leaves))
         )
@@ -79,12 +89,22 @@ def _compared(task: Task, pulled: Pulled, leaves: Tensors) -> bool:
     coarsest = max(torch.finfo(leaf.dtype).eps for leaf in leaves)
     step = coarsest ** (1 / 3)
 
-    def at(width: float) -> list[Projection]:
-        outputs, gradients, slopes = pulled(task, _moved(leaves, width))
-        return [_along(task, outputs), _along(task, gradients), _along(task, slopes)]
+    def along(tensors: Tensors) -> Projection:
+        return projected(tensors, waves(tensors), task)
 
-    here, again = at(0.0), at(0.0)
-    near, wide = [_differences(here, at(-width), at(width), width) for width in (step, WIDER * step)]
+    def at(width: float) -> list[Projection]:
+        outputs, gradients, _ = pulled(task, moved(leaves, width))
+        return [along(outputs), along(gradients)]
+
+    outputs, gradients, slopes = pulled(task, leaves)
+    here, again = [along(outputs), along(gradients), along(slopes())], at(0.0)
+    near, wide = [
+        [
+            quotient(now[0], low[0], high[0], width)
+            for now, low, high in zip(here[:2], at(-width), at(width), strict=True)
+        ]
+        for width in (step, WIDER * step)
+    ]
     room = [64 * step**2 * (lower[1] + upper[1]).amax() for lower, upper in itertools.pairwise(here)]
     first, second = [slope[0] - found for slope, (found, _) in zip(here[1:], near, strict=True)]
     finite = first.isfinite() & second.isfinite() & wide[1][0].isfinite()
@@ -107,30 +127,7 @@ def _relative(difference: torch.Tensor, one: Projection, other: Projection) -> t
     return difference.abs() / size.clamp(min=torch.finfo(size.dtype).tiny)
 
 
-def _differences(
-    here: list[Projection], below: list[Projection], above: list[Projection], width: float
-) -> list[Projection]:
-    """Of values and pullbacks the difference quotient, and half of that between those back and ahead, as at a kink."""
-    pairs = []
-    for (value, _), (low, _), (high, _) in zip(here[:2], below, above, strict=False):
-        back, ahead = (value - low) / width, (high - value) / width
-        pairs.append(((back + ahead) / 2, (back - ahead).abs() / 2))
-    return pairs
-
-
-def _moved(leaves: Tensors, step: float) -> Tensors:
-    return tuple(leaf.detach() + step * wave for leaf, wave in zip(leaves, waves(leaves), strict=True))
-
-
-def _along(task: Task, tensors: Tensors) -> Projection:
-    """For each sample the inner product with the waves, and the sum of the sizes of its terms."""
-    axes = len(task.batch)
-    terms = [(t.double() * wave.double()).detach() for t, wave in zip(tensors, waves(tensors), strict=True)]
-    joined = torch.cat([term.reshape(*task.batch, math.prod(term.shape[axes:])) for term in terms], dim=-1)
-    return joined.sum(-1), joined.abs().sum(-1)
-
-
-def by_func(task: Task, leaves: Tensors) -> tuple[Tensors, Tensors, Tensors]:
+def by_func(task: Task, leaves: Tensors) -> tuple[Tensors, Tensors, Callable[[], Tensors]]:
     """By ``torch.func``; a field of gradients is its own transpose's, so pulled back is pushed forward."""
 
     def gradient(*leaves: torch.Tensor) -> tuple[Tensors, Tensors]:
@@ -139,14 +136,11 @@ def by_func(task: Task, leaves: Tensors) -> tuple[Tensors, Tensors, Tensors]:
         return pull(*waves(outputs)), outputs
 
     gradients, pull, outputs = pullback(gradient, *leaves)
-    return outputs, gradients, pull(*waves(leaves))
+    return outputs, gradients, lambda: pull(*waves(leaves))
 
 
-def by_graph(task: Task, leaves: Tensors) -> tuple[Tensors, Tensors, Tensors]:
+def by_graph(task: Task, leaves: Tensors) -> tuple[Tensors, Tensors, Callable[[], Tensors]]:
     """By ``torch.autograd.grad``."""
-    task.redraw()
-    with torch.enable_grad():
-        leaves = tuple(leaf.detach().requires_grad_() for leaf in leaves)
-        outputs, _ = task.evaluate(*leaves, others_copied=True)
-    gradients = graph_gradients(outputs, leaves, waves(outputs), True)
-    return outputs, gradients, graph_gradients(gradients, leaves, waves(leaves), False)
+    own, outputs = recorded(task, leaves)
+    gradients = graph_gradients(outputs, own, waves(outputs), True)
+    return outputs, gradients, lambda: graph_gradients(gradients, own, waves(own), False)
