@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,14 @@ import torch
 from torch import nn
 
 from ..core import trees
-from ..core.levels import compiling, inside_transform
+from ..core.levels import compiling, inside_transform, inside_vmap
 from ..core.reasons import first_line
 from ..core.subclasses import undressed
 from ..errors import ArgumentTypeError, JacfuncError, UnsupportedOperationError
-from ..evaluation.corrections import Beside, corrected, refuse_unseen
+from ..evaluation.corrections import Beside, corrected, records, refuse_unseen
+from ..evaluation.program import Program, Recorder
 from ..evaluation.rng import RandomState
+from ..evaluation.sample_axis import Prover
 from ..evaluation.scripted import plainly
 from ..jet import CannotFollowError, Jet
 from ..jet.values import replaced
@@ -64,9 +66,13 @@ class Evaluator:
         scripted: whether the function calls scripted code, which then is run operation by operation.
         differentiates: whether it takes ``torch.autograd.grad`` by its input itself, and so needs a graph.
         outputs: those of the last evaluation.
+        recorder: who notes what runs in the next ones, or compares it with what is known; nobody if None.
+        looked_at: the program of the last plain forward that was looked at.
     """
 
     differentiates = False
+    recorder: Recorder | None = None
+    looked_at: Program | None = None
     _aux_structure: trees.Structure | None = None
     _aux_leaves: Sequence[Any] = ()
 
@@ -91,7 +97,13 @@ class Evaluator:
             kwargs = trees.copied(kwargs)
         for argument in request.arguments:
             args[argument.position] = argument.build([leaf.clone() for leaf in leaves[argument.span]])
-        with self._corrections() as corrections:
+        recorder = self.recorder
+        inputs = None if recorder is None else (self._leaves(args), *self._others(args, kwargs))
+        with self._corrections(recorder) as corrections:
+            if not records(corrections, recorder):
+                recorder = None
+            if recorder is not None and inputs is not None:
+                recorder.begin(*inputs)
             output = self._run(args, kwargs)
         aux: Tensors = ()
         if request.options.has_aux:
@@ -100,10 +112,36 @@ class Evaluator:
         check_outputs(found, structure, request.batch, self._modules, request.instead)
         flat = list(map(undressed, found))
         refuse_unseen(flat, corrections)
+        if recorder is not None:
+            recorder.end(found)
         self.outputs = Outputs(structure, tuple([request.sample_shape(leaf) for leaf in flat]))
         if self.expected is not None and self.expected != self.outputs:
             raise OutputsChangedError
         return tuple(flat), aux
+
+    def _leaves(self, args: Sequence[Any]) -> list[Any]:
+        """The differentiated leaves of these arguments."""
+        return [leaf for argument in self.request.arguments for leaf in trees.flatten(args[argument.position])[0]]
+
+    def _others(self, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+        """The parameters that a functional module is given, and the tensors of the other arguments."""
+        request = self.request
+        first = request.state_arguments
+        parameters = [leaf for given in args[:first] for leaf in given.values()]
+        if len(args) == first + len(request.arguments) and not kwargs:
+            return parameters, []
+        differentiated = {argument.position for argument in request.arguments}
+        others = [item for place, item in enumerate(args) if place >= first and place not in differentiated]
+        return parameters, trees.tensors((others, kwargs))
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """A context in which nothing is noted: of what runs at other values, or to verify."""
+        recorder, self.recorder = self.recorder, None
+        try:
+            yield
+        finally:
+            self.recorder = recorder
 
     def values(self, leaves: Sequence[torch.Tensor]) -> Tensors:
         """The outputs of a plain forward at these leaves, without a graph, nothing of the caller's changed."""
@@ -129,12 +167,14 @@ class Evaluator:
     def look(self, state: RandomState) -> tuple[Tensors, bool]:
         """The outputs of a plain forward, and whether it drew random numbers; refuses what is no batch of samples."""
         self.expected = None
+        self.recorder = prover = None if self.request.alone or inside_vmap() else Prover(self.request.samples)
         try:
             with plainly() as called, watched(self.request.fingerprint) as found:
                 values = self.first_values(state)
             if found:
                 self.request.look_again()
             self.scripted = self.scripted or called()
+            self.looked_at = None if prover is None else prover.proved()
             return values, not state.is_now()
         except RuntimeError as error:
             if inside_transform() and not isinstance(error, JacfuncError):
@@ -144,6 +184,7 @@ class Evaluator:
                 ) from error
             raise
         finally:
+            self.recorder = None
             state.restore()
 
     # ---------------------------------------------------------------- on jets
@@ -157,6 +198,7 @@ class Evaluator:
         own, kwargs = request.given or (request.args, request.kwargs)
         args = list(own)
         inside = inside_transform()
+        recorder = self.recorder if request.within is None else None
         if others_copied or inside or request.traced:  # else they are of the classes that they were of before
             refuse_classes((*args[request.state_arguments :], *kwargs.values()))
         copies: list[torch.Tensor] = []
@@ -166,6 +208,9 @@ class Evaluator:
             copies = trees.tensors((args[first:], kwargs))
         for argument in request.arguments:
             args[argument.position] = argument.structure.build(jets[argument.span])
+        if recorder is not None:
+            jets[0].propagation.recorder = recorder
+            recorder.begin(jets, *self._others(args, kwargs))
         if inside or (others_copied and not jets[0].propagation.quiet):  # what is without jets is differentiated too
             with self._corrections() if inside else Beside():
                 output = self._followed(args, kwargs)
@@ -176,7 +221,10 @@ class Evaluator:
         aux: Tensors = ()
         if request.options.has_aux:
             output, aux = self._split_aux(output)
-        return self._checked(output), aux
+        outputs = self._checked(output)
+        if recorder is not None:
+            recorder.end(outputs)
+        return outputs, aux
 
     def _checked(self, output: Any) -> tuple[Any, ...]:
         """The leaves of an output, if they are those that a plain forward gave."""
@@ -211,10 +259,10 @@ class Evaluator:
         remaining = iter(tensors)
         return self._aux_structure.build([next(remaining) if leaf is None else leaf for leaf in self._aux_leaves])
 
-    def _corrections(self) -> contextlib.AbstractContextManager[Any]:
+    def _corrections(self, recorder: Recorder | None = None) -> contextlib.AbstractContextManager[Any]:
         # Plain layers have nothing to correct, and a compiled function would enter the mode at every call.
         alone = self.request.traced and self.request.of_plain_layers
-        return contextlib.nullcontext() if alone else corrected()
+        return contextlib.nullcontext() if alone else corrected(recorder)
 
     def _modules(self) -> list[nn.Module]:
         return [] if self.request.traced else list(self.request.fingerprint.tree())

@@ -22,6 +22,7 @@ from ..core.levels import inside_vmap
 from ..core.reasons import noted
 from ..core.torch_private import BatchNorm
 from ..errors import CoupledSamplesError, IndependenceWarning, JacfuncError
+from ..evaluation.program import PROGRAMS, Program
 from ..evaluation.rng import RandomState, replaying
 from ..modules.fingerprint import Fingerprint
 from .evaluator import Evaluator
@@ -61,16 +62,42 @@ SMALL = 1e-2
 Tensors = Sequence[torch.Tensor]
 
 
-def standing(request: Request) -> Independence | None:
-    """What is known of the independence without any work; None when it has to be found out."""
+class Decided(NamedTuple):
+    """What was found of a function, and the programs that it was found of."""
+
+    finding: Independence
+    programs: tuple[Program, ...]
+
+    def of(self, program: Program | None) -> bool:
+        """Whether it was found of this program, as far as there is one."""
+        return program is None or any(known.covers(program) for known in self.programs)
+
+
+def standing(request: Request, program: Program | None = None) -> Independence | None:
+    """What is known of the independence without any work, of a program if given; None when it has to be found out."""
     if not request.options.check:
         return Independence.UNCHECKED
     if not several(request):
         return Independence.ONE_SAMPLE
-    known: Independence | None = caches.INDEPENDENT.get(request.fingerprint.key, _signature(request))
+    known = _decided(request)
     if known is None and inside_vmap():
         return Independence.UNSEEN
+    return known.finding if known is not None and known.of(program) else None
+
+
+def _decided(request: Request) -> Decided | None:
+    known: Decided | None = caches.INDEPENDENT.get(request.fingerprint.key, _signature(request))
     return known
+
+
+def decided(evaluator: Evaluator, outputs: Tensors, state: RandomState) -> tuple[Independence, bool]:
+    """What is known of the program that was looked at, or a check finds; and whether it holds whatever the numbers."""
+    request, program = evaluator.request, evaluator.looked_at
+    finding = standing(request, program)
+    if finding is None:
+        finding = check(evaluator, outputs, state)
+    proved = program is not None and program.proved
+    return finding, proved or finding in (Independence.UNCHECKED, Independence.ONE_SAMPLE)
 
 
 def several(request: Request) -> bool:
@@ -102,8 +129,16 @@ def check(evaluator: Evaluator, outputs: Tensors, state: RandomState) -> Indepen
     if not _any_finite(outputs):
         return Independence.BLIND
     if request.fingerprint.rememberable:
-        caches.INDEPENDENT.put(request.fingerprint.key, request.fingerprint.parts, _signature(request), finding)
+        _remember(request, finding, evaluator.looked_at)
     return finding
+
+
+def _remember(request: Request, finding: Independence, program: Program | None) -> None:
+    before = _decided(request)
+    known = () if before is None or before.finding is not finding else before.programs
+    programs = () if program is None else (program, *known)[:PROGRAMS]
+    key, parts = request.fingerprint.key, request.fingerprint.parts
+    caches.INDEPENDENT.put(key, parts, _signature(request), Decided(finding, programs))
 
 
 def _ends_elsewhere(evaluator: Evaluator, state: RandomState, end: RandomState) -> Iterator[RandomState]:

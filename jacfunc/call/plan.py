@@ -15,6 +15,7 @@ from ..core.levels import inside_transform
 from ..core.reasons import OTHERWISE, operation, otherwise, place, reason, together
 from ..errors import JacfuncError
 from ..evaluation.basis import Rows
+from ..evaluation.program import Program
 from ..jet.frame import AllRowsError, CannotFollowError
 from ..jet.jet import LengthError
 from ..routes import ROUTES
@@ -50,6 +51,8 @@ class Findings:
         undifferentiable: whether the result has no derivatives.
         notes: what ``explain`` tells of the evaluation.
         settled: whether the plan has run and was verified, so that the next call need not verify it.
+        programs: what the function did then, one program for each way that it may go.
+        proved: whether samples were found to be independent whatever the numbers, when it was last looked at.
     """
 
     independence: Independence
@@ -59,6 +62,8 @@ class Findings:
     undifferentiable: bool = False
     notes: tuple[str, ...] = ()
     settled: bool = False
+    programs: tuple[Program, ...] = ()
+    proved: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ A request does not change, and evaluates nothing: that is ``evaluator.py``.  Whi
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -191,6 +192,11 @@ class Request:
         """The shape of one sample of a tensor with the batch in front."""
         shape = tuple(tensor.shape[self.options.batch_dims :])
         return fixed(shape) if self.traced else shape
+
+    @once
+    def samples(self) -> int:
+        """How many there are."""
+        return math.prod(self.batch)
 
     @property
     def inference(self) -> bool:

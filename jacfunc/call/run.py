@@ -15,6 +15,7 @@ from ..core.levels import compiling, differentiated_again, exporting, inside_tra
 from ..core.reasons import note, place, reason
 from ..errors import JacfuncError, RefusedOperationError, UnsupportedOperationError
 from ..evaluation.basis import Rows
+from ..evaluation.program import PROGRAMS, Program, ProgramChangedError, Recorder
 from ..evaluation.rng import RandomState
 from ..jet.frame import CannotFollowError
 from ..modules.swapping import locked
@@ -50,13 +51,14 @@ def run(
         return _attempt(known, _expecting(known, request)) if known else _run_traced(request, quantity)
     plan = known or _remembered(request, quantity)
     try:
-        if plan is not None and not plan.findings.random:
-            return _descend(plan, _expecting(plan, request), None, limit)
+        if plan is not None:
+            try:
+                return _by_known(plan, request, limit)
+            except ProgramChangedError:  # what is known is of another program
+                plan = replace(plan, findings=replace(plan.findings, settled=False))
         with locked():  # the generators belong to all threads: no other one may draw in between, or find them set back
-            if plan is not None:
-                return _descend(plan, _expecting(plan, request), request.random_state(), limit)
             evaluator = Evaluator(request)
-            plan, state, values = _find(evaluator, quantity)
+            plan, state, values = _find(evaluator, quantity, plan)
             evaluator = _expecting(plan, request, evaluator.scripted)
             return _descend(_followable(plan, request), evaluator, state, limit, values)
     except OutputsChangedError:
@@ -74,6 +76,25 @@ def run(
         raise
 
 
+def _by_known(plan: Plan, request: Request, limit: int | None) -> Ran:
+    """By a plan that was found before; what another program drew until it was told from the known ones is put back."""
+    if plan.findings.random:
+        with locked():
+            state = request.random_state()
+            try:
+                return _descend(plan, _expecting(plan, request), state, limit)
+            except ProgramChangedError:
+                state.restore()
+                raise
+    before = None if request.alone else torch.get_rng_state()
+    try:
+        return _descend(plan, _expecting(plan, request), None, limit)
+    except ProgramChangedError:
+        assert before is not None
+        torch.set_rng_state(before)
+        raise
+
+
 def _expecting(plan: Plan, request: Request, scripted: bool = False) -> Evaluator:
     """The function of a request whose outputs shall be those that the plan was made for."""
     return Evaluator(request, plan.outputs, plan.findings.scripted or scripted)
@@ -87,7 +108,7 @@ def _descend(
     while plan.strategies:
         try:
             outcome, found = _attempt(plan, evaluator, state, limit, values)
-        except ModulesFoundError:
+        except (ModulesFoundError, ProgramChangedError):
             raise
         except OutputsChangedError:
             state = state or request.random_state()
@@ -193,19 +214,20 @@ def _remembered(request: Request, quantity: Quantity) -> Plan | None:
     return plan if plan is not None and plan.lasting else None
 
 
-def _find(evaluator: Evaluator, quantity: Quantity) -> tuple[Plan, RandomState, Tensors]:
-    """A plan after a plain forward, whose random draw and values come with it."""
+def _find(evaluator: Evaluator, quantity: Quantity, changed: Plan | None = None) -> tuple[Plan, RandomState, Tensors]:
+    """A plan after a plain forward, whose random draw and values come with it; ``changed`` is of other programs."""
     request = evaluator.request
     if quantity.refuse_inputs is not None:
         quantity.refuse_inputs(request)
     state = request.random_state()
     values, random = evaluator.look(state)
-    plan: Plan | None = caches.PLANS.get(request.fingerprint.key, _plan_signature(request, quantity))
+    plan = changed or caches.PLANS.get(request.fingerprint.key, _plan_signature(request, quantity))
     if plan is None or plan.outputs != evaluator.outputs:
         plan = _planned(evaluator, quantity, Findings(Independence.UNCHECKED, random))
     if request.within is None:  # else what is around it was checked, and this with it
-        found = independence.standing(request) or independence.check(evaluator, values, state)
-        plan = replace(plan, findings=replace(plan.findings, independence=found))
+        found, proved = independence.decided(evaluator, values, state)
+        random = random or plan.findings.random
+        plan = replace(plan, findings=replace(plan.findings, independence=found, proved=proved, random=random))
     if plan.findings.settled:  # only the independence was open
         _remember(request, plan)
     return plan, state, values
@@ -335,8 +357,13 @@ def _attempt(
         mode=mode,
         within=request.within,
         given=() if request.within is None else request.given_leaves(),
+        aside=evaluator.aside,
     )
-    evaluation, results = plan.wanted.compute(strategy.route, task)
+    evaluator.recorder = recorder = _recorder(findings, request)
+    try:
+        evaluation, results = plan.wanted.compute(strategy.route, task)
+    finally:
+        evaluator.recorder = None
     if verified and values is not None and not reproduces(evaluation.outputs, values, evaluator, state):
         raise OtherwiseError("f returned other values than a plain forward")
     if evaluation.undifferentiable:
@@ -350,7 +377,25 @@ def _attempt(
                 undifferentiable=evaluation.undifferentiable,
                 scripted=evaluator.scripted,
                 notes=evaluation.notes,
+                programs=_with_program(findings, recorder),
             ),
         )
     assert evaluator.outputs is not None
     return Outcome(plan.wanted, results, evaluation, evaluator.outputs, evaluator.aux), plan
+
+
+def _recorder(findings: Findings, request: Request) -> Recorder | None:
+    """Who compares what the function does with what is known, or notes it; nobody for plain layers."""
+    if request.traced or request.alone or request.within is not None or inside_vmap():
+        return None
+    return Recorder(request.samples, findings.programs if findings.settled else None)
+
+
+def _with_program(findings: Findings, recorder: Recorder | None) -> tuple[Program, ...]:
+    """The known programs, and the one that has run."""
+    program = None if recorder is None else recorder.program
+    if program is None:
+        return findings.programs
+    program = program.sure() if findings.proved else program
+    others = [known for known in findings.programs if not known.covers(program)]
+    return (program, *others)[:PROGRAMS]

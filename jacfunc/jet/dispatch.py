@@ -20,6 +20,7 @@ from ..core import caches
 from ..core.levels import compiling, inside_function
 from ..core.torch_private import IMPLEMENTED_IN, set_grad
 from ..evaluation.corrections import TABLE
+from ..evaluation.program import KINDS, Kind
 from .fallback import name_of, pushed, writes
 from .frame import CannotFollowError, Frame, Propagation
 from .jet import Jet
@@ -44,13 +45,28 @@ def apply(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     propagation = frame.propagation
     if not propagation.alive:  # kept from an evaluation that has ended
         return function(*plain(args), **plain(kwargs))
+    recorder = propagation.recorder
+    if recorder is None or recorder.busy:
+        return _ruled(function, args, kwargs, frame, moved)
+    recorder.before(function, args, kwargs)
+    try:
+        result = _ruled(function, args, kwargs, frame, moved)
+    finally:
+        recorder.busy = False
+    recorder.after(result)
+    return result
+
+
+def _ruled(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], frame: Frame, moved: bool) -> Any:
+    """What the rule of an operation gives, whose jets are in this frame, or are to be ``moved`` to it."""
+    propagation = frame.propagation
     if not propagation.inside and not torch.is_grad_enabled():
         return constant(function, args, kwargs)
     if kwargs:
         kwargs = _spelled(function, kwargs)
     found = caches.RULES.get(function)
     rule = _alone(function) if found is None else found[0]
-    if frame.factor is not None and (found is None or not found[1] or _adds_axes((*args, *kwargs.values()), jets[0])):
+    if frame.factor is not None and (found is None or not found[1] or _adds_axes((*args, *kwargs.values()))):
         frame, moved = root(frame), True
     if moved:
         rule = _moving(rule, frame)
@@ -76,9 +92,10 @@ def _spelled(function: Function, kwargs: dict[str, Any]) -> dict[str, Any]:
     return {SPELLINGS.get(name, name): value for name, value in kwargs.items() if name != "out"}
 
 
-def _adds_axes(arguments: tuple[Any, ...], jet: Jet) -> bool:
+def _adds_axes(arguments: tuple[Any, ...]) -> bool:
     """Whether broadcasting would put axes before that of the samples."""
-    return any(isinstance(item, torch.Tensor) and item.dim() > jet.dim() for item in arguments)
+    axes = jets_in(arguments, {})[0].dim()
+    return any(isinstance(item, torch.Tensor) and item.dim() > axes for item in arguments)
 
 
 def _alone(function: Function) -> Function:
@@ -324,6 +341,7 @@ def _divided(self: Jet, other: Any) -> Any:
 
 def install() -> None:
     """Give :class:`Jet` what a tensor has, through :func:`apply`."""
+    KINDS[Jet] = Kind.TENSOR
     Jet.__torch_function__ = classmethod(_torch_function)  # type: ignore[attr-defined]
     Jet.__rtruediv__ = Jet.__rdiv__ = _divided  # type: ignore[attr-defined]
     for name in dir(torch.Tensor):

@@ -16,6 +16,7 @@ import torch
 
 from ..core import caches
 from ..errors import UnsupportedOperationError
+from ..evaluation.program import Recorder
 from .joined import Joined
 from .layout import Layout, Product, first_order, summed
 from .shared import Origin, Shared
@@ -51,7 +52,7 @@ class Propagation:
     whose replacement is running.  ``coarsest``: the precision of the coarsest dtype that a rule cast to.  ``detached``:
     what shares memory with a jet's value, and its version then.  ``scaled``: rows that are one-hot rows times a scale,
     as an activation after a narrow layer leaves them, each with its scale.  ``within``: what it runs inside of.
-    ``origin``: what the rows of its first frame are, where that is known.
+    ``origin``: what the rows of its first frame are, where that is known.  ``recorder``: who notes its operations.
     """
 
     batch: tuple[int, ...]
@@ -69,6 +70,7 @@ class Propagation:
     scaled: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     within: Within | None = None
     origin: Origin | None = None
+    recorder: Recorder | None = None
 
     def apart(self, value: Tensor) -> Tensor:
         """A copy of what shares memory with a jet, and that perhaps with the caller; its change is told in the end."""

@@ -55,6 +55,7 @@ class PlainLayers:
             for child in module.modules()
         ]
         self.token = Token()
+        self.kinds = [type(child).__name__ for child in module.modules()]
         self.steps = list(_steps(module, "", aliases))
 
     @classmethod
@@ -87,6 +88,18 @@ class PlainLayers:
 
     def run(self, params: Params, x: Any) -> Any:
         """The module's output."""
+        recorder = x.propagation.recorder if type(x) is Jet else None
+        if recorder is None or recorder.busy:
+            return self._quietly(params, x)
+        recorder.before(PlainLayers, (x, *self.kinds), {})
+        try:
+            result = self._quietly(params, x)
+        finally:
+            recorder.busy = False
+        recorder.after(result)
+        return result
+
+    def _quietly(self, params: Params, x: Any) -> Any:
         if type(x) is not Jet or not x.propagation.quiet or x.propagation.inside:
             return self._run(params, x)
         propagation = x.propagation

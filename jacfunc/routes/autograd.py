@@ -17,7 +17,7 @@ from ..evaluation.linear import graph_gradients
 from . import nested
 from .collect import Entries, Partials, joined, own_coordinates
 from .route import PullingRoute
-from .task import Evaluation, Task, Tensors
+from .task import Evaluation, Task, Tensors, aside
 from .verify import verify_transpose
 from .verify_tape import by_graph, verify_tape
 
@@ -87,6 +87,7 @@ class Autograd(PullingRoute):
         return _released(task, evaluation.outputs, evaluation.aux, recorded)
 
 
+@aside
 def _verify(task: Task, outputs: Tensors, leaves: Tensors) -> None:
     """Raise where the pullback has no transpose or not the derivative of its values, as the other routes do."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import torch
 
@@ -16,6 +18,8 @@ from .collect import Entries, owned
 
 Tensors = tuple[torch.Tensor, ...]
 Parts = TypeVar("Parts", bound=Sequence[Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Mode(NamedTuple):
@@ -58,6 +62,7 @@ class Task:
         within: the frame of the jets that go through what this is a part of, if any do.
         given: the leaves as they came in, some of them such jets.
         open: what the checks of the first time could not tell, added to by ``verify.py`` and ``verify_followed.py``.
+        aside: a context for evaluations that verify, which are no part of the program that is noted.
     """
 
     order: int
@@ -73,6 +78,7 @@ class Task:
     within: Frame | None
     given: tuple[Any, ...]
     open: list[str] = field(default_factory=list)
+    aside: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def input_chunks(self) -> list[tuple[int, int]]:
         """The chunks of the rows of the input."""
@@ -148,6 +154,17 @@ class Evaluation(NamedTuple):
     aux: Tensors
     undifferentiable: bool = False
     notes: tuple[str, ...] = ()
+
+
+def aside(verify: Callable[Concatenate[Task, P], R]) -> Callable[..., R]:
+    """What verifies, as it is: the evaluations that it makes are no part of the program that is noted."""
+
+    @functools.wraps(verify)
+    def verified(task: Task, *args: P.args, **kwargs: P.kwargs) -> R:
+        with task.aside():
+            return verify(task, *args, **kwargs)
+
+    return verified
 
 
 def times(derivative: torch.Tensor, number: float) -> torch.Tensor:

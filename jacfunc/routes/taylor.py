@@ -255,6 +255,7 @@ def _within(
     shared = shared_with(task.given, around, task.batch, rows_layout, indices) if task.mode.vectorised else None
     joined = shared or Joined.of(around.layout, rows_layout)
     propagation = Propagation(task.batch, outer.quiet, narrowing=False, slow=outer.slow, within=Within(around, joined))
+    propagation.recorder = outer.recorder
     frame = Frame(propagation, joined.layout)
     coefficients = _coefficients(task, rows_layout, {1: rows(propagation), **started})
     jets = [

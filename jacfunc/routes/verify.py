@@ -20,13 +20,14 @@ from ..errors import RefusedOperationError, UnsupportedOperationError
 from ..evaluation.linear import graph_gradients, pullback, pushforward
 from ..evaluation.rng import replaying
 from ..jet import CannotFollowError
-from .task import Task, Tensors
+from .task import Task, Tensors, aside
 
 
 class NoTransposeError(RuntimeError):
     """A backward that cannot be differentiated by its cotangent, and does not say so."""
 
 
+@aside
 def verify_backward(task: Task) -> None:
     """:func:`verify_transpose` of the function, evaluated for it."""
     verify_transpose(task, *_transposed(task, task.leaves))
@@ -37,6 +38,7 @@ def _transposed(task: Task, leaves: Tensors) -> tuple[Callable[..., Tensors], Ca
     return pull, pushforward(pull, outputs), outputs
 
 
+@aside
 def verify_transpose(
     task: Task, pull: Callable[..., Tensors], push: Callable[..., Tensors], outputs: Sequence[torch.Tensor]
 ) -> None:
@@ -83,6 +85,7 @@ def _told(
     return pushed and pulled and bool(by_push[1] + by_pull[1] > 0)
 
 
+@aside
 def verify_pushed(task: Task, push: Callable[..., tuple[Tensors, Tensors]]) -> None:
     """Raise where forward mode has another derivative than the backward of a graph, if there is one.
 
@@ -136,6 +139,7 @@ def value_only(derivative: torch.Tensor, outputs: Tensors) -> torch.Tensor:
     return result
 
 
+@aside
 def calls_function(task: Task) -> bool:
     """Whether an ``autograd.Function`` of Python is part of the function's graph; not where that is refused by name."""
     found = []

@@ -17,7 +17,7 @@ from ..evaluation.linear import graph_gradients, pullback
 from ..jet import CannotFollowError, Propagation, layout
 from ..jet.readout import rows_of
 from ..jet.values import plain
-from .task import Task, Tensors
+from .task import Task, Tensors, aside
 from .verify import REFUSED, Projection, elsewhere, moved, projected, quotient, recorded, waves
 
 
@@ -25,6 +25,7 @@ class OtherwiseError(CannotFollowError):
     """Other derivatives by jets than by tensors: the function does another thing with them."""
 
 
+@aside
 def verify_followed(task: Task, follow: Callable[..., Any]) -> None:
     """Raise unless the jets' derivatives along one direction, projected to one number a sample, are the true ones.
 

@@ -17,7 +17,7 @@ import torch
 
 from ..errors import RefusedOperationError
 from ..evaluation.linear import graph_gradients, pullback
-from .task import Task, Tensors
+from .task import Task, Tensors, aside
 from .verify import (
     REFUSED,
     NoTransposeError,
@@ -53,6 +53,7 @@ class OffTapeError(NoTransposeError):
     """A backward whose dependence on the input torch does not see."""
 
 
+@aside
 def verify_again(task: Task) -> None:
     """All that is asked of backwards that are differentiated again."""
     verify_backward(task)
@@ -60,6 +61,7 @@ def verify_again(task: Task) -> None:
         verify_tape(task)
 
 
+@aside
 def verify_tape(task: Task, pulled: Pulled | None = None) -> None:
     """Raise where the derivative of a pullback is not that of its values, and an ``autograd.Function`` is to blame."""
     pulled = pulled or by_func

@@ -20,6 +20,7 @@ from jacfunc.call.quantity import EntriesOf, Quantity
 from jacfunc.call.request import Request
 from jacfunc.call.run import run
 from jacfunc.core import caches, trees
+from jacfunc.core.caches import clear_caches
 from jacfunc.errors import (
     CoupledSamplesError,
     RefusedOperationError,
@@ -27,6 +28,7 @@ from jacfunc.errors import (
     UnsupportedOperationError,
 )
 from jacfunc.evaluation.basis import Rows
+from jacfunc.evaluation.program import Program
 from jacfunc.jet.jet import Jet
 from jacfunc.options import Options
 from jacfunc.routes import ROUTES
@@ -61,6 +63,13 @@ class Failing(Reverse):
     def first_order(self, task: Task, entries: Entries) -> Evaluation:
         self.tasks.append(task)
         raise self.error()
+
+
+def programs() -> tuple[Program, ...]:
+    """What ``sine`` does on tensors."""
+    _, found = run(request(sine, method="reverse"), BLOCKS)
+    clear_caches()
+    return found.findings.programs
 
 
 def plan(*strategies: Any, f_outputs: tuple[int, ...] = (3,), **findings: Any) -> Plan:
@@ -123,7 +132,7 @@ def test_a_plan_is_made_anew_where_outputs_have_changed() -> None:
 
 def test_a_plan_that_is_known_is_not_looked_up_nor_looked_for() -> None:
     f, calls = counted(sine)
-    known = plan(ROUTES["reverse"], settled=True)
+    known = plan(ROUTES["reverse"], settled=True, programs=programs())
     outcome, found = run(request(f), BLOCKS, known)
     assert found is known and len(calls) == 1 and len(caches.PLANS) == 0
     torch.testing.assert_close(outcome.results[0, 0], TRUTH)
@@ -361,7 +370,7 @@ class Noting(Reverse):
 def test_a_task_is_told_what_is_known(settled: bool, recorded: bool) -> None:
     route, given = Noting(), request(sine, chunk_size=2, return_value=True)
     with torch.set_grad_enabled(recorded):
-        run(given, BLOCKS, plan(route, settled=settled, undifferentiable=True))
+        run(given, BLOCKS, plan(route, settled=settled, undifferentiable=True, programs=programs()))
     (task,) = route.tasks
     mode = task.mode
     assert (mode.vectorised, mode.verified, mode.differentiated_again) == (True, not settled, recorded)

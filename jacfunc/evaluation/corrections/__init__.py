@@ -35,6 +35,7 @@ from ...core.torch_private import c_nn as _nn
 from ...core.torch_private import operators as _ops
 from ...errors import UnsupportedOperationError
 from ..checkpoint import begin, end, within
+from ..program import Recorder
 from . import algebra, attention, convolution, draws, elementwise, losses, norms, selection, special
 from .expansion import constant, in_place, refusing
 from .foreign import SMOOTH, is_foreign, refuse_constants, refusing_zeros
@@ -214,8 +215,9 @@ class _Evaluation(Corrections):
     An inner ``no_grad`` is constant for forward mode too, which torch has go through it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, recorder: Recorder | None) -> None:
         super().__init__()
+        self.recorder = recorder
         self.accesses: list[Access] = []
 
     def __enter__(self) -> Any:
@@ -225,6 +227,18 @@ class _Evaluation(Corrections):
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        recorder = self.recorder
+        if recorder is None or recorder.busy or compiling():
+            return self._run(func, types, args, kwargs)
+        recorder.before(func, args, kwargs or {})
+        try:
+            result = self._run(func, types, args, kwargs)
+        finally:
+            recorder.busy = False
+        recorder.after(result)
+        return result
+
+    def _run(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if not PLAIN.issuperset(types) and are_classes_told() and all(issubclass(kind, torch.Tensor) for kind in types):
             return self._by_class(func, types, args, kwargs or {})
         if func is set_grad and not inside_function():  # for whose forward torch has both off
@@ -280,13 +294,21 @@ def _hand_over() -> bool:
     return True
 
 
-def corrected() -> AbstractContextManager[Any]:
-    """A context in which the operations of the table are exchanged; once, also inside another one."""
+def corrected(recorder: Recorder | None = None) -> AbstractContextManager[Any]:
+    """A context in which the operations of the table are exchanged; once, also inside another one.
+
+    It notes what runs with the ``recorder``, but inside another one, whose program that is a part of.
+    """
     if compiling():  # which can trace neither the question nor a checkpoint
         _hand_over()
         return Corrections()
     around = next((mode for mode in modes() if isinstance(mode, Corrections)), None)
-    return _Evaluation() if around is None else nullcontext(around)
+    return _Evaluation(recorder) if around is None else nullcontext(around)
+
+
+def records(corrections: Any, recorder: Recorder | None) -> bool:
+    """Whether a context notes what runs with this recorder."""
+    return recorder is not None and isinstance(corrections, _Evaluation) and corrections.recorder is recorder
 
 
 def refuse_unseen(outputs: Sequence[Any], corrections: Any) -> None:
