@@ -127,7 +127,7 @@ class Evaluator:
         """The parameters that a functional module is given, and the tensors of the other arguments."""
         request = self.request
         first = request.state_arguments
-        parameters = [leaf for given in args[:first] for leaf in given.values()]
+        parameters = [leaf for given in args[:first] for leaf in given.values()] if first else []
         if len(args) == first + len(request.arguments) and not kwargs:
             return parameters, []
         differentiated = {argument.position for argument in request.arguments}

@@ -86,13 +86,7 @@ def _by_known(plan: Plan, request: Request, limit: int | None) -> Ran:
             except ProgramChangedError:
                 state.restore()
                 raise
-    before = None if request.alone else torch.get_rng_state()
-    try:
-        return _descend(plan, _expecting(plan, request), None, limit)
-    except ProgramChangedError:
-        assert before is not None
-        torch.set_rng_state(before)
-        raise
+    return _descend(plan, _expecting(plan, request), None, limit)
 
 
 def _expecting(plan: Plan, request: Request, scripted: bool = False) -> Evaluator:

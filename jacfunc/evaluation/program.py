@@ -39,19 +39,24 @@ class ProgramChangedError(Exception):
 class Kind(Enum):
     """How an argument is told."""
 
-    TENSOR = 0
-    WHOLE = 1
-    NUMBER = 2
-    ITSELF = 3
-    ITEMS = 4
-    OTHER = 5
+    TENSOR = "by where it comes from"
+    ITSELF = "as it is"
+    NUMBER = "by its sign and size"
+    TRUTH = "by a flag, since True equals 1"
+    ITEMS = "one by one"
+    SLICE = "by its three numbers"
+
+
+TENSOR, ITSELF = Kind.TENSOR, Kind.ITSELF  # asked for at every step
 
 
 KINDS: dict[type, Kind] = {
     torch.Tensor: Kind.TENSOR,
     torch.nn.Parameter: Kind.TENSOR,
-    int: Kind.WHOLE,
+    int: Kind.ITSELF,
     float: Kind.NUMBER,
+    bool: Kind.TRUTH,
+    slice: Kind.SLICE,
     list: Kind.ITEMS,
     tuple: Kind.ITEMS,
     torch.Size: Kind.ITEMS,
@@ -66,10 +71,11 @@ class Origin:
     """A place in a program that a tensor comes from; it is the same object in every program, and equals no other."""
 
 
-_ORIGINS: list[Origin] = []
+_ORIGINS: list[Origin] = [Origin() for _ in range(256)]
 
 
 def _origin(number: int) -> Origin:
+    """The place of this number; one list for all threads, which only grows."""
     while number >= len(_ORIGINS):
         _ORIGINS.append(Origin())
     return _ORIGINS[number]
@@ -210,54 +216,64 @@ class Recorder:
     def __init__(self, samples: int, known: Sequence[Program] | None = None) -> None:
         self.samples = samples
         self.known = known
-        self.looks_outside = known is None or not all(program.proved for program in known)
+        self.same_size = False
         self.busy = True
         self.program: Program | None = None
 
     def begin(self, leaves: Iterable[object], parameters: Iterable[object], others: Iterable[object]) -> None:
         """An evaluation begins, for these leaves, parameters and other arguments."""
         self.changed = False
-        self.at = self.count = 0
-        self.numbers: dict[int, Origin] = {}
+        self.at = 0
         self.outside: list[torch.Tensor] = []
-        self.held: list[Held] = []
-        self.steps: list[Step] = []
-        if self.known is not None:
+        if self.known is None:
+            self.held: list[Held] = []
+            self.steps: list[Step] = []
+        else:
             self._follow(self.known)
-        for tensor in (*leaves, *parameters):
-            self._number(tensor)
+        given = [*leaves, *parameters, *others]
+        self.count = len(given)
+        self.numbers = {id(tensor): _origin(number) for number, tensor in enumerate(given)}
         for tensor in others:
-            self._number(tensor)
             self._hold(tensor)
         self.busy = False
 
     def before(self, function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         """An operation is about to run."""
-        if self.changed:  # and f has caught what told so
-            raise ProgramChangedError
         step: Step = [function]
-        self._tell(args, step)
+        numbers = self.numbers
+        for item in args:  # what most of them are at once, for this is asked at every step
+            kind = KINDS.get(type(item))
+            if kind is TENSOR and id(item) in numbers:
+                step.append(numbers[id(item)])
+            elif kind is ITSELF:
+                step.append(item)
+            else:
+                self._tell(item, step)
         if kwargs:
             for name, value in kwargs.items():
                 step.append(name)
-                self._tell((value,), step)
-        self._take(step)
+                self._tell(value, step)
+        if self.same_size and self.at < len(self.steps) and self.steps[self.at] == step:
+            self.at += 1
+        else:
+            self._take(step)
         self.busy = True
 
     def after(self, result: Any) -> None:
         """It has run."""
-        if KINDS.get(type(result)) is Kind.TENSOR or isinstance(result, torch.Tensor):
-            self._number(result)
+        if KINDS.get(type(result)) is TENSOR or isinstance(result, torch.Tensor):
+            count = self.count
+            self.numbers[id(result)] = _ORIGINS[count] if count < len(_ORIGINS) else _origin(count)
+            self.count = count + 1
         elif isinstance(result, list | tuple):
             for item in result:
                 self.after(item)
 
     def end(self, outputs: Iterable[object]) -> None:
         """The evaluation has ended with these outputs."""
-        if self.changed:
-            raise ProgramChangedError
         step: Step = [Flag.OUTPUT]
-        self._tell(outputs, step)
+        for output in outputs:
+            self._tell(output, step)
         self._take(step)
         self.busy = True  # what is checkpointed in it may run again
         if self.known is None:
@@ -273,15 +289,14 @@ class Recorder:
         at, steps = self.at, self.steps
         if self.known is None:
             steps.append(step)
-        elif self.same_size:
-            if at >= len(steps) or steps[at] != step:
-                self._turn(step)
         elif at >= len(steps) or not alike(steps[at], step, self.followed.samples, self.samples):
             self._turn(step)
         self.at = at + 1
 
     def _turn(self, step: Step) -> None:
         """Follow another program that begins as this one did, and goes on by this step."""
+        if self.changed:  # and f has caught what told so
+            raise ProgramChangedError
         way, samples = self.steps[: self.at], self.followed.samples
         self._follow(
             [
@@ -295,41 +310,42 @@ class Recorder:
 
     def _follow(self, candidates: Sequence[Program]) -> None:
         if not candidates:
-            self.changed = True
+            self.changed, self.steps = True, []  # which no step is found in any more
             raise ProgramChangedError
         if len(candidates) > 1:
             candidates = sorted(candidates, key=lambda program: program.samples != self.samples)
-        self.followed, *self.others = candidates
+        self.followed, self.others = candidates[0], candidates[1:]
         self.steps = self.followed.steps
         self.same_size = self.followed.samples == self.samples
 
     # ---------------------------------------------------------------- how arguments are told
 
-    def _number(self, tensor: object) -> None:
-        self.numbers[id(tensor)] = _origin(self.count)
-        self.count += 1
-
-    def _tell(self, items: Iterable[Any], step: Step) -> None:
-        numbers = self.numbers
-        for item in items:
-            kind = KINDS.get(type(item))
-            if kind is Kind.TENSOR:
-                origin = numbers.get(id(item))
-                if origin is None:
-                    self._tell_outside(item, step)
-                else:
-                    step.append(origin)
-            elif kind is Kind.WHOLE or kind is Kind.ITSELF:
-                step.append(item)
-            elif kind is Kind.NUMBER:
-                step.append(Flag.NAN if math.isnan(item) else _NUMBERS.get(item, Flag.OTHER))
-                if getattr(step[0], "__name__", "").strip("_") in BY_VALUE:
-                    step.append((float, item))
-            elif kind is Kind.ITEMS:
-                step.append(len(item))
-                self._tell(item, step)
+    def _tell(self, item: Any, step: Step) -> None:
+        kind = KINDS.get(type(item))
+        if kind is TENSOR:
+            origin = self.numbers.get(id(item))
+            if origin is None:
+                self._tell_outside(item, step)
             else:
-                self._tell_other(item, step)
+                step.append(origin)
+        elif kind is ITSELF:
+            step.append(item)
+        elif kind is Kind.ITEMS:
+            step.append(len(item))
+            for one in item:
+                self._tell(one, step)
+        elif kind is Kind.SLICE:
+            step.append(slice)
+            for one in (item.start, item.stop, item.step):
+                self._tell(one, step)
+        elif kind is Kind.TRUTH:
+            step.append(Flag.TRUE if item else Flag.FALSE)
+        elif kind is Kind.NUMBER:
+            step.append(Flag.NAN if math.isnan(item) else _NUMBERS.get(item, Flag.OTHER))
+            if getattr(step[0], "__name__", "").strip("_") in BY_VALUE:
+                step.append((float, item))
+        else:
+            self._tell_other(item, step)
 
     def _tell_outside(self, tensor: Any, step: Step) -> None:
         step += (Flag.OUTSIDE, tuple(tensor.shape), tensor.dtype)
@@ -337,36 +353,31 @@ class Recorder:
 
     def _hold(self, tensor: Any) -> None:
         """Look at what a tensor from outside holds, where it may matter."""
-        if not self.looks_outside or not isinstance(tensor, torch.Tensor):
-            return
-        if tensor.requires_grad or isinstance(tensor, torch.nn.Parameter):  # whose numbers change at every step
-            return
+        if not isinstance(tensor, torch.Tensor) or tensor.requires_grad or isinstance(tensor, torch.nn.Parameter):
+            return  # numbers that change at every step
         if self.known is None:
             self.held.append(Held.of(tensor))
-        else:
+        elif not all(program.proved for program in self.known):
             self.outside.append(tensor)
 
     def _tell_other(self, item: Any, step: Step) -> None:
         kind = type(item)
-        if kind is bool:
-            step.append(Flag.TRUE if item else Flag.FALSE)
-        elif isinstance(item, torch.Tensor) or hasattr(kind, "__torch_function__"):
+        if isinstance(item, torch.Tensor) or hasattr(kind, "__torch_function__"):
             origin = self.numbers.get(id(item))
             if origin is None:
                 step.append(kind)
                 self._tell_outside(item, step)
             else:
                 step.append(origin)
-        elif kind is slice:
-            step.append(slice)
-            self._tell((item.start, item.stop, item.step), step)
         elif isinstance(item, dict):
             step += (kind, len(item))
             for name, value in item.items():
-                self._tell((name, value), step)
+                self._tell(name, step)
+                self._tell(value, step)
         elif isinstance(item, list | tuple):
             step += (kind, len(item))
-            self._tell(item, step)
+            for one in item:
+                self._tell(one, step)
         else:
             step += (kind, *_themselves(item))
 

@@ -86,20 +86,21 @@ class PlainLayers:
         """
         return compiling() or (type(x) is Jet and not mode_count())
 
-    def run(self, params: Params, x: Any) -> Any:
-        """The module's output."""
+    def noted(self, run: Callable[[Params, Any], Any], params: Params, x: Any) -> Any:
+        """What ``run`` makes of the input, which is one step of a program however they run."""
         recorder = x.propagation.recorder if type(x) is Jet else None
         if recorder is None or recorder.busy:
-            return self._quietly(params, x)
+            return run(params, x)
         recorder.before(PlainLayers, (x, *self.kinds), {})
         try:
-            result = self._quietly(params, x)
+            result = run(params, x)
         finally:
             recorder.busy = False
         recorder.after(result)
         return result
 
-    def _quietly(self, params: Params, x: Any) -> Any:
+    def run(self, params: Params, x: Any) -> Any:
+        """The module's output."""
         if type(x) is not Jet or not x.propagation.quiet or x.propagation.inside:
             return self._run(params, x)
         propagation = x.propagation

@@ -115,12 +115,16 @@ class FunctionalModule:
             self._refresh()
             _check("params", params, self._parameters, self._inventory.aliases)
             layers = self._layers
-            if layers is not None and len(args) == 1 and not kwargs and layers.takes(args[0]) and layers.unchanged():
-                return layers.run(params, args[0])
+            if layers is not None and len(args) == 1 and not kwargs and layers.unchanged():
+                return layers.noted(layers.run if layers.takes(args[0]) else self._swapped, params, args[0])
             if self.with_buffers:
                 return self._with_buffers(params, args, kwargs)
-            buffers = held(self._buffers.values()) if self._buffers else _NONE
-            return call_with(self._call, args, kwargs, self._inventory, params, buffers)
+            return self._swapped(params, *args, **kwargs)
+
+    def _swapped(self, params: Mapping[str, torch.Tensor], /, *args: Any, **kwargs: Any) -> Any:
+        """The module's own call, with these parameters in their places."""
+        buffers = held(self._buffers.values()) if self._buffers else _NONE
+        return call_with(self._call, args, kwargs, self._inventory, params, buffers)
 
     def _with_buffers(
         self, params: Mapping[str, torch.Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
