@@ -238,6 +238,9 @@ INVENTORIES = Memory()
 HIDDEN = Memory()
 """Of each function the modules that ran in it and that no walk through it finds, weakly (``hidden.py``)."""
 
+OWN_HOOKS: set[int] = set()
+"""The numbers of the hooks for all modules that this package has registered (``hidden.py``)."""
+
 _MEMORIES = (
     PLANS,
     INDEPENDENT,

@@ -33,7 +33,7 @@ import torch.utils.checkpoint
 from torch import overrides
 from torch.autograd import forward_ad, graph
 from torch.nn import functional as F
-from torch.nn.modules import batchnorm
+from torch.nn.modules import batchnorm, module
 from torch.nn.utils import parametrize
 from torch.torch_version import TorchVersion
 from torch.utils import _python_dispatch, _pytree
@@ -277,6 +277,13 @@ GAMMA: Functions = (draw_gamma, *operators("_standard_gamma"))
 
 BatchNorm = batchnorm._BatchNorm
 """The base of all batch normalisations, also of those that other libraries derive from it alone."""
+GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
+    module._global_forward_hooks,
+    module._global_forward_pre_hooks,
+    module._global_backward_hooks,
+    module._global_backward_pre_hooks,
+)
+"""What was registered for the calls of all modules, by the numbers of the handles; torch tells nobody of it."""
 RNN_TENSORS = "_flat_weight"
 """How the attributes of a recurrent layer begin that a forward may rebuild: the list that its kernel is handed."""
 MODULE_CALL = "_call_impl"

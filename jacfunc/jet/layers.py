@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ..core import caches
 from ..core.levels import compiling
-from ..core.torch_private import mode_count, set_grad
+from ..core.torch_private import GLOBAL_HOOKS, mode_count, set_grad
 from .dispatch import apply
 from .jet import Jet
 from .rules.products import linear_layer, multiplies
@@ -35,6 +35,13 @@ ACTIVATIONS: dict[type[nn.Module], tuple[Callable[..., Any], tuple[str, ...]]] =
     nn.Softplus: (F.softplus, ("beta", "threshold")),
 }
 """Activations by their function, and the attributes that it takes."""
+
+SHAPING: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.LayerNorm: ("normalized_shape",),
+    nn.Flatten: ("start_dim", "end_dim"),
+    nn.Unflatten: ("dim", "unflattened_size"),
+}
+"""Attributes by which a layer may come to mix samples."""
 
 LAYERS = frozenset(
     [nn.Sequential, nn.Linear, nn.LayerNorm, nn.Identity, nn.Flatten, nn.Unflatten]
@@ -53,6 +60,10 @@ class PlainLayers:
         self.modules = [
             (child, tuple(child._modules.values()), _missing(child), type(child), type(child).forward)
             for child in module.modules()
+        ]
+        self.calls = [(kind, kind.__call__) for kind in dict.fromkeys(map(type, module.modules()))]
+        self.shaping = [
+            (child, name, getattr(child, name)) for child in module.modules() for name in SHAPING.get(type(child), ())
         ]
         self.token = Token()
         self.kinds = [type(child).__name__ for child in module.modules()]
@@ -77,7 +88,20 @@ class PlainLayers:
                 return False
             if module._parameters and _missing(module) != missing:
                 return False
-        return True
+        return compiling() or self._undisturbed()
+
+    def _undisturbed(self) -> bool:
+        """Whether what is no part of the modules leaves them alone too, and they keep the samples apart.
+
+        It is asked before whatever is compiled is called, and so not while it is traced.
+        """
+        for hooks in GLOBAL_HOOKS:
+            if hooks and not caches.OWN_HOOKS.issuperset(hooks):
+                return False
+        for kind, call in self.calls:
+            if kind.__call__ is not call:
+                return False
+        return not self.shaping or all(getattr(child, name) == value for child, name, value in self.shaping)
 
     def takes(self, x: Any) -> bool:
         """Whether they run for this input: a jet, unless a mode wants to see their operations.

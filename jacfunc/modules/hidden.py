@@ -31,11 +31,14 @@ def watched(fingerprint: Fingerprint) -> Iterator[list[nn.Module]]:
     with locked():
         # Put back where its forward ends, for what surrounds that may exchange tensors as well (functional_call).
         hooks = register_module_forward_pre_hook(watch.begin), register_module_forward_hook(watch.end, always_call=True)
+        numbers = {hook.id for hook in hooks}
+        caches.OWN_HOOKS |= numbers
         try:
             yield found
         finally:
             for hook in hooks:
                 hook.remove()
+            caches.OWN_HOOKS -= numbers
             watch.end_all()
             found += [module for reference in watch.found if (module := reference()) is not None]
             if found:
