@@ -157,12 +157,19 @@ class Program:
     """What ran in one evaluation: its steps, for how many samples, and what came from outside, one by one.
 
     ``proved``: each sample of the outputs is computed of its own sample alone, whatever the tensors hold.
+    ``of_arrays``: arrays of numpy are among its arguments, by what they hold.
     """
 
     steps: list[Step]
     samples: int
     held: tuple[Held, ...] = field(repr=False)
     proved: bool = False
+    of_arrays: bool = False
+
+    @property
+    def depends(self) -> bool:
+        """Whether what was found of it may depend on what is held outside of the function."""
+        return not self.proved and (bool(self.held) or self.of_arrays)
 
     def covers(self, other: Program) -> bool:
         """Whether what was found of this program holds for another one: it is the same, but for how many samples."""
@@ -224,6 +231,7 @@ class Recorder:
         """An evaluation begins, for these leaves, parameters and other arguments."""
         self.changed = False
         self.at = 0
+        self.of_arrays = False
         self.outside: list[torch.Tensor] = []
         if self.known is None:
             self.held: list[Held] = []
@@ -277,7 +285,7 @@ class Recorder:
         self._take(step)
         self.busy = True  # what is checkpointed in it may run again
         if self.known is None:
-            self.program = Program(self.steps, self.samples, tuple(self.held))
+            self.program = Program(self.steps, self.samples, tuple(self.held), of_arrays=self.of_arrays)
             return
         while not self.followed.holds(self.outside):
             self.at = len(self.steps) - 1
@@ -379,6 +387,7 @@ class Recorder:
             for one in item:
                 self._tell(one, step)
         else:
+            self.of_arrays |= kind is np.ndarray
             step += (kind, *_themselves(item))
 
 
