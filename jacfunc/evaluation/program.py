@@ -26,7 +26,7 @@ from ..core.torch_private import OpOverload, OpOverloadPacket
 Step = list[object]
 """An operation and its arguments, as they are compared."""
 
-PROGRAMS = 16
+PROGRAMS = 64
 """So many programs of one plan are remembered: batch sizes, branches, numbers of steps."""
 CONTENT = 2**20
 """Up to so many bytes of a tensor from outside are kept, to be compared; of more, which tensor it is."""

@@ -48,7 +48,9 @@ class Prover(Recorder):
         self.keeps = not self.taints and self._keeps(name.rstrip("_"), args, kwargs)
         written_whole = self.keeps and bool(args) and id(args[0]) in self.carrying
         # Else another name of what is written to would not be known to have become another.
-        self.lost |= name in LEAVES or kwargs.get("out") is not None or (writes and not written_whole)
+        self.lost |= (
+            function_name(function) in LEAVES or kwargs.get("out") is not None or (writes and not written_whole)
+        )
 
     def after(self, result: Any) -> None:
         """It has run."""
@@ -82,20 +84,26 @@ class Prover(Recorder):
 
     def _keeps(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
         """Whether an operation keeps the axis of all that carries samples."""
-        axes = {operand.dim() for operand in self.operands}
-        if len(axes) != 1 or any(not o.dim() or o.shape[0] != self.samples for o in self.operands):
+        axes = self.operands[0].dim()
+        if any(operand.dim() != axes or operand.shape[:1] != (self.samples,) for operand in self.operands):
+            return False
+        if any(tensor.dim() > axes for tensor in _tensors((*args, *kwargs.values()))):  # which may put axes in front
             return False
         if name in ELEMENTWISE or (name in ("max", "min") and len(args) > 1 and isinstance(args[1], torch.Tensor)):
-            return all(tensor.dim() <= max(axes) for tensor in _tensors((*args, *kwargs.values())))
+            return True
         rule = RULES.get(name)
         return rule is not None and rule(args, kwargs, self)
 
 
-def name_of(function: Any) -> str:
-    """The name of an operation, without what marks it as an operator; of an attribute that of the attribute."""
+def function_name(function: Any) -> str:
+    """The name of an operation; of an attribute that of the attribute."""
     name: str = getattr(function, "__name__", "")
-    if name == "__get__":
-        name = getattr(getattr(function, "__self__", None), "__name__", "")
+    return getattr(getattr(function, "__self__", None), "__name__", "") if name == "__get__" else name
+
+
+def name_of(function: Any) -> str:
+    """The name of an operation, without what marks it as an operator."""
+    name = function_name(function)
     return name.strip("_") if name.startswith("__") else name
 
 
@@ -114,7 +122,7 @@ def _words(text: str) -> list[str]:
 
 
 LEAVES = frozenset(
-    ["item", "tolist", "numpy", "array", "float", "int", "index", "complex", "data_ptr", "untyped_storage"]
+    _words("item tolist numpy data_ptr untyped_storage __array__ __float__ __int__ __index__ __complex__")
 )
 """By what numbers leave for Python, and may come back in an argument."""
 
@@ -125,21 +133,22 @@ WRITING = frozenset(
 
 ELEMENTWISE = frozenset(
     _words(
-        "abs absolute acos acosh add addcdiv addcmul alpha_dropout arccos arccosh arcsin arcsinh arctan arctan2 "
-        "arctanh asin asinh atan atan2 atanh bitwise_and bitwise_not bitwise_or bitwise_xor bool ceil celu clamp "
-        "clamp_max clamp_min clip clone contiguous copysign cos cosh data deg2rad detach digamma div divide double "
-        "dropout elu eq erf erfc erfinv exp exp2 expm1 fill float_power floor floor_divide floordiv fmax fmin fmod "
-        "frac ge gelu greater greater_equal gt half hardshrink hardsigmoid hardswish hardtanh heaviside hypot i0 "
-        "iadd idiv imul isfinite isinf isnan isub le leaky_relu lerp less less_equal lgamma log log10 log1p log2 "
-        "log_sigmoid logaddexp logaddexp2 logical_and logical_not logical_or logical_xor logit logsigmoid lt "
-        "masked_fill maximum minimum mish mod mul multiply nan_to_num native_dropout ne neg negative not_equal "
-        "ones_like polygamma positive pow rad2deg radd rand_like randn_like rdiv reciprocal relu relu6 remainder "
-        "requires_grad rmod rmul round rpow rrelu rsqrt rsub rtruediv selu sgn sigmoid sign silu sin sinc sinh "
-        "softplus softshrink softsign special_bessel_j0 special_bessel_j1 special_digamma special_entr special_erf "
-        "special_erfc special_erfcx special_erfinv special_exp2 special_expit special_expm1 special_gammaln "
-        "special_i0 special_i0e special_i1 special_i1e special_log1p special_log_ndtr special_logit special_ndtr "
-        "special_ndtri special_psi special_sinc special_xlog1py special_xlogy sqrt square sub subtract tan tanh "
-        "tanhshrink threshold true_divide truediv trunc where xlogy zero zeros_like"
+        "abs absolute acos acosh add addcdiv addcmul alpha_dropout angle arccos arccosh arcsin arcsinh arctan "
+        "arctan2 arctanh asin asinh atan atan2 atanh bitwise_and bitwise_not bitwise_or bitwise_xor bool ceil celu "
+        "clamp clamp_max clamp_min clip clone conj contiguous copysign cos cosh data deg2rad detach digamma div "
+        "divide double dropout elu eq erf erfc erfinv exp exp2 expm1 fill float_power floor floor_divide floordiv "
+        "fmax fmin fmod frac ge gelu greater greater_equal gt half hardshrink hardsigmoid hardswish hardtanh "
+        "heaviside hypot i0 iadd idiv igamma igammac imag imul isclose isfinite isinf isnan isneginf isposinf isub "
+        "ldexp le leaky_relu lerp less less_equal lgamma log log10 log1p log2 log_sigmoid logaddexp logaddexp2 "
+        "logical_and logical_not logical_or logical_xor logit logsigmoid lt masked_fill maximum minimum mish mod "
+        "mul multiply nan_to_num native_dropout ne neg negative not_equal ones_like polygamma positive pow prelu "
+        "rad2deg radd rand_like randn_like rdiv real reciprocal relu relu6 remainder requires_grad rmod rmul round "
+        "rpow rsqrt rsub rtruediv selu sgn sigmoid sign silu sin sinc sinh softplus softshrink softsign "
+        "special_bessel_j0 special_bessel_j1 special_digamma special_entr special_erf special_erfc special_erfcx "
+        "special_erfinv special_exp2 special_expit special_expm1 special_gammaln special_i0 special_i0e special_i1 "
+        "special_i1e special_log1p special_log_ndtr special_logit special_ndtr special_ndtri special_psi "
+        "special_sinc special_xlog1py special_xlogy sqrt square sub subtract tan tanh tanhshrink threshold "
+        "true_divide truediv trunc where xlogy zero zeros_like"
     )
 )
 """What is computed element by element, of operands that are broadcast."""
@@ -245,11 +254,7 @@ def _product(left: Any, right: Any, prover: Prover) -> bool:
     carry = [any(side is operand for operand in prover.operands) for side in (left, right)]
     if not isinstance(left, torch.Tensor) or not isinstance(right, torch.Tensor):
         return False
-    if all(carry):
-        return bool(left.dim() == right.dim() > 2)
-    if carry[0]:
-        return bool(left.dim() > 1 and right.dim() <= max(2, left.dim()))
-    return bool(right.dim() > max(2, left.dim() - 1))
+    return left.dim() > 2 if all(carry) else left.dim() > 1 if carry[0] else right.dim() > 2
 
 
 def _matmul(args: Sequence[Any], kwargs: dict[str, Any], prover: Prover) -> bool:
@@ -293,7 +298,26 @@ def _batch_norm(args: Sequence[Any], kwargs: dict[str, Any], prover: Prover) -> 
 
 
 def _attention(args: Sequence[Any], kwargs: dict[str, Any], prover: Prover) -> bool:
-    return bool(prover.operands[0].dim() > 2)
+    """Attention of the last two axes, of queries, keys and values with as many axes."""
+    return prover.operands[0].dim() > 2 and all(tensor.dim() > 2 for tensor in args[:3])
+
+
+def _of_matrices(args: Sequence[Any], kwargs: dict[str, Any], prover: Prover) -> bool:
+    """What is computed of the last two axes."""
+    return prover.operands[0].dim() > 2
+
+
+def _distances(args: Sequence[Any], kwargs: dict[str, Any], prover: Prover) -> bool:
+    return prover.operands[0].dim() > 2 or _only_first(args, prover)
+
+
+def _padded(args: Sequence[Any], kwargs: dict[str, Any], prover: Prover) -> bool:
+    pad = _argument(args, kwargs, 1, "pad")
+    return isinstance(pad, list | tuple) and len(pad) < 2 * prover.operands[0].dim()
+
+
+def _side_by_side(args: Sequence[Any], kwargs: dict[str, Any], prover: Prover) -> bool:
+    return all(tensor.dim() > 1 for tensor in _tensors(args[:1]))
 
 
 def _unravelled(args: Sequence[Any], kwargs: dict[str, Any], prover: Prover) -> bool:
@@ -312,7 +336,10 @@ RULES: dict[str, Rule] = {
         ),
         _along(1),
     ),
-    **dict.fromkeys(["split", "chunk", "tensor_split", "norm", "vector_norm", "linalg_vector_norm", "roll"], _along(2)),
+    **dict.fromkeys(
+        ["split", "chunk", "tensor_split", "norm", "vector_norm", "linalg_norm", "linalg_vector_norm", "roll"],
+        _along(2),
+    ),
     **dict.fromkeys(["kthvalue", "quantile", "nanquantile", "unfold"], _along(2)),
     **dict.fromkeys(["topk", "diff"], _along(2, -1)),
     **dict.fromkeys(["normalize", "cosine_similarity"], _along(2, 1)),
@@ -341,5 +368,16 @@ RULES: dict[str, Rule] = {
     "group_norm": lambda args, kwargs, prover: _only_first(args, prover) and args[0].dim() > 1,
     "batch_norm": _batch_norm,
     "scaled_dot_product_attention": _attention,
+    "cdist": _distances,
+    "pad": _padded,
+    "hstack": _side_by_side,
+    "tile": _repeated,
+    **dict.fromkeys(
+        _words(
+            "inverse linalg_inv det linalg_det logdet slogdet linalg_slogdet cholesky linalg_cholesky matrix_exp "
+            "linalg_matrix_exp linalg_eigh linalg_eigvalsh linalg_solve tril triu mT mH adjoint"
+        ),
+        _of_matrices,
+    ),
 }
 """Whether an operation keeps the sample axis, by its name."""
