@@ -158,12 +158,14 @@ SETTLED = Settled()
 class Around(threading.local):
     """What surrounds the evaluations of this thread, innermost last (``checkpoint.py``).
 
-    ``told_off``: inside one, in a ``no_grad`` that switched forward mode off as well (``corrections/``).
+    ``told_off``: inside one, in a ``no_grad`` that switched forward mode off as well (``corrections/``).  ``unnoted``:
+    how many of this package's own doings are under way, which are no steps of a program (``swapping.py``).
     """
 
     def __init__(self) -> None:
         self.rebindings: list[Any] = []
         self.told_off = False
+        self.unnoted = 0
 
 
 AROUND = Around()

@@ -279,6 +279,8 @@ class Recorder:
 
     def end(self, outputs: Iterable[object]) -> None:
         """The evaluation has ended with these outputs."""
+        if self.changed:
+            raise ProgramChangedError
         step: Step = [Flag.OUTPUT]
         for output in outputs:
             self._tell(output, step)
@@ -303,8 +305,6 @@ class Recorder:
 
     def _turn(self, step: Step) -> None:
         """Follow another program that begins as this one did, and goes on by this step."""
-        if self.changed:  # and f has caught what told so
-            raise ProgramChangedError
         way, samples = self.steps[: self.at], self.followed.samples
         self._follow(
             [
@@ -318,7 +318,7 @@ class Recorder:
 
     def _follow(self, candidates: Sequence[Program]) -> None:
         if not candidates:
-            self.changed, self.steps = True, []  # which no step is found in any more
+            self.changed = self.busy = True  # what puts tensors back is asked no more, nor f, if it catches this
             raise ProgramChangedError
         if len(candidates) > 1:
             candidates = sorted(candidates, key=lambda program: program.samples != self.samples)

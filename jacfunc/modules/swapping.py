@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from operator import is_
 from typing import Any, NamedTuple
 
@@ -208,6 +208,22 @@ def call_with(
     return result
 
 
+def _unnoted(method: Callable[[_Swap], None]) -> Callable[[_Swap], None]:
+    """What is no step of the program around it, and so is not interrupted where that turns out to be another one."""
+
+    @wraps(method)
+    def done(swap: _Swap) -> None:
+        if compiling():
+            return method(swap)
+        caches.AROUND.unnoted += 1
+        try:
+            return method(swap)
+        finally:
+            caches.AROUND.unnoted -= 1
+
+    return done
+
+
 class _Swap:
     """The tensors of one call in their places, and what the call may change, to be put back.
 
@@ -225,6 +241,7 @@ class _Swap:
         self.inventory, self.params, self.buffers = inventory, params, buffers
         self.saved: list[tuple[Any, Any, Any]] = []
 
+    @_unnoted
     def put(self) -> None:
         """Fill the slots."""
         inventory, params, save = self.inventory, self.params, self.saved.append
@@ -261,6 +278,7 @@ class _Swap:
             self.saved.append((PARAMETRIZATIONS, CACHED, PARAMETRIZATIONS[CACHED]))
             PARAMETRIZATIONS[CACHED] = {}
 
+    @_unnoted
     def restore(self) -> None:
         """Put everything back, and find a parameter that was not there before."""
         inventory = self.inventory

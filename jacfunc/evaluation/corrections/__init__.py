@@ -228,7 +228,7 @@ class _Evaluation(Corrections):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         recorder = self.recorder
-        if recorder is None or recorder.busy or compiling():
+        if recorder is None or recorder.busy or compiling() or caches.AROUND.unnoted:
             return self._run(func, types, args, kwargs)
         recorder.before(func, args, kwargs or {})
         try:
