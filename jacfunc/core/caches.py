@@ -160,12 +160,14 @@ class Around(threading.local):
 
     ``told_off``: inside one, in a ``no_grad`` that switched forward mode off as well (``corrections/``).  ``unnoted``:
     how many of this package's own doings are under way, which are no steps of a program (``swapping.py``).
+    ``watches``: who sees which modules run (``hidden.py``).
     """
 
     def __init__(self) -> None:
         self.rebindings: list[Any] = []
         self.told_off = False
         self.unnoted = 0
+        self.watches: list[Any] = []
 
 
 AROUND = Around()

@@ -33,9 +33,11 @@ def watched(fingerprint: Fingerprint) -> Iterator[list[nn.Module]]:
         hooks = register_module_forward_pre_hook(watch.begin), register_module_forward_hook(watch.end, always_call=True)
         numbers = {hook.id for hook in hooks}
         caches.OWN_HOOKS |= numbers
+        caches.AROUND.watches.append(watch)
         try:
             yield found
         finally:
+            caches.AROUND.watches.remove(watch)
             for hook in hooks:
                 hook.remove()
             caches.OWN_HOOKS -= numbers
@@ -57,19 +59,31 @@ class _Watch:
     def begin(self, module: nn.Module, _: Any) -> None:
         if threading.get_ident() != self.thread or id(module) in self.known:
             return
-        if any(id(module) in below for _, below, _ in self.running):
+        if self.exchanges(module):
             return
         if not any(reference() is module for reference in self.found):
             self.found.append(weakref.ref(module))
-        self.running.append((module, set(map(id, module.modules())), exchanged(Inventory.remembered(module))))
+        # By the outermost alone, whose hooks come first at the end as well.
+        done = any(watch.exchanges(module) for watch in caches.AROUND.watches)
+        swap = None if done else exchanged(Inventory.remembered(module))
+        self.running.append((module, set(map(id, module.modules())), swap))
+
+    def exchanges(self, module: nn.Module) -> bool:
+        """Whether it is, or is part of, a module that was seen to begin and that runs."""
+        return any(id(module) in below for _, below, _ in self.running)
 
     def end(self, module: nn.Module, *_: Any) -> None:
         if threading.get_ident() == self.thread and self.running and self.running[-1][0] is module:
-            self.running.pop()[2].restore()
+            self._restore()
 
     def end_all(self) -> None:
         while self.running:
-            self.running.pop()[2].restore()
+            self._restore()
+
+    def _restore(self) -> None:
+        swap = self.running.pop()[2]
+        if swap is not None:
+            swap.restore()
 
 
 def _keep(fingerprint: Fingerprint, found: list[nn.Module]) -> None:
