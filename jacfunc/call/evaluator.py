@@ -103,6 +103,7 @@ class Evaluator:
             if not records(corrections, recorder):
                 recorder = None
             if recorder is not None and inputs is not None:
+                recorder.on_jets = False
                 recorder.begin(*inputs)
             output = self._run(args, kwargs)
         aux: Tensors = ()
@@ -210,6 +211,7 @@ class Evaluator:
             args[argument.position] = argument.structure.build(jets[argument.span])
         if recorder is not None:
             jets[0].propagation.recorder = recorder
+            recorder.on_jets = True
             recorder.begin(jets, *self._others(args, kwargs))
         if inside or (others_copied and not jets[0].propagation.quiet):  # what is without jets is differentiated too
             with self._corrections() if inside else Beside():

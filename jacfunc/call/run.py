@@ -43,10 +43,26 @@ CHANGES = 3
 """How often outputs may be others than a plain forward before them gave: a function may be of another kind once."""
 
 
-def run(
-    request: Request, quantity: Quantity, known: Plan | None = None, limit: int | None = None, changes: int = 0
-) -> Ran:
-    """Find the plan unless it is known, run it, and remember what worked; ``limit`` bounds the rows for a trial."""
+def run(request: Request, quantity: Quantity, known: Plan | None = None, limit: int | None = None) -> Ran:
+    """Find the plan unless it is known, run it, and remember what worked; ``limit`` bounds the rows for a trial.
+
+    Inside a function whose program is noted it is one step of that, and its own function has a program of its own.
+    """
+    outer: Recorder | None = None if request.traced else caches.AROUND.recorder
+    if outer is None or outer.busy:
+        return _run(request, quantity, known, limit)
+    outer.before((quantity.identity, request.options.planned), request.args, request.kwargs)
+    try:
+        outcome, plan = _run(request, quantity, known, limit)
+    finally:
+        outer.busy = False
+    outer.after([*outcome.results.values(), *outcome.evaluation.aux])
+    if request.options.return_value:  # else it depends on what is known
+        outer.after(outcome.evaluation.outputs)
+    return outcome, plan
+
+
+def _run(request: Request, quantity: Quantity, known: Plan | None, limit: int | None, changes: int = 0) -> Ran:
     if request.traced:
         return _attempt(known, _expecting(known, request)) if known else _run_traced(request, quantity)
     plan = known or _remembered(request, quantity)
@@ -68,7 +84,7 @@ def run(
                 "f returned outputs of another structure or shape at each call with the same arguments; return the "
                 "same ones, and define the class of a named tuple outside of f"
             ) from None
-        return run(request, quantity, None, limit, changes + 1)
+        return _run(request, quantity, None, limit, changes + 1)
     except JacfuncError:
         raise
     except Exception as error:
@@ -371,7 +387,7 @@ def _attempt(
                 undifferentiable=evaluation.undifferentiable,
                 scripted=evaluator.scripted,
                 notes=evaluation.notes,
-                programs=_with_program(findings, recorder),
+                programs=_with_program(findings, recorder, strategy.route.on_jets),
             ),
         )
     assert evaluator.outputs is not None
@@ -385,11 +401,14 @@ def _recorder(findings: Findings, request: Request) -> Recorder | None:
     return Recorder(request.samples, findings.programs if findings.settled else None)
 
 
-def _with_program(findings: Findings, recorder: Recorder | None) -> tuple[Program, ...]:
+def _with_program(findings: Findings, recorder: Recorder | None, on_jets: bool) -> tuple[Program, ...]:
     """The known programs, and the one that has run."""
     program = None if recorder is None else recorder.program
     if program is None:
         return findings.programs
-    program = program.sure() if findings.proved else program
+    if findings.proved:
+        program = program.sure()
+    elif not on_jets:  # which tell of nothing that is made of other tensors
+        program = program.of_what_lasts()
     others = [known for known in findings.programs if not known.covers(program)]
     return (program, *others)[:PROGRAMS]

@@ -160,7 +160,7 @@ class Around(threading.local):
 
     ``told_off``: inside one, in a ``no_grad`` that switched forward mode off as well (``corrections/``).  ``unnoted``:
     how many of this package's own doings are under way, which are no steps of a program (``swapping.py``).
-    ``watches``: who sees which modules run (``hidden.py``).
+    ``watches``: who sees which modules run (``hidden.py``).  ``recorder``: who notes what runs (``program.py``).
     """
 
     def __init__(self) -> None:
@@ -168,6 +168,7 @@ class Around(threading.local):
         self.told_off = False
         self.unnoted = 0
         self.watches: list[Any] = []
+        self.recorder: Any = None
 
 
 AROUND = Around()

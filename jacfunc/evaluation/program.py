@@ -162,7 +162,7 @@ class Program:
 
     steps: list[Step]
     samples: int
-    held: tuple[Held, ...] = field(repr=False)
+    held: tuple[Held | None, ...] = field(repr=False)
     proved: bool = False
     of_arrays: bool = False
 
@@ -175,7 +175,23 @@ class Program:
         """Whether what was found of this program holds for another one: it is the same, but for how many samples."""
         if len(self.steps) != len(other.steps) or not self.begins(other.steps, other.samples):
             return False
-        return self.proved or (len(self.held) == len(other.held) and all(map(Held.same, self.held, other.held)))
+        return self.proved or (
+            len(self.held) == len(other.held)
+            and all(
+                one is None or (two is not None and one.same(two))
+                for one, two in zip(self.held, other.held, strict=True)
+            )
+        )
+
+    def of_what_lasts(self) -> Program:
+        """The same, when all that only the evaluation held is gone.
+
+        What came from outside of its operations and is gone was made by what torch tells nobody of, and of the samples:
+        the forward of an ``autograd.Function``, a transform of ``torch.func``, scripted code.
+        """
+        return replace(
+            self, held=tuple([held if held and held.reference() is not None else None for held in self.held])
+        )
 
     def sure(self) -> Program:
         """The same, proved."""
@@ -191,7 +207,7 @@ class Program:
         """Whether the tensors from outside are what they were, if it matters."""
         return self.proved or (
             len(tensors) == len(self.held)
-            and all(held.is_now(one) for held, one in zip(self.held, tensors, strict=True))
+            and all(held is None or held.is_now(one) for held, one in zip(self.held, tensors, strict=True))
         )
 
 
@@ -216,6 +232,7 @@ class Recorder:
     It belongs to one evaluation of one thread at a time.
 
     Attributes:
+        on_jets: whether operations on jets are noted, and no others; of jets all are seen.
         busy: what happens is no step, since it is inside of one, or of no evaluation.
         program: the last one that came to its end.
     """
@@ -224,6 +241,7 @@ class Recorder:
         self.samples = samples
         self.known = known
         self.same_size = False
+        self.on_jets = False
         self.busy = True
         self.program: Program | None = None
 
@@ -241,6 +259,7 @@ class Recorder:
         given = [*leaves, *parameters, *others]
         self.count = len(given)
         self.numbers = {id(tensor): _origin(number) for number, tensor in enumerate(given)}
+        self.living = {} if self.on_jets else {id(tensor): weakref.ref(tensor) for tensor in given}
         for tensor in others:
             self._hold(tensor)
         self.busy = False
@@ -248,10 +267,10 @@ class Recorder:
     def before(self, function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         """An operation is about to run."""
         step: Step = [function]
-        numbers = self.numbers
+        numbers, on_jets = self.numbers, self.on_jets
         for item in args:  # what most of them are at once, for this is asked at every step
             kind = KINDS.get(type(item))
-            if kind is TENSOR and id(item) in numbers:
+            if kind is TENSOR and id(item) in numbers and (on_jets or self._is(item)):
                 step.append(numbers[id(item)])
             elif kind is ITSELF:
                 step.append(item)
@@ -273,6 +292,8 @@ class Recorder:
             count = self.count
             self.numbers[id(result)] = _ORIGINS[count] if count < len(_ORIGINS) else _origin(count)
             self.count = count + 1
+            if not self.on_jets:
+                self.living[id(result)] = weakref.ref(result)
         elif isinstance(result, list | tuple):
             for item in result:
                 self.after(item)
@@ -293,6 +314,10 @@ class Recorder:
             self.at = len(self.steps) - 1
             self._turn(step)
         self.program = self.followed
+
+    def _is(self, tensor: torch.Tensor) -> bool:
+        """Whether it is what is known by its address: another one may have come to be there, made out of sight."""
+        return self.living[id(tensor)]() is tensor
 
     def _take(self, step: Step) -> None:
         """Note a step, or find it in what is followed."""
@@ -331,11 +356,10 @@ class Recorder:
     def _tell(self, item: Any, step: Step) -> None:
         kind = KINDS.get(type(item))
         if kind is TENSOR:
-            origin = self.numbers.get(id(item))
-            if origin is None:
-                self._tell_outside(item, step)
+            if id(item) in self.numbers and (self.on_jets or self._is(item)):
+                step.append(self.numbers[id(item)])
             else:
-                step.append(origin)
+                self._tell_outside(item, step)
         elif kind is ITSELF:
             step.append(item)
         elif kind is Kind.ITEMS:
@@ -371,12 +395,11 @@ class Recorder:
     def _tell_other(self, item: Any, step: Step) -> None:
         kind = type(item)
         if isinstance(item, torch.Tensor) or hasattr(kind, "__torch_function__"):
-            origin = self.numbers.get(id(item))
-            if origin is None:
+            if id(item) in self.numbers and (self.on_jets or self._is(item)):
+                step.append(self.numbers[id(item)])
+            else:
                 step.append(kind)
                 self._tell_outside(item, step)
-            else:
-                step.append(origin)
         elif isinstance(item, dict):
             step += (kind, len(item))
             for name, value in item.items():

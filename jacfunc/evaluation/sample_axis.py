@@ -75,7 +75,7 @@ class Prover(Recorder):
         What came from outside and is gone by then was made in it, by what torch tells nobody of.
         """
         if self.program is None or self.lost or any(reference() is None for reference in self.unnumbered):
-            return self.program
+            return self.program and self.program.of_what_lasts()
         return self.program.sure()
 
     def _tell_outside(self, tensor: Any, step: Step) -> None:

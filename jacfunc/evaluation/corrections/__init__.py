@@ -224,6 +224,7 @@ class _Evaluation(Corrections):
         begin(partial(within, corrected))
         self.levels = inside_transform()
         self.pushes, self.told_off = is_forward_mode_on(), caches.AROUND.told_off
+        self.noted_by, caches.AROUND.recorder = caches.AROUND.recorder, self.recorder
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -264,8 +265,24 @@ class _Evaluation(Corrections):
     def __exit__(self, *raised: object) -> None:
         set_forward_mode(self.pushes)
         caches.AROUND.told_off = self.told_off
+        caches.AROUND.recorder = self.noted_by
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
         end()
+
+
+class _Inner:
+    """The mode of an evaluation for one that is inside of it, with another recorder meanwhile."""
+
+    def __init__(self, mode: _Evaluation, recorder: Recorder | None) -> None:
+        self.mode, self.recorder = mode, recorder
+
+    def __enter__(self) -> _Evaluation:
+        self.before = self.mode.recorder, caches.AROUND.recorder
+        self.mode.recorder = caches.AROUND.recorder = self.recorder
+        return self.mode
+
+    def __exit__(self, *raised: object) -> None:
+        self.mode.recorder, caches.AROUND.recorder = self.before
 
 
 class Beside(TorchFunctionMode):
@@ -297,13 +314,15 @@ def _hand_over() -> bool:
 def corrected(recorder: Recorder | None = None) -> AbstractContextManager[Any]:
     """A context in which the operations of the table are exchanged; once, also inside another one.
 
-    It notes what runs with the ``recorder``, but inside another one, whose program that is a part of.
+    It notes what runs with the ``recorder``.
     """
     if compiling():  # which can trace neither the question nor a checkpoint
         _hand_over()
         return Corrections()
     around = next((mode for mode in modes() if isinstance(mode, Corrections)), None)
-    return _Evaluation(recorder) if around is None else nullcontext(around)
+    if around is None:
+        return _Evaluation(recorder)
+    return _Inner(around, recorder) if isinstance(around, _Evaluation) else nullcontext(around)
 
 
 def records(corrections: Any, recorder: Recorder | None) -> bool:
