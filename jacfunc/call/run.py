@@ -94,7 +94,7 @@ def _run(request: Request, quantity: Quantity, known: Plan | None, limit: int | 
 
 def _by_known(plan: Plan, request: Request, limit: int | None) -> Ran:
     """By a plan that was found before; what another program drew until it was told from the known ones is put back."""
-    if plan.findings.random:
+    if plan.findings.random or (not request.alone and request.fingerprint.may_draw):
         with locked():
             state = request.random_state()
             try:

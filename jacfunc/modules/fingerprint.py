@@ -26,7 +26,7 @@ from ..evaluation.rng import GENERATORS
 
 Shape = tuple[int, ...]
 Values = (int, float, complex, str, bytes, bool, type(None), Enum, torch.dtype, torch.device)
-DEPTH = 8
+DEPTH = 32
 WIDTH = 64
 
 
@@ -43,7 +43,8 @@ class Fingerprint:
     """What was found in a function.
 
     ``scopes``: the namespaces, of no module, of functions that were executed; ``arrays``: whether it holds some of
-    numpy, its modules aside; ``hidden``: modules that were seen to run and are not found in it (``hidden.py``).
+    numpy, its modules aside; ``hidden``: modules that were seen to run and are not found in it (``hidden.py``);
+    ``may_draw``: its code, or that of an object in it, has names of what draws random numbers.
     """
 
     key: Hashable = None
@@ -54,6 +55,7 @@ class Fingerprint:
     scopes: list[dict[str, Any]] = field(default_factory=list)
     rememberable: bool = True
     arrays: bool = False
+    may_draw: bool = False
 
     @classmethod
     def by(cls, function: Callable[..., Any], batch: Shape) -> Fingerprint:
@@ -143,6 +145,7 @@ class _Walk:
     def inside(self, item: Any, depth: int) -> Iterator[Hashable]:
         if isinstance(item, nn.Module):
             self.fingerprint.modules.append(item)
+            self.fingerprint.may_draw = self.fingerprint.may_draw or any(_methods_draw(type(m)) for m in item.modules())
             yield self.part(item)
         elif isinstance(item, types.FunctionType):
             yield from self.function(item, depth)
@@ -167,6 +170,7 @@ class _Walk:
 
     def function(self, function: types.FunctionType, depth: int) -> Iterator[Hashable]:
         yield function.__code__
+        self.fingerprint.may_draw = self.fingerprint.may_draw or _draws(function.__code__)
         if function.__globals__ is not getattr(sys.modules.get(function.__module__), "__dict__", None):
             self.fingerprint.scopes.append(function.__globals__)
         for cell in function.__closure__ or ():
@@ -183,6 +187,7 @@ class _Walk:
     def instance(self, item: Any) -> Iterator[Hashable]:
         # An object's own attributes may hold modules, whose buffers have to be protected as well.
         if not isinstance(item, type):
+            self.fingerprint.may_draw = self.fingerprint.may_draw or _methods_draw(type(item))
             for value in getattr(item, "__dict__", {}).values():
                 self.fingerprint.arrays |= isinstance(value, np.ndarray)
                 if isinstance(value, GENERATORS):
@@ -203,6 +208,49 @@ class _Walk:
 @computed_once(1024, traced=False)
 def _installed(filename: str) -> bool:
     return "site-packages" in filename or "dist-packages" in filename
+
+
+DRAWING = frozenset(
+    ["random", "rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "bernoulli", "normal"]
+    + [
+        "multinomial",
+        "poisson",
+        "uniform_",
+        "normal_",
+        "random_",
+        "bernoulli_",
+        "exponential_",
+        "cauchy_",
+        "geometric_",
+    ]
+    + [
+        "log_normal_",
+        "dropout",
+        "rrelu",
+        "gumbel_softmax",
+        "sample",
+        "rsample",
+        "choice",
+        "shuffle",
+        "gauss",
+        "uniform",
+    ]
+)
+"""Names that code which draws random numbers has somewhere."""
+
+
+@computed_once(1024, traced=False)
+def _draws(code: types.CodeType) -> bool:
+    return not DRAWING.isdisjoint(_global_names(code))
+
+
+@computed_once(1024, traced=False)
+def _methods_draw(kind: type) -> bool:
+    """Whether a method of a class draws, one of its own or of a class of the user's that it derives from."""
+    methods = [
+        member for one in kind.__mro__ for member in vars(one).values() if isinstance(member, types.FunctionType)
+    ]
+    return any(_draws(method.__code__) for method in methods if not _installed(method.__code__.co_filename))
 
 
 @computed_once(1024, traced=False)
