@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ from ..jet.within import value_within
 from ..modules.functional import FunctionalModule, LiveModule
 from ..modules.hidden import watched
 from ..modules.swapping import call_guarded
+from ..routes.verify import REFUSED
 from .refusals import check_outputs, refuse_classes
 from .request import Request, Shape
 
@@ -175,7 +177,7 @@ class Evaluator:
             if found:
                 self.request.look_again()
             self.scripted = self.scripted or called()
-            self.looked_at = None if prover is None else prover.proved()
+            self.looked_at = None if prover is None else self._constants(prover.proved(), state)
             return values, not state.is_now()
         except RuntimeError as error:
             if inside_transform() and not isinstance(error, JacfuncError):
@@ -187,6 +189,18 @@ class Evaluator:
         finally:
             self.recorder = None
             state.restore()
+
+    def _constants(self, program: Program | None, state: RandomState) -> Program | None:
+        """The program, told by those of the tensors that are gone by now which are the same for other samples."""
+        if program is None or program.proved or program.samples < 2 or not program.passing():
+            return program
+        self.recorder = recorder = Recorder(program.samples)
+        ends = state.now()
+        state.restore()
+        with suppress(*REFUSED):
+            self.values([leaf.flip(0) for leaf in self.request.leaves])
+        ends.restore()
+        return program if recorder.program is None else program.constants(recorder.program)
 
     # ---------------------------------------------------------------- on jets
 

@@ -75,7 +75,7 @@ def _run(request: Request, quantity: Quantity, known: Plan | None, limit: int | 
         with locked():  # the generators belong to all threads: no other one may draw in between, or find them set back
             evaluator = Evaluator(request)
             plan, state, values = _find(evaluator, quantity, plan)
-            evaluator = _expecting(plan, request, evaluator.scripted)
+            evaluator = _expecting(plan, request, evaluator)
             return _descend(_followable(plan, request), evaluator, state, limit, values)
     except OutputsChangedError:
         caches.PLANS.forget(request.fingerprint.key)
@@ -105,9 +105,11 @@ def _by_known(plan: Plan, request: Request, limit: int | None) -> Ran:
     return _descend(plan, _expecting(plan, request), None, limit)
 
 
-def _expecting(plan: Plan, request: Request, scripted: bool = False) -> Evaluator:
-    """The function of a request whose outputs shall be those that the plan was made for."""
-    return Evaluator(request, plan.outputs, plan.findings.scripted or scripted)
+def _expecting(plan: Plan, request: Request, looked: Evaluator | None = None) -> Evaluator:
+    """The function of a request whose outputs shall be those of the plan; it was ``looked`` at before."""
+    evaluator = Evaluator(request, plan.outputs, plan.findings.scripted or (looked is not None and looked.scripted))
+    evaluator.looked_at = None if looked is None else looked.looked_at
+    return evaluator
 
 
 def _descend(
@@ -153,7 +155,7 @@ def _seen(plan: Plan, evaluator: Evaluator, state: RandomState) -> tuple[Evaluat
     values, _ = evaluator.look(state)
     if evaluator.outputs != plan.outputs:
         raise OutputsChangedError
-    return _expecting(plan, evaluator.request, evaluator.scripted), values
+    return _expecting(plan, evaluator.request, evaluator), values
 
 
 def _has_nan(outcome: Outcome, settled: bool) -> bool:
@@ -387,7 +389,7 @@ def _attempt(
                 undifferentiable=evaluation.undifferentiable,
                 scripted=evaluator.scripted,
                 notes=evaluation.notes,
-                programs=_with_program(findings, recorder, strategy.route.on_jets),
+                programs=_with_program(findings, recorder, evaluator.looked_at, strategy.route.on_jets),
             ),
         )
     assert evaluator.outputs is not None
@@ -401,14 +403,16 @@ def _recorder(findings: Findings, request: Request) -> Recorder | None:
     return Recorder(request.samples, findings.programs if findings.settled else None)
 
 
-def _with_program(findings: Findings, recorder: Recorder | None, on_jets: bool) -> tuple[Program, ...]:
+def _with_program(
+    findings: Findings, recorder: Recorder | None, looked_at: Program | None, on_jets: bool
+) -> tuple[Program, ...]:
     """The known programs, and the one that has run."""
     program = None if recorder is None else recorder.program
     if program is None:
         return findings.programs
     if findings.proved:
         program = program.sure()
-    elif not on_jets:  # which tell of nothing that is made of other tensors
-        program = program.of_what_lasts()
+    elif not on_jets and looked_at is not None:  # else all that is made of samples is a jet
+        program = program.of_constants(looked_at.held)
     others = [known for known in findings.programs if not known.covers(program)]
     return (program, *others)[:PROGRAMS]

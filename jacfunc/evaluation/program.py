@@ -183,14 +183,31 @@ class Program:
             )
         )
 
-    def of_what_lasts(self) -> Program:
-        """The same, when all that only the evaluation held is gone.
+    def passing(self) -> bool:
+        """Whether something came from outside of its operations that is gone now."""
+        return any(held is not None and held.reference() is None for held in self.held)
 
-        What came from outside of its operations and is gone was made by what torch tells nobody of, and of the samples:
-        the forward of an ``autograd.Function``, a transform of ``torch.func``, scripted code.
+    def of_constants(self, constants: Sequence[Held | None]) -> Program:
+        """The same, of whose tensors from outside those are compared that last, or hold what one of the constants does.
+
+        The others were made by what torch tells nobody of, and of the samples: by the forward of an
+        ``autograd.Function``, a transform of ``torch.func``, scripted code.
         """
-        return replace(
-            self, held=tuple([held if held and held.reference() is not None else None for held in self.held])
+        lasting = [
+            held
+            if held is not None and (held.reference() is not None or any(c and c.same(held) for c in constants))
+            else None
+            for held in self.held
+        ]
+        return replace(self, held=tuple(lasting))
+
+    def constants(self, elsewhere: Program) -> Program:
+        """The same, if it also ran for other samples: of what is gone now what was the same there is compared."""
+        if len(elsewhere.held) != len(self.held):
+            return self
+        pairs = zip(self.held, elsewhere.held, strict=True)
+        return self.of_constants(
+            [one for one, other in pairs if one is not None and other is not None and one.same(other)]
         )
 
     def sure(self) -> Program:

@@ -41,9 +41,11 @@ class Prover(Recorder):
         operands = list(_tensors((*args, *kwargs.values())))
         self.operands = [operand for operand in operands if id(operand) in self.carrying]
         self.taints = any(id(operand) in self.mixed for operand in operands)
+        name = name_of(function)
+        if name in FRESH:
+            self.operands, self.taints = [], False
         if not (self.operands or self.taints):
             return
-        name = name_of(function)
         writes = name.endswith("_") or name in WRITING
         self.keeps = not self.taints and self._keeps(name.rstrip("_"), args, kwargs)
         written_whole = self.keeps and bool(args) and id(args[0]) in self.carrying
@@ -75,7 +77,7 @@ class Prover(Recorder):
         What came from outside and is gone by then was made in it, by what torch tells nobody of.
         """
         if self.program is None or self.lost or any(reference() is None for reference in self.unnumbered):
-            return self.program and self.program.of_what_lasts()
+            return self.program
         return self.program.sure()
 
     def _tell_outside(self, tensor: Any, step: Step) -> None:
@@ -126,6 +128,9 @@ LEAVES = frozenset(
 )
 """By what numbers leave for Python, and may come back in an argument."""
 
+FRESH = frozenset(_words("new_zeros new_ones new_full new_empty new_tensor zeros_like full_like empty_like"))
+"""By what a tensor is made that has nothing of the operand but its kind and size."""
+
 WRITING = frozenset(
     _words("setitem iadd isub imul idiv itruediv ifloordiv imod ipow imatmul iand ior ixor ilshift irshift")
 )
@@ -141,14 +146,14 @@ ELEMENTWISE = frozenset(
         "heaviside hypot i0 iadd idiv igamma igammac imag imul isclose isfinite isinf isnan isneginf isposinf isub "
         "ldexp le leaky_relu lerp less less_equal lgamma log log10 log1p log2 log_sigmoid logaddexp logaddexp2 "
         "logical_and logical_not logical_or logical_xor logit logsigmoid lt masked_fill maximum minimum mish mod "
-        "mul multiply nan_to_num native_dropout ne neg negative not_equal ones_like polygamma positive pow prelu "
+        "mul multiply nan_to_num native_dropout ne neg negative not_equal polygamma positive pow prelu "
         "rad2deg radd rand_like randn_like rdiv real reciprocal relu relu6 remainder requires_grad rmod rmul round "
         "rpow rsqrt rsub rtruediv selu sgn sigmoid sign silu sin sinc sinh softplus softshrink softsign "
         "special_bessel_j0 special_bessel_j1 special_digamma special_entr special_erf special_erfc special_erfcx "
         "special_erfinv special_exp2 special_expit special_expm1 special_gammaln special_i0 special_i0e special_i1 "
         "special_i1e special_log1p special_log_ndtr special_logit special_ndtr special_ndtri special_psi "
         "special_sinc special_xlog1py special_xlogy sqrt square sub subtract tan tanh tanhshrink threshold "
-        "true_divide truediv trunc where xlogy zero zeros_like"
+        "true_divide truediv trunc where xlogy zero"
     )
 )
 """What is computed element by element, of operands that are broadcast."""

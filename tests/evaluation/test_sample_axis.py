@@ -1,0 +1,242 @@
+"""``jacfunc/evaluation/sample_axis.py``: what is proved is true of torch's database, and what people write is proved."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.testing._internal.common_methods_invocations import op_db
+
+from jacfunc import diag_jac, laplacian
+from jacfunc.evaluation.corrections import corrected
+from jacfunc.evaluation.sample_axis import ELEMENTWISE, RULES, Prover
+
+DOUBLE = torch.float64
+Tensors = Sequence[torch.Tensor]
+
+
+def batch(samples: int = 4, *shape: int) -> torch.Tensor:
+    return torch.randn(samples, *(shape or (6,)), dtype=DOUBLE)
+
+
+def outputs_of(result: Any) -> list[torch.Tensor]:
+    if isinstance(result, torch.Tensor):
+        return [result]
+    return [leaf for item in result for leaf in outputs_of(item)] if isinstance(result, list | tuple) else []
+
+
+def proved(f: Callable[..., Any], leaves: Tensors, others: Tensors = ()) -> bool:
+    """Whether each sample of all outputs is computed of its own sample of the leaves."""
+    prover, leaves = Prover(len(leaves[0])), [leaf.clone() for leaf in leaves]
+    with torch.no_grad(), corrected(prover):
+        prover.begin(leaves, [], others)
+        result = f(*leaves)
+    prover.end(outputs_of(result))
+    del result
+    program = prover.proved()
+    return program is not None and program.proved
+
+
+# -------------------------------------------------------------------- nothing untrue is proved
+
+
+def cases(op: Any) -> Iterator[tuple[Callable[..., Any], list[torch.Tensor]]]:
+    """What the database calls an operation with, as functions of tensors with equally many samples."""
+    for sample in op.sample_inputs("cpu", DOUBLE):
+        given = sample.input if isinstance(sample.input, list | tuple) else [sample.input]
+        if not all(isinstance(tensor, torch.Tensor) and tensor.dim() for tensor in given):
+            continue
+        variants = {op.op, op.method_variant, op.inplace_variant} - {None}
+        others = [
+            item for item in sample.args if isinstance(item, torch.Tensor) and item.dim() and item.is_floating_point()
+        ]
+        for variant, also in itertools.product(variants, ([], others)):
+            tensors = [*given, *also]
+            samples = {len(tensor) for tensor in tensors}
+            if len(samples) == 1 and samples.pop() > 1:
+                yield _call(variant, sample, len(given), also), tensors
+
+
+def _call(variant: Any, sample: Any, count: int, also: list[torch.Tensor]) -> Callable[..., Any]:
+    def call(*tensors: torch.Tensor) -> Any:
+        first = list(tensors[:count]) if isinstance(sample.input, list | tuple) else tensors[0]
+        rest = iter(tensors[count:])
+        args = [next(rest) if any(item is other for other in also) else item for item in sample.args]
+        torch.manual_seed(0)
+        return variant(first, *args, **sample.kwargs)
+
+    return call
+
+
+def moved(tensors: Tensors, kept: int) -> list[torch.Tensor]:
+    """All samples but one replaced by their neighbours."""
+    found = []
+    for tensor in tensors:
+        other = tensor.detach().roll(1, 0).clone()
+        other[kept] = tensor.detach()[kept]
+        found.append(other)
+    return found
+
+
+def check(op: Any, most: int) -> int:
+    """How many cases of an operation are proved; each of them has to be true."""
+    count = 0
+    for call, given in itertools.islice(cases(op), most):
+        tensors = [tensor.detach() for tensor in given]
+        try:
+            here = outputs_of(call(*(tensor.clone() for tensor in tensors)))
+            is_proved = proved(call, tensors)
+        except Exception:  # of a variant that takes no such arguments, or writes where it must not
+            continue
+        count += is_proved
+        for kept in range(len(tensors[0]) if is_proved else 0):
+            try:
+                there = outputs_of(call(*moved(tensors, kept)))
+            except Exception:  # neighbours that it refuses
+                continue
+            for one, other in zip(here, there, strict=True):
+                assert len(one) == len(tensors[0]), op.name
+                torch.testing.assert_close(other[kept], one[kept], equal_nan=True, msg=f"{op.name}: sample {kept}")
+    return count
+
+
+DATABASE = [op for op in op_db if DOUBLE in op.supported_dtypes("cpu")]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_nothing_untrue_is_proved_of_a_few_cases_of_each_operation() -> None:
+    ruled = [op for op in DATABASE if op.name.rpartition(".")[2] in RULES]
+    others = [op for op in DATABASE if op.name.rpartition(".")[2] in ELEMENTWISE]
+    assert sum(check(op, 4) for op in (*ruled, *others[::5])) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("op", DATABASE, ids=lambda op: f"{op.name} {op.variant_test_name}")
+def test_nothing_untrue_is_proved(op: Any) -> None:
+    check(op, 200)
+
+
+def test_each_rule_is_of_an_operation_of_torch() -> None:
+    places = (torch, torch.Tensor, F, torch.linalg, torch.special, torch._C._nn, torch.ops.aten)
+    for name in ELEMENTWISE | RULES.keys():
+        spelled = (name, f"_{name}", f"__{name}__", name.removeprefix("linalg_"), name.removeprefix("special_"))
+        assert any(hasattr(place, form) for place in places for form in spelled), name
+
+
+# -------------------------------------------------------------------- what mixes
+
+W, V = torch.randn(6, 6, dtype=DOUBLE), torch.randn(4, 4, dtype=DOUBLE)
+MIXED: dict[str, Callable[[torch.Tensor], Any]] = {
+    "mean": lambda x: x - x.mean(0),
+    "norm of all": lambda x: x / x.norm(),
+    "no axis": lambda x: x.softmax(-2),
+    "flip": lambda x: x.flip(0).sin(),
+    "product from the left": lambda x: V @ x,
+    "Gram": lambda x: x @ x.T @ x,
+    "rows": lambda x: x[torch.arange(4)],
+    "one sample": lambda x: x * x[0],
+    "in front": lambda x: x[None] * x[:, None],
+    "outer": lambda x: x[:, 0] * x[:, :4],
+    "two index tensors": lambda x: x.reshape(4, 2, 3)[:, torch.tensor([0, 1]), torch.tensor([0, 1])].T,
+    "reshaped": lambda x: x.reshape(6, 4).T,
+    "written over": lambda x: (y := x.clone(), y.copy_(x.flip(0)), y)[-1],
+    "a part written over": lambda x: (y := x.clone(), y[:, 0].copy_(x[:, 0].flip(0)), y)[-1],
+    "collected": lambda x: (y := torch.zeros(4, 6, dtype=DOUBLE), y.index_add_(0, torch.tensor([1, 0, 2, 3]), x), y)[
+        -1
+    ],
+    "written to what is held": lambda x: (y := torch.zeros(4, 6, dtype=DOUBLE), y.add_(x.flip(0)), y)[-1],
+    "by a number": lambda x: x * x.max().item(),
+    "by numbers": lambda x: x * torch.tensor(x[0].tolist()),
+    "by an array": lambda x: x * torch.from_numpy(x.numpy()[::-1].copy()),
+    "batch norm": lambda x: F.batch_norm(x, None, None, training=True),
+    "attention": lambda x: F.scaled_dot_product_attention(x, x, x),
+    "draws by values": lambda x: F.rrelu(x, training=True),
+    "convolution over samples": lambda x: F.conv1d(x, torch.ones(4, 4, 1, dtype=DOUBLE)),
+    "cdist": lambda x: torch.cdist(x, x),
+}
+
+
+class Forward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.sin()
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_what_mixes_samples_is_not_proved(name: str) -> None:
+    assert not proved(MIXED[name], [batch()])
+
+
+def test_what_torch_tells_nobody_of_is_not_proved() -> None:
+    assert not proved(lambda x: Forward.apply(x) + x, [batch()])
+    assert not proved(lambda x: torch.func.vmap(torch.sin)(x).cos(), [batch()])
+    scripted = torch.jit.trace(torch.sin, batch())
+    assert not proved(lambda x: scripted(x).cos() + x, [batch()])
+
+
+# -------------------------------------------------------------------- what people write
+
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "layers": lambda: nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.SiLU(), nn.Dropout(0.1), nn.Linear(8, 6)),
+    "batch norm in eval": lambda: nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8)).eval(),
+    "convolutions": lambda: nn.Sequential(
+        nn.Unflatten(1, (2, 3)), nn.Conv1d(2, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.MaxPool1d(2), nn.Flatten()
+    ),
+    "bilinear": lambda: nn.Sequential(nn.Linear(6, 6), nn.PReLU(), nn.Softmax(-1), nn.GLU()),
+}
+WRITTEN: dict[str, Callable[[torch.Tensor], Any]] = {
+    "Fourier features": lambda x: torch.cat([(x @ W).sin(), (x @ W).cos()], -1),
+    "columns": lambda x: torch.stack([x[:, 0] * x[:, 1:2].squeeze(1), x[..., 2] ** 2], dim=1),
+    "unbind": lambda x: torch.stack([a * 2 for a in x.unbind(-1)], -1),
+    "kernel": lambda x: torch.exp(-(torch.cdist(x, W) ** 2)) @ torch.ones(6, 2, dtype=DOUBLE),
+    "mask": lambda x: torch.where(x > 0, x.sqrt(), torch.zeros_like(x)).masked_fill(x < 0, 0.0),
+    "attention": lambda x: F.scaled_dot_product_attention(*[x.reshape(len(x), 3, 2)] * 3).flatten(1),
+    "heads": lambda x: (h := x.view(len(x), 3, 2).transpose(1, 2), (h @ h.mT).softmax(-1) @ h)[-1].sum((1, 2)),
+    "einsum": lambda x: torch.einsum("nd,dk,nk->n", x, W, x)[:, None],
+    "in place": lambda x: (h := x * 2, h.add_(x), h)[-1],
+    "norms": lambda x: F.normalize(x) * x.norm(dim=-1, keepdim=True) + torch.linalg.vector_norm(x, dim=1)[:, None],
+    "quadratic": lambda x: (x[:, None, :] @ W @ x[:, :, None]).squeeze(-1),
+    "solve": lambda x: torch.linalg.solve(W, x[:, :, None]).squeeze(-1),
+    "determinant": lambda x: torch.linalg.det(x[:, :4].reshape(-1, 2, 2))[:, None],
+    "a test on all": lambda x: x.sin() if bool((x.mean(0) > 9).any()) else x.cos(),
+    "sizes": lambda x: x.new_zeros(x.shape[0], 6) + x.expand(len(x), -1).repeat(1, 1).permute(0, 1),
+    "pad and split": lambda x: sum(F.pad(x, (1, 1)).split(4, 1)),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_networks_are_proved(name: str) -> None:
+    net = NETS[name]().double()
+    assert proved(net, [batch()])
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_people_write_is_proved(name: str) -> None:
+    assert proved(WRITTEN[name], [batch()]) and proved(WRITTEN[name], [batch(7)])
+
+
+def test_several_inputs_carry_samples_and_others_none() -> None:
+    assert proved(lambda x, t: torch.cat([x, t], 1).sin(), [batch(), batch(4, 1)])
+    held = batch()
+    assert proved(lambda x: x * held, [batch()], [held])
+    assert not proved(lambda x, t: x * t.mean(0), [batch(), batch(4, 1)])
+
+
+def test_the_proof_spares_a_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jacfunc.call import independence
+
+    checked, check_now = [], independence.check
+    monkeypatch.setattr(independence, "check", lambda *given: checked.append(given) or check_now(*given))
+    held = {"target": batch(4, 1)}
+    f = lambda x: (x.sum(1, keepdim=True) - held["target"]) ** 2
+    for _ in range(3):
+        diag_jac(f)(batch())
+        held["target"] = batch(4, 1)
+    laplacian(f)(batch())
+    assert len(checked) == 1
