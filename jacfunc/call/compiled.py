@@ -119,8 +119,8 @@ def _eager(transform: Transform) -> Transform:
 def _signature(transform: Transform, request: Request) -> tuple[object, ...]:
     options, surroundings = transform.options, (differentiated_again(), caches.RULES_ENTERED.number)
     asked = (transform.quantity.identity, options.planned, options.return_value)
-    # Dynamo takes functions of one code for one, in whatever namespaces they are.
-    return (*asked, request.signature, *map(id, request.fingerprint.scopes), *surroundings)
+    # Dynamo takes functions of one code for one, in whatever namespaces they are, and compiles each number by itself.
+    return (*asked, request.signature, request.numbers(), *map(id, request.fingerprint.scopes), *surroundings)
 
 
 def _of_the_call(*args: Any, **kwargs: Any) -> Any:

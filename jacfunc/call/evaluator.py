@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,8 @@ from ..core.reasons import first_line
 from ..core.subclasses import undressed
 from ..errors import ArgumentTypeError, JacfuncError, UnsupportedOperationError
 from ..evaluation.corrections import Beside, corrected, records, refuse_unseen
-from ..evaluation.program import Program, Recorder
+from ..evaluation.program import Program
+from ..evaluation.recorder import Recorder
 from ..evaluation.rng import RandomState
 from ..evaluation.sample_axis import Prover
 from ..evaluation.scripted import plainly
@@ -74,14 +74,20 @@ class Evaluator:
 
     differentiates = False
     recorder: Recorder | None = None
-    looked_at: Program | None = None
     _aux_structure: trees.Structure | None = None
     _aux_leaves: Sequence[Any] = ()
 
-    def __init__(self, request: Request, expected: Outputs | None = None, scripted: bool = False) -> None:
+    def __init__(
+        self,
+        request: Request,
+        expected: Outputs | None = None,
+        scripted: bool = False,
+        looked_at: Program | None = None,
+    ) -> None:
         self.request = request
         self.expected = self.outputs = expected
         self.scripted = scripted
+        self.looked_at = looked_at
 
     # ---------------------------------------------------------------- on tensors
 
@@ -105,7 +111,6 @@ class Evaluator:
             if not records(corrections, recorder):
                 recorder = None
             if recorder is not None and inputs is not None:
-                recorder.on_jets = False
                 recorder.begin(*inputs)
             output = self._run(args, kwargs)
         aux: Tensors = ()
@@ -136,6 +141,10 @@ class Evaluator:
         differentiated = {argument.position for argument in request.arguments}
         others = [item for place, item in enumerate(args) if place >= first and place not in differentiated]
         return parameters, trees.tensors((others, kwargs))
+
+    def note(self, recorder: Recorder | None) -> None:
+        """Have evaluations noted by the recorder from now on; by nobody, if None."""
+        self.recorder = recorder
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
@@ -197,7 +206,7 @@ class Evaluator:
         self.recorder = recorder = Recorder(program.samples)
         ends = state.now()
         state.restore()
-        with suppress(*REFUSED):
+        with contextlib.suppress(*REFUSED):
             self.values([leaf.flip(0) for leaf in self.request.leaves])
         ends.restore()
         return program if recorder.program is None else program.constants(recorder.program)
@@ -224,9 +233,9 @@ class Evaluator:
         for argument in request.arguments:
             args[argument.position] = argument.structure.build(jets[argument.span])
         if recorder is not None:
-            jets[0].propagation.recorder = recorder
-            recorder.on_jets = True
-            recorder.begin(jets, *self._others(args, kwargs))
+            propagation = jets[0].propagation
+            propagation.recorder = recorder
+            recorder.begin(jets, *self._others(args, kwargs), on_jets=True)
         if inside or (others_copied and not jets[0].propagation.quiet):  # what is without jets is differentiated too
             with self._corrections() if inside else Beside():
                 output = self._followed(args, kwargs)

@@ -128,6 +128,10 @@ class Plan:
         cheapest = min([self.wanted.cost(route, inputs, outputs) for route in others])
         return self.wanted.rows_of_jets(inputs) <= FEW * cheapest
 
+    def unsettled(self) -> Plan:
+        """The plan, to be verified once more: for another program than those that it was found of."""
+        return replace(self, findings=replace(self.findings, settled=False))
+
     def only(self, on_jets: bool) -> Plan:
         """The plan with the strategies on jets alone, or without them."""
         kept = tuple([strategy for strategy in self.strategies if strategy.route.on_jets == on_jets])

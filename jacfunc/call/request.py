@@ -224,6 +224,11 @@ class Request:
         own = self.function if isinstance(self.function, FunctionalModule) else self.fingerprint
         return (parts, named, own.shape())
 
+    def numbers(self) -> tuple[float, ...]:
+        """The floats among the arguments and in the function, which the signature and the fingerprint leave out."""
+        given = [leaf for leaf in trees.flatten((self.args, self.kwargs))[0] if type(leaf) is float]
+        return (*given, *self.fingerprint.numbers)
+
     def look_again(self) -> None:
         """Forget what the arguments and the function look like: more of it is known now."""
         self.__dict__.pop("signature", None)
@@ -282,6 +287,8 @@ def _counted(count: int) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if type(value) is float:  # what runs tells those apart that matter
+        return float
     try:
         hash(value)
     except TypeError:

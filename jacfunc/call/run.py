@@ -15,7 +15,7 @@ from ..core.levels import compiling, differentiated_again, exporting, inside_tra
 from ..core.reasons import note, place, reason
 from ..errors import JacfuncError, RefusedOperationError, UnsupportedOperationError
 from ..evaluation.basis import Rows
-from ..evaluation.program import PROGRAMS, Program, ProgramChangedError, Recorder
+from ..evaluation.program import ProgramChangedError
 from ..evaluation.rng import RandomState
 from ..jet.frame import CannotFollowError
 from ..modules.swapping import locked
@@ -25,6 +25,7 @@ from ..routes.verify_followed import OtherwiseError
 from . import independence
 from .evaluator import Evaluator, ModulesFoundError, OutputsChangedError
 from .independence import Independence
+from .known import recorder_of, with_program
 from .parting import parting
 from .plan import Findings, Plan, make_plan, no_route, treats_otherwise
 from .quantity import Outcome, Quantity
@@ -33,14 +34,12 @@ from .request import Request
 
 FATAL = (JacfuncError, torch.OutOfMemoryError)
 """What is no reason to try another route; what is the function's own fault shows in a plain forward."""
-
 Tensors = tuple[torch.Tensor, ...]
 Ran = tuple[Outcome, Plan]
 """What came out, and the plan that it came by, with what was found on the way."""
 
-
 CHANGES = 3
-"""How often outputs may be others than a plain forward before them gave: a function may be of another kind once."""
+"""How often outputs may be others than a plain forward before them gave."""
 
 
 def run(request: Request, quantity: Quantity, known: Plan | None = None, limit: int | None = None) -> Ran:
@@ -48,14 +47,14 @@ def run(request: Request, quantity: Quantity, known: Plan | None = None, limit: 
 
     Inside a function whose program is noted it is one step of that, and its own function has a program of its own.
     """
-    outer: Recorder | None = None if request.traced else caches.AROUND.recorder
+    outer = None if request.traced else caches.AROUND.recorder
     if outer is None or outer.busy:
         return _run(request, quantity, known, limit)
     outer.before((quantity.identity, request.options.planned), request.args, request.kwargs)
     try:
         outcome, plan = _run(request, quantity, known, limit)
     finally:
-        outer.busy = False
+        outer.leave()
     outer.after([*outcome.results.values(), *outcome.evaluation.aux])
     if request.options.return_value:  # else it depends on what is known
         outer.after(outcome.evaluation.outputs)
@@ -71,12 +70,16 @@ def _run(request: Request, quantity: Quantity, known: Plan | None, limit: int | 
             try:
                 return _by_known(plan, request, limit)
             except ProgramChangedError:  # what is known is of another program
-                plan = replace(plan, findings=replace(plan.findings, settled=False))
+                plan = plan.unsettled()
         with locked():  # the generators belong to all threads: no other one may draw in between, or find them set back
             evaluator = Evaluator(request)
             plan, state, values = _find(evaluator, quantity, plan)
-            evaluator = _expecting(plan, request, evaluator)
-            return _descend(_followable(plan, request), evaluator, state, limit, values)
+            try:
+                return _descend(_followable(plan, request), _expecting(plan, request, evaluator), state, limit, values)
+            except ProgramChangedError:  # of one that only its independence was open of
+                state.restore()
+                plan = plan.unsettled()
+                return _descend(_followable(plan, request), _expecting(plan, request, evaluator), state, limit, values)
     except OutputsChangedError:
         caches.PLANS.forget(request.fingerprint.key)
         if changes == CHANGES:
@@ -107,9 +110,9 @@ def _by_known(plan: Plan, request: Request, limit: int | None) -> Ran:
 
 def _expecting(plan: Plan, request: Request, looked: Evaluator | None = None) -> Evaluator:
     """The function of a request whose outputs shall be those of the plan; it was ``looked`` at before."""
-    evaluator = Evaluator(request, plan.outputs, plan.findings.scripted or (looked is not None and looked.scripted))
-    evaluator.looked_at = None if looked is None else looked.looked_at
-    return evaluator
+    if looked is None:
+        return Evaluator(request, plan.outputs, plan.findings.scripted)
+    return Evaluator(request, plan.outputs, plan.findings.scripted or looked.scripted, looked.looked_at)
 
 
 def _descend(
@@ -371,11 +374,12 @@ def _attempt(
         given=() if request.within is None else request.given_leaves(),
         aside=evaluator.aside,
     )
-    evaluator.recorder = recorder = _recorder(findings, request)
+    recorder = recorder_of(findings, request)
+    evaluator.note(recorder)
     try:
         evaluation, results = plan.wanted.compute(strategy.route, task)
     finally:
-        evaluator.recorder = None
+        evaluator.note(None)
     if verified and values is not None and not reproduces(evaluation.outputs, values, evaluator, state):
         raise OtherwiseError("f returned other values than a plain forward")
     if evaluation.undifferentiable:
@@ -389,30 +393,8 @@ def _attempt(
                 undifferentiable=evaluation.undifferentiable,
                 scripted=evaluator.scripted,
                 notes=evaluation.notes,
-                programs=_with_program(findings, recorder, evaluator.looked_at, strategy.route.on_jets),
+                programs=with_program(findings, recorder, evaluator.looked_at, strategy.route.on_jets),
             ),
         )
     assert evaluator.outputs is not None
     return Outcome(plan.wanted, results, evaluation, evaluator.outputs, evaluator.aux), plan
-
-
-def _recorder(findings: Findings, request: Request) -> Recorder | None:
-    """Who compares what the function does with what is known, or notes it; nobody for plain layers."""
-    if request.traced or request.alone or request.within is not None or inside_vmap():
-        return None
-    return Recorder(request.samples, findings.programs if findings.settled else None)
-
-
-def _with_program(
-    findings: Findings, recorder: Recorder | None, looked_at: Program | None, on_jets: bool
-) -> tuple[Program, ...]:
-    """The known programs, and the one that has run."""
-    program = None if recorder is None else recorder.program
-    if program is None:
-        return findings.programs
-    if findings.proved:
-        program = program.sure()
-    elif not on_jets and looked_at is not None:  # else all that is made of samples is a jet
-        program = program.of_constants(looked_at.held)
-    others = [known for known in findings.programs if not known.covers(program)]
-    return (program, *others)[:PROGRAMS]

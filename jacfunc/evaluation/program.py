@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from types import FunctionType
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
-from ..core.torch_private import OpOverload, OpOverloadPacket
+from ..core.subclasses import undressed
 
 Step = list[object]
 """An operation and its arguments, as they are compared."""
@@ -71,14 +69,14 @@ class Origin:
     """A place in a program that a tensor comes from; it is the same object in every program, and equals no other."""
 
 
-_ORIGINS: list[Origin] = [Origin() for _ in range(256)]
+ORIGINS: list[Origin] = [Origin() for _ in range(256)]
 
 
-def _origin(number: int) -> Origin:
+def origin(number: int) -> Origin:
     """The place of this number; one list for all threads, which only grows."""
-    while number >= len(_ORIGINS):
-        _ORIGINS.append(Origin())
-    return _ORIGINS[number]
+    while number >= len(ORIGINS):
+        ORIGINS.append(Origin())
+    return ORIGINS[number]
 
 
 class Flag(Enum):
@@ -97,22 +95,6 @@ class Flag(Enum):
     OUTPUT = "the end"
 
 
-_NUMBERS = {
-    0.0: Flag.ZERO,
-    1.0: Flag.ONE,
-    -1.0: Flag.MINUS_ONE,
-    math.inf: Flag.INFINITE,
-    -math.inf: Flag.MINUS_INFINITE,
-}
-
-BY_VALUE = frozenset(
-    ["gt", "lt", "ge", "le", "eq", "ne", "greater", "less", "greater_equal", "less_equal", "not_equal", "clamp"]
-    + ["clip", "clamp_min", "clamp_max", "threshold", "hardtanh", "hardshrink", "softshrink", "dropout", "bernoulli"]
-    + ["alpha_dropout", "feature_dropout", "feature_alpha_dropout", "rrelu", "isclose", "heaviside"]
-)
-"""Operations whose numbers are bounds or probabilities: what lies on which side of them is another program."""
-
-
 class Held(NamedTuple):
     """A tensor from outside: which one it was, at which version, and a copy of it if it is small."""
 
@@ -124,13 +106,13 @@ class Held(NamedTuple):
     def of(cls, tensor: torch.Tensor) -> Held:
         """Remember a tensor as it is now."""
         small = tensor.numel() * tensor.element_size() <= CONTENT
-        return cls(weakref.ref(tensor), _version(tensor), tensor.detach().clone() if small else None)
+        return cls(weakref.ref(tensor), _version(tensor), undressed(tensor).detach().clone() if small else None)
 
     def is_now(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor holds the same numbers, as far as that can be told quickly."""
         if self.reference() is tensor and self.version is not None and self.version == _version(tensor):
             return True
-        return self.content is not None and _equal(self.content, tensor.detach())
+        return self.content is not None and _equal(self.content, undressed(tensor).detach())
 
     def same(self, other: Held) -> bool:
         """Whether both are the same numbers, as far as that can be told quickly."""
@@ -188,7 +170,7 @@ class Program:
         return any(held is not None and held.reference() is None for held in self.held)
 
     def of_constants(self, constants: Sequence[Held | None]) -> Program:
-        """The same, of whose tensors from outside those are compared that last, or hold what one of the constants does.
+        """What it is if those of its tensors from outside are compared that last, or hold what a constant does.
 
         The others were made by what torch tells nobody of, and of the samples: by the forward of an
         ``autograd.Function``, a transform of ``torch.func``, scripted code.
@@ -202,7 +184,7 @@ class Program:
         return replace(self, held=tuple(lasting))
 
     def constants(self, elsewhere: Program) -> Program:
-        """The same, if it also ran for other samples: of what is gone now what was the same there is compared."""
+        """What it is if it also ran for other samples: of what is gone now what was as it is there is compared."""
         if len(elsewhere.held) != len(self.held):
             return self
         pairs = zip(self.held, elsewhere.held, strict=True)
@@ -211,7 +193,7 @@ class Program:
         )
 
     def sure(self) -> Program:
-        """The same, proved."""
+        """What it is when it is proved."""
         return replace(self, held=(), proved=True)
 
     def begins(self, steps: Sequence[Step], samples: int) -> bool:
@@ -241,207 +223,3 @@ def alike(one: Any, other: Any, samples: int, others: int) -> bool:
     if isinstance(one, list | tuple) and type(one) is type(other):
         return len(one) == len(other) and all(alike(a, b, samples, others) for a, b in zip(one, other, strict=True))
     return bool(one == other)
-
-
-class Recorder:
-    """Notes what an evaluation does, or compares it with programs that are ``known`` (None: notes).
-
-    It belongs to one evaluation of one thread at a time.
-
-    Attributes:
-        on_jets: whether operations on jets are noted, and no others; of jets all are seen.
-        busy: what happens is no step, since it is inside of one, or of no evaluation.
-        program: the last one that came to its end.
-    """
-
-    def __init__(self, samples: int, known: Sequence[Program] | None = None) -> None:
-        self.samples = samples
-        self.known = known
-        self.same_size = False
-        self.on_jets = False
-        self.busy = True
-        self.program: Program | None = None
-
-    def begin(self, leaves: Iterable[object], parameters: Iterable[object], others: Iterable[object]) -> None:
-        """An evaluation begins, for these leaves, parameters and other arguments."""
-        self.changed = False
-        self.at = 0
-        self.of_arrays = False
-        self.outside: list[torch.Tensor] = []
-        if self.known is None:
-            self.held: list[Held] = []
-            self.steps: list[Step] = []
-        else:
-            self._follow(self.known)
-        given = [*leaves, *parameters, *others]
-        self.count = len(given)
-        self.numbers = {id(tensor): _origin(number) for number, tensor in enumerate(given)}
-        self.living = {} if self.on_jets else {id(tensor): weakref.ref(tensor) for tensor in given}
-        for tensor in others:
-            self._hold(tensor)
-        self.busy = False
-
-    def before(self, function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-        """An operation is about to run."""
-        step: Step = [function]
-        numbers, on_jets = self.numbers, self.on_jets
-        for item in args:  # what most of them are at once, for this is asked at every step
-            kind = KINDS.get(type(item))
-            if kind is TENSOR and id(item) in numbers and (on_jets or self._is(item)):
-                step.append(numbers[id(item)])
-            elif kind is ITSELF:
-                step.append(item)
-            else:
-                self._tell(item, step)
-        if kwargs:
-            for name, value in kwargs.items():
-                step.append(name)
-                self._tell(value, step)
-        if self.same_size and self.at < len(self.steps) and self.steps[self.at] == step:
-            self.at += 1
-        else:
-            self._take(step)
-        self.busy = True
-
-    def after(self, result: Any) -> None:
-        """It has run."""
-        if KINDS.get(type(result)) is TENSOR or isinstance(result, torch.Tensor):
-            count = self.count
-            self.numbers[id(result)] = _ORIGINS[count] if count < len(_ORIGINS) else _origin(count)
-            self.count = count + 1
-            if not self.on_jets:
-                self.living[id(result)] = weakref.ref(result)
-        elif isinstance(result, list | tuple):
-            for item in result:
-                self.after(item)
-
-    def end(self, outputs: Iterable[object]) -> None:
-        """The evaluation has ended with these outputs."""
-        if self.changed:
-            raise ProgramChangedError
-        step: Step = [Flag.OUTPUT]
-        for output in outputs:
-            self._tell(output, step)
-        self._take(step)
-        self.busy = True  # what is checkpointed in it may run again
-        if self.known is None:
-            self.program = Program(self.steps, self.samples, tuple(self.held), of_arrays=self.of_arrays)
-            return
-        while not self.followed.holds(self.outside):
-            self.at = len(self.steps) - 1
-            self._turn(step)
-        self.program = self.followed
-
-    def _is(self, tensor: torch.Tensor) -> bool:
-        """Whether it is what is known by its address: another one may have come to be there, made out of sight."""
-        return self.living[id(tensor)]() is tensor
-
-    def _take(self, step: Step) -> None:
-        """Note a step, or find it in what is followed."""
-        at, steps = self.at, self.steps
-        if self.known is None:
-            steps.append(step)
-        elif at >= len(steps) or not alike(steps[at], step, self.followed.samples, self.samples):
-            self._turn(step)
-        self.at = at + 1
-
-    def _turn(self, step: Step) -> None:
-        """Follow another program that begins as this one did, and goes on by this step."""
-        way, samples = self.steps[: self.at], self.followed.samples
-        self._follow(
-            [
-                program
-                for program in self.others
-                if len(program.steps) > self.at
-                and program.begins(way, samples)
-                and alike(program.steps[self.at], step, program.samples, self.samples)
-            ]
-        )
-
-    def _follow(self, candidates: Sequence[Program]) -> None:
-        if not candidates:
-            self.changed = self.busy = True  # what puts tensors back is asked no more, nor f, if it catches this
-            raise ProgramChangedError
-        if len(candidates) > 1:
-            candidates = sorted(candidates, key=lambda program: program.samples != self.samples)
-        self.followed, self.others = candidates[0], candidates[1:]
-        self.steps = self.followed.steps
-        self.same_size = self.followed.samples == self.samples
-
-    # ---------------------------------------------------------------- how arguments are told
-
-    def _tell(self, item: Any, step: Step) -> None:
-        kind = KINDS.get(type(item))
-        if kind is TENSOR:
-            if id(item) in self.numbers and (self.on_jets or self._is(item)):
-                step.append(self.numbers[id(item)])
-            else:
-                self._tell_outside(item, step)
-        elif kind is ITSELF:
-            step.append(item)
-        elif kind is Kind.ITEMS:
-            step.append(len(item))
-            for one in item:
-                self._tell(one, step)
-        elif kind is Kind.SLICE:
-            step.append(slice)
-            for one in (item.start, item.stop, item.step):
-                self._tell(one, step)
-        elif kind is Kind.TRUTH:
-            step.append(Flag.TRUE if item else Flag.FALSE)
-        elif kind is Kind.NUMBER:
-            step.append(Flag.NAN if math.isnan(item) else _NUMBERS.get(item, Flag.OTHER))
-            if getattr(step[0], "__name__", "").strip("_") in BY_VALUE:
-                step.append((float, item))
-        else:
-            self._tell_other(item, step)
-
-    def _tell_outside(self, tensor: Any, step: Step) -> None:
-        step += (Flag.OUTSIDE, tuple(tensor.shape), tensor.dtype)
-        self._hold(tensor)
-
-    def _hold(self, tensor: Any) -> None:
-        """Look at what a tensor from outside holds, where it may matter."""
-        if not isinstance(tensor, torch.Tensor) or tensor.requires_grad or isinstance(tensor, torch.nn.Parameter):
-            return  # numbers that change at every step
-        if self.known is None:
-            self.held.append(Held.of(tensor))
-        elif not all(program.proved for program in self.known):
-            self.outside.append(tensor)
-
-    def _tell_other(self, item: Any, step: Step) -> None:
-        kind = type(item)
-        if isinstance(item, torch.Tensor) or hasattr(kind, "__torch_function__"):
-            if id(item) in self.numbers and (self.on_jets or self._is(item)):
-                step.append(self.numbers[id(item)])
-            else:
-                step.append(kind)
-                self._tell_outside(item, step)
-        elif isinstance(item, dict):
-            step += (kind, len(item))
-            for name, value in item.items():
-                self._tell(name, step)
-                self._tell(value, step)
-        elif isinstance(item, list | tuple):
-            step += (kind, len(item))
-            for one in item:
-                self._tell(one, step)
-        else:
-            self.of_arrays |= kind is np.ndarray
-            step += (kind, *_themselves(item))
-
-
-def _themselves(item: Any) -> Iterator[object]:
-    """What stands for an argument that is none of torch's kinds."""
-    if isinstance(item, np.ndarray):
-        yield from (item.shape, item.dtype.str, item.tobytes() if item.nbytes <= CONTENT else id(item))
-    elif isinstance(item, np.generic):
-        yield repr(item)
-    elif isinstance(item, FunctionType):
-        yield item.__code__
-    elif isinstance(item, complex | bytes | Enum | OpOverload | OpOverloadPacket):
-        yield item
-    elif isinstance(item, set | frozenset):
-        yield frozenset(map(repr, item))
-    elif not isinstance(item, np.random.Generator | torch.Generator):
-        yield id(item)

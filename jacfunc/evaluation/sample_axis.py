@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from ..core.levels import inside_function
-from .program import Program, Recorder, Step
+from .program import Program, Step
+from .recorder import Recorder
 
 Rule = Callable[[Sequence[Any], dict[str, Any], "Prover"], bool]
 """Whether an operation with these arguments keeps the axis of the ``operands`` that carry samples in front."""
@@ -25,14 +26,20 @@ Rule = Callable[[Sequence[Any], dict[str, Any], "Prover"], bool]
 class Prover(Recorder):
     """Notes a plain forward, and follows the sample axis through it."""
 
-    def begin(self, leaves: Iterable[object], parameters: Iterable[object], others: Iterable[object]) -> None:
+    def begin(
+        self,
+        leaves: Iterable[object],
+        parameters: Iterable[object],
+        others: Iterable[object],
+        on_jets: bool = False,
+    ) -> None:
         """An evaluation begins, whose samples are in the leaves."""
         leaves = list(leaves)
         self.unnumbered: list[weakref.ref[torch.Tensor]] = []
         self.carrying = {id(leaf) for leaf in leaves}
         self.mixed: set[int] = set()
         self.lost = False
-        super().begin(leaves, parameters, others)
+        super().begin(leaves, parameters, others, on_jets)
 
     def before(self, function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         """An operation is about to run."""
@@ -55,7 +62,7 @@ class Prover(Recorder):
         )
 
     def after(self, result: Any) -> None:
-        """It has run."""
+        """It has run, and this is its result."""
         super().after(result)
         carries = bool(self.operands) or self.taints
         for tensor in _tensors((result,)):

@@ -16,7 +16,7 @@ import torch
 
 from ..core import caches
 from ..errors import UnsupportedOperationError
-from ..evaluation.program import Recorder
+from ..evaluation.recorder import Recorder
 from .joined import Joined
 from .layout import Layout, Product, first_order, summed
 from .shared import Origin, Shared

@@ -44,7 +44,8 @@ class Fingerprint:
 
     ``scopes``: the namespaces, of no module, of functions that were executed; ``arrays``: whether it holds some of
     numpy, its modules aside; ``hidden``: modules that were seen to run and are not found in it (``hidden.py``);
-    ``may_draw``: its code, or that of an object in it, has names of what draws random numbers.
+    ``numbers``: its floats, which are no part of the key, since what runs tells those apart that matter; ``may_draw``:
+    its code, or that of an object in it, has names of what draws random numbers.
     """
 
     key: Hashable = None
@@ -55,6 +56,7 @@ class Fingerprint:
     scopes: list[dict[str, Any]] = field(default_factory=list)
     rememberable: bool = True
     arrays: bool = False
+    numbers: list[float] = field(default_factory=list)
     may_draw: bool = False
 
     @classmethod
@@ -128,7 +130,7 @@ class _Walk:
 
     def key(self, item: Any, depth: int) -> Hashable:
         if isinstance(item, Values):
-            return (type(item), item)
+            return self.value(item)
         if isinstance(item, torch.Tensor):
             return tensor_signature(item, self.batch)
         if isinstance(item, types.ModuleType):
@@ -141,6 +143,12 @@ class _Walk:
             return ("again", self.seen.get(id(item)))
         self.seen[id(item)] = len(self.seen)
         return (type(item), *self.inside(item, depth + 1))
+
+    def value(self, item: Any) -> Hashable:
+        if type(item) is not float:
+            return (type(item), item)
+        self.fingerprint.numbers.append(item)
+        return float
 
     def inside(self, item: Any, depth: int) -> Iterator[Hashable]:
         if isinstance(item, nn.Module):

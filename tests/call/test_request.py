@@ -251,9 +251,11 @@ def test_what_a_plan_may_depend_on_looks_different(name: str, one: Any, other: A
 def test_keyword_arguments_are_part_of_it() -> None:
     found = {
         request(A, kwargs=kwargs).signature
-        for kwargs in ({}, {"scale": 1.0}, {"scale": 2.0}, {"other": 1.0}, {"scale": B}, {"scale": A})
+        for kwargs in ({}, {"scale": 1}, {"scale": 2.0}, {"other": 1.0}, {"scale": B}, {"scale": A})
     }
     assert len(found) == 6
+    one, two = request(A, kwargs={"scale": 1.0}), request(A, kwargs={"scale": 2.0})
+    assert one.signature == two.signature and (one.numbers(), two.numbers()) == ((1.0,), (2.0,))
     assert request(A, kwargs={"scale": B}).signature == request(A[:2], kwargs={"scale": B[:2]}).signature
 
 

@@ -161,6 +161,20 @@ def test_errors_of_dynamo_are_of_one_class():
     assert private.dynamo_error() is private.dynamo_error()
 
 
+def test_hooks_for_all_modules_are_seen_by_their_numbers():
+    registers = (
+        nn.modules.module.register_module_forward_hook,
+        nn.modules.module.register_module_forward_pre_hook,
+        nn.modules.module.register_module_full_backward_hook,
+        nn.modules.module.register_module_full_backward_pre_hook,
+    )
+    assert not any(private.GLOBAL_HOOKS)
+    for register, hooks in zip(registers, private.GLOBAL_HOOKS, strict=True):
+        handle = register(lambda *given: None)
+        assert list(hooks) == [handle.id]
+        handle.remove()
+
+
 def test_a_constant_is_asked_for_while_dynamo_traces_and_not_again():
     calls = []
 

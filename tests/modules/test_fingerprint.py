@@ -75,7 +75,7 @@ def test_made_anew_it_is_the_same_function(name):
 
 
 DIFFERENT = {
-    "numbers": (scaled(2.0), scaled(3.0)),
+    "numbers": (scaled(2), scaled(3)),
     "int and float": (scaled(2), scaled(2.0)),
     "bool and int": (scaled(True), scaled(1)),
     "shapes": (scaled(torch.rand(3)), scaled(torch.rand(2))),
@@ -86,9 +86,40 @@ DIFFERENT = {
     "methods": (Model(NET).__call__, Model(NET).other),
     "objects": (Model(NET), Model(NET)),
     "aliases": (scaled((NET, NET)), scaled((NET, nn.Linear(3, 3)))),
-    "transforms": (diag_jac(scaled(1.0)), diag_jac(scaled(2.0))),
+    "transforms": (diag_jac(scaled(1)), diag_jac(scaled(2))),
     "options": (diag_jac(torch.sin), diag_jac(torch.sin, batch_dims=2)),
 }
+
+
+def test_floats_are_told_apart_by_what_runs_and_kept_for_what_is_compiled():
+    one, two = Fingerprint.by(scaled(2.0), (4,)), Fingerprint.by(scaled(3.0), (4,))
+    assert one.key == two.key and (one.numbers, two.numbers) == ([2.0], [3.0])
+
+
+DRAWS = {"function": lambda x: x * torch.rand(3), "deep": scaled(lambda x: torch.nn.functional.dropout(x, 0.5))}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_what_may_draw_is_seen_by_its_names(name):
+    f = DRAWS[name]
+    for _ in range(12):
+        f = functools.partial(lambda f, x: f(x), f)
+    assert Fingerprint.by(f, (4,)).may_draw
+
+
+def test_methods_that_may_draw_are_seen_too():
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return x + torch.randn_like(x)
+
+    noisy = Noisy()
+
+    class Sampler:
+        def __call__(self, x):
+            return x * torch.bernoulli(x)
+
+    assert all(Fingerprint.by(f, (4,)).may_draw for f in (Sampler(), lambda x: noisy(x)))
+    assert not Fingerprint.by(scaled(NET), (4,)).may_draw
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
@@ -154,7 +185,7 @@ def test_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(caches, "MAX_FUNCTIONS", 3)
     monkeypatch.setattr(caches, "MAX_SIGNATURES", 2)
     for scale in range(5):
-        diag_jac(scaled(float(scale)))(torch.randn(4, 3))
+        diag_jac(scaled(scale))(torch.randn(4, 3))
     assert len(caches.PLANS) == 3
     for width in range(1, 5):
         diag_jac(torch.sin)(torch.randn(4, width))

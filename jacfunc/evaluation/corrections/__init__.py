@@ -35,7 +35,7 @@ from ...core.torch_private import c_nn as _nn
 from ...core.torch_private import operators as _ops
 from ...errors import UnsupportedOperationError
 from ..checkpoint import begin, end, within
-from ..program import Recorder
+from ..recorder import Recorder
 from . import algebra, attention, convolution, draws, elementwise, losses, norms, selection, special
 from .expansion import constant, in_place, refusing
 from .foreign import SMOOTH, is_foreign, refuse_constants, refusing_zeros

@@ -1,0 +1,31 @@
+"""Which programs a plan was found of: who compares them with what runs, and how they are added to."""
+
+from __future__ import annotations
+
+from ..core.levels import inside_vmap
+from ..evaluation.program import PROGRAMS, Program
+from ..evaluation.recorder import Recorder
+from .plan import Findings
+from .request import Request
+
+
+def recorder_of(findings: Findings, request: Request) -> Recorder | None:
+    """Who compares what the function does with what is known, or notes it; nobody for plain layers."""
+    if request.traced or request.alone or request.within is not None or inside_vmap():
+        return None
+    return Recorder(request.samples, findings.programs if findings.settled else None)
+
+
+def with_program(
+    findings: Findings, recorder: Recorder | None, looked_at: Program | None, on_jets: bool
+) -> tuple[Program, ...]:
+    """The known programs, and the one that has run."""
+    program = None if recorder is None else recorder.program
+    if program is None:
+        return findings.programs
+    if findings.proved:
+        program = program.sure()
+    elif not on_jets and looked_at is not None:  # else all that is made of samples is a jet
+        program = program.of_constants(looked_at.held)
+    others = [known for known in findings.programs if not known.covers(program)]
+    return (program, *others)[:PROGRAMS]

@@ -1,0 +1,86 @@
+"""``jacfunc/call/known.py``: which programs a plan was found of, and how many of them are kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.func import vmap
+
+from jacfunc import clear_caches, diag_jac, make_functional
+from jacfunc.call.independence import Independence
+from jacfunc.call.known import recorder_of, with_program
+from jacfunc.call.plan import Findings
+from jacfunc.call.request import Request
+from jacfunc.core import caches
+from jacfunc.evaluation import program as programs
+from jacfunc.evaluation.recorder import Recorder
+from jacfunc.options import Options
+
+X = torch.randn(4, 3)
+
+
+def request(f: Any, *args: Any, **more: Any) -> Request:
+    return Request(f, Options(), args or (X,), {}, **more)
+
+
+def known() -> list[Any]:
+    """The programs of all plans that are remembered."""
+    return [p for _, plans in caches.PLANS._entries.values() for plan in plans.values() for p in plan.findings.programs]
+
+
+def test_plain_layers_and_what_is_traced_are_not_noted() -> None:
+    f, params = make_functional(nn.Linear(3, 3))
+    findings = Findings(Independence.CHECKED)
+    assert recorder_of(findings, request(f, params, X)) is None
+    assert recorder_of(findings, request(torch.sin, traced=True)) is None
+    seen: list[Any] = []
+    vmap(lambda x: seen.append(recorder_of(findings, request(torch.sin, x))) or x)(X[None])
+    assert seen == [None]
+
+
+def test_what_is_settled_is_compared_and_what_is_not_is_noted() -> None:
+    noting = recorder_of(Findings(Independence.CHECKED), request(torch.sin))
+    following = recorder_of(Findings(Independence.CHECKED, settled=True, programs=()), request(torch.sin))
+    assert isinstance(noting, Recorder) and noting.known is None and following is not None and following.known == ()
+
+
+def test_each_way_is_kept_once_and_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jacfunc.call.known.PROGRAMS", 3)
+    clear_caches()
+    steps = [1]
+
+    def f(x: Any) -> Any:
+        for _ in range(steps[0]):
+            x = x.sin()
+        return x
+
+    for count in (1, 2, 1, 2, 3, 4, 5):
+        steps[0] = count
+        diag_jac(lambda x: f(x))(X)
+        diag_jac(lambda x: f(x))(torch.randn(7, 3))
+    assert sorted(len(program.steps) for program in known()) in ([4, 5, 6], [2], [2, 3, 4, 5, 6])
+    assert all(
+        len(plan.findings.programs) <= 3 for _, plans in caches.PLANS._entries.values() for plan in plans.values()
+    )
+
+
+def test_what_a_proof_is_of_needs_no_numbers() -> None:
+    clear_caches()
+    shift, mixing = torch.ones(3), torch.eye(4)
+    diag_jac(lambda x: x + shift)(X)
+    (program,) = known()
+    assert program.proved and program.held == ()
+    clear_caches()
+    diag_jac(lambda x: mixing @ x)(X)
+    (program,) = known()
+    assert not program.proved and program.depends
+
+
+def test_nothing_is_added_where_nothing_was_noted() -> None:
+    findings = Findings(Independence.CHECKED)
+    assert with_program(findings, None, None, True) == ()
+    assert with_program(findings, Recorder(4), None, True) == ()
+    assert programs.PROGRAMS >= 32
