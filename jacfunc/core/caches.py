@@ -243,6 +243,9 @@ INVENTORIES = Memory()
 HIDDEN = Memory()
 """Of each function the modules that ran in it and that no walk through it finds, weakly (``hidden.py``)."""
 
+DRAWS: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+"""Whether code of a module of the user's may draw random numbers (``fingerprint.py``)."""
+
 OWN_HOOKS: set[int] = set()
 """The numbers of the hooks for all modules that this package has registered (``hidden.py``)."""
 
@@ -259,6 +262,7 @@ _MEMORIES = (
     IDENTITIES,
     INVENTORIES,
     HIDDEN,
+    DRAWS,
 )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import Parameter
 
 from ..core.torch_private import OpOverload, OpOverloadPacket
 from .program import (
@@ -92,7 +93,7 @@ class Recorder:
         """An operation is about to run."""
         step: Step = [function]
         numbers, on_jets = self.numbers, self.on_jets
-        for item in args:  # what most of them are at once, for this is asked at every step
+        for item in args:  # what most of them are without a call, for this is asked at every step
             kind = KINDS.get(type(item))
             if kind is TENSOR and id(item) in numbers and (on_jets or self._is(item)):
                 step.append(numbers[id(item)])
@@ -131,8 +132,7 @@ class Recorder:
         if self.changed:
             raise ProgramChangedError
         step: Step = [Flag.OUTPUT]
-        for output in outputs:
-            self._tell(output, step)
+        self._tell_all(outputs, step)
         self._take(step)
         self.busy = True  # what is checkpointed in it may run again
         if self.known is None:
@@ -181,6 +181,10 @@ class Recorder:
 
     # ---------------------------------------------------------------- how arguments are told
 
+    def _tell_all(self, items: Iterable[Any], step: Step) -> None:
+        for item in items:
+            self._tell(item, step)
+
     def _tell(self, item: Any, step: Step) -> None:
         kind = KINDS.get(type(item))
         if kind is TENSOR:
@@ -192,12 +196,11 @@ class Recorder:
             step.append(item)
         elif kind is Kind.ITEMS:
             step.append(len(item))
-            for one in item:
-                self._tell(one, step)
+            self._tell_all(item, step)
         elif kind is Kind.SLICE:
             step.append(slice)
             for one in (item.start, item.stop, item.step):
-                self._tell(one, step)
+                step.append(one) if one is None or type(one) is int else self._tell(one, step)
         elif kind is Kind.TRUTH:
             step.append(Flag.TRUE if item else Flag.FALSE)
         elif kind is Kind.NUMBER:
@@ -208,12 +211,13 @@ class Recorder:
             self._tell_other(item, step)
 
     def _tell_outside(self, tensor: Any, step: Step) -> None:
-        step += (Flag.OUTSIDE, tuple(tensor.shape), tensor.dtype)
-        self._hold(tensor)
+        step += (Flag.OUTSIDE, tensor.shape, tensor.dtype)
+        if type(tensor) is not Parameter:
+            self._hold(tensor)
 
     def _hold(self, tensor: Any) -> None:
         """Look at what a tensor from outside holds, where it may matter."""
-        if not isinstance(tensor, torch.Tensor) or tensor.requires_grad or isinstance(tensor, torch.nn.Parameter):
+        if not isinstance(tensor, torch.Tensor) or tensor.requires_grad or isinstance(tensor, Parameter):
             return  # numbers that change at every step
         if self.known is None:
             self.held.append(Held.of(tensor))
@@ -235,8 +239,7 @@ class Recorder:
                 self._tell(value, step)
         elif isinstance(item, list | tuple):
             step += (kind, len(item))
-            for one in item:
-                self._tell(one, step)
+            self._tell_all(item, step)
         else:
             self.of_arrays |= kind is np.ndarray
             step += (kind, *_themselves(item))

@@ -278,7 +278,11 @@ def _reflected_matmul(args: Sequence[Any], kwargs: dict[str, Any], prover: Prove
 
 
 def _added_product(args: Sequence[Any], kwargs: dict[str, Any], prover: Prover) -> bool:
-    return len(args) == 3 and args[0] not in (*prover.operands,) and _product(args[1], args[2], prover)
+    return (
+        len(args) == 3
+        and not any(args[0] is operand for operand in prover.operands)
+        and _product(args[1], args[2], prover)
+    )
 
 
 def _einsum(args: Sequence[Any], kwargs: dict[str, Any], prover: Prover) -> bool:
@@ -352,7 +356,7 @@ RULES: dict[str, Rule] = {
         ["split", "chunk", "tensor_split", "norm", "vector_norm", "linalg_norm", "linalg_vector_norm", "roll"],
         _along(2),
     ),
-    **dict.fromkeys(["kthvalue", "quantile", "nanquantile", "unfold"], _along(2)),
+    **dict.fromkeys(["kthvalue", "quantile", "nanquantile"], _along(2)),
     **dict.fromkeys(["topk", "diff"], _along(2, -1)),
     **dict.fromkeys(["normalize", "cosine_similarity"], _along(2, 1)),
     **dict.fromkeys(["glu", "linalg_vecdot"], _along(1, -1)),

@@ -153,7 +153,7 @@ class _Walk:
     def inside(self, item: Any, depth: int) -> Iterator[Hashable]:
         if isinstance(item, nn.Module):
             self.fingerprint.modules.append(item)
-            self.fingerprint.may_draw = self.fingerprint.may_draw or any(_methods_draw(type(m)) for m in item.modules())
+            self.fingerprint.may_draw = self.fingerprint.may_draw or _module_draws(item)
             yield self.part(item)
         elif isinstance(item, types.FunctionType):
             yield from self.function(item, depth)
@@ -250,6 +250,13 @@ DRAWING = frozenset(
 @computed_once(1024, traced=False)
 def _draws(code: types.CodeType) -> bool:
     return not DRAWING.isdisjoint(_global_names(code))
+
+
+def _module_draws(module: nn.Module) -> bool:
+    known: bool | None = caches.DRAWS.get(module)
+    if known is None:
+        known = caches.DRAWS[module] = any(_methods_draw(type(one)) for one in module.modules())
+    return known
 
 
 @computed_once(1024, traced=False)
