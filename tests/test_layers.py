@@ -83,6 +83,7 @@ WRITTEN = {
     "call.__code__",  # of a function made there
     "call.scopes",
     "call.depends",
+    "call.programs",
     "_refuse_changed._dynamo_marked_constant",
     "caches.TOOLCHAIN.asked",
     "settled.only",

@@ -22,6 +22,7 @@ from ..core.levels import differentiated_again, inside_transform
 from ..core.reasons import line_of, together
 from ..core.torch_private import constant_in_traces, dynamo_error
 from ..errors import UnsupportedOperationError
+from ..evaluation.program import Program
 from ..modules.functional import FunctionalModule
 from ..options import METHODS
 from . import independence
@@ -34,6 +35,7 @@ from .toolchain import prepared
 
 Transform = Any
 Call = Callable[..., Any]
+Programs = tuple[Program, ...]
 
 
 def call_compiled(transform: Transform, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -49,7 +51,7 @@ def call_compiled(transform: Transform, args: tuple[Any, ...], kwargs: dict[str,
         with suppress(dynamo_error()):
             return _as_it_is(call, transform.transformed, args, kwargs)
     found, result = _looked_at(transform, args, kwargs)
-    if found is not None and not found.depends and known is not _unclear:  # type: ignore[attr-defined]
+    if found is not None and not found.programs and known is not _unclear:  # type: ignore[attr-defined]
         settled = weakref.ref(found) if call is None or call is found else _unclear
         caches.FAST_COMPILED.put(transform, kind, settled)
     return result
@@ -98,15 +100,18 @@ def _called(transform: Transform, request: Request) -> tuple[Call | None, Any]:
     key, signature = request.fingerprint.key, _signature(transform, request)
     known: Call | None = caches.COMPILED.get(key, signature)
     if known is not None:
+        for program in known.programs:  # type: ignore[attr-defined]
+            independence.look_again(request, program)
         if known.depends:  # type: ignore[attr-defined]
             independence.confirm(request)
         # Of what is another program after all, or is refused: by its own words below.
         with suppress(dynamo_error()):
             return known, _as_it_is(known, transform.transformed, request.args, request.kwargs)
-    call, result, depends = _compiled(_eager(transform), request, known)
-    if call is None or not request.fingerprint.rememberable:
+    call, result, programs = _compiled(_eager(transform), request, known)
+    if call is None or not request.fingerprint.watchable:
         return None, result
-    call.depends = depends  # type: ignore[attr-defined]  # on what is held outside, of which no guard asks
+    call.programs = programs  # type: ignore[attr-defined]
+    call.depends = any(program.depends for program in programs)  # type: ignore[attr-defined]  # no guard asks for that
     call.scopes = request.fingerprint.scopes  # type: ignore[attr-defined]  # no other may be told apart by the same address
     caches.COMPILED.put(key, request.fingerprint.parts, signature, call)
     return call, result
@@ -128,10 +133,10 @@ def _of_the_call(*args: Any, **kwargs: Any) -> Any:
     raise NotImplementedError
 
 
-def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[Call | None, Any, bool]:
+def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[Call | None, Any, Programs]:
     """The first route that can be traced and gives what the eager one does, and its result for this request.
 
-    And whether samples are only known to be independent for what is held outside of the function now.
+    And the program that samples are only known to be independent in for what is held outside of the function now.
 
     The call that is ``known`` comes first: it is compiled once more, beside what it was compiled for.  For numbers that
     nothing could be verified with, as NaN, there is the eager result alone.
@@ -141,7 +146,7 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
         options |= filtered(isinstance(request.function, FunctionalModule))
     truth, plan = eager.outcome(request)
     if not plan.lasting:
-        return None, truth, False
+        return None, truth, ()
     methods = dict.fromkeys([plan.route, *METHODS[1:]] if eager.options.method == "auto" else [eager.options.method])
     attempts: list[tuple[str, Callable[[], Call]]] = [
         (method, partial(_by, eager, plan, method, options)) for method in methods
@@ -158,7 +163,7 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
             reasons.append((name, f"{str(error).strip().splitlines()[0]}{line_of(error)}"))
             continue
         if plan.findings.random or _close(result, truth):
-            return call, result, any(program.depends for program in plan.findings.programs)
+            return call, result, tuple(program for program in plan.findings.programs[:1] if not program.proved)
         reasons.append((name, "other numbers than the eager ones"))
     raise UnsupportedOperationError(
         f"{eager.quantity.name} of f cannot be compiled: {reasons[-1][1]}; leave compile=True out, or replace what is "

@@ -33,7 +33,7 @@ def entrance(transform: Any) -> Callable[..., Any]:
     made = Fingerprint.by(transform, ())
     known: CodeType | None = caches.CODES.get(made.key, repr(transform))
     call.__code__ = known or own_code(call.__code__)
-    if made.rememberable:
+    if made.watchable:
         caches.CODES.put(made.key, made.parts, repr(transform), call.__code__)
     return call
 

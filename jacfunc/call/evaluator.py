@@ -186,7 +186,7 @@ class Evaluator:
             if found:
                 self.request.look_again()
             self.scripted = self.scripted or called()
-            self.looked_at = None if prover is None else self._constants(prover.proved(), state)
+            self.looked_at = None if prover is None else prover.proved(lambda: self._elsewhere(state))
             return values, not state.is_now()
         except RuntimeError as error:
             if inside_transform() and not isinstance(error, JacfuncError):
@@ -199,17 +199,15 @@ class Evaluator:
             self.recorder = None
             state.restore()
 
-    def _constants(self, program: Program | None, state: RandomState) -> Program | None:
-        """The program, told by those of the tensors that are gone by now which are the same for other samples."""
-        if program is None or program.proved or program.samples < 2 or not program.passing():
-            return program
-        self.recorder = recorder = Recorder(program.samples)
+    def _elsewhere(self, state: RandomState) -> Program | None:
+        """What the function does for other samples, if it takes them."""
+        self.recorder = recorder = Recorder(self.request.samples)
         ends = state.now()
         state.restore()
         with contextlib.suppress(*REFUSED):
-            self.values([leaf.flip(0) for leaf in self.request.leaves])
+            self.values([0.75 * leaf.flip(0) for leaf in self.request.leaves])
         ends.restore()
-        return program if recorder.program is None else program.constants(recorder.program)
+        return recorder.program
 
     # ---------------------------------------------------------------- on jets
 

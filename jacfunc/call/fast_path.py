@@ -53,6 +53,6 @@ def known_call(transform: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 def remember_call(transform: Any, kind: Kind, request: Request, plan: Plan) -> None:
     """Remember the request and its plan for calls of this kind, where nothing in it is to be found out at each call."""
-    if not plan.lasting or plan.findings.random or not request.fingerprint.rememberable or len(request.arguments) != 1:
+    if not plan.lasting or plan.findings.random or len(request.arguments) != 1:
         return
     caches.FAST_CALLS.put(transform, kind, Known(request.without_arguments(), plan))

@@ -42,6 +42,10 @@ class Independence(StrEnum):
     UNDECIDED = "not decided: f failed on the replaced samples or is not reproducible"
 
 
+ROUNDS, ROUNDS_AFTER_REFUSAL = 3, 12
+"""How often a program is probed that is not proved."""
+AGAIN = -1
+"""In place of how often a program was found again: it was refused since."""
 SEED = 20190613
 ROUNDING = 64
 KEPT_IN = ((0, 1), (0, 2), (1, 2))
@@ -110,27 +114,70 @@ def _signature(request: Request) -> object:
     return (request.signature, request.options.argnums, request.options.batch_dims, request.options.has_aux)
 
 
-def check(evaluator: Evaluator, outputs: Tensors, state: RandomState) -> Independence:
-    """Probe the function around ``outputs``, its values at the request's leaves, and remember the finding."""
-    request = evaluator.request
-    thirds = _thirds(math.prod(request.batch))
-    probes = _probe(evaluator, thirds, state)
-    finding = Independence.UNDECIDED if probes is None else Independence.CHECKED
-    if probes is not None:
-        moved = _moved_in_a_third((outputs, *(probe.outputs for probe in probes)), thirds, len(request.batch))
-        if moved:
-            again = evaluated(evaluator, request.leaves, state)
-            others = [*(probe.end for probe in probes), *_ends_elsewhere(evaluator, state, again.end)]
-            doubt = _doubt(outputs, again, others, len(request.batch))
-            if doubt is None:
-                raise CoupledSamplesError(_message(evaluator, *moved, outputs))
-            _warn(doubt)
+def check(evaluator: Evaluator, outputs: Tensors, state: RandomState, rounds: int | None = None) -> Independence:
+    """Probe the function around ``outputs``, its values at the request's leaves, and remember the finding.
+
+    A coupling of two samples stays inside a third with probability 1/3, so there are ``rounds``: one for a program that
+    is proved to be independent, else some, and many for one that was refused before.
+    """
+    request, program = evaluator.request, evaluator.looked_at
+    finding = Independence.CHECKED
+    for _ in range(rounds or _rounds(request, program)):
+        thirds = _thirds(math.prod(request.batch))
+        probes = _probe(evaluator, thirds, state)
+        if probes is None:
             finding = Independence.UNDECIDED
+            break
+        moved = _moved_in_a_third((outputs, *(probe.outputs for probe in probes)), thirds, len(request.batch))
+        if moved is None:
+            continue
+        again = evaluated(evaluator, request.leaves, state)
+        others = [*(probe.end for probe in probes), *_ends_elsewhere(evaluator, state, again.end)]
+        doubt = _doubt(outputs, again, others, len(request.batch))
+        if doubt is None:
+            _remember_refused(request, program)
+            raise CoupledSamplesError(_message(evaluator, *moved, outputs))
+        _warn(doubt)
+        finding = Independence.UNDECIDED
+        break
     if not _any_finite(outputs):
         return Independence.BLIND
-    if request.fingerprint.rememberable:
-        _remember(request, finding, evaluator.looked_at)
+    _remember(request, finding, program)
     return finding
+
+
+def _rounds(request: Request, program: Program | None) -> int:
+    if program is None or program.proved:
+        return 1
+    refused: tuple[Program, ...] = caches.REFUSED.get(request.fingerprint.key, _signature(request)) or ()
+    return ROUNDS_AFTER_REFUSAL if any(known.covers(program) for known in refused) else ROUNDS
+
+
+def _remember_refused(request: Request, program: Program | None) -> None:
+    key, signature = request.fingerprint.key, _signature(request)
+    if program is not None:
+        before = caches.REFUSED.get(key, signature) or ()
+        caches.REFUSED.put(key, request.fingerprint.parts, signature, (program, *before)[:PROGRAMS])
+
+
+def look_again(request: Request, program: Program) -> None:
+    """Check the program of a known call once more, at calls 2, 3, 5, 9 and so on, if it is not proved.
+
+    A parameter may have turned a coupling on since, or the data may show one that it did not show before.
+    """
+    count = caches.FOLLOWED.get(program, 0)
+    if count is AGAIN:  # it was refused: nothing is returned before it has passed for sure
+        confirm(request, ROUNDS_AFTER_REFUSAL)
+        count = 0
+    caches.FOLLOWED[program] = count = count + 1
+    if count & (count - 1):
+        return
+    try:
+        confirm(request, rounds=1)
+    except CoupledSamplesError as error:
+        caches.FOLLOWED[program] = AGAIN
+        since = f"it showed at a later look, so what the last {count // 2 + 1} calls returned may be wrong"
+        raise CoupledSamplesError(f"{error} ({since})") from None
 
 
 def _remember(request: Request, finding: Independence, program: Program | None) -> None:
@@ -167,12 +214,15 @@ def _any_finite(outputs: Tensors) -> bool:
     return any(bool(output.isfinite().any()) for output in outputs) or not any(output.numel() for output in outputs)
 
 
-def confirm(request: Request) -> None:
-    """Look at what the function does now, and check it if that is new: nobody is told of what is compiled."""
+def confirm(request: Request, rounds: int | None = None) -> None:
+    """Look at what the function does now, and check it: if that is new, or for so many rounds."""
     with noted("check_independent", request.function, request.args):
         evaluator, state = Evaluator(request), request.random_state()
         outputs, _ = evaluator.look(state)
-        decided(evaluator, outputs, state)
+        if rounds is None:
+            decided(evaluator, outputs, state)
+        else:
+            check(evaluator, outputs, state, rounds)
 
 
 def settle(request: Request) -> None:

@@ -224,8 +224,8 @@ class Request:
         own = self.function if isinstance(self.function, FunctionalModule) else self.fingerprint
         return (parts, named, own.shape())
 
-    def numbers(self) -> tuple[float, ...]:
-        """The floats among the arguments and in the function, which the signature and the fingerprint leave out."""
+    def numbers(self) -> tuple[object, ...]:
+        """Numbers and strings, among the arguments and in the function, which signature and fingerprint leave out."""
         given = [leaf for leaf in trees.flatten((self.args, self.kwargs))[0] if type(leaf) is float]
         return (*given, *self.fingerprint.numbers)
 
@@ -287,7 +287,7 @@ def _counted(count: int) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if type(value) is float:  # what runs tells those apart that matter
+    if type(value) is float:  # what runs tells those apart that matter; others may say how large an output is
         return float
     try:
         hash(value)

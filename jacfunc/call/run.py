@@ -20,9 +20,10 @@ from ..evaluation.rng import RandomState
 from ..jet.frame import CannotFollowError
 from ..modules.swapping import locked
 from ..routes.task import Mode, Task
-from ..routes.verify import REFUSED, moved, value_only
+from ..routes.verify import value_only
 from ..routes.verify_followed import OtherwiseError
 from . import independence
+from .dead_branches import completes, has_nan, has_values_around
 from .evaluator import Evaluator, ModulesFoundError, OutputsChangedError
 from .independence import Independence
 from .known import recorder_of, with_program
@@ -147,7 +148,7 @@ def _descend(
             if found is not plan and found.findings.settled:
                 _remember(request, found)
             asked = request.options.method == "auto" and not request.alone  # plain layers have no branches
-            if asked and _has_nan(outcome, settled=found is plan):
+            if asked and has_nan(outcome, settled=found is plan):
                 outcome = _without_nan(outcome, plan, request, state, limit)
             return outcome, found
     raise UnsupportedOperationError(no_route(plan))
@@ -161,16 +162,6 @@ def _seen(plan: Plan, evaluator: Evaluator, state: RandomState) -> tuple[Evaluat
     return _expecting(plan, evaluator.request, evaluator), values
 
 
-def _has_nan(outcome: Outcome, settled: bool) -> bool:
-    """Whether a derivative is NaN that no output explains; of what is not on a CPU, which waits, at first only."""
-    if inside_transform():
-        return False
-    looked_at = [result for result in outcome.results.values() if result.is_cpu or not settled]
-    if all(map(torch.equal, looked_at, looked_at)):  # the quickest question that NaN answers with no
-        return False
-    return not any(bool(output.isnan().any()) for output in outcome.evaluation.outputs)
-
-
 def _without_nan(
     outcome: Outcome, plan: Plan, request: Request, state: RandomState | None, limit: int | None
 ) -> Outcome:
@@ -180,7 +171,7 @@ def _without_nan(
     """
     state = state or request.random_state()
     after = request.random_state()
-    others = plan.strategies[1:] if _has_values_around(_expecting(plan, request), state) else ()
+    others = plan.strategies[1:] if has_values_around(_expecting(plan, request), state) else ()
     for strategy in others:
         if strategy.route is plan.strategy.route:
             continue
@@ -192,25 +183,10 @@ def _without_nan(
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             continue
-        if not any(bool(result.isnan().any()) for result in other.results.values()):
+        if all(completes(other.results[key], result) for key, result in outcome.results.items()):
             return other
     after.restore()
     return outcome
-
-
-def _has_values_around(evaluator: Evaluator, state: RandomState) -> bool:
-    """Whether f is no NaN a small step before and after each sample."""
-    leaves = evaluator.request.leaves
-    step = max(torch.finfo(leaf.dtype).eps for leaf in leaves) ** (1 / 3)
-    for sign in (-step, step):
-        state.restore()
-        try:
-            values = evaluator.values(moved(leaves, sign))
-        except (*REFUSED, OutputsChangedError):
-            return False
-        if any(bool(output.isnan().any()) for output in values):
-            return False
-    return True
 
 
 def _parting(plan: Plan, evaluator: Evaluator, state: RandomState, limit: int | None) -> str:
@@ -267,9 +243,8 @@ def _plan_signature(request: Request, quantity: Quantity) -> tuple[object, ...]:
 
 
 def _remember(request: Request, plan: Plan) -> None:
-    if request.fingerprint.rememberable:
-        signature = _plan_signature(request, plan.quantity)
-        caches.PLANS.put(request.fingerprint.key, request.fingerprint.parts, signature, plan)
+    signature = _plan_signature(request, plan.quantity)
+    caches.PLANS.put(request.fingerprint.key, request.fingerprint.parts, signature, plan)
 
 
 def _followable(plan: Plan, request: Request) -> Plan:
@@ -380,6 +355,8 @@ def _attempt(
         evaluation, results = plan.wanted.compute(strategy.route, task)
     finally:
         evaluator.note(None)
+    if findings.settled and recorder is not None and recorder.program is not None and not recorder.program.proved:
+        independence.look_again(request, recorder.program)
     if verified and values is not None and not reproduces(evaluation.outputs, values, evaluator, state):
         raise OtherwiseError("f returned other values than a plain forward")
     if evaluation.undifferentiable:

@@ -178,11 +178,14 @@ def _automatic(request: Request, quantity: Quantity, cut: frozenset[int]) -> int
     options = request.options
     if request.leaves[0].device.type != "cpu" or request.batch[0] <= max(LEAST, *COUNTED):
         return None
-    key, signature = request.fingerprint.key, (request.signature, options.argnums, options.batch_dims)
+    key, signature = (
+        request.fingerprint.key,
+        (request.signature, request.numbers(), options.argnums, options.batch_dims),
+    )
     size: float | None = caches.SAMPLE_BYTES.get(key, signature)
     if size is None:
         size = _counted(request, cut)
-        if request.fingerprint.rememberable:
+        if request.fingerprint.watchable:
             caches.SAMPLE_BYTES.put(key, request.fingerprint.parts, signature, size)
     wanted = quantity.wanted(request, Outputs(trees.LEAF, ()))  # of whatever outputs
     rows = wanted.rows_of_jets(sum(map(math.prod, request.input_shapes)))

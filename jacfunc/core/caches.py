@@ -95,6 +95,12 @@ INDEPENDENT = Memory()
 """Functions and signatures whose samples were found independent (``independence.py``)."""
 
 
+REFUSED = Memory()
+"""Of each of them the programs that were refused, for they may pass by chance (``independence.py``)."""
+
+FOLLOWED: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+"""How many calls were found to be of a known program that is not proved (``independence.py``)."""
+
 SAMPLE_BYTES = Memory()
 """How large one sample is where a function is widest (``sample_chunks.py``)."""
 
@@ -252,6 +258,8 @@ OWN_HOOKS: set[int] = set()
 _MEMORIES = (
     PLANS,
     INDEPENDENT,
+    REFUSED,
+    FOLLOWED,
     SAMPLE_BYTES,
     COMPILED,
     FAST_COMPILED,

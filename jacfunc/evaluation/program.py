@@ -17,10 +17,12 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
-from ..core.subclasses import undressed
+from ..core.torch_private import WithoutClasses
 
+Array = np.ndarray[Any, Any]
 Step = list[object]
 """An operation and its arguments, as they are compared."""
 
@@ -28,6 +30,10 @@ PROGRAMS = 64
 """So many programs of one plan are remembered: batch sizes, branches, numbers of steps."""
 CONTENT = 2**20
 """Up to so many bytes of a tensor from outside are kept, to be compared; of more, which tensor it is."""
+
+
+SMALL = 2**13
+"""Up to so many elements are compared at each call, even where nothing tells of a change."""
 
 
 class ProgramChangedError(Exception):
@@ -96,42 +102,58 @@ class Flag(Enum):
 
 
 class Held(NamedTuple):
-    """A tensor from outside: which one it was, at which version, and a copy of it if it is small."""
+    """A tensor from outside: which one it was, at which version, and a copy of it if it is small.
+
+    ``constant``: it is the same for other samples.
+    """
 
     reference: weakref.ref[torch.Tensor]
     version: int | None
-    content: torch.Tensor | None
+    content: Array | None
+    constant: bool = False
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> Held:
         """Remember a tensor as it is now."""
         small = tensor.numel() * tensor.element_size() <= CONTENT
-        return cls(weakref.ref(tensor), _version(tensor), undressed(tensor).detach().clone() if small else None)
+        content = _content(tensor) if small else None
+        return cls(weakref.ref(tensor), _version(tensor), None if content is None else content.copy())
 
     def is_now(self, tensor: torch.Tensor) -> bool:
-        """Whether a tensor holds the same numbers, as far as that can be told quickly."""
-        if self.reference() is tensor and self.version is not None and self.version == _version(tensor):
+        """Whether a tensor holds the same numbers, as far as that can be told quickly.
+
+        A small one is looked at each time: what is written through ``.data`` or an array of numpy is no other version.
+        """
+        here = self.reference() is tensor and self.version is not None and self.version == _version(tensor)
+        if here and (self.content is None or self.content.size > SMALL):
             return True
-        return self.content is not None and _equal(self.content, undressed(tensor).detach())
+        return _equal(self.content, _content(tensor))
 
     def same(self, other: Held) -> bool:
         """Whether both are the same numbers, as far as that can be told quickly."""
         tensor = self.reference()
         if tensor is not None and tensor is other.reference() and None is not self.version == other.version:
             return True
-        return self.content is not None and other.content is not None and _equal(self.content, other.content)
+        return _equal(self.content, other.content)
 
 
 def _version(tensor: torch.Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
-def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+def _content(tensor: torch.Tensor) -> Array | None:
+    """The numbers themselves, which a transform around would wrap in tensors of its own; None where there are none."""
     try:
-        same = one.dtype == other.dtype and one.device == other.device and one.shape == other.shape
-        return same and (torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all()))
-    except (RuntimeError, NotImplementedError):  # sparse, or in the middle of a transform
+        with WithoutClasses():
+            return tensor.numpy()
+    except (RuntimeError, TypeError, NotImplementedError):  # on another device, sparse, bfloat16
+        return None
+
+
+def _equal(one: Array | None, other: Array | None) -> bool:
+    if one is None or other is None or one.dtype != other.dtype:
         return False
+    return np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,8 +188,8 @@ class Program:
         )
 
     def passing(self) -> bool:
-        """Whether something came from outside of its operations that is gone now."""
-        return any(held is not None and held.reference() is None for held in self.held)
+        """Whether something came from outside of its operations that is gone now, and is no constant."""
+        return any(held is None or (held.reference() is None and not held.constant) for held in self.held)
 
     def of_constants(self, constants: Sequence[Held | None]) -> Program:
         """What it is if those of its tensors from outside are compared that last, or hold what a constant does.
@@ -175,13 +197,13 @@ class Program:
         The others were made by what torch tells nobody of, and of the samples: by the forward of an
         ``autograd.Function``, a transform of ``torch.func``, scripted code.
         """
-        lasting = [
-            held
-            if held is not None and (held.reference() is not None or any(c and c.same(held) for c in constants))
-            else None
-            for held in self.held
-        ]
-        return replace(self, held=tuple(lasting))
+
+        def lasting(held: Held | None) -> Held | None:
+            if held is None or held.reference() is not None:
+                return held
+            return held._replace(constant=True) if any(one and one.same(held) for one in constants) else None
+
+        return replace(self, held=tuple(map(lasting, self.held)))
 
     def constants(self, elsewhere: Program) -> Program:
         """What it is if it also ran for other samples: of what is gone now what was as it is there is compared."""

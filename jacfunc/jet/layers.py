@@ -61,12 +61,15 @@ class PlainLayers:
             (child, tuple(child._modules.values()), _missing(child), type(child), type(child).forward)
             for child in module.modules()
         ]
-        self.calls = [(kind, kind.__call__) for kind in dict.fromkeys(map(type, module.modules()))]
+        kinds = dict.fromkeys(map(type, module.modules()))
+        self.calls = [(kind, kind.__call__) for kind in kinds]
+        self.functions = [place for kind in kinds for place in _functions_of(kind)]
         self.shaping = [
             (child, name, getattr(child, name)) for child in module.modules() for name in SHAPING.get(type(child), ())
         ]
         self.token = Token()
-        self.kinds = [type(child).__name__ for child in module.modules()]
+        # By which one step of a program is told from another.
+        self.kinds = [*(type(child).__name__ for child in module.modules()), *(value for _, _, value in self.shaping)]
         self.steps = list(_steps(module, "", aliases))
 
     @classmethod
@@ -100,6 +103,9 @@ class PlainLayers:
                 return False
         for kind, call in self.calls:
             if kind.__call__ is not call:
+                return False
+        for place, name, function in self.functions:
+            if getattr(place, name) is not function:
                 return False
         return not self.shaping or all(getattr(child, name) == value for child, name, value in self.shaping)
 
@@ -147,6 +153,16 @@ def _forward_is_its_own(kind: type[nn.Module]) -> bool:
     file: str | None = sys.modules[kind.__module__].__file__
     code = getattr(kind.forward, "__code__", None)
     return code is not None and code.co_filename == file
+
+
+def _functions_of(kind: type[nn.Module]) -> list[tuple[Any, str, Any]]:
+    """The functions of torch by which its layers run, where a layer looks them up at each call."""
+    called: dict[type[nn.Module], Any] = {layer: function for layer, (function, _) in ACTIVATIONS.items()}
+    function = {**called, nn.Linear: F.linear, nn.LayerNorm: F.layer_norm}.get(kind)
+    if function is None:
+        return []
+    name: str = function.__name__
+    return [(place, name, function) for place in (F, torch) if getattr(place, name, None) is function][:1]
 
 
 def _missing(module: nn.Module) -> list[bool]:

@@ -26,6 +26,8 @@ from ..evaluation.rng import GENERATORS
 
 Shape = tuple[int, ...]
 Values = (int, float, complex, str, bytes, bool, type(None), Enum, torch.dtype, torch.device)
+PLAIN = frozenset([int, float, complex, bool, str])
+"""Values that may be others at each call, and change what runs if they matter."""
 DEPTH = 32
 WIDTH = 64
 
@@ -44,8 +46,9 @@ class Fingerprint:
 
     ``scopes``: the namespaces, of no module, of functions that were executed; ``arrays``: whether it holds some of
     numpy, its modules aside; ``hidden``: modules that were seen to run and are not found in it (``hidden.py``);
-    ``numbers``: its floats, which are no part of the key, since what runs tells those apart that matter; ``may_draw``:
-    its code, or that of an object in it, has names of what draws random numbers.
+    ``numbers``: numbers and strings, no part of the key, since what runs tells those apart that matter; ``may_draw``:
+    its code, or that of an object in it, has names of what draws random numbers; ``watchable``: whether it is known
+    when an object in it ends.
     """
 
     key: Hashable = None
@@ -54,9 +57,9 @@ class Fingerprint:
     hidden: list[nn.Module] = field(default_factory=list)
     random: list[Any] = field(default_factory=list)
     scopes: list[dict[str, Any]] = field(default_factory=list)
-    rememberable: bool = True
+    watchable: bool = True
     arrays: bool = False
-    numbers: list[float] = field(default_factory=list)
+    numbers: list[Any] = field(default_factory=list)
     may_draw: bool = False
 
     @classmethod
@@ -145,10 +148,10 @@ class _Walk:
         return (type(item), *self.inside(item, depth + 1))
 
     def value(self, item: Any) -> Hashable:
-        if type(item) is not float:
+        if type(item) not in PLAIN:
             return (type(item), item)
         self.fingerprint.numbers.append(item)
-        return float
+        return str(type(item))
 
     def inside(self, item: Any, depth: int) -> Iterator[Hashable]:
         if isinstance(item, nn.Module):
@@ -164,7 +167,8 @@ class _Walk:
         elif isinstance(item, dict | list | tuple | set | frozenset):
             yield from self.collection(item, depth)
         elif hasattr(type(item), "_fingerprint"):
-            yield from (self.key(part, depth) for part in item._fingerprint())
+            for part in item._fingerprint():  # whose options are no numbers of a function
+                yield part if isinstance(part, (*Values, tuple)) else self.key(part, depth)
         else:
             yield from self.instance(item)
 
@@ -208,9 +212,10 @@ class _Walk:
     def part(self, item: Any) -> Hashable:
         if type(item).__weakrefoffset__:
             self.fingerprint.parts.append(item)
-        else:  # its identity may be given to another object later
-            self.fingerprint.rememberable = False
-        return id(item)
+            return id(item)
+        # Its identity may be given to another object later; what runs tells whether that does the same.
+        self.fingerprint.watchable = False
+        return str(type(item))
 
 
 @computed_once(1024, traced=False)

@@ -88,6 +88,5 @@ class _Watch:
 
 def _keep(fingerprint: Fingerprint, found: list[nn.Module]) -> None:
     fingerprint.hidden += [module for module in found if not any(module is other for other in fingerprint.hidden)]
-    if fingerprint.rememberable:
-        references = tuple(map(weakref.ref, fingerprint.hidden))
-        caches.HIDDEN.put(fingerprint.key, fingerprint.parts, None, references)
+    references = tuple(map(weakref.ref, fingerprint.hidden))
+    caches.HIDDEN.put(fingerprint.key, fingerprint.parts, None, references)

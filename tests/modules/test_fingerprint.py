@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from jacfunc import diag_jac, make_functional
+from jacfunc import CoupledSamplesError, batch_jac, diag_jac, make_functional
 from jacfunc.core import caches
 from jacfunc.modules.fingerprint import Fingerprint
 
@@ -75,25 +75,27 @@ def test_made_anew_it_is_the_same_function(name):
 
 
 DIFFERENT = {
-    "numbers": (scaled(2), scaled(3)),
+    "dtypes that are held": (scaled(torch.float32), scaled(torch.float64)),
     "int and float": (scaled(2), scaled(2.0)),
     "bool and int": (scaled(True), scaled(1)),
     "shapes": (scaled(torch.rand(3)), scaled(torch.rand(2))),
     "dtypes": (scaled(torch.rand(3)), scaled(torch.rand(3).double())),
     "modules": (scaled(NET), scaled(nn.Linear(3, 3))),
-    "defaults": (with_default(3), with_default(4)),
+    "defaults": (with_default(3), with_default(None)),
     "code": (lambda x: x, lambda x: x + 1),
     "methods": (Model(NET).__call__, Model(NET).other),
     "objects": (Model(NET), Model(NET)),
     "aliases": (scaled((NET, NET)), scaled((NET, nn.Linear(3, 3)))),
-    "transforms": (diag_jac(scaled(1)), diag_jac(scaled(2))),
+    "transforms": (diag_jac(scaled(1)), batch_jac(scaled(1))),
+    "methods of an adapter": (make_functional(NET)[0], make_functional(NET, method="__call__")[0]),
     "options": (diag_jac(torch.sin), diag_jac(torch.sin, batch_dims=2)),
 }
 
 
-def test_floats_are_told_apart_by_what_runs_and_kept_for_what_is_compiled():
-    one, two = Fingerprint.by(scaled(2.0), (4,)), Fingerprint.by(scaled(3.0), (4,))
-    assert one.key == two.key and (one.numbers, two.numbers) == ([2.0], [3.0])
+@pytest.mark.parametrize(("here", "there"), [(2.0, 3.0), (2, 3), (True, False), ("a", "b"), (1j, 2j)])
+def test_values_are_told_apart_by_what_runs_and_kept_for_what_is_compiled(here, there):
+    one, two = Fingerprint.by(scaled(here), (4,)), Fingerprint.by(scaled(there), (4,))
+    assert one.key == two.key and (one.numbers, two.numbers) == ([here], [there])
 
 
 DRAWS = {"function": lambda x: x * torch.rand(3), "deep": scaled(lambda x: torch.nn.functional.dropout(x, 0.5))}
@@ -175,17 +177,27 @@ class Slotted:
         return x * self.factor
 
 
-def test_what_cannot_be_watched_is_not_remembered():
+def test_what_cannot_be_watched_is_known_by_what_it_does():
     f = Slotted()
     diag_jac(f)(torch.randn(4, 3))
-    assert len(caches.PLANS) == len(caches.INDEPENDENT) == 0
+    assert not Fingerprint.by(f, (4,)).watchable and len(caches.PLANS) == 1
+    other = Slotted()
+    x = torch.randn(4, 3)
+    assert torch.equal(diag_jac(other)(x), torch.full_like(x, 2.0))
+    other.factor = torch.eye(4)[[1, 2, 3, 0]]
+    other.__class__.__call__ = lambda self, x: self.factor @ x
+    try:
+        with pytest.raises(CoupledSamplesError):
+            diag_jac(other)(x)
+    finally:
+        other.__class__.__call__ = lambda self, x: x * self.factor
 
 
 def test_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(caches, "MAX_FUNCTIONS", 3)
     monkeypatch.setattr(caches, "MAX_SIGNATURES", 2)
-    for scale in range(5):
-        diag_jac(scaled(scale))(torch.randn(4, 3))
+    for count in range(5):
+        diag_jac(functools.partial(lambda given, x: x, [1.0] * count))(torch.randn(4, 3))
     assert len(caches.PLANS) == 3
     for width in range(1, 5):
         diag_jac(torch.sin)(torch.randn(4, width))

@@ -205,7 +205,7 @@ def hardtanh(input: Jet, min_val: float = -1.0, max_val: float = 1.0) -> Jet:
 def elu(input: Jet, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Jet:
     """``scale (exp(input_scale x) - 1) alpha`` below zero; at zero torch has its first derivative and no second."""
     x = input.value
-    tail = scale * alpha * torch.exp(torch.where(x > 0, 0.0, x) * input_scale)
+    tail = scale * alpha * torch.exp(torch.where(x < 0, x, 0.0) * input_scale)  # constant at zero
     found: List = [torch.where(x > 0, scale, tail * input_scale).to(x.dtype)]
     for k in range(2, input.frame.layout.order + 1):
         found.append(torch.where(x < 0, tail * input_scale**k, 0.0))
