@@ -166,7 +166,7 @@ def look_again(request: Request, program: Program) -> None:
     A parameter may have turned a coupling on since, or the data may show one that it did not show before.
     """
     count = caches.FOLLOWED.get(program, 0)
-    if count is AGAIN:  # it was refused: nothing is returned before it has passed for sure
+    if count == AGAIN:  # it was refused: nothing is returned before it has passed for sure
         confirm(request, ROUNDS_AFTER_REFUSAL)
         count = 0
     caches.FOLLOWED[program] = count = count + 1

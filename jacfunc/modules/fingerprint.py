@@ -116,11 +116,8 @@ def shape_of(modules: list[nn.Module]) -> tuple[Hashable, ...]:
         around = m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks
         hooks = tuple(map(tuple, around)) if any(around) else None  # by the numbers that torch gives to no others
         kind = type(m)
-        forwards = (
-            getattr(kind, "forward", None),
-            id(m.__dict__.get("forward")),
-            kind.__call__,
-        )  # no scripted class has one
+        own = m.__dict__.get("forward")
+        forwards = getattr(kind, "forward", None), id(own), kind.__call__  # no scripted class has a forward
         shapes.append((id(m), kind, m.training, hooks, forwards))
     return tuple(shapes)
 
@@ -151,7 +148,7 @@ class _Walk:
         if type(item) not in PLAIN:
             return (type(item), item)
         self.fingerprint.numbers.append(item)
-        return str(type(item))
+        return (type(item),)
 
     def inside(self, item: Any, depth: int) -> Iterator[Hashable]:
         if isinstance(item, nn.Module):
@@ -215,7 +212,7 @@ class _Walk:
             return id(item)
         # Its identity may be given to another object later; what runs tells whether that does the same.
         self.fingerprint.watchable = False
-        return str(type(item))
+        return (type(item),)
 
 
 @computed_once(1024, traced=False)
@@ -223,32 +220,13 @@ def _installed(filename: str) -> bool:
     return "site-packages" in filename or "dist-packages" in filename
 
 
-DRAWING = frozenset(
-    ["random", "rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "bernoulli", "normal"]
-    + [
-        "multinomial",
-        "poisson",
-        "uniform_",
-        "normal_",
-        "random_",
-        "bernoulli_",
-        "exponential_",
-        "cauchy_",
-        "geometric_",
-    ]
-    + [
-        "log_normal_",
-        "dropout",
-        "rrelu",
-        "gumbel_softmax",
-        "sample",
-        "rsample",
-        "choice",
-        "shuffle",
-        "gauss",
-        "uniform",
-    ]
-)
+# fmt: off
+DRAWING = frozenset([
+    "random", "rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "bernoulli", "normal",
+    "multinomial", "poisson", "uniform_", "normal_", "random_", "bernoulli_", "exponential_", "cauchy_", "geometric_",
+    "log_normal_", "dropout", "rrelu", "gumbel_softmax", "sample", "rsample", "choice", "shuffle", "gauss", "uniform",
+])
+# fmt: on
 """Names that code which draws random numbers has somewhere."""
 
 
