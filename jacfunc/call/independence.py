@@ -42,7 +42,7 @@ class Independence(StrEnum):
     UNDECIDED = "not decided: f failed on the replaced samples or is not reproducible"
 
 
-ROUNDS, ROUNDS_AFTER_REFUSAL = 3, 12
+ROUNDS, ROUNDS_AFTER_REFUSAL = 2, 12
 """How often a program is probed that is not proved."""
 AGAIN = -1
 """In place of how often a program was found again: it was refused since."""

@@ -11,9 +11,11 @@ from .request import Request
 
 def recorder_of(findings: Findings, request: Request) -> Recorder | None:
     """Who compares what the function does with what is known, or notes it; nobody for plain layers."""
+    if findings.settled:  # without programs where nothing can be noted
+        return Recorder(request.samples, findings.programs) if findings.programs else None
     if request.traced or request.alone or request.within is not None or inside_vmap():
         return None
-    return Recorder(request.samples, findings.programs if findings.settled else None)
+    return Recorder(request.samples)
 
 
 def with_program(

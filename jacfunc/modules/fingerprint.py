@@ -187,7 +187,8 @@ class _Walk:
                 yield self.key(cell.cell_contents, depth)
             except ValueError:  # a cell that is still empty
                 yield "empty"
-        yield from (self.key(part, depth) for part in (function.__defaults__, function.__kwdefaults__))
+        for given in (function.__defaults__, function.__kwdefaults__):
+            yield None if given is None else self.key(given, depth)
         if not _installed(function.__code__.co_filename):
             for name in _global_names(function.__code__):
                 if name in function.__globals__:

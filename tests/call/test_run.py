@@ -78,7 +78,7 @@ def plan(*strategies: Any, f_outputs: tuple[int, ...] = (3,), **findings: Any) -
     given = request(sine)
     ways = tuple(Strategy(route, True) for route in strategies)
     wanted = BLOCKS.wanted(given, outputs)
-    found = Findings(findings.pop("independence", Independence.CHECKED), **findings)
+    found = Findings(findings.pop("independence", Independence.CHECKED), proved=True, **findings)
     return Plan(BLOCKS, wanted, outputs, Rows(((3,),)), Rows((f_outputs,)), ways, "", found)
 
 
