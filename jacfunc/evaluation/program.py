@@ -125,16 +125,18 @@ class Held(NamedTuple):
         A small one is looked at each time: what is written through ``.data`` or an array of numpy is no other version.
         """
         here = self.reference() is tensor and self.version is not None and self.version == _version(tensor)
-        if here and (self.content is None or self.content.size > SMALL):
-            return True
-        return _equal(self.content, _content(tensor))
+        return (here and not self.small) or _equal(self.content, _content(tensor))
 
     def same(self, other: Held) -> bool:
         """Whether both are the same numbers, as far as that can be told quickly."""
         tensor = self.reference()
-        if tensor is not None and tensor is other.reference() and None is not self.version == other.version:
-            return True
-        return _equal(self.content, other.content)
+        here = tensor is not None and tensor is other.reference() and None is not self.version == other.version
+        return (here and not self.small) or _equal(self.content, other.content)
+
+    @property
+    def small(self) -> bool:
+        """Whether what it holds is looked at each time."""
+        return self.content is not None and self.content.size <= SMALL
 
 
 def _version(tensor: torch.Tensor) -> int | None:

@@ -10,6 +10,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -386,6 +387,108 @@ def test_what_is_edited_before_another_transform_of_the_same_function() -> None:
         diag_jac(f)(X)
 
 
+# -------------------------------------------------------------------- arguments, and what changes at every step
+
+GIVEN: dict[str, tuple[Function, Any, Any]] = {
+    "rows": (lambda i, x: x.sin()[i], torch.arange(5), torch.arange(5).roll(1)),
+    "edges of a graph": (
+        lambda e, x: x.sin() + torch.zeros_like(x).index_add(0, e[1], x[e[0]]),
+        torch.stack([torch.arange(5)] * 2),
+        torch.stack([torch.arange(5), torch.arange(5).roll(1)]),
+    ),
+    "mask": (
+        lambda m, x: torch.softmax((x @ x.T).masked_fill(~m, -torch.inf), 1) @ x,
+        torch.eye(5, dtype=torch.bool),
+        torch.ones(5, 5, dtype=torch.bool),
+    ),
+    "matrix": (lambda a, x: a @ x, torch.eye(5, dtype=DOUBLE), torch.ones(5, 5, dtype=DOUBLE)),
+    "scalar": (lambda g, x: x.sin() + g * x.mean(0), torch.zeros((), dtype=DOUBLE), torch.ones((), dtype=DOUBLE)),
+    "number": (lambda g, x: x.sin() + g * x.mean(0), 0.0, 1.0),
+    "dict": (lambda d, x: d["a"] @ x, {"a": torch.eye(5, dtype=DOUBLE)}, {"a": torch.ones(5, 5, dtype=DOUBLE)}),
+    "list": (lambda i, x: x.sin()[i], [0, 1, 2, 3, 4], [4, 0, 1, 2, 3]),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", GIVEN)
+def test_another_argument_may_couple(name: str, method: str) -> None:
+    f, apart, coupling = GIVEN[name]
+    asked = diag_jac(f, method=method)
+    right = asked(apart, X)
+    for _ in range(2):
+        with pytest.raises(CoupledSamplesError):
+            asked(coupling, X)
+        torch.testing.assert_close(asked(apart, X), right)
+
+
+def test_a_parameter_that_couples_later_is_found_and_not_taken_again() -> None:
+    gate = nn.Parameter(torch.zeros((), dtype=DOUBLE))
+    asked = diag_jac(lambda x: x.sin() + gate * x.roll(1, 0))
+    asked(X)
+    with torch.no_grad():
+        gate.fill_(0.5)
+    with pytest.raises(CoupledSamplesError, match="at a later look, so what the last 1 calls returned may be wrong"):
+        asked(X)
+    for _ in range(6):
+        with pytest.raises(CoupledSamplesError):
+            asked(X)
+    with torch.no_grad():
+        gate.zero_()
+    torch.testing.assert_close(asked(X), X.cos())
+
+
+def test_a_refusal_is_no_matter_of_luck() -> None:
+    """Two samples lie in one third with probability 1/3; what was refused once has to pass for sure."""
+
+    def pair(x: Any) -> Any:
+        y = x.sin().clone()
+        y[0] = y[0] + y[1]
+        return y
+
+    torch.manual_seed(0)
+    x = torch.randn(300, 2, dtype=DOUBLE)
+    outcomes = []
+    for _ in range(40):
+        try:
+            diag_jac(pair)(x)
+            outcomes.append("number")
+        except CoupledSamplesError:
+            outcomes.append("refused")
+    first = outcomes.index("refused")
+    assert first <= 5 and set(outcomes[first:]) == {"refused"}
+
+
+@pytest.mark.parametrize(("owner", "name"), [(torch, "tanh"), (nn.functional, "linear")])
+def test_functions_of_torch_that_are_patched_under_plain_layers(owner: Any, name: str, monkeypatch: Any) -> None:
+    f, params = make_functional(net())
+    asked, function = diag_jac(f), getattr(owner, name)
+    right = asked(params, X)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, lambda *given: centred(function(*given)))
+        with pytest.raises(CoupledSamplesError):
+            asked(params, X)
+    torch.testing.assert_close(asked(params, X), right)
+
+
+def test_what_is_written_past_the_versions_is_seen() -> None:
+    array = np.arange(5)
+    rows, gate = torch.from_numpy(array), torch.zeros((), dtype=DOUBLE)
+    for f, edit in (
+        (lambda x: x.sin()[rows], lambda: array.__setitem__(slice(None), np.roll(array, 1))),
+        (lambda x: x.sin() + gate * x.roll(1, 0), lambda: gate.data.fill_(1.0)),
+    ):
+        asked = diag_jac(f)
+        asked(X)
+        edit()
+        with pytest.raises(CoupledSamplesError):
+            asked(X)
+
+
+def test_who_asks_whether_graphs_are_recorded_is_taken_at_the_word_of_the_routes() -> None:
+    f = lambda x: x.sin() * (1.0 if torch.is_grad_enabled() else 2.0)
+    torch.testing.assert_close(diag_jac(f)(X), X.cos())
+
+
 # -------------------------------------------------------------------- the same mask, and the same numbers
 
 
@@ -472,6 +575,24 @@ def ordinary() -> dict[str, Callable[[int], Any]]:
         asked = diag_jac(lambda x: torch.cat([x, x.new_ones(len(x), 1)], 1)[:, :2] * module(x))
         asked(torch.randn(31 + 7 * number, 2, dtype=DOUBLE))
 
+    norm = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)).double()
+
+    def normalised(number: int) -> None:
+        norm.train()(torch.randn(8, 2, dtype=DOUBLE))
+        laplacian(norm.eval())(X)
+
+    knots = torch.linspace(-3, 3, 9, dtype=DOUBLE)
+
+    def spline(x: Any) -> Any:
+        right = torch.searchsorted(knots, x.detach()).clamp(1, 8)
+        return (x - knots[right - 1]) / (knots[right] - knots[right - 1])
+
+    space = SimpleNamespace(scale=1.0)
+
+    def slotted(number: int) -> None:
+        space.scale = 0.5 + number
+        diag_jac(lambda x: space.scale * module(x))(X)
+
     return {
         "a lambda over new targets at each step": trained,
         "a number that is annealed": annealed,
@@ -480,6 +601,10 @@ def ordinary() -> dict[str, Callable[[int], Any]]:
         "an array": lambda number: diag_jac(lambda x: x * torch.from_numpy(np.arange(1.0, 3.0)))(X),
         "convolution": lambda number: diag_jac(lambda x: convolution(x[:, None]).sum(1))(X),
         "transform inside": lambda number: laplacian(lambda x: diag_jac(module)(x) * x)(X),
+        "statistics that are kept": normalised,
+        "a spline": lambda number: diag_jac(spline)(torch.randn(6, 2, dtype=DOUBLE)),
+        "a counter that is closed over": lambda number: diag_jac(lambda x: x * (1.0 if number >= 0 else 2.0))(X),
+        "an object of slots": slotted,
         "transform of torch inside": lambda number: batch_jac(lambda x: torch.func.vmap(torch.sin)(x))(X),
     }
 
