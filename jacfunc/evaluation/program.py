@@ -28,7 +28,7 @@ Step = list[object]
 
 PROGRAMS = 64
 """So many programs of one plan are remembered: batch sizes, branches, numbers of steps."""
-CONTENT = 2**20
+CONTENT = 2**18
 """Up to so many bytes of a tensor from outside are kept, to be compared; of more, which tensor it is."""
 
 
