@@ -357,7 +357,11 @@ def refuses_when_edited(case: Callable[[], Case], transform: Any, **options: Any
         asked(X + 0.125)
 
 
-@pytest.mark.parametrize("transform", [diag_jac, laplacian], ids=lambda transform: transform.__name__)
+@pytest.mark.parametrize(
+    "transform",
+    [diag_jac, pytest.param(laplacian, marks=pytest.mark.slow)],
+    ids=lambda transform: transform.__name__,
+)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", CASES, ids=name_of)
 def test_what_couples_since_an_edit_is_refused(case: Any, method: str, transform: Any) -> None:
