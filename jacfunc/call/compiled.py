@@ -102,8 +102,8 @@ def _called(transform: Transform, request: Request) -> tuple[Call | None, Any]:
     if known is not None:
         for program in known.programs:  # type: ignore[attr-defined]
             independence.look_again(request, program)
-        if known.depends:  # type: ignore[attr-defined]
-            independence.confirm(request)
+            if program.depends:  # for which no guard asks
+                independence.confirm(request)
         # Of what is another program after all, or is refused: by its own words below.
         with suppress(dynamo_error()):
             return known, _as_it_is(known, transform.transformed, request.args, request.kwargs)
@@ -111,7 +111,6 @@ def _called(transform: Transform, request: Request) -> tuple[Call | None, Any]:
     if call is None or not request.fingerprint.watchable:
         return None, result
     call.programs = programs  # type: ignore[attr-defined]
-    call.depends = any(program.depends for program in programs)  # type: ignore[attr-defined]  # no guard asks for that
     call.scopes = request.fingerprint.scopes  # type: ignore[attr-defined]  # no other may be told apart by the same address
     caches.COMPILED.put(key, request.fingerprint.parts, signature, call)
     return call, result

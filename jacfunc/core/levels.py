@@ -21,6 +21,7 @@ from . import caches
 from .torch_private import (
     DYNAMO,
     FAKE,
+    GLOBAL_HOOKS,
     JVP,
     LEVELS_TRACED,
     VMAP,
@@ -130,6 +131,13 @@ def inside_vmap() -> bool:
 def inside_jvp() -> bool:
     """Whether one of the surrounding transforms is ``torch.func.jvp``."""
     return any(level.key() == JVP for level in level_stack() or ())
+
+
+def hooks_around() -> tuple[int, ...]:
+    """The numbers of the hooks that torch has for all modules, but for those of this package."""
+    if not any(GLOBAL_HOOKS):
+        return ()
+    return tuple([number for hooks in GLOBAL_HOOKS for number in hooks if number not in caches.OWN_HOOKS])
 
 
 def inside_function() -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, NamedTuple
@@ -30,8 +30,6 @@ PROGRAMS = 64
 """So many programs of one plan are remembered: batch sizes, branches, numbers of steps."""
 CONTENT = 2**18
 """Up to so many bytes of a tensor from outside are kept, to be compared; of more, which tensor it is."""
-
-
 SMALL = 2**13
 """Up to so many elements are compared at each call, even where nothing tells of a change."""
 
@@ -52,7 +50,6 @@ class Kind(Enum):
 
 
 TENSOR, ITSELF = Kind.TENSOR, Kind.ITSELF  # asked for at every step
-
 
 KINDS: dict[type, Kind] = {
     torch.Tensor: Kind.TENSOR,
@@ -181,13 +178,7 @@ class Program:
         """Whether what was found of this program holds for another one: it is the same, but for how many samples."""
         if len(self.steps) != len(other.steps) or not self.begins(other.steps, other.samples):
             return False
-        return self.proved or (
-            len(self.held) == len(other.held)
-            and all(
-                one is None or (two is not None and one.same(two))
-                for one, two in zip(self.held, other.held, strict=True)
-            )
-        )
+        return self._held_by(other.held, lambda one, two: two is not None and one.same(two))
 
     def passing(self) -> bool:
         """Whether something came from outside of its operations that is gone now, and is no constant."""
@@ -228,10 +219,13 @@ class Program:
 
     def holds(self, tensors: Sequence[torch.Tensor]) -> bool:
         """Whether the tensors from outside are what they were, if it matters."""
-        return self.proved or (
-            len(tensors) == len(self.held)
-            and all(held is None or held.is_now(one) for held, one in zip(self.held, tensors, strict=True))
-        )
+        return self._held_by(tensors, Held.is_now)
+
+    def _held_by(self, others: Sequence[Any], same: Callable[[Held, Any], bool]) -> bool:
+        """Whether what came from outside is the same as these, one by one, if it matters."""
+        if self.proved or len(self.held) != len(others):
+            return self.proved
+        return all(held is None or same(held, other) for held, other in zip(self.held, others, strict=True))
 
 
 def alike(one: Any, other: Any, samples: int, others: int) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from types import FunctionType
 from typing import Any
@@ -33,6 +33,9 @@ from .program import (
     alike,
     origin,
 )
+
+Inputs = Iterable[object]
+"""Tensors, or jets, of an argument."""
 
 _NUMBERS = {flag.value: flag for flag in (Flag.ZERO, Flag.ONE, Flag.MINUS_ONE, Flag.INFINITE, Flag.MINUS_INFINITE)}
 
@@ -63,13 +66,7 @@ class Recorder:
         self.busy = True
         self.program: Program | None = None
 
-    def begin(
-        self,
-        leaves: Iterable[object],
-        parameters: Iterable[object],
-        others: Iterable[object],
-        on_jets: bool = False,
-    ) -> None:
+    def begin(self, leaves: Inputs, parameters: Inputs, others: Inputs, on_jets: bool = False) -> None:
         """An evaluation begins, for these leaves, parameters and other arguments."""
         self.on_jets = on_jets
         self.changed = False
@@ -110,6 +107,18 @@ class Recorder:
         else:
             self._take(step)
         self.busy = True
+
+    def step(
+        self, function: Any, args: Sequence[Any], kwargs: dict[str, Any], run: Callable[..., Any], *given: Any
+    ) -> Any:
+        """The result of an operation, which ``run`` gives."""
+        self.before(function, args, kwargs)
+        try:
+            result = run(*given)
+        finally:
+            self.leave()
+        self.after(result)
+        return result
 
     def leave(self) -> None:
         """It runs no more, whether it gave something or raised."""

@@ -15,20 +15,14 @@ import torch
 
 from ..core.levels import inside_function
 from .program import Program
-from .recorder import Recorder
+from .recorder import Inputs, Recorder
 from .sample_axis_rules import ELEMENTWISE, FRESH, LEAVES, RULES, TABLES, WRITING, function_name, name_of, tensors_in
 
 
 class Prover(Recorder):
     """Notes a plain forward, and follows the sample axis through it."""
 
-    def begin(
-        self,
-        leaves: Iterable[object],
-        parameters: Iterable[object],
-        others: Iterable[object],
-        on_jets: bool = False,
-    ) -> None:
+    def begin(self, leaves: Inputs, parameters: Inputs, others: Inputs, on_jets: bool = False) -> None:
         """An evaluation begins, whose samples are in the leaves."""
         leaves = list(leaves)
         self.carrying = {id(leaf) for leaf in leaves}

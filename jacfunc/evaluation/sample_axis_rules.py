@@ -278,9 +278,9 @@ def _unravelled(args: Sequence[Any], kwargs: dict[str, Any], operands: Operands)
 RULES: dict[str, Rule] = {
     **dict.fromkeys(
         _words(
-            "sum mean prod amax amin max min logsumexp all any argmax argmin median nanmedian nansum nanmean "
+            "prod max min logsumexp all any argmax argmin median nanmedian nansum nanmean "
             "softmax log_softmax softmin cumsum cumprod cummax cummin logcumsumexp std var var_mean std_mean sort "
-            "argsort flip index_select gather take_along_dim select narrow unbind count_nonzero unflatten squeeze "
+            "argsort index_select gather take_along_dim select narrow unbind count_nonzero unflatten squeeze "
             "mode"
         ),
         _along(1),

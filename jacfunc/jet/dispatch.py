@@ -48,7 +48,7 @@ def apply(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     recorder = propagation.recorder
     if recorder is None or recorder.busy:
         return _ruled(function, args, kwargs, frame, moved)
-    recorder.before(function, args, kwargs)
+    recorder.before(function, args, kwargs)  # recorder.step without its call, which every operation would pay for
     try:
         result = _ruled(function, args, kwargs, frame, moved)
     finally:

@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..core import caches
-from ..core.levels import compiling
-from ..core.torch_private import GLOBAL_HOOKS, mode_count, set_grad
+from ..core.levels import compiling, hooks_around
+from ..core.torch_private import mode_count, set_grad
 from .dispatch import apply
 from .jet import Jet
 from .rules.products import linear_layer, multiplies
@@ -98,9 +98,8 @@ class PlainLayers:
 
         It is asked before whatever is compiled is called, and so not while it is traced.
         """
-        for hooks in GLOBAL_HOOKS:
-            if hooks and not caches.OWN_HOOKS.issuperset(hooks):
-                return False
+        if hooks_around():
+            return False
         for kind, call in self.calls:
             if kind.__call__ is not call:
                 return False
@@ -121,13 +120,7 @@ class PlainLayers:
         recorder = x.propagation.recorder if type(x) is Jet else None
         if recorder is None or recorder.busy:
             return run(params, x)
-        recorder.before(PlainLayers, (x, *self.kinds), {})
-        try:
-            result = run(params, x)
-        finally:
-            recorder.busy = False
-        recorder.after(result)
-        return result
+        return recorder.step(PlainLayers, (x, *self.kinds), {}, run, params, x)
 
     def run(self, params: Params, x: Any) -> Any:
         """The module's output."""

@@ -21,7 +21,7 @@ from torch import nn
 
 from ..core import caches
 from ..core.caches import computed_once
-from ..core.torch_private import GLOBAL_HOOKS
+from ..core.levels import hooks_around
 from ..evaluation.rng import GENERATORS
 
 Shape = tuple[int, ...]
@@ -104,14 +104,9 @@ class Fingerprint:
         return list(found.values())
 
 
-def around_all() -> Hashable:
-    """The numbers of the hooks that torch has for all modules, but for those of this package."""
-    return None if not any(GLOBAL_HOOKS) else tuple([tuple(hooks.keys() - caches.OWN_HOOKS) for hooks in GLOBAL_HOOKS])
-
-
 def shape_of(modules: list[nn.Module]) -> tuple[Hashable, ...]:
     """Of each module which it is, its mode, its forward, and what was put around that, or around all modules."""
-    shapes: list[Hashable] = [around_all()]
+    shapes: list[Hashable] = [hooks_around()]
     for m in modules:
         around = m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks
         hooks = tuple(map(tuple, around)) if any(around) else None  # by the numbers that torch gives to no others

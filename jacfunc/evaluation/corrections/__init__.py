@@ -231,13 +231,7 @@ class _Evaluation(Corrections):
         recorder = self.recorder
         if recorder is None or recorder.busy or compiling() or caches.AROUND.unnoted:
             return self._run(func, types, args, kwargs)
-        recorder.before(func, args, kwargs or {})
-        try:
-            result = self._run(func, types, args, kwargs)
-        finally:
-            recorder.busy = False
-        recorder.after(result)
-        return result
+        return recorder.step(func, args, kwargs or {}, self._run, func, types, args, kwargs)
 
     def _run(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if not PLAIN.issuperset(types) and are_classes_told() and all(issubclass(kind, torch.Tensor) for kind in types):
