@@ -11,6 +11,16 @@ import torch
 Function = Callable[[torch.Tensor], torch.Tensor]
 
 
+def apart(f: Function, x: torch.Tensor) -> torch.Tensor:
+    """``(N, *O, *I)`` of a function whose samples are known to stay apart: a row of all samples at once."""
+    x = x.detach().requires_grad_()
+    y = f(x)
+    flat = y.reshape(len(y), math.prod(y.shape[1:]))
+    sums = [column.sum() for column in flat.unbind(1)]
+    rows = [torch.autograd.grad(each, x, retain_graph=True, materialize_grads=True)[0] for each in sums]
+    return torch.stack(rows, dim=1).reshape(*y.shape, *x.shape[1:])
+
+
 def jacobian(f: Function, x: torch.Tensor, batch_dims: int = 1) -> torch.Tensor:
     """``(*batch, *O, *I)``: rows of the whole Jacobian, of which the blocks of each sample are kept."""
     x = x.detach().requires_grad_()
@@ -29,17 +39,20 @@ def jacobian(f: Function, x: torch.Tensor, batch_dims: int = 1) -> torch.Tensor:
     return torch.stack(rows, dim=batch_dims).reshape(*batch, *out, *x.shape[batch_dims:])
 
 
-def diagonal(f: Function, x: torch.Tensor) -> torch.Tensor:
+def diagonal(
+    f: Function, x: torch.Tensor, whole: Callable[[Function, torch.Tensor], torch.Tensor] = jacobian
+) -> torch.Tensor:
     """The diagonal by the words of DESIGN: index by index, from the dense Jacobian of flat samples."""
-    whole = jacobian(f, x)
-    inner, outer = x.shape[1:], f(x).shape[1:]
+    entries = whole(f, x)
+    inner = x.shape[1:]
+    outer = entries.shape[1 : entries.dim() - len(inner)]
     larger = max(outer, inner, key=lambda shape: (math.prod(shape), len(shape)))
-    entries = []
+    kept = []
     for place in product(*map(range, larger)):
         i = _opposite(place, inner)
         o = _opposite(place, outer)
-        entries.append(whole[(slice(None), *o, *i)])
-    return torch.stack(entries, dim=1).reshape(len(x), *larger)
+        kept.append(entries[(slice(None), *o, *i)])
+    return torch.stack(kept, dim=1).reshape(len(x), *larger)
 
 
 def _opposite(place: tuple[int, ...], shape: torch.Size) -> tuple[int, ...]:

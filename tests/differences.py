@@ -1,7 +1,7 @@
 """The judge that shares no second derivative with torch: finite differences of the dense first-order Jacobian.
 
-First derivatives are reverse mode in float64, row by row (``dense.py``); everything beyond is a five-point stencil
-over them.  No test lives here.
+First derivatives are reverse mode in float64, row by row (``dense.py``), of functions whose samples stay apart;
+everything beyond is a five-point stencil over them.  No test lives here.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def stencil(along: Callable[[float], torch.Tensor], step: float) -> torch.Tensor
 
 
 def _jacobian(f: Function, params: Params, x: torch.Tensor) -> torch.Tensor:
-    return dense.jacobian(lambda x: f(params, x), x).detach()
+    return dense.apart(lambda x: f(params, x), x).detach()
 
 
 def _diagonal(f: Function, params: Params, x: torch.Tensor) -> torch.Tensor:
-    return dense.diagonal(lambda x: f(params, x), x).detach()
+    return dense.diagonal(lambda x: f(params, x), x, dense.apart).detach()
 
 
 def _divergence(f: Function, params: Params, x: torch.Tensor) -> torch.Tensor:

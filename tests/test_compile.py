@@ -185,29 +185,42 @@ def bags(x):
     return torch.stack([(a * b.exp() + c**2)[:, 0] for a, b, c in zip(weighted, largest, direct, strict=True)])
 
 
-@pytest.mark.parametrize(
-    "operation",
-    [
-        F.hardsigmoid,
-        torch._C._nn.hardsigmoid,
-        lambda x: F.hardsigmoid(x.sin(), inplace=True),
-        lambda x: torch._C._nn.hardsigmoid_(x.sin()),
-        nn.Hardsigmoid(),
-        lambda x: x.data.sin(),
-        lambda x: x.sin().data,
-        lambda x: torch._C._nn.mish(x + 800),
-        lambda x: x.sin().sinc_(),
-        lambda x: torch._linalg_det(x[:, :1, None])[0][:, None],
-        bags,
-    ],
-)
+TABLE = {
+    "hardsigmoid": F.hardsigmoid,
+    "hardsigmoid of C": torch._C._nn.hardsigmoid,
+    "hardsigmoid in place": lambda x: F.hardsigmoid(x.sin(), inplace=True),
+    "hardsigmoid_ of C": lambda x: torch._C._nn.hardsigmoid_(x.sin()),
+    "Hardsigmoid": nn.Hardsigmoid(),
+    "data of the input": lambda x: x.data.sin(),
+    "data": lambda x: x.sin().data,
+    "mish": lambda x: torch._C._nn.mish(x + 800),
+    "sinc_": lambda x: x.sin().sinc_(),
+    "det": lambda x: torch._linalg_det(x[:, :1, None])[0][:, None],
+    "bags": bags,
+}
+
+
 @pytest.mark.parametrize(
     "transform",
     [laplacian, pytest.param(lambda f: diag_jac(diag_jac(f)), marks=pytest.mark.slow)],
     ids=["laplacian", "nested"],
 )
-def test_the_table_holds_when_compiled(operation, transform):
-    f = transform(lambda x: x * operation(x))
+def test_the_table_holds_when_compiled(transform):
+    f = lambda operation: lambda x: x * operation(x)
+    x = torch.randn(4, 3, dtype=torch.float64)
+    together = transform(lambda x: {name: f(operation)(x) for name, operation in TABLE.items()})
+    found = torch.compile(together, fullgraph=True, backend="aot_eager")(x)
+    for name, operation in TABLE.items():
+        torch.testing.assert_close(
+            found[name], transform(f(operation))(x), msg=lambda told, name=name: f"{name}: {told}"
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("transform", [laplacian, lambda f: diag_jac(diag_jac(f))], ids=["laplacian", "nested"])
+def test_each_of_the_table_holds_when_compiled_alone(name, transform):
+    f = transform(lambda x: x * TABLE[name](x))
     x = torch.randn(4, 3, dtype=torch.float64)
     torch.testing.assert_close(torch.compile(f, fullgraph=True, backend="aot_eager")(x), f(x))
 
@@ -326,14 +339,40 @@ TRACED = {
 }
 
 
-@pytest.mark.parametrize(("name", "method"), [*((name, "taylor") for name in TRACED), ("convolution", "auto")])
-@pytest.mark.parametrize("transform", BY_ORDER)
-def test_operations_are_traced_on_the_taylor_route(name, transform, method):
+def traced(name):
     torch.manual_seed(0)
     function = TRACED[name].double() if isinstance(TRACED[name], nn.Module) else TRACED[name]
-    f = lambda x: torch.tanh(function(x))
+    return lambda x: torch.tanh(function(x))
+
+
+@pytest.mark.parametrize("transform", BY_ORDER)
+def test_operations_are_traced_on_the_taylor_route(transform):
+    """All in one graph, as most of a compilation is what they share."""
+    functions = {name: traced(name) for name in TRACED}
     x = torch.rand(5, 4, dtype=torch.float64) + 0.5
-    compiled = torch.compile(transform(f, method=method), fullgraph=True, backend="eager")
+    together = transform(lambda x: {name: f(x) for name, f in functions.items()}, method="taylor")
+    found = torch.compile(together, fullgraph=True, backend="eager")(x)
+    for name, f in functions.items():
+        torch.testing.assert_close(
+            found[name], transform(f, method="reverse")(x), msg=lambda told, name=name: f"{name}: {told}"
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRACED)
+@pytest.mark.parametrize("transform", [batch_jac, laplacian])
+def test_each_operation_is_traced_alone(name, transform):
+    f = traced(name)
+    x = torch.rand(5, 4, dtype=torch.float64) + 0.5
+    compiled = torch.compile(transform(f, method="taylor"), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), transform(f, method="reverse")(x))
+
+
+@pytest.mark.parametrize("transform", BY_ORDER)
+def test_a_convolution_is_traced_on_the_route_that_is_chosen(transform):
+    f = traced("convolution")
+    x = torch.rand(5, 4, dtype=torch.float64) + 0.5
+    compiled = torch.compile(transform(f), fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x), transform(f, method="reverse")(x))
 
 

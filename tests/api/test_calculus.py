@@ -123,8 +123,9 @@ def test_directional_keeps_no_direction():
     net = network("tanh", 3, 1)
     along = directional(net, 2, compile=True)
     x, v, w = torch.randn(4, 3, dtype=torch.double), *torch.randn(2, 3, dtype=torch.double)
-    for direction in (v, w):
-        close(along(x, direction), directional(net, 2)(x, direction))
+    with compiling_by("aot_eager"):
+        for direction in (v, w):
+            close(along(x, direction), directional(net, 2)(x, direction))
     assert repr(along) == "directional(Sequential, order=2, compile=True)"
     assert explain(along)(x, v).plan.rows == 2
 

@@ -118,6 +118,16 @@ class Residual(nn.Module):
         return self.last(k + torch.tanh(self.third(h)))
 
 
+class Beside(nn.ModuleList):
+    """Several networks of one input."""
+
+    def __init__(self, *parts):
+        super().__init__(parts)
+
+    def forward(self, x):
+        return torch.cat([part(x) for part in self], 1)
+
+
 def _plain(activation, outputs=1):
     return nn.Sequential(nn.Linear(3, 32), activation, nn.Linear(32, 48), activation, nn.Linear(48, outputs))
 
@@ -170,7 +180,7 @@ def backend(monkeypatch):
 ACTIVATIONS = [nn.Tanh(), nn.Sigmoid(), nn.SiLU(), nn.GELU()]
 WITH_EACH = [laplacian, hess_diag, batch_jac, _mixed]
 PAIRS = [
-    pytest.param(transform, activation, marks=[] if place == other else pytest.mark.slow)
+    pytest.param(transform, activation, marks=[] if place + other == 3 else pytest.mark.slow)
     for place, transform in enumerate(WITH_EACH)
     for other, activation in enumerate(ACTIVATIONS)
 ]
@@ -184,13 +194,22 @@ def test_compiled_gradients(backend, transform, activation):
     assert backend.nodes == [1]
 
 
+NODES = {"skipped": 1, "in place": 1, "argument in place": 2, "twice": 3, "constant": 2}
+TOGETHER = [kind for kind in NODES if kind != "constant"]
+
+
 @traced
-@pytest.mark.parametrize(
-    ("kind", "nodes"), [("skipped", 1), ("in place", 1), ("argument in place", 2), ("twice", 3), ("constant", 2)]
-)
-def test_activations_that_are_used_otherwise_too(backend, kind, nodes):
+def test_activations_that_are_used_otherwise_too(backend):
+    """In one graph, as most of a compilation is what they share."""
+    _agree(laplacian, Beside(*map(Residual, TOGETHER)), torch.randn(7, 3, requires_grad=True), backend)
+    assert backend.nodes == [sum(map(NODES.get, TOGETHER))]
+
+
+@traced
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in TOGETHER)) for kind in NODES])
+def test_each_activation_that_is_used_otherwise_too(backend, kind):
     _agree(laplacian, Residual(kind), torch.randn(7, 3, requires_grad=True), backend)
-    assert backend.nodes == [nodes]
+    assert backend.nodes == [NODES[kind]]
 
 
 @traced
@@ -205,7 +224,7 @@ def test_frozen_and_tied_layers(backend):
 
 
 @traced
-@pytest.mark.parametrize("activation", [nn.Tanh(), nn.GELU()])
+@pytest.mark.parametrize("activation", [nn.Tanh(), pytest.param(nn.GELU(), marks=pytest.mark.slow)])
 def test_one_graph_for_several_batch_sizes_and_no_node_without_gradients(backend, activation):
     f, params = make_functional(_plain(activation))
     derivative = laplacian(f)
