@@ -10,7 +10,7 @@ import torch
 from ..core.closeness import agree
 from ..core.levels import inside_transform
 from ..evaluation.rng import RandomState
-from ..routes.verify import REFUSED, moved
+from ..routes.points import REFUSED, moved
 from .evaluator import Evaluator, OutputsChangedError
 from .quantity import Outcome
 

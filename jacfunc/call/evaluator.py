@@ -32,7 +32,7 @@ from ..jet.within import value_within
 from ..modules.functional import FunctionalModule, LiveModule
 from ..modules.hidden import watched
 from ..modules.swapping import call_guarded
-from ..routes.verify import REFUSED
+from ..routes.points import REFUSED
 from .refusals import check_outputs, refuse_classes
 from .request import Request, Shape
 

@@ -359,7 +359,8 @@ def _attempt(
         independence.look_again(request, recorder.program)
     if verified and values is not None and not reproduces(evaluation.outputs, values, evaluator, state):
         raise OtherwiseError("f returned other values than a plain forward")
-    if evaluation.undifferentiable:
+    undifferentiable = evaluation.undifferentiable or findings.undifferentiable or bool(task.lacking)
+    if undifferentiable:
         results = {key: value_only(result, evaluation.outputs) for key, result in results.items()}
     if not findings.settled and not request.traced:
         plan = replace(
@@ -367,7 +368,7 @@ def _attempt(
             findings=replace(
                 findings,
                 settled=not task.open,
-                undifferentiable=evaluation.undifferentiable,
+                undifferentiable=undifferentiable,
                 scripted=evaluator.scripted,
                 notes=evaluation.notes,
                 programs=with_program(findings, recorder, evaluator.looked_at, strategy.route.on_jets),

@@ -42,6 +42,7 @@ class Kind(Enum):
     """How an argument is told."""
 
     TENSOR = "by where it comes from"
+    PARAMETER = "by where it comes from, and from outside not by what it holds"
     ITSELF = "as it is"
     NUMBER = "by its sign and size"
     TRUTH = "by a flag, since True equals 1"
@@ -49,11 +50,11 @@ class Kind(Enum):
     SLICE = "by its three numbers"
 
 
-TENSOR, ITSELF = Kind.TENSOR, Kind.ITSELF  # asked for at every step
+TENSOR, PARAMETER, ITSELF = Kind.TENSOR, Kind.PARAMETER, Kind.ITSELF  # asked for at every step
 
 KINDS: dict[type, Kind] = {
     torch.Tensor: Kind.TENSOR,
-    torch.nn.Parameter: Kind.TENSOR,
+    torch.nn.Parameter: Kind.PARAMETER,
     int: Kind.ITSELF,
     float: Kind.NUMBER,
     bool: Kind.TRUTH,
@@ -96,6 +97,9 @@ class Flag(Enum):
     MINUS_INFINITE = -math.inf
     OTHER = "any other number"
     OUTPUT = "the end"
+
+
+OUTSIDE = Flag.OUTSIDE
 
 
 class Held(NamedTuple):

@@ -23,6 +23,8 @@ from .program import (
     ITSELF,
     KINDS,
     ORIGINS,
+    OUTSIDE,
+    PARAMETER,
     TENSOR,
     Flag,
     Held,
@@ -92,8 +94,14 @@ class Recorder:
         numbers, on_jets = self.numbers, self.on_jets
         for item in args:  # what most of them are without a call, for this is asked at every step
             kind = KINDS.get(type(item))
-            if kind is TENSOR and id(item) in numbers and (on_jets or self._is(item)):
-                step.append(numbers[id(item)])
+            if kind is TENSOR or kind is PARAMETER:
+                number = numbers.get(id(item))
+                if number is not None and (on_jets or self._is(item)):
+                    step.append(number)
+                elif kind is PARAMETER:
+                    step += (OUTSIDE, item.shape, item.dtype)
+                else:
+                    self._tell_outside(item, step)
             elif kind is ITSELF:
                 step.append(item)
             else:
@@ -102,7 +110,7 @@ class Recorder:
             for name, value in kwargs.items():
                 step.append(name)
                 self._tell(value, step)
-        if self.same_size and self.at < len(self.steps) and self.steps[self.at] == step:
+        if self.same_size and self.steps[self.at] == step:  # there is one, as the last is that of the outputs
             self.at += 1
         else:
             self._take(step)
@@ -127,9 +135,11 @@ class Recorder:
     def after(self, result: Any) -> None:
         """It has run, and this is its result."""
         if KINDS.get(type(result)) is TENSOR or isinstance(result, torch.Tensor):
-            count = self.count
-            self.numbers[id(result)] = ORIGINS[count] if count < len(ORIGINS) else origin(count)
-            self.count = count + 1
+            try:
+                self.numbers[id(result)] = ORIGINS[self.count]
+            except IndexError:
+                self.numbers[id(result)] = origin(self.count)
+            self.count += 1
             if not self.on_jets:
                 self.living[id(result)] = weakref.ref(result)
         elif isinstance(result, list | tuple):
@@ -196,16 +206,18 @@ class Recorder:
 
     def _tell(self, item: Any, step: Step) -> None:
         kind = KINDS.get(type(item))
-        if kind is TENSOR:
-            if id(item) in self.numbers and (self.on_jets or self._is(item)):
-                step.append(self.numbers[id(item)])
+        if kind is TENSOR or kind is PARAMETER:
+            number = self.numbers.get(id(item))
+            if number is not None and (self.on_jets or self._is(item)):
+                step.append(number)
             else:
                 self._tell_outside(item, step)
         elif kind is ITSELF:
             step.append(item)
         elif kind is Kind.ITEMS:
             step.append(len(item))
-            self._tell_all(item, step)
+            for one in item:
+                self._tell(one, step)
         elif kind is Kind.SLICE:
             step.append(slice)
             for one in (item.start, item.stop, item.step):
@@ -220,7 +232,7 @@ class Recorder:
             self._tell_other(item, step)
 
     def _tell_outside(self, tensor: Any, step: Step) -> None:
-        step += (Flag.OUTSIDE, tensor.shape, tensor.dtype)
+        step += (OUTSIDE, tensor.shape, tensor.dtype)
         if type(tensor) is not Parameter:
             self._hold(tensor)
 

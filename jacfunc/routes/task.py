@@ -62,6 +62,7 @@ class Task:
         within: the frame of the jets that go through what this is a part of, if any do.
         given: the leaves as they came in, some of them such jets.
         open: what the checks of the first time could not tell, added to by ``verify.py`` and ``verify_followed.py``.
+        lacking: why the result has no right gradient, added to by ``verify_tape.py``.
         aside: a context for evaluations that verify, which are no part of the program that is noted.
     """
 
@@ -78,6 +79,7 @@ class Task:
     within: Frame | None
     given: tuple[Any, ...]
     open: list[str] = field(default_factory=list)
+    lacking: list[str] = field(default_factory=list)
     aside: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def input_chunks(self) -> list[tuple[int, int]]:

@@ -7,9 +7,8 @@ word.  What the Taylor route checks is in ``verify_followed.py``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -18,8 +17,9 @@ from torch.autograd.function import BackwardCFunction
 from ..core.levels import inside_transform
 from ..errors import RefusedOperationError, UnsupportedOperationError
 from ..evaluation.linear import graph_gradients, pullback, pushforward
-from ..evaluation.rng import replaying
 from ..jet import CannotFollowError
+from . import functions
+from .points import REFUSED, elsewhere, recorded, replayed, waves
 from .task import Task, Tensors, aside
 
 
@@ -79,6 +79,8 @@ def _told(
     if not bool(close) and pushed and pulled and calls_function(task):
         if bool((_dot(pull(*cotangents), tangents)[0] - by_pull[0]).abs() > room / 16):
             return True  # a backward that draws random numbers, by more than sums are rounded in another order
+        if functions.cancelled(task, by_push[1] + by_pull[1]):
+            return True
         raise NoTransposeError(
             "an autograd.Function or custom operator has a backward that cannot be differentiated by its cotangent"
         )
@@ -167,75 +169,6 @@ def _has_function(outputs: Tensors) -> bool:
             seen.add(node)
             nodes += [before for before, _ in node.next_functions]
     return False
-
-
-def recorded(task: Task, leaves: Sequence[torch.Tensor]) -> tuple[Tensors, Tensors]:
-    """Leaves with these values, and the outputs there with a graph."""
-    task.redraw()
-    with torch.enable_grad():
-        own = tuple(leaf.detach().requires_grad_() for leaf in leaves)
-        outputs, _ = task.evaluate(*own, others_copied=True)
-    return own, outputs
-
-
-def replayed(task: Task) -> AbstractContextManager[None]:
-    """A context after which the random generators stand where they stood, if the function draws."""
-    return replaying(task.random_state) if task.random_state else nullcontext()
-
-
-REFUSED = (
-    UnsupportedOperationError,
-    RefusedOperationError,
-    ArithmeticError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    AssertionError,
-)
-"""What a function may raise for values that it was not given: they say nothing then."""
-
-
-def elsewhere(leaves: Sequence[torch.Tensor]) -> Tensors:
-    """Values beside these without symmetries, finite wherever they are."""
-    return moved([leaf.detach().nan_to_num(0.0, 0.0, 0.0) for leaf in leaves], 1.0)
-
-
-def moved(leaves: Sequence[torch.Tensor], step: float) -> Tensors:
-    """The leaves so far along the waves."""
-    return tuple(leaf.detach() + step * wave for leaf, wave in zip(leaves, waves(leaves), strict=True))
-
-
-def waves(tensors: Sequence[torch.Tensor]) -> Tensors:
-    """Values without symmetries, the same at every call, so that no random number is drawn."""
-    return tuple(
-        torch.arange(tensor.numel(), device=tensor.device)
-        .add(1)
-        .mul(0.7)
-        .sin()
-        .add(0.3)
-        .to(tensor.dtype)
-        .reshape(tensor.shape)
-        for tensor in tensors
-    )
-
-
-Projection = tuple[torch.Tensor, torch.Tensor]
-"""For each sample an inner product, and the sum of the sizes of its terms."""
-
-
-def projected(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor], task: Task) -> Projection:
-    """The inner products of the samples."""
-    axes = len(task.batch)
-    terms = [(a.double() * b.double()).detach() for a, b in zip(left, right, strict=True)]
-    joined = torch.cat([term.reshape(*term.shape[:axes], math.prod(term.shape[axes:])) for term in terms], dim=-1)
-    return joined.sum(-1), joined.abs().sum(-1)
-
-
-def quotient(here: torch.Tensor, below: torch.Tensor, above: torch.Tensor, step: float) -> Projection:
-    """The difference quotient, and half of what is between those back and ahead, as at a kink."""
-    back, ahead = (here - below) / step, (above - here) / step
-    return (back + ahead) / 2, (back - ahead).abs() / 2
 
 
 def _dot(left: Tensors, right: Tensors) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,8 +17,8 @@ from ..evaluation.linear import graph_gradients, pullback
 from ..jet import CannotFollowError, Propagation, layout
 from ..jet.readout import rows_of
 from ..jet.values import plain
+from .points import REFUSED, Projection, elsewhere, moved, projected, quotient, recorded, waves
 from .task import Task, Tensors, aside
-from .verify import REFUSED, Projection, elsewhere, moved, projected, quotient, recorded, waves
 
 
 class OtherwiseError(CannotFollowError):

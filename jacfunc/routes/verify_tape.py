@@ -17,21 +17,10 @@ import torch
 
 from ..errors import RefusedOperationError
 from ..evaluation.linear import graph_gradients, pullback
+from . import functions
+from .points import REFUSED, Projection, elsewhere, moved, projected, quotient, recorded, replayed, waves
 from .task import Task, Tensors, aside
-from .verify import (
-    REFUSED,
-    NoTransposeError,
-    Projection,
-    calls_function,
-    elsewhere,
-    moved,
-    projected,
-    quotient,
-    recorded,
-    replayed,
-    verify_backward,
-    waves,
-)
+from .verify import NoTransposeError, calls_function, verify_backward
 
 Pulled = Callable[[Task, Tensors], tuple[Tensors, Tensors, Callable[[], Tensors]]]
 """From leaves the outputs there, the pullback of waves, and what computes its derivative along waves."""
@@ -64,16 +53,50 @@ def verify_again(task: Task) -> None:
 @aside
 def verify_tape(task: Task, pulled: Pulled | None = None) -> None:
     """Raise where the derivative of a pullback is not that of its values, and an ``autograd.Function`` is to blame."""
-    pulled = pulled or by_func
     if not calls_function(task):
         return
+    calls = functions.called(task)
+    if calls:
+        _verify_each(task, calls)
+    else:
+        _verify_whole(task, pulled or by_func)
+
+
+OFF = (
+    "an autograd.Function whose backward depends on the input out of torch's sight (through what forward "
+    "computed, a detached tensor, an attribute of ctx or numpy)"
+)
+
+
+def _verify_each(task: Task, calls: list[functions.Call]) -> None:
+    """By each Function alone; what is wrong for gradients of the result only is noted."""
+    again = task.mode.differentiated_again
+    told = True
+    with replayed(task):
+        for call in calls:
+            verdict = functions.off_tape(task, call)
+            if verdict.off and task.order > 1:
+                raise OffTapeError(OFF)
+            others = again and call.others and not verdict.off and functions.off_tape(task, call, by_others=True).off
+            if verdict.off or others:
+                task.lacking.append(OFF)
+            told = told and verdict.told
+    if not told:
+        task.open.append(UNTOLD)
+
+
+UNTOLD = "no sample told whether the backward of an autograd.Function depends on its input"
+
+
+def _verify_whole(task: Task, pulled: Pulled) -> None:
+    """By f as a whole, where its Functions cannot be called alone."""
     told = True  # of what refuses to be differentiated again by itself
     with replayed(task), suppress(RefusedOperationError):
         told = task.leaves[0].numel() > 0 and any(
             _told(task, pulled, at) for at in (task.leaves, elsewhere(task.leaves))
         )
     if not told:
-        task.open.append("no sample told whether the backward of an autograd.Function depends on its input")
+        task.open.append(UNTOLD)
 
 
 def _told(task: Task, pulled: Pulled, leaves: Tensors) -> bool:
@@ -117,10 +140,7 @@ def _compared(task: Task, pulled: Pulled, leaves: Tensors) -> bool:
     exact = (missing > INEXACT * _relative(first, here[1], near[0])) & (missing > SMALLEST)
     alike = off & exact & ((near[1][0] - wide[1][0]).abs() <= CONSISTENT * second.abs())
     if 2 * int(alike.sum()) > int(off.sum()):
-        raise OffTapeError(
-            "an autograd.Function whose backward depends on the input out of torch's sight (through what forward "
-            "computed, a detached tensor, an attribute of ctx or numpy)"
-        )
+        raise OffTapeError(OFF)
     return bool((finite & (here[2][1] + near[1][0].abs() > 0)).any())
 
 
