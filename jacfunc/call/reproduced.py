@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from torch.overrides import TorchFunctionMode
 from ..core import trees
 from ..core.closeness import agree
 from ..evaluation.rng import RandomState
-from .evaluator import Evaluator
+from ..routes.points import REFUSED
+from ..routes.task import Evaluation
+from .evaluator import Evaluator, OutputsChangedError
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -36,6 +39,32 @@ def reproduces(outputs: Tensors, values: Tensors, evaluator: Evaluator, state: R
     if not _same(again, values):
         return True
     return _same(outputs, values, precision.coarsest) or _same(outputs, recorded, precision.coarsest)
+
+
+def tells_nothing(values: Tensors) -> bool:
+    """Whether values are zero or not finite, and so would be the same whatever f multiplied them by."""
+    return not any(bool((value.isfinite() & (value != 0)).any()) for value in values)
+
+
+def reproduces_at(
+    leaves: Tensors, compute: Callable[[], Evaluation], evaluator: Evaluator, state: RandomState | None
+) -> bool:
+    """Whether a route gives what a plain forward gives for other leaves; what f refuses for them says nothing."""
+    state = state or evaluator.request.random_state()
+    after = evaluator.request.random_state()
+    try:
+        state.restore()
+        found = compute().outputs
+        state.restore()
+        values = evaluator.values(leaves)
+        state.restore()
+        again = evaluator.values(leaves)
+    except (*REFUSED, OutputsChangedError):
+        return True
+    finally:
+        after.restore()
+    eps = max(torch.finfo(value.dtype).eps for value in (*leaves, *values))
+    return _same(found, values, eps) or not _same(again, values)
 
 
 def _same(ones: Tensors, others: Tensors, eps: float = 0.0) -> bool:

@@ -19,9 +19,11 @@ from ..evaluation.program import ProgramChangedError
 from ..evaluation.rng import RandomState
 from ..jet.frame import CannotFollowError
 from ..modules.swapping import locked
+from ..routes.points import waves
 from ..routes.task import Mode, Task
 from ..routes.verify import value_only
 from ..routes.verify_followed import OtherwiseError
+from ..routes.verify_tape import verify_tape
 from . import independence
 from .dead_branches import completes, has_nan, has_values_around
 from .evaluator import Evaluator, ModulesFoundError, OutputsChangedError
@@ -30,7 +32,7 @@ from .known import recorder_of, with_program
 from .parting import parting
 from .plan import Findings, Plan, make_plan, no_route, treats_otherwise
 from .quantity import Outcome, Quantity
-from .reproduced import reproduces
+from .reproduced import reproduces, reproduces_at, tells_nothing
 from .request import Request
 
 FATAL = (JacfuncError, torch.OutOfMemoryError)
@@ -349,6 +351,8 @@ def _attempt(
         given=() if request.within is None else request.given_leaves(),
         aside=evaluator.aside,
     )
+    if inside_vmap() and not (findings.settled or request.traced):
+        verify_tape(task)  # which needs no numbers of this vmap
     recorder = recorder_of(findings, request)
     evaluator.note(recorder)
     try:
@@ -359,6 +363,10 @@ def _attempt(
         independence.look_again(request, recorder.program)
     if verified and values is not None and not reproduces(evaluation.outputs, values, evaluator, state):
         raise OtherwiseError("f returned other values than a plain forward")
+    if verified and values is not None and tells_nothing(values):
+        usual = replace(task, leaves=waves(task.leaves), mode=mode._replace(verified=False))
+        if not reproduces_at(usual.leaves, lambda: plan.wanted.compute(strategy.route, usual)[0], evaluator, state):
+            raise OtherwiseError("f returned other values than a plain forward")
     undifferentiable = evaluation.undifferentiable or findings.undifferentiable or bool(task.lacking)
     if undifferentiable:
         results = {key: value_only(result, evaluation.outputs) for key, result in results.items()}

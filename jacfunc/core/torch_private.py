@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from operator import methodcaller
 from typing import Any, TypeVar
 
@@ -66,6 +67,17 @@ level_of: Callable[[torch.Tensor], int] = _functorch.maybe_get_level
 """The level that a wrapper belongs to."""
 unwrapped: Callable[[torch.Tensor], torch.Tensor] = _functorch.get_unwrapped
 """What a wrapper is of; ``torch.func.debug_unwrap`` asks first what it is, and is for debuggers by its own words."""
+
+batch_dim: Callable[[torch.Tensor], int] = _functorch.maybe_get_bdim
+"""Which axis of what a ``vmap`` wraps is its own."""
+
+
+def outside_transforms() -> AbstractContextManager[Any]:
+    """A context in which no transform is around, for what was unwrapped; else nothing could be verified inside one."""
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+    return temporarily_clear_interpreter_stack()
+
 
 # -------------------------------------------------------------------- torch.compile, torch.export
 

@@ -98,7 +98,7 @@ def _verify(task: Task, outputs: Tensors, leaves: Tensors) -> None:
         cotangents = tuple(torch.zeros_like(output).requires_grad_() for output in outputs)
         return graph_gradients(pull(*cotangents), cotangents, tangents, False)
 
-    verify_transpose(task, pull, push, outputs)
+    verify_transpose(task, pull, push, outputs, by_rows=False)
     verify_tape(task, by_graph)
 
 

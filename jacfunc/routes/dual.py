@@ -13,7 +13,7 @@ import torch
 from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.func import jvp
 
-from ..core.levels import load_forward_mode
+from ..core.levels import inside_transform, load_forward_mode
 from ..jet.multiindices import MultiIndices
 from ..modules.swapping import locked
 from . import nested
@@ -45,9 +45,10 @@ class Dual(Route):
             outputs, pushed, aux = _pushed(task.evaluate, task.leaves, tangents)
             return _released(task, pushed), _released(task, outputs), _released(task, aux)
 
+        if inside_transform():
+            _refuse_function(task)
         with locked():
-            if task.mode.verified:
-                verify_pushed(task, lambda *tangents: _pushed(task.evaluate, task.leaves, tangents)[:2])
+            _verify(task)
             return task.swept_columns(along, entries)
 
     def second_order(self, task: Task, entries: Entries) -> Evaluation:
@@ -63,6 +64,7 @@ class Dual(Route):
 
         _refuse_function(task)
         with locked():
+            _verify(task)
             return task.swept_columns(along, entries)
 
     def partials(self, task: Task, partials: Partials) -> Evaluation:
@@ -70,6 +72,7 @@ class Dual(Route):
         if partials.indices.order > 1:
             _refuse_function(task)
         with locked():
+            _verify(task)
             evaluation = nested.swept(task, partials, _grown)
         keys, derivatives = tuple(partials.derivatives), tuple(partials.derivatives.values())
         partials.derivatives.update(zip(keys, _released(task, derivatives), strict=True))
@@ -96,6 +99,11 @@ def _released(task: Task, tensors: Tensors) -> Tensors:
     """Without the graph that was recorded of them, where nobody asks for one."""
     # Not asked here, where the vmap of the rows may be around.
     return tensors if task.mode.differentiated_again else tuple([tensor.detach() for tensor in tensors])
+
+
+def _verify(task: Task) -> None:
+    if task.mode.verified:
+        verify_pushed(task, lambda *tangents: _pushed(task.evaluate, task.leaves, tangents)[:2])
 
 
 def _refuse_function(task: Task) -> None:

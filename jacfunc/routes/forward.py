@@ -23,7 +23,7 @@ from .collect import Entries, Partials, joined
 from .hessians import Hessians
 from .route import Route
 from .task import Evaluation, Task, Tensors
-from .verify import verify_transpose
+from .verify import verify_recorded, verify_transpose
 from .verify_tape import verify_again, verify_tape
 
 
@@ -47,7 +47,8 @@ class Forward(Route):
         outputs, pull, aux = pullback(task.evaluate, *task.leaves)
         push = pushforward(pull, outputs)
         if task.mode.verified:
-            verify_transpose(task, pull, push, outputs)
+            verify_transpose(task, pull, push, outputs, by_rows=True)
+            verify_recorded(task, pull, outputs)
             if task.mode.differentiated_again:
                 verify_tape(task)
         for start, stop in task.input_chunks():
@@ -63,13 +64,13 @@ class Forward(Route):
             return push(*tangents), outputs, aux
 
         if task.mode.verified:
-            verify_again(task)
+            verify_again(task, by_rows=True)
         return task.swept_columns(along, entries)
 
     def partials(self, task: Task, partials: Partials) -> Evaluation:
         """Mixed derivatives of any order, each a pushforward of one of the order below; ``f`` is evaluated once."""
         if task.mode.verified:
-            verify_again(task)
+            verify_again(task, by_rows=True)
         return nested.swept(task, partials, _grown)
 
     def cost_of_hessian(self, inputs: int, outputs: int) -> float:
@@ -88,7 +89,7 @@ class Forward(Route):
             return (*firsts, *map(joined, map(list, zip(*chunks, strict=True)))), outputs, aux
 
         if task.mode.verified:
-            verify_again(task)
+            verify_again(task, by_rows=True)
         outer = task.chunk_size and max(1, task.chunk_size // max(task.inputs.total, 1))
         return task.swept(along, task.inputs, outer, task.leaves, hessians.take_columns)
 

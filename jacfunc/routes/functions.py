@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NamedTuple
@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import torch
 
 from ..core.levels import inside_transform
-from ..core.torch_private import WithoutModesOrClasses
-from ..evaluation.linear import gradients_of
-from .points import REFUSED, elsewhere, quotient, recorded, replayed, waves
+from ..core.torch_private import WithoutModesOrClasses, batch_dim, is_batched, is_wrapped, unwrapped
+from ..evaluation.linear import gradients_of, pullback
+from .points import REFUSED, others, quotient, recorded, replayed, waves
 from .task import Task, Tensors
 
 MOST = 4
@@ -76,12 +76,29 @@ class Verdict(NamedTuple):
 
 
 def called(task: Task) -> list[Call]:
-    """The calls in one evaluation that depend on the leaves; none where they cannot be made again alone."""
-    if inside_transform():
-        return []
+    """The calls in one evaluation that depend on the leaves; none where they cannot be made again alone.
+
+    Inside of transforms they are made again outside of them, of a ``vmap`` with its first sample.
+    """
+    inside = inside_transform()
     with replayed(task), _noted() as found:
-        own, outputs = recorded(task, task.leaves)
-    del outputs
+        if inside:
+            pullback(task.evaluate, *task.leaves)
+            own: Tensors = ()
+        else:
+            own, _ = recorded(task, task.leaves)
+    return _calls(found, lambda item: is_wrapped(item) if inside else _depends(item, own))
+
+
+def within(task: Task, call: Call) -> list[Call]:
+    """The calls in the backward of a call, which is written as a Function itself."""
+    with replayed(task), _noted() as found, suppress(*REFUSED):
+        _pulled(task, call, call.by_input, call.at(call.by_input))
+    return _calls(found[1:], torch.is_floating_point)
+
+
+def _calls(found: Sequence[Noted], moves: Callable[[torch.Tensor], bool]) -> list[Call]:
+    """Some of what was noted, each kind of arguments a few times."""
     seen: Counter[object] = Counter()
     calls = []
     for function, args, kwargs, versions in found:
@@ -89,21 +106,38 @@ def called(task: Task) -> list[Call]:
             return []
         shapes = [(item.shape, item.dtype) if isinstance(item, torch.Tensor) else None for item in args]
         kind = (function, *shapes)
-        differentiated = [n for n, item in enumerate(args) if isinstance(item, torch.Tensor) and item.requires_grad]
-        by_input = tuple([place for place in differentiated if _depends(args[place], own)])
+        tensors = [place for place, item in enumerate(args) if isinstance(item, torch.Tensor)]
+        by_input = tuple([p for p in tensors if torch.is_floating_point(args[p]) and moves(args[p])])
+        others = tuple([p for p in tensors if args[p].requires_grad and p not in by_input])
         if by_input and seen[kind] < MOST:
             seen[kind] += 1
-            calls.append(Call(function, args, by_input, tuple([p for p in differentiated if p not in by_input])))
+            calls.append(Call(function, tuple(map(_plain, args)), by_input, others))
     return calls
 
 
+def _plain(item: Any) -> Any:
+    """An argument without the wrappers of transforms."""
+    while isinstance(item, torch.Tensor) and is_wrapped(item):
+        item = unwrapped(item).select(batch_dim(item), 0) if is_batched(item) else unwrapped(item)
+    return item
+
+
+Noted = tuple[Any, tuple[Any, ...], dict[str, Any], list[int]]
+"""A class, what it was applied to, and the versions of the tensors then."""
+
+
 @contextmanager
-def _noted() -> Iterator[list[tuple[Any, tuple[Any, ...], dict[str, Any], list[int]]]]:
+def _noted() -> Iterator[list[Noted]]:
     """All calls of Functions in this thread that are recorded in a graph, however they were bound."""
-    found: list[tuple[Any, tuple[Any, ...], dict[str, Any], list[int]]] = []
+    found: list[Noted] = []
+    depth = 0
 
     def noted(frame: FrameType, event: str, _: Any) -> None:
-        if event == "call" and frame.f_code is APPLY:
+        nonlocal depth
+        if frame.f_code is not APPLY or event not in ("call", "return"):
+            return
+        depth += 1 if event == "call" else -1
+        if event == "call" and depth == 1:
             given = frame.f_locals
             with WithoutModesOrClasses():
                 if torch.is_grad_enabled():
@@ -115,6 +149,15 @@ def _noted() -> Iterator[list[tuple[Any, tuple[Any, ...], dict[str, Any], list[i
         yield found
     finally:
         sys.setprofile(before)
+
+
+def defined() -> bool:
+    """Whether anyone but torch and this package has made a Function, a custom operator's included."""
+    kinds = torch.autograd.Function.__subclasses__()
+    return any(
+        not kind.__module__.startswith(("torch.", "jacfunc.")) or kind.__name__.startswith("Generated")
+        for kind in kinds
+    )
 
 
 def _versions(args: Sequence[Any]) -> list[int]:
@@ -185,13 +228,10 @@ def off_tape(task: Task, call: Call, by_others: bool = False) -> Verdict:
     places = (*call.by_input, *call.others) if by_others else call.by_input
     count = len(call.by_input)
     given = call.at(places)
-    beside, usual = elsewhere(given[:count]), waves(given[:count])
     told = off = False
-    for first in (given[:count], beside, usual):
+    for place, first in enumerate((given[:count], *others(given[:count]))):
         try:
-            verdict = _judged(
-                task, call, places, (*first, *given[count:]), here=first is not beside and first is not usual
-            )
+            verdict = _judged(task, call, places, (*first, *given[count:]), here=place == 0)
         except REFUSED:  # values beside those that it was given may be none of its
             continue
         told, off = told or verdict.told, off or verdict.off

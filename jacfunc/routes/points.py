@@ -45,6 +45,11 @@ def elsewhere(leaves: Sequence[torch.Tensor]) -> Tensors:
     return moved([leaf.detach().nan_to_num(0.0, 0.0, 0.0) for leaf in leaves], 1.0)
 
 
+def others(leaves: Sequence[torch.Tensor]) -> tuple[Tensors, Tensors]:
+    """Values that say something where those given do not: beside them, and of size one."""
+    return elsewhere(leaves), waves(leaves)
+
+
 def moved(leaves: Sequence[torch.Tensor], step: float) -> Tensors:
     """The leaves so far along the waves."""
     return tuple(leaf.detach() + step * wave for leaf, wave in zip(leaves, waves(leaves), strict=True))

@@ -15,7 +15,7 @@ from .collect import Entries, Partials, joined, own_coordinates
 from .hessians import Hessians
 from .route import PullingRoute
 from .task import Evaluation, Task, Tensors
-from .verify import NoTransposeError, verify_transpose
+from .verify import NoTransposeError, verify_recorded, verify_transpose
 from .verify_tape import OffTapeError, verify_again, verify_tape
 
 
@@ -29,8 +29,9 @@ class Reverse(PullingRoute):
         """Fill the entries by rows; ``f`` is evaluated once."""
         outputs, pull, aux = pullback(task.evaluate, *task.leaves)
         undifferentiable = task.mode.undifferentiable
-        if task.mode.verified and task.mode.differentiated_again:
-            undifferentiable |= _lacks_gradient(task, pull, outputs)
+        if task.mode.verified:
+            verify_recorded(task, pull, outputs)
+            undifferentiable |= task.mode.differentiated_again and _lacks_gradient(task, pull, outputs)
         for start, stop in task.outputs.chunks(task.chunk_size):
             entries.take_rows(start, stop, task.through(pull, task.outputs.basis(start, stop, outputs, task.batch)))
         return Evaluation(outputs, aux, undifferentiable)
@@ -76,7 +77,7 @@ class Reverse(PullingRoute):
 def _lacks_gradient(task: Task, pull: Callable[..., Tensors], outputs: Tensors) -> bool:
     """Whether torch has no derivative of this one, which is good for a value then; raise if it had a wrong one."""
     try:
-        verify_transpose(task, pull, pushforward(pull, outputs), outputs)
+        verify_transpose(task, pull, pushforward(pull, outputs), outputs, by_rows=False)
         verify_tape(task)
     except OffTapeError:
         return True

@@ -14,13 +14,17 @@ from typing import Any
 import torch
 from torch.autograd.function import BackwardCFunction
 
+from ..core.closeness import agree
 from ..core.levels import inside_transform
 from ..errors import RefusedOperationError, UnsupportedOperationError
 from ..evaluation.linear import graph_gradients, pullback, pushforward
 from ..jet import CannotFollowError
 from . import functions
-from .points import REFUSED, elsewhere, recorded, replayed, waves
+from .points import REFUSED, others, recorded, replayed, waves
 from .task import Task, Tensors, aside
+
+SCALED, COARSELY = 1.01, 8
+"""Cotangents so much larger are rounded in another way, by which the sides may differ so many times."""
 
 
 class NoTransposeError(RuntimeError):
@@ -28,9 +32,11 @@ class NoTransposeError(RuntimeError):
 
 
 @aside
-def verify_backward(task: Task) -> None:
-    """:func:`verify_transpose` of the function, evaluated for it."""
-    verify_transpose(task, *_transposed(task, task.leaves))
+def verify_backward(task: Task, by_rows: bool = True) -> None:
+    """:func:`verify_transpose` of the function, evaluated for it, and :func:`verify_recorded`."""
+    pull, push, outputs = _transposed(task, task.leaves)
+    verify_transpose(task, pull, push, outputs, by_rows)
+    verify_recorded(task, pull, outputs)
 
 
 def _transposed(task: Task, leaves: Tensors) -> tuple[Callable[..., Tensors], Callable[..., Tensors], Tensors]:
@@ -39,32 +45,63 @@ def _transposed(task: Task, leaves: Tensors) -> tuple[Callable[..., Tensors], Ca
 
 
 @aside
+def verify_recorded(task: Task, pull: Callable[..., Tensors], outputs: Tensors) -> None:
+    """Raise where torch.func has another derivative than a graph, as of what f does in a thread of its own."""
+    if inside_transform():
+        return
+    try:
+        leaves, again = recorded(task, task.leaves)
+        true = graph_gradients(again, leaves, waves(again), False)
+    except REFUSED:
+        return
+    found = pull(*waves(outputs))
+    eps = max(torch.finfo(tensor.dtype).eps for tensor in (*leaves, *again))
+    if all(agree(one.detach(), other, eps) for one, other in zip(found, true, strict=True)):
+        return
+    drawn = any(not torch.equal(one, other) for one, other in zip(pull(*waves(outputs)), found, strict=True))
+    if not drawn:
+        raise CannotFollowError("torch.func has another derivative than a graph, as of what f does in a thread")
+
+
+@aside
 def verify_transpose(
-    task: Task, pull: Callable[..., Tensors], push: Callable[..., Tensors], outputs: Sequence[torch.Tensor]
+    task: Task,
+    pull: Callable[..., Tensors],
+    push: Callable[..., Tensors],
+    outputs: Sequence[torch.Tensor],
+    by_rows: bool = True,
 ) -> None:
     """Raise unless ``<u, push(v)> = <pull(u), v>`` for some u and v, or no ``autograd.Function`` is to blame.
 
     Where all derivatives cancel to rounding the two sides differ as well.  Where they are zero or not finite they tell
-    nothing, so others are taken; if these do not either, it stays open.
+    nothing, so others are taken; if these do not either, it stays open.  Those that are pushed are finite wherever the
+    others are, if they are wanted ``by_rows`` of the input.
     """
-    if _told(task, pull, push, outputs) or not calls_function(task):
+    if _told(task, pull, push, outputs, by_rows) or not calls_function(task):
         return
-    if not task.leaves[0].numel() or not _told_elsewhere(task):
+    if not task.leaves[0].numel() or not _told_elsewhere(task, by_rows):
         task.open.append("no sample told whether the backward of an autograd.Function can be differentiated")
 
 
-def _told_elsewhere(task: Task) -> bool:
-    try:
-        with replayed(task):
-            return _told(task, *_transposed(task, elsewhere(task.leaves)))
-    except NoTransposeError:
-        raise
-    except REFUSED:
-        return False
+def _told_elsewhere(task: Task, by_rows: bool) -> bool:
+    with replayed(task):
+        for leaves in others(task.leaves):
+            try:
+                if _told(task, *_transposed(task, leaves), by_rows):
+                    return True
+            except NoTransposeError:
+                raise
+            except REFUSED:
+                continue
+    return False
 
 
 def _told(
-    task: Task, pull: Callable[..., Tensors], push: Callable[..., Tensors], outputs: Sequence[torch.Tensor]
+    task: Task,
+    pull: Callable[..., Tensors],
+    push: Callable[..., Tensors],
+    outputs: Sequence[torch.Tensor],
+    by_rows: bool,
 ) -> bool:
     """Whether the two sides say anything, and raise where they differ."""
     tangents, cotangents = waves(task.leaves), waves(outputs)
@@ -74,11 +111,15 @@ def _told(
     room = torch.finfo(coarsest).eps ** 0.5 * (by_push[1] + by_pull[1])
     close = (by_push[0] - by_pull[0]).abs() <= room
     pushed, pulled = bool(by_push[1].isfinite()), bool(by_pull[1].isfinite())
-    if pulled and not pushed:
+    if pulled and not pushed and by_rows:
         raise CannotFollowError("derivatives that are finite by reverse mode are not along rows of the input")
     if not bool(close) and pushed and pulled and calls_function(task):
+        off = (by_push[0] - by_pull[0]).abs()
         if bool((_dot(pull(*cotangents), tangents)[0] - by_pull[0]).abs() > room / 16):
             return True  # a backward that draws random numbers, by more than sums are rounded in another order
+        larger = _dot(pull(*(SCALED * cotangent for cotangent in cotangents)), tangents)[0] / SCALED
+        if bool(off <= COARSELY * (larger - by_pull[0]).abs()):
+            return True  # one that computes with fewer digits
         if functions.cancelled(task, by_push[1] + by_pull[1]):
             return True
         raise NoTransposeError(
@@ -91,15 +132,14 @@ def _told(
 def verify_pushed(task: Task, push: Callable[..., tuple[Tensors, Tensors]]) -> None:
     """Raise where forward mode has another derivative than the backward of a graph, if there is one.
 
-    An ``autograd.Function`` has a formula for each, and a full backward hook runs in one of them only.
+    An ``autograd.Function`` has a formula for each, a full backward hook runs in one of them only, and what f runs in a
+    thread is in a graph alone.
     """
     if inside_transform():
         return
     tangents = waves(task.leaves)
     try:
         leaves, outputs = recorded(task, task.leaves)
-        if not _has_function(outputs):
-            return
         cotangents = waves(outputs)
         pulled = graph_gradients(outputs, leaves, cotangents, False)
     except REFUSED:
@@ -109,7 +149,9 @@ def verify_pushed(task: Task, push: Callable[..., tuple[Tensors, Tensors]]) -> N
     by_push, by_pull = _dot(cotangents, pushed), _dot(pulled, tangents)
     room = torch.finfo(task.leaves[0].dtype).eps ** 0.5 * (by_push[1] + by_pull[1])
     if bool(room.isfinite()) and not bool((by_push[0] - by_pull[0]).abs() <= room):
-        raise CannotFollowError("forward mode has another derivative of an autograd.Function or hook than its backward")
+        raise CannotFollowError(
+            "forward mode has another derivative (of an autograd.Function, a hook, a thread) than its backward"
+        )
 
 
 class _Value(torch.autograd.Function):
@@ -127,12 +169,19 @@ class _Value(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, cotangent: torch.Tensor) -> torch.Tensor:
-        raise UnsupportedOperationError(
-            "this derivative has no gradient: an autograd.Function inside f (or a custom operator, one like torch.cond "
-            "or one whose backward this torch has no derivative of) has a backward that cannot be differentiated "
-            "(once_differentiable, detached, or of what its forward computed out of torch's sight); write it with "
-            "differentiable operations of what ctx.save_for_backward was given, inputs or outputs"
-        )
+        raise UnsupportedOperationError(NO_GRADIENT)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> torch.Tensor:
+        raise UnsupportedOperationError(NO_GRADIENT)
+
+
+NO_GRADIENT = (
+    "this derivative has no gradient: an autograd.Function inside f (or a custom operator, one like torch.cond or one "
+    "whose backward this torch has no derivative of) has a backward that cannot be differentiated "
+    "(once_differentiable, detached, or of what its forward computed out of torch's sight); write it with "
+    "differentiable operations of what ctx.save_for_backward was given, inputs or outputs"
+)
 
 
 def value_only(derivative: torch.Tensor, outputs: Tensors) -> torch.Tensor:

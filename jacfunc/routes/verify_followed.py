@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
+from ..core.levels import inside_transform
 from ..evaluation.linear import graph_gradients, pullback
 from ..jet import CannotFollowError, Propagation, layout
 from ..jet.readout import rows_of
 from ..jet.values import plain
-from .points import REFUSED, Projection, elsewhere, moved, projected, quotient, recorded, waves
+from .points import REFUSED, Projection, moved, others, projected, quotient, recorded, waves
 from .task import Task, Tensors, aside
 
 
@@ -35,39 +36,40 @@ def verify_followed(task: Task, follow: Callable[..., Any]) -> None:
     """
     if task.within is not None:
         return
-    untold = _untold(task, follow, _told_if_any_size)
-    if untold and task.leaves[0].numel():
+    untold, _ = _untold(task, follow)
+    infinite = untold
+    for leaves in others(task.leaves) if task.leaves[0].numel() else ():
+        if not untold:
+            break
         try:
-            untold = untold & _untold(replace(task, leaves=elsewhere(task.leaves)), follow, _told_if_finite)
+            zero, unknown = _untold(replace(task, leaves=leaves), follow)
         except OtherwiseError:
             raise
         except REFUSED:
-            pass
-    if untold:
+            continue
+        untold, infinite = untold & zero, infinite & unknown
+    if untold & infinite:
         task.open.append("no sample told whether its derivatives by jets are right")
 
 
-def _told_if_any_size(one: Projection, other: Projection) -> bool:
-    return bool(_scale(one, other) > 0)
-
-
-def _told_if_finite(one: Projection, other: Projection) -> bool:
-    return bool(_finite(one, other).any())
-
-
-def _untold(task: Task, follow: Callable[..., Any], told: Callable[[Projection, Projection], bool]) -> set[int]:
-    """The orders of which nothing was told; raise where what was told is not the truth."""
+def _untold(task: Task, follow: Callable[..., Any]) -> tuple[set[int], set[int]]:
+    """The orders that are zero but for rounding, and those that are nowhere finite; raise if one is not the truth."""
     found, cotangents, coarsest = _followed_projections(task, follow)
-    for reverse in (_reverse_projections, _graph_projections):
+    references = (_graph_projections, _reverse_projections)  # a thread that f starts is inside of no transform
+    for reference in reversed(references) if inside_transform() else references:
         try:
-            true = reverse(task, cotangents)
+            true = reference(task, cotangents)
         except (RuntimeError, NotImplementedError):
             continue
-        _compare(task, follow, reverse, found, true, coarsest)
+        _compare(task, follow, reference, found, true, coarsest)
         break
     else:
         true = _compare_differences(task, follow, found, cotangents, coarsest)
-    return {k for k in range(1, task.order + 1) if not told(found[k], true[k])}
+    pairs = list(zip(found, true, strict=True))
+    sizes = [_scale(*pair) for pair in pairs]
+    least = coarsest * torch.stack(sizes).amax()
+    wanted = range(1, task.order + 1)
+    return {k for k in wanted if not sizes[k] > least}, {k for k in wanted if not bool(_finite(*pairs[k]).any())}
 
 
 def _compare(
@@ -180,7 +182,8 @@ def _graph_projections(task: Task, cotangents: Tensors) -> list[Projection]:
     leaves, tensors = recorded(task, task.leaves)
     found, along = [tensors], cotangents
     for k in range(1, task.order + 1):
-        tensors = tuple(tensor / k for tensor in graph_gradients(tensors, leaves, along, k < task.order))
+        with torch.enable_grad():
+            tensors = tuple(tensor / k for tensor in graph_gradients(tensors, leaves, along, k < task.order))
         found.append(tensors)
         along = tangents
     return _all_projected(task, cotangents, found)

@@ -15,6 +15,7 @@ from contextlib import suppress
 
 import torch
 
+from ..core.torch_private import outside_transforms
 from ..errors import RefusedOperationError
 from ..evaluation.linear import graph_gradients, pullback
 from . import functions
@@ -43,9 +44,9 @@ class OffTapeError(NoTransposeError):
 
 
 @aside
-def verify_again(task: Task) -> None:
-    """All that is asked of backwards that are differentiated again."""
-    verify_backward(task)
+def verify_again(task: Task, by_rows: bool = False) -> None:
+    """All that is asked of backwards that are differentiated again, ``by_rows`` of the input if they are pushed."""
+    verify_backward(task, by_rows)
     if task.order > 1 or task.mode.differentiated_again:
         verify_tape(task)
 
@@ -53,11 +54,12 @@ def verify_again(task: Task) -> None:
 @aside
 def verify_tape(task: Task, pulled: Pulled | None = None) -> None:
     """Raise where the derivative of a pullback is not that of its values, and an ``autograd.Function`` is to blame."""
-    if not calls_function(task):
+    if not functions.defined() or not calls_function(task):
         return
     calls = functions.called(task)
     if calls:
-        _verify_each(task, calls)
+        with replayed(task), outside_transforms():
+            _verify_each(task, calls)
     else:
         _verify_whole(task, pulled or by_func)
 
@@ -68,19 +70,24 @@ OFF = (
 )
 
 
-def _verify_each(task: Task, calls: list[functions.Call]) -> None:
-    """By each Function alone; what is wrong for gradients of the result only is noted."""
-    again = task.mode.differentiated_again
+def _verify_each(task: Task, calls: list[functions.Call], depth: int = 0) -> None:
+    """By each Function alone, and those that its backward calls; what is wrong for a gradient of the result is noted.
+
+    A backward is differentiated ``order - 1`` times, and once more for that gradient.
+    """
+    wanted, again = depth < task.order - 1, task.mode.differentiated_again and depth < task.order
+    if not (wanted or again):
+        return
     told = True
-    with replayed(task):
-        for call in calls:
-            verdict = functions.off_tape(task, call)
-            if verdict.off and task.order > 1:
-                raise OffTapeError(OFF)
-            others = again and call.others and not verdict.off and functions.off_tape(task, call, by_others=True).off
-            if verdict.off or others:
-                task.lacking.append(OFF)
-            told = told and verdict.told
+    for call in calls:
+        verdict = functions.off_tape(task, call)
+        if verdict.off and wanted:
+            raise OffTapeError(OFF)
+        others = again and call.others and not verdict.off and functions.off_tape(task, call, by_others=True).off
+        if verdict.off or others:
+            task.lacking.append(OFF)
+        told = told and verdict.told
+        _verify_each(task, functions.within(task, call), depth + 1)
     if not told:
         task.open.append(UNTOLD)
 
