@@ -351,7 +351,7 @@ def _attempt(
         given=() if request.within is None else request.given_leaves(),
         aside=evaluator.aside,
     )
-    if inside_vmap() and not (findings.settled or request.traced):
+    if not (findings.settled or request.traced) and inside_vmap():
         verify_tape(task)  # which needs no numbers of this vmap
     recorder = recorder_of(findings, request)
     evaluator.note(recorder)

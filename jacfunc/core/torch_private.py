@@ -27,6 +27,7 @@ import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from operator import methodcaller
+from types import CodeType
 from typing import Any, TypeVar
 
 import torch
@@ -70,6 +71,14 @@ unwrapped: Callable[[torch.Tensor], torch.Tensor] = _functorch.get_unwrapped
 
 batch_dim: Callable[[torch.Tensor], int] = _functorch.maybe_get_bdim
 """Which axis of what a ``vmap`` wraps is its own."""
+
+
+@functools.cache
+def through_transforms() -> CodeType:
+    """What an ``autograd.Function`` goes through inside of a transform, with its arguments as they came."""
+    from torch._functorch.autograd_function import custom_function_call
+
+    return type(custom_function_call).__call__.__code__
 
 
 def outside_transforms() -> AbstractContextManager[Any]:

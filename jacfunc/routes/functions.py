@@ -7,25 +7,27 @@ its backward is judged element by element.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 import torch
 
 from ..core.levels import inside_transform
-from ..core.torch_private import WithoutModesOrClasses, batch_dim, is_batched, is_wrapped, unwrapped
+from ..core.torch_private import WithoutModesOrClasses, batch_dim, is_batched, is_wrapped, through_transforms, unwrapped
 from ..evaluation.linear import gradients_of, pullback
 from .points import REFUSED, others, quotient, recorded, replayed, waves
 from .task import Task, Tensors
 
 MOST = 4
 """Calls of one Function with tensors of the same shapes that are looked at."""
-APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
+APPLY: CodeType | None = getattr(getattr(torch.autograd.Function.apply, "__func__", None), "__code__", None)
+"""Of torch before 2.14, in which it is Python."""
 
 WIDER, COARSE = 4, 0.05
 """Times the step of the differences that those are compared with, and the step that evens out what is rounded."""
@@ -128,27 +130,77 @@ Noted = tuple[Any, tuple[Any, ...], dict[str, Any], list[int]]
 
 @contextmanager
 def _noted() -> Iterator[list[Noted]]:
-    """All calls of Functions in this thread that are recorded in a graph, however they were bound."""
-    found: list[Noted] = []
-    depth = 0
+    """All calls of Functions in this thread that are recorded in a graph, however they were bound.
 
-    def noted(frame: FrameType, event: str, _: Any) -> None:
-        nonlocal depth
-        if frame.f_code is not APPLY or event not in ("call", "return"):
-            return
-        depth += 1 if event == "call" else -1
-        if event == "call" and depth == 1:
-            given = frame.f_locals
-            with WithoutModesOrClasses():
-                if torch.is_grad_enabled():
-                    found.append((given["cls"], given["args"], given["kwargs"], _versions(given["args"])))
-
+    From torch 2.14 on ``apply`` is no Python, and its arguments are those of the ``forward`` that it calls.
+    """
+    noting = _Noting()
     before = sys.getprofile()
-    sys.setprofile(noted)
+    sys.setprofile(noting)
     try:
-        yield found
+        yield noting.found
     finally:
         sys.setprofile(before)
+
+
+class _Noting:
+    """What Python tells of calls: those of Functions, but for what runs inside of one."""
+
+    def __init__(self) -> None:
+        self.found: list[Noted] = []
+        self.depth = 0
+        self.awaited: Any = None
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
+        if frame.f_code is APPLY and event in ("call", "return"):
+            given = frame.f_locals
+            if self._enters(event == "call"):
+                self._take(given["cls"], given["args"], given["kwargs"])
+        elif (
+            event == "call" and self.awaited is not None and frame.f_code in (_code(self.awaited), through_transforms())
+        ):
+            skipped = (
+                2 if frame.f_code is through_transforms() else not _sets_up(self.awaited)
+            )  # itself and a class; ctx
+            self._take(self.awaited, _positional(frame)[skipped:], {})
+            self.awaited = None
+        elif APPLY is None and event in ("c_call", "c_return", "c_exception") and _applies(argument):
+            self.awaited = argument.__self__ if self._enters(event == "c_call") else None
+
+    def _enters(self, begins: bool) -> bool:
+        self.depth += 1 if begins else -1
+        with WithoutModesOrClasses():
+            return begins and self.depth == 1 and torch.is_grad_enabled()
+
+    def _take(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.found.append((function, args, kwargs, _versions(args)))
+
+
+def _applies(called: Any) -> bool:
+    kind = getattr(called, "__self__", None)
+    return (
+        getattr(called, "__name__", "") == "apply"
+        and isinstance(kind, type)
+        and issubclass(kind, torch.autograd.Function)
+    )
+
+
+def _code(function: Any) -> CodeType | None:
+    return getattr(function.forward, "__code__", None)
+
+
+def _sets_up(function: Any) -> bool:
+    return function.setup_context is not torch.autograd.Function.setup_context
+
+
+def _positional(frame: FrameType) -> tuple[Any, ...]:
+    """What a function was given, as arguments by position."""
+    code, given = frame.f_code, frame.f_locals
+    names = code.co_varnames[: code.co_argcount]
+    rest = (
+        given[code.co_varnames[code.co_argcount + code.co_kwonlyargcount]] if code.co_flags & inspect.CO_VARARGS else ()
+    )
+    return (*(given[name] for name in names), *rest)
 
 
 def defined() -> bool:

@@ -72,6 +72,33 @@ def compiled(function, **options):
 # -------------------------------------------------------------------- levels
 
 
+def test_a_function_inside_of_a_transform_goes_through_one_call():
+    codes = set()
+    before = sys.getprofile()
+    sys.setprofile(lambda frame, event, _: codes.add(frame.f_code))
+    try:
+        torch.func.vmap(Doubled.apply)(x(2))
+    finally:
+        sys.setprofile(before)
+    assert private.through_transforms() in codes
+
+
+class Doubled(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return 2 * x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g
+
+
 def test_levels_are_counted_and_told_apart():
     seen = {}
 
