@@ -82,6 +82,7 @@ def test_what_passes_from_room_to_room_is_written_by_none_of_them():
 WRITTEN = {
     "call.__code__",  # of a function made there
     "call.scopes",
+    "call.writes",
     "call.programs",
     "_refuse_changed._dynamo_marked_constant",
     "caches.TOOLCHAIN.asked",

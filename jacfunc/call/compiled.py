@@ -8,8 +8,8 @@ of a module for arguments of the same shapes ask the guards of Dynamo alone, and
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,7 +23,8 @@ from ..core.reasons import line_of, together
 from ..core.torch_private import constant_in_traces, dynamo_error
 from ..errors import UnsupportedOperationError
 from ..evaluation.program import Program
-from ..modules.functional import FunctionalModule
+from ..modules.functional import FunctionalModule, LiveModule
+from ..modules.swapping import Inventory, exchanged, locked
 from ..options import METHODS
 from . import independence
 from .dynamo_guards import filtered
@@ -51,7 +52,8 @@ def call_compiled(transform: Transform, args: tuple[Any, ...], kwargs: dict[str,
         with suppress(dynamo_error()):
             return _as_it_is(call, transform.transformed, args, kwargs)
     found, result = _looked_at(transform, args, kwargs)
-    if found is not None and not found.programs and known is not _unclear:  # type: ignore[attr-defined]
+    lasting = found is not None and not found.programs and not found.writes  # type: ignore[attr-defined]
+    if found is not None and lasting and known is not _unclear:
         settled = weakref.ref(found) if call is None or call is found else _unclear
         caches.FAST_COMPILED.put(transform, kind, settled)
     return result
@@ -97,22 +99,23 @@ def _looked_at(transform: Transform, args: tuple[Any, ...], kwargs: dict[str, An
 
 
 def _called(transform: Transform, request: Request) -> tuple[Call | None, Any]:
-    key, signature = request.fingerprint.key, _signature(transform, request)
-    known: Call | None = caches.COMPILED.get(key, signature)
+    key = request.fingerprint.key
+    known: Call | None = caches.COMPILED.get(key, _signature(transform, request))
     if known is not None:
         for program in known.programs:  # type: ignore[attr-defined]
             independence.look_again(request, program)
             if program.depends:  # for which no guard asks
                 independence.confirm(request)
         # Of what is another program after all, or is refused: by its own words below.
-        with suppress(dynamo_error()):
+        with suppress(dynamo_error()), _kept(request) if known.writes else nullcontext():  # type: ignore[attr-defined]
             return known, _as_it_is(known, transform.transformed, request.args, request.kwargs)
     call, result, programs = _compiled(_eager(transform), request, known)
     if call is None or not request.fingerprint.watchable:
         return None, result
     call.programs = programs  # type: ignore[attr-defined]
     call.scopes = request.fingerprint.scopes  # type: ignore[attr-defined]  # no other may be told apart by the same address
-    caches.COMPILED.put(key, request.fingerprint.parts, signature, call)
+    # By the modules that were found meanwhile, too.
+    caches.COMPILED.put(key, request.fingerprint.parts, _signature(transform, request), call)
     return call, result
 
 
@@ -157,7 +160,9 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
     for name, make in attempts:
         try:
             call = make()
-            result = call(request.function, *request.args, **request.kwargs)
+            with _kept(request) as writes:
+                result = call(request.function, *request.args, **request.kwargs)
+                call.writes = getattr(call, "writes", False) or writes()  # type: ignore[attr-defined]
         except (dynamo_error(), UnsupportedOperationError) as error:
             reasons.append((name, f"{str(error).strip().splitlines()[0]}{line_of(error)}"))
             continue
@@ -168,6 +173,32 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
         f"{eager.quantity.name} of f cannot be compiled: {reasons[-1][1]}; leave compile=True out, or replace what is "
         f"named here (no route that torch.compile traces: {together(reasons)})"
     )
+
+
+@contextmanager
+def _kept(request: Request) -> Iterator[Callable[[], bool]]:
+    """While it lasts, the buffers of modules are copies; whether one of them was written to.
+
+    What is compiled writes to them where the function closes over a module; an adapted one brings its own copies.
+    """
+    fingerprint = request.fingerprint
+    own = [] if isinstance(request.function, FunctionalModule | LiveModule) else fingerprint.modules
+    modules = [*own, *fingerprint.hidden]
+    before: list[tuple[Any, Any, Any, object]] = []
+    with locked() if modules else nullcontext(), ExitStack() as swaps:
+        for module in modules:
+            inventory = Inventory.remembered(module)
+            swaps.callback(exchanged(inventory).restore)
+            slots = [slot for slot in (*inventory.buffers, *inventory.attributes) if slot.index in slot.container]
+            before += [(home, key, home[key], _version(home[key])) for home, key, _ in slots]
+        yield lambda: any(home.get(key) is not was or _version(was) != number for home, key, was, number in before)
+
+
+def _version(kept: Any) -> object:
+    """What is another number once it was written to; of a tensor that counts nothing, never the same."""
+    if not isinstance(kept, torch.Tensor):
+        return None
+    return object() if kept.is_inference() else kept._version
 
 
 def _by(eager: Transform, found: Plan, method: str, options: dict[str, Any]) -> Call:

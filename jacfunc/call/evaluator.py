@@ -30,7 +30,7 @@ from ..jet import CannotFollowError, Jet
 from ..jet.values import replaced
 from ..jet.within import value_within
 from ..modules.functional import FunctionalModule, LiveModule
-from ..modules.hidden import watched
+from ..modules.hidden import ModuleUsedError, Watch, watched
 from ..modules.swapping import call_guarded
 from ..routes.points import REFUSED
 from .refusals import check_outputs, refuse_classes
@@ -57,6 +57,14 @@ class OutputsChangedError(Exception):
 
 class ModulesFoundError(OutputsChangedError):
     """Modules ran in the function that were not known to: what is known is of another one."""
+
+
+class _AgainError(Exception):
+    """A module was used that is known from now on: look once more."""
+
+
+USED = 256
+"""How many modules a look may find that are used without being called, one at a time."""
 
 
 class Evaluator:
@@ -178,16 +186,28 @@ class Evaluator:
 
     def look(self, state: RandomState) -> tuple[Tensors, bool]:
         """The outputs of a plain forward, and whether it drew random numbers; refuses what is no batch of samples."""
+        for _ in range(USED):
+            with contextlib.suppress(_AgainError):
+                return self._look(state)
+        raise UnsupportedOperationError(
+            f"f uses more than {USED} modules that it neither closes over nor calls; call them, or close over them"
+        )
+
+    def _look(self, state: RandomState) -> tuple[Tensors, bool]:
         self.expected = None
+        fingerprint = self.request.fingerprint
         self.recorder = prover = None if self.request.alone or inside_vmap() else Prover(self.request.samples)
+        watch: Watch | None = None
         try:
-            with plainly() as called, watched(self.request.fingerprint) as found:
+            with plainly() as called, watched(fingerprint, used=not self.request.of_plain_layers) as watch:
                 values = self.first_values(state)
-            if found:
-                self.request.look_again()
             self.scripted = self.scripted or called()
             self.looked_at = None if prover is None else prover.proved(lambda: self._elsewhere(state))
             return values, not state.is_now()
+        except ModuleUsedError:
+            if watch is None or watch.used is None:  # for an evaluation around this one
+                raise
+            raise _AgainError from None
         except RuntimeError as error:
             if inside_transform() and not isinstance(error, JacfuncError):
                 raise UnsupportedOperationError(
@@ -196,6 +216,8 @@ class Evaluator:
                 ) from error
             raise
         finally:
+            if watch is not None and watch.found:
+                self.request.look_again()
             self.recorder = None
             state.restore()
 
@@ -310,9 +332,14 @@ class Evaluator:
     def _watched(self, args: Sequence[Any], kwargs: dict[str, Any], own: list[nn.Module]) -> Any:
         """Where modules were found that ran without being known to, there may be others now."""
         fingerprint, state = self.request.fingerprint, self.request.random_state()
-        with watched(fingerprint) as found:
-            result = call_guarded(self.request.function, args, kwargs, [*own, *fingerprint.hidden])
-        if found and self.expected is not None:
+        modules = [*own, *fingerprint.hidden]
+        try:
+            with watched(fingerprint, fingerprint.used) as watch:
+                result = call_guarded(self.request.function, args, kwargs, modules)
+        except ModuleUsedError:
+            if watch.used is None or self.expected is None:
+                raise
+        if watch.found and self.expected is not None:
             self.request.look_again()
             state.restore()
             raise ModulesFoundError

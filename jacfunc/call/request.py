@@ -21,7 +21,7 @@ from ..core.subclasses import dressed_all, is_own, undressed
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError
 from ..evaluation.rng import GENERATORS, RandomState
 from ..jet.frame import Frame
-from ..modules.fingerprint import Fingerprint, tensor_signature
+from ..modules.fingerprint import Fingerprint, tensor_signature, unproxied
 from ..modules.functional import FunctionalModule, LiveModule
 from ..options import Options
 from .refusals import Fits, check_inputs, other_arguments, refuse_compiled, refuse_jets
@@ -32,6 +32,7 @@ Tensors = tuple[torch.Tensor, ...]
 
 def as_function(f: Any) -> Callable[..., Any]:
     """``f`` itself, or a module as a function of its inputs alone."""
+    f = unproxied(f)
     if isinstance(f, nn.Module):
         return f if compiling() else LiveModule(f)  # a forward that writes to a buffer is refused while compiling
     if isinstance(f, type):

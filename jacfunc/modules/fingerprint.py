@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 import types
+import weakref
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -28,8 +29,32 @@ Shape = tuple[int, ...]
 Values = (int, float, complex, str, bytes, bool, type(None), Enum, torch.dtype, torch.device)
 PLAIN = frozenset([int, float, complex, bool, str])
 """Values that may be others at each call, and change what runs if they matter."""
+PROXIES = frozenset(weakref.ProxyTypes)
+REFERRING = PROXIES | {types.MethodType, weakref.ref, weakref.WeakMethod}
+"""What stands for one object: that is looked at in its place."""
 DEPTH = 32
 WIDTH = 64
+
+
+def unproxied(item: Any) -> Any:
+    """What a weak proxy is of, None if that is gone; else the item itself."""
+    if type(item) not in PROXIES:
+        return item
+    try:
+        return item.__init__.__self__  # a method of the object, which is no other's
+    except ReferenceError:
+        return None
+
+
+def _referred(item: Any) -> Any:
+    """What a bound method, a weak reference or a proxy is of; else the item itself."""
+    while type(item) in REFERRING:
+        item = unproxied(item)
+        if isinstance(item, weakref.ref):
+            item = item()
+        elif isinstance(item, types.MethodType):
+            item = item.__self__
+    return item
 
 
 def tensor_signature(tensor: torch.Tensor, batch: Shape) -> Hashable:
@@ -45,16 +70,17 @@ class Fingerprint:
     """What was found in a function.
 
     ``scopes``: the namespaces, of no module, of functions that were executed; ``arrays``: whether it holds some of
-    numpy, its modules aside; ``hidden``: modules that were seen to run and are not found in it (``hidden.py``);
-    ``numbers``: numbers and strings, no part of the key, since what runs tells those apart that matter; ``may_draw``:
-    its code, or that of an object in it, has names of what draws random numbers; ``watchable``: whether it is known
-    when an object in it ends.
+    numpy, its modules aside; ``hidden``: modules that were seen to run and are not found in it (``hidden.py``),
+    ``used``: some of them without being called; ``numbers``: numbers and strings, no part of the key, since what runs
+    tells those apart that matter; ``may_draw``: its code, or that of an object in it, has names of what draws random
+    numbers; ``watchable``: whether it is known when an object in it ends.
     """
 
     key: Hashable = None
     parts: list[object] = field(default_factory=list)
     modules: list[nn.Module] = field(default_factory=list)
     hidden: list[nn.Module] = field(default_factory=list)
+    used: bool = False
     random: list[Any] = field(default_factory=list)
     scopes: list[dict[str, Any]] = field(default_factory=list)
     watchable: bool = True
@@ -72,7 +98,7 @@ class Fingerprint:
         if not once:
             fingerprint = cls()
             fingerprint.key = _Walk(fingerprint, batch).key(function, 0)
-            references = caches.HIDDEN.get(fingerprint.key, None) or ()
+            fingerprint.used, references = caches.HIDDEN.get(fingerprint.key, None) or (False, ())
             fingerprint.hidden += [module for reference in references if (module := reference()) is not None]
             once.append(fingerprint)
         return once[0]
@@ -124,6 +150,8 @@ class _Walk:
     seen: dict[int, int] = field(default_factory=dict)
 
     def key(self, item: Any, depth: int) -> Hashable:
+        if type(item) in PROXIES:
+            item = unproxied(item)
         if isinstance(item, Values):
             return self.value(item)
         if isinstance(item, torch.Tensor):
@@ -154,6 +182,8 @@ class _Walk:
             yield from self.function(item, depth)
         elif isinstance(item, types.MethodType):
             yield from (self.key(part, depth) for part in (item.__func__, item.__self__))
+        elif isinstance(item, weakref.ref):
+            yield self.key(item(), depth)
         elif isinstance(item, functools.partial):
             yield from (self.key(part, depth) for part in (item.func, item.args, item.keywords))
         elif isinstance(item, dict | list | tuple | set | frozenset):
@@ -193,7 +223,7 @@ class _Walk:
         # An object's own attributes may hold modules, whose buffers have to be protected as well.
         if not isinstance(item, type):
             self.fingerprint.may_draw = self.fingerprint.may_draw or _methods_draw(type(item))
-            for value in getattr(item, "__dict__", {}).values():
+            for value in map(_referred, getattr(item, "__dict__", {}).values()):
                 self.fingerprint.arrays |= isinstance(value, np.ndarray)
                 if isinstance(value, GENERATORS):
                     self.fingerprint.random.append(value)

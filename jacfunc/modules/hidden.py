@@ -2,10 +2,15 @@
 
 A plain forward tells: what is called is seen by hooks that torch has for all modules.  While such a module runs its
 buffers are exchanged for copies, so that nothing of it changes; from then on it is one of the function's modules.
+
+Of what is used without being called, as by ``net.forward(x)`` or for its buffers, Python tells as a profiler is told:
+a module's tensors and children are read by a method of its own.  That is stopped before it has begun, and the function
+is evaluated again, with copies in the module from the start.  Where a profiler runs it is not told.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -16,69 +21,125 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from ..core import caches
+from ..errors import JacfuncError
 from .fingerprint import Fingerprint
 from .swapping import Inventory, exchanged, locked
 
 
+def _codes(*methods: Any) -> frozenset[int]:
+    return frozenset(id(method.__code__) for method in methods)
+
+
+USING = _codes(nn.Module.__getattr__, nn.Module.__setattr__, nn.Module.__delattr__)
+MAKING = _codes(nn.Module.__init__, nn.Module.__setstate__)
+"""The code of the methods by which a module is used without being called, and by which it is made or copied."""
+
+
+class ModuleUsedError(JacfuncError):
+    """A module that is not known was about to be used without being called: evaluate again, for now it is known."""
+
+
 @contextmanager
-def watched(fingerprint: Fingerprint) -> Iterator[list[nn.Module]]:
+def watched(fingerprint: Fingerprint, used: bool = False) -> Iterator[Watch]:
     """While it lasts, no module that runs in this thread changes; what is new among them becomes the function's.
 
-    The list has what is new at the end, but for modules that the function made itself, which are gone by then.
+    ``found`` of the watch has what is new at the end, but for modules that the function made itself, which are gone by
+    then.  With ``used`` modules that are not called are seen as well; the first stops all, and is what is found.
     """
-    watch = _Watch({id(module) for module in fingerprint.tree()})
-    found: list[nn.Module] = []
+    watch = Watch(fingerprint.tree())
     with locked():
         # Put back where its forward ends, for what surrounds that may exchange tensors as well (functional_call).
         hooks = register_module_forward_pre_hook(watch.begin), register_module_forward_hook(watch.end, always_call=True)
         numbers = {hook.id for hook in hooks}
         caches.OWN_HOOKS |= numbers
         caches.AROUND.watches.append(watch)
+        told = used and sys.getprofile() is None
+        if told:
+            sys.setprofile(watch.told)
         try:
-            yield found
+            yield watch
+        except Exception:
+            if watch.used is None:
+                raise
         finally:
+            if told:
+                sys.setprofile(None)
             caches.AROUND.watches.remove(watch)
             for hook in hooks:
                 hook.remove()
             caches.OWN_HOOKS -= numbers
-            watch.end_all()
-            found += [module for reference in watch.found if (module := reference()) is not None]
-            if found:
-                _keep(fingerprint, found)
+            watch.finish()
+            if watch.found:
+                _keep(fingerprint, watch)
+        if watch.used is not None:  # even if the function catches it
+            raise ModuleUsedError("a module was used that is not known yet")
 
 
-class _Watch:
-    """What runs in this thread: the modules that are not ``known``, each once, and the swaps of those that run now."""
+class Watch:
+    """What runs in this thread: modules that are not ``known``, each once, and the swaps of those that run now.
 
-    def __init__(self, known: set[int]) -> None:
-        self.known = known
+    ``used`` is the module that stopped the evaluation, if one did.
+    """
+
+    def __init__(self, known: list[nn.Module]) -> None:
+        self.known = {id(module) for module in known}
+        self.modes = [(module, module.training) for module in known]
         self.thread = threading.get_ident()
-        self.found: list[weakref.ref[nn.Module]] = []
+        self.found: list[nn.Module] = []
+        self.used: nn.Module | None = None
+        self.called: list[weakref.ref[nn.Module]] = []
+        self.made: list[nn.Module] = []
         self.running: list[tuple[nn.Module, set[int], Any]] = []
 
+    def told(self, frame: Any, event: str, _: Any) -> None:
+        """What Python tells of each call."""
+        if event != "call":
+            return
+        code = id(frame.f_code)
+        if code in MAKING:
+            self.made.append(frame.f_locals["self"])
+        if code not in USING:
+            return
+        module = frame.f_locals["self"]
+        if id(module) in self.known or caches.AROUND.unnoted or any(module is made for made in self.made):
+            return
+        if not any(watch.exchanges(module) for watch in caches.AROUND.watches):
+            self.used = module
+            raise ModuleUsedError
+
     def begin(self, module: nn.Module, _: Any) -> None:
+        """It is about to run."""
         if threading.get_ident() != self.thread or id(module) in self.known:
             return
         if self.exchanges(module):
             return
-        if not any(reference() is module for reference in self.found):
-            self.found.append(weakref.ref(module))
+        if not any(reference() is module for reference in self.called):
+            self.called.append(weakref.ref(module))
         # By the outermost alone, whose hooks come first at the end as well.
         done = any(watch.exchanges(module) for watch in caches.AROUND.watches)
-        swap = None if done else exchanged(Inventory.remembered(module))
-        self.running.append((module, set(map(id, module.modules())), swap))
+        self.running.append((module, set(map(id, module.modules())), None if done else _exchanged(module)))
 
     def exchanges(self, module: nn.Module) -> bool:
         """Whether it is, or is part of, a module that was seen to begin and that runs."""
         return any(id(module) in below for _, below, _ in self.running)
 
     def end(self, module: nn.Module, *_: Any) -> None:
+        """It runs no more."""
         if threading.get_ident() == self.thread and self.running and self.running[-1][0] is module:
             self._restore()
 
-    def end_all(self) -> None:
+    def finish(self) -> None:
+        """Nothing runs any more."""
         while self.running:
             self._restore()
+        self.made.clear()
+        if self.used is None:
+            self.found += [module for reference in self.called if (module := reference()) is not None]
+        else:
+            self.found.append(self.used)
+            for module, training in self.modes:
+                if module.training is not training:  # which it was about to switch back
+                    module.training = training
 
     def _restore(self) -> None:
         swap = self.running.pop()[2]
@@ -86,7 +147,17 @@ class _Watch:
             swap.restore()
 
 
-def _keep(fingerprint: Fingerprint, found: list[nn.Module]) -> None:
-    fingerprint.hidden += [module for module in found if not any(module is other for other in fingerprint.hidden)]
-    references = tuple(map(weakref.ref, fingerprint.hidden))
-    caches.HIDDEN.put(fingerprint.key, fingerprint.parts, None, references)
+def _exchanged(module: nn.Module) -> Any:
+    caches.AROUND.unnoted += 1
+    try:
+        return exchanged(Inventory.remembered(module))
+    finally:
+        caches.AROUND.unnoted -= 1
+
+
+def _keep(fingerprint: Fingerprint, watch: Watch) -> None:
+    hidden = fingerprint.hidden
+    hidden += [module for module in watch.found if not any(module is other for other in hidden)]
+    fingerprint.used = fingerprint.used or watch.used is not None
+    references = tuple(map(weakref.ref, hidden))
+    caches.HIDDEN.put(fingerprint.key, fingerprint.parts, None, (fingerprint.used, references))

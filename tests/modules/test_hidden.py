@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import copy
 import functools
+import sys
 import threading
 import types
 import weakref
@@ -12,7 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+from backends import compiling_by
 from torch import nn
+from torch._dynamo.testing import CompileCounter
+from torch.nn import functional as F
 
 from jacfunc import check_independent, diag_jac, hess_diag, make_functional
 from jacfunc.errors import CoupledSamplesError
@@ -37,6 +42,9 @@ class Counting(nn.Module):
         self.calls += 1
         self.total = self.total + 1
         return self.norm(x).sin() + x**2
+
+    def forward_of(self, x: Any) -> Any:
+        return self.forward(x)
 
 
 class Thing:
@@ -144,6 +152,54 @@ def by_weakref(net: nn.Module) -> Function:
     return lambda x: reference()(x)  # type: ignore[misc]
 
 
+def by_weak_method(net: nn.Module) -> Function:
+    reference = weakref.WeakMethod(net.forward)
+    return lambda x: reference()(x)  # type: ignore[misc]
+
+
+def by_proxy(net: nn.Module) -> Function:
+    proxy = weakref.proxy(net)
+    return lambda x: proxy(x)
+
+
+def by_proxy_of_another(net: nn.Module) -> Function:
+    o = thing(nets=[net])
+    proxy = weakref.proxy(o)
+    f = lambda x: proxy.nets[0](x)
+    f.o = o  # type: ignore[attr-defined]  # which would be gone
+    return f
+
+
+def by_functional(net: nn.Module) -> Function:
+    f, params = make_functional(net, method="forward_of")
+    o = thing(f=[f])
+    return lambda x: o.f[0](params, x)
+
+
+def functionals(net: Any, x: Any) -> Any:
+    """As its forward, of what it holds, which it is not asked for."""
+    norm = net.norm
+    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.training).sin() + x**2
+
+
+def again_if_it_fails(net: Any, x: Any) -> Any:
+    """Whatever stops it is caught."""
+    try:
+        return net.forward(x)
+    except Exception:
+        return x
+
+
+def used(use: Callable[[Any, Any], Any], in_sight: bool = False) -> Callable[[nn.Module], Function]:
+    """A module that is not called."""
+
+    def of(net: nn.Module) -> Function:
+        o, reference = thing(nets=[net]), weakref.ref(net)
+        return (lambda x: use(reference(), x)) if in_sight else (lambda x: use(o.nets[0], x))
+
+    return of
+
+
 def by_function_attribute(net: nn.Module) -> Function:
     def f(x: Any) -> Any:
         return f.net(x)  # type: ignore[attr-defined]
@@ -218,6 +274,20 @@ PLACES: dict[str, Callable[[nn.Module], Function]] = {
     "a default argument": by_default,
     "a lambda in a dict": lambda net: holder({"f": lambda x: net(x)}, lambda o: o["f"]),
     "a cached function": lambda net: holder(functools.lru_cache(lambda: net), lambda o: o()),
+    "a weak method": by_weak_method,
+    "a proxy": by_proxy,
+    "a proxy of another object": by_proxy_of_another,
+    "a proxy alone": weakref.proxy,
+    "its forward": used(lambda net, x: net.forward(x)),
+    "its forward, of a weak reference": used(lambda net, x: net.forward(x), in_sight=True),
+    "its forward, kept": lambda net: holder(thing(call=net.forward), lambda o: o.call),
+    "its forward, kept by a partial": lambda net: holder(thing(p=functools.partial(net.forward)), lambda o: o.p),
+    "the forward of its class": used(lambda net, x: type(net).forward(net, x)),
+    "its forward, in what is caught": used(again_if_it_fails),
+    "the forward of a part": used(lambda net, x: net.norm.forward(x).sin() + x**2),
+    "a functional of torch": used(functionals),
+    "a functional of torch, of a weak reference": used(functionals, in_sight=True),
+    "an adapter of another method": by_functional,
     "an iterator": lambda net: holder(thing(get=iter(lambda: net, None)), lambda o: next(o.get)),
 }
 
@@ -345,6 +415,106 @@ def test_an_error_inside_leaves_it_as_it_was() -> None:
     assert unchanged(net, before)
 
 
+def test_many_that_are_not_called_and_what_f_switches_before_one_of_them() -> None:
+    nets, known = [Counting().eval() for _ in range(4)], Counting()
+    o = thing(nets=nets)
+
+    def f(x: Any) -> Any:
+        known.eval()
+        y = sum(net.forward(x) for net in o.nets)
+        known.train()
+        return y
+
+    before = [state(net) for net in nets]
+    for method in ("auto", "reverse"):
+        for _ in range(2):
+            assert torch.allclose(diag_jac(f, method=method)(X), 4 * truth(X), atol=1e-5)
+            assert known.training and all(map(unchanged, nets, before))
+
+
+def test_another_that_is_not_called_in_its_place() -> None:
+    o = thing(nets=[Counting().eval()])
+    derivative = diag_jac(lambda x: o.nets[0].forward(x))
+    derivative(X)
+    second = o.nets[0] = Counting().eval()
+    before = state(second)
+    for _ in range(2):
+        derivative(X)
+        assert unchanged(second, before)
+
+
+def test_what_f_makes_and_does_not_call_is_none() -> None:
+    o = thing(made=[])
+
+    def f(x: Any) -> Any:
+        if not o.made:
+            o.made.append(nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), nn.Tanh()).eval())
+        return o.made[0].forward(x) + Counting().eval().forward(x) + copy.deepcopy(o.made[0]).forward(x)
+
+    for _ in range(3):
+        assert diag_jac(f)(X).isfinite().all()
+    assert len(list(o.made[0].parameters())) == 4 and len(o.made[0]) == 2
+
+
+def test_a_profiler_stays() -> None:
+    net = Counting().eval()
+    o = thing(nets=[net])
+    told = []
+    profiler = lambda frame, *_: told.append(frame)
+    sys.setprofile(profiler)
+    try:
+        found = diag_jac(lambda x: o.nets[0](x))(X)
+        assert sys.getprofile() is profiler
+    finally:
+        sys.setprofile(None)
+    assert torch.allclose(found, truth(X), atol=1e-5)
+    diag_jac(lambda x: o.nets[0].forward(x) + 1)(X)
+    assert sys.getprofile() is None
+
+
+class Assigning(nn.Module):
+    """Writes to a buffer and to a tensor beside it."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.in_place = in_place
+        self.register_buffer("count", torch.zeros(()))
+        self.last = torch.zeros(5, 2)
+
+    def forward(self, x: Any) -> Any:
+        if self.in_place:
+            self.count.add_(1)
+        else:
+            self.count = self.count + 1
+        self.last = x.detach() * 2
+        return x.sin() * self.count
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("place", ["closed over", "a list of an object", "a plain list of a module"])
+def test_compiled_nothing_of_it_changes(place: str, in_place: bool) -> None:
+    net = Assigning(in_place)
+    f = (lambda x: net(x)) if place == "closed over" else PLACES[place](net)
+    count, last = net.count, net.last
+    with compiling_by(counter := CompileCounter()):
+        derivative = diag_jac(f, compile=True, return_value=True)
+        for _ in range(3):
+            found, value = derivative(X)
+            assert net.count is count and net.last is last and not count and not last.any()
+            assert torch.allclose(found, X.cos()) and torch.allclose(value, X.sin())
+            frames = counter.frame_count
+    assert frames == 1
+
+
+def test_compiled_once_where_nothing_is_written() -> None:
+    net = nn.Sequential(nn.BatchNorm1d(2), nn.Tanh()).eval()
+    with compiling_by(counter := CompileCounter()):
+        derivative = diag_jac(lambda x: net(x), compile=True)
+        for _ in range(3):
+            assert torch.allclose(derivative(X), diag_jac(net)(X))
+    assert counter.frame_count == 1
+
+
 @pytest.mark.parametrize("made", [lambda: nn.CELU(0.3), lambda: nn.BatchNorm1d(2).eval(), lambda: Counting().eval()])
 def test_what_the_function_makes_itself_is_none(made: Callable[[], nn.Module]) -> None:
     hidden = thing(nets=[Counting().eval()])
@@ -358,13 +528,13 @@ def test_what_the_function_makes_itself_is_none(made: Callable[[], nn.Module]) -
 def test_only_the_modules_of_this_thread_and_those_that_are_new() -> None:
     known, hidden, other = Counting().eval(), Counting().eval(), Counting().eval()
     fingerprint = Fingerprint.by(lambda x: known(x), (5,))
-    with watched(fingerprint) as found:
+    with watched(fingerprint) as watch:
         hidden(X)
         known(X)
         hidden(X)
         thread = threading.Thread(target=other, args=(X,))
         thread.start()
         thread.join()
-    assert [module is hidden for module in found] == [True] and fingerprint.hidden == [hidden]
+    assert [module is hidden for module in watch.found] == [True] and fingerprint.hidden == [hidden]
     assert [int(net.calls) for net in (hidden, known, other)] == [0, 1, 1]
     assert not torch.nn.modules.module._global_forward_pre_hooks and not torch.nn.modules.module._global_forward_hooks
