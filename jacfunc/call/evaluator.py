@@ -111,11 +111,12 @@ class Evaluator:
             first = request.state_arguments
             args[first:] = trees.copied(args[first:])
             kwargs = trees.copied(kwargs)
+        recorder = self.recorder
+        context = self._corrections(recorder)  # of now: what is made from here on may be written to
         for argument in request.arguments:
             args[argument.position] = argument.build([leaf.clone() for leaf in leaves[argument.span]])
-        recorder = self.recorder
         inputs = None if recorder is None else (self._leaves(args), *self._others(args, kwargs))
-        with self._corrections(recorder) as corrections:
+        with context as corrections:
             if not records(corrections, recorder):
                 recorder = None
             if recorder is not None and inputs is not None:
@@ -257,7 +258,7 @@ class Evaluator:
             propagation.recorder = recorder
             recorder.begin(jets, *self._others(args, kwargs), on_jets=True)
         if inside or (others_copied and not jets[0].propagation.quiet):  # what is without jets is differentiated too
-            with self._corrections() if inside else Beside():
+            with self._corrections() if inside else Beside(self._given()):
                 output = self._followed(args, kwargs)
         else:
             output = self._followed(args, kwargs)
@@ -307,7 +308,12 @@ class Evaluator:
     def _corrections(self, recorder: Recorder | None = None) -> contextlib.AbstractContextManager[Any]:
         # Plain layers have nothing to correct, and a compiled function would enter the mode at every call.
         alone = self.request.traced and self.request.of_plain_layers
-        return contextlib.nullcontext() if alone else corrected(recorder)
+        return contextlib.nullcontext() if alone else corrected(recorder, self._given())
+
+    def _given(self) -> Sequence[dict[str, torch.Tensor]]:
+        """The parameters of the caller's that the function is given."""
+        request = self.request
+        return request.args[: request.state_arguments]
 
     def _modules(self) -> list[nn.Module]:
         return [] if self.request.traced else list(self.request.fingerprint.tree())

@@ -26,7 +26,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from operator import methodcaller
+from operator import attrgetter, methodcaller
 from types import CodeType
 from typing import Any, TypeVar
 
@@ -222,6 +222,8 @@ SAVED = "_saved_"
 """How the attributes of a node begin that hold what it keeps for its backward, as torch's notes on autograd have it."""
 data_getter: Callable[..., Any] = torch._C._autograd._get_data_attr  # type: ignore[attr-defined]
 """Access to ``.data``, as Dynamo tells a mode of it."""
+base_of: Callable[[torch.Tensor], torch.Tensor | None] = attrgetter("_base")
+"""What a tensor is a view of, as autograd knows it, under ``no_grad`` as well; None if it is of nothing."""
 is_zero_tensor: Callable[[torch.Tensor], bool] = torch.Tensor._is_zerotensor
 """Whether a tensor is zeros without memory, which forward mode makes, and which cannot be written to."""
 
@@ -244,6 +246,15 @@ OpOverload = torch._ops.OpOverload
 """The class of ``torch.ops.aten.add.Tensor``, which has no public name."""
 OpOverloadPacket = torch._ops.OpOverloadPacket
 """The class of ``torch.ops.aten.add``."""
+
+
+def written_arguments(function: Any) -> set[int]:
+    """The places of the arguments that an operator, or any form of it, writes to, as it is declared."""
+    several: Any = function.overloads() if type(function) is OpOverloadPacket else None  # type: ignore[no-untyped-call]
+    forms = [function] if several is None else [getattr(function, form) for form in several]
+    declared = [enumerate(form._schema.arguments) for form in forms]
+    return {place for arguments in declared for place, argument in arguments if argument.is_write}
+
 
 math_attention: Any = torch.ops.aten._scaled_dot_product_attention_math
 """Attention from matmul and softmax, which every order of derivative goes through.

@@ -162,6 +162,10 @@ class Recorder:
             self._turn(step)
         self.program = self.followed
 
+    def knows(self, tensor: torch.Tensor) -> bool:
+        """Whether it is an argument, or was seen to be made in this evaluation."""
+        return id(tensor) in self.numbers and self._is(tensor)
+
     def _is(self, tensor: torch.Tensor) -> bool:
         """Whether it is what is known by its address: another one may have come to be there, made out of sight."""
         return self.living[id(tensor)]() is tensor

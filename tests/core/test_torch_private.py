@@ -470,6 +470,20 @@ def test_operators_are_of_these_classes():
     assert type(torch.ops.aten.add.Tensor) is private.OpOverload
 
 
+def test_a_view_knows_its_base_without_a_graph_too():
+    tensor = x().requires_grad_()
+    with torch.no_grad():
+        assert private.base_of(tensor[:1].view(-1)) is tensor
+    assert private.base_of(tensor) is None
+
+
+def test_operators_tell_what_they_write_to():
+    aten = torch.ops.aten
+    assert private.written_arguments(aten.add_.Tensor) == private.written_arguments(aten.add_) == {0}
+    assert private.written_arguments(aten.add.Tensor) == set()
+    assert private.written_arguments(aten.add.out) == {3}
+
+
 def test_operators_of_a_name_are_all_forms_that_make_their_result():
     packet, *forms = private.operators("_ctc_loss")
     assert packet is torch.ops.aten._ctc_loss

@@ -40,6 +40,7 @@ from . import algebra, attention, convolution, draws, elementwise, losses, norms
 from .expansion import constant, in_place, refusing
 from .foreign import SMOOTH, is_foreign, refuse_constants, refusing_zeros
 from .unseen import Access, data_of, refuse_overwritten
+from .written import Writes, is_watched
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,9 @@ ENTRIES = (
 TABLE: Mapping[Any, Entry] = {function: entry for entry in ENTRIES for function in entry.functions}
 
 
+Given = Sequence[Mapping[str, Any]]
+"""Parameters that a function is given, by name."""
+
 PLAIN = frozenset([torch.Tensor, torch.nn.Parameter])
 
 
@@ -215,10 +219,11 @@ class _Evaluation(Corrections):
     An inner ``no_grad`` is constant for forward mode too, which torch has go through it.
     """
 
-    def __init__(self, recorder: Recorder | None) -> None:
+    def __init__(self, recorder: Recorder | None, given: Given) -> None:
         super().__init__()
         self.recorder = recorder
         self.accesses: list[Access] = []
+        self.writes = Writes(given)
 
     def __enter__(self) -> Any:
         begin(partial(within, corrected))
@@ -233,7 +238,12 @@ class _Evaluation(Corrections):
             return self._run(func, types, args, kwargs)
         return recorder.step(func, args, kwargs or {}, self._run, func, types, args, kwargs)
 
-    def _run(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+    def _run(self, func: Any, types: Any, args: Any, kwargs: Any, allowed: bool = False) -> Any:
+        name = getattr(func, "__name__", "")
+        if not allowed and is_watched(func, name, args, kwargs):
+            return self.writes.run(
+                self.recorder, name, func, args, kwargs or {}, self._run, func, types, args, kwargs, True
+            )
         if not PLAIN.issuperset(types) and are_classes_told() and all(issubclass(kind, torch.Tensor) for kind in types):
             return self._by_class(func, types, args, kwargs or {})
         if func is set_grad and not inside_function():  # for whose forward torch has both off
@@ -265,18 +275,20 @@ class _Evaluation(Corrections):
 
 
 class _Inner:
-    """The mode of an evaluation for one that is inside of it, with another recorder meanwhile."""
+    """The mode of an evaluation for one that is inside of it, with another recorder and other parameters meanwhile."""
 
-    def __init__(self, mode: _Evaluation, recorder: Recorder | None) -> None:
-        self.mode, self.recorder = mode, recorder
+    def __init__(self, mode: _Evaluation, recorder: Recorder | None, given: Given) -> None:
+        self.mode, self.recorder, self.given = mode, recorder, given
 
     def __enter__(self) -> _Evaluation:
-        self.before = self.mode.recorder, caches.AROUND.recorder
-        self.mode.recorder = caches.AROUND.recorder = self.recorder
-        return self.mode
+        mode = self.mode
+        self.before = mode.recorder, caches.AROUND.recorder, mode.writes.given
+        mode.recorder = caches.AROUND.recorder = self.recorder
+        mode.writes.given = (*mode.writes.given, *self.given)
+        return mode
 
     def __exit__(self, *raised: object) -> None:
-        self.mode.recorder, caches.AROUND.recorder = self.before
+        self.mode.recorder, caches.AROUND.recorder, self.mode.writes.given = self.before
 
 
 class Beside(TorchFunctionMode):
@@ -285,8 +297,18 @@ class Beside(TorchFunctionMode):
     Nothing is exchanged there, since torch's first derivatives are right, but for these.
     """
 
+    def __init__(self, given: Given) -> None:
+        super().__init__()
+        self.writes = Writes(given)
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if is_watched(func, name, args, kwargs):
+            return self.writes.run(None, name, func, args, kwargs, self._allowed, func, args, kwargs)
+        return self._allowed(func, args, kwargs)
+
+    def _allowed(self, func: Any, args: Any, kwargs: Any) -> Any:
         entry = TABLE.get(func)
         if entry is not None and entry.why in (LACKS, NO_DERIVATIVE):
             given = (*args, *kwargs.values())
@@ -305,18 +327,18 @@ def _hand_over() -> bool:
     return True
 
 
-def corrected(recorder: Recorder | None = None) -> AbstractContextManager[Any]:
+def corrected(recorder: Recorder | None = None, given: Given = ()) -> AbstractContextManager[Any]:
     """A context in which the operations of the table are exchanged; once, also inside another one.
 
-    It notes what runs with the ``recorder``.
+    It notes what runs with the ``recorder``, and refuses writes to parameters, those in ``given`` among them.
     """
     if compiling():  # which can trace neither the question nor a checkpoint
         _hand_over()
         return Corrections()
     around = next((mode for mode in modes() if isinstance(mode, Corrections)), None)
     if around is None:
-        return _Evaluation(recorder)
-    return _Inner(around, recorder) if isinstance(around, _Evaluation) else nullcontext(around)
+        return _Evaluation(recorder, given)
+    return _Inner(around, recorder, given) if isinstance(around, _Evaluation) else nullcontext(around)
 
 
 def records(corrections: Any, recorder: Recorder | None) -> bool:
