@@ -249,11 +249,16 @@ OpOverloadPacket = torch._ops.OpOverloadPacket
 
 
 def written_arguments(function: Any) -> set[int]:
-    """The places of the arguments that an operator, or any form of it, writes to, as it is declared."""
+    """The places of the arguments that an operator, or any form of it, writes to, as declared; ``out=`` has no place."""
     several: Any = function.overloads() if type(function) is OpOverloadPacket else None  # type: ignore[no-untyped-call]
     forms = [function] if several is None else [getattr(function, form) for form in several]
     declared = [enumerate(form._schema.arguments) for form in forms]
-    return {place for arguments in declared for place, argument in arguments if argument.is_write}
+    return {
+        place
+        for arguments in declared
+        for place, argument in arguments
+        if argument.is_write and not argument.kwarg_only
+    }
 
 
 math_attention: Any = torch.ops.aten._scaled_dot_product_attention_math
