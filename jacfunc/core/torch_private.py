@@ -249,7 +249,7 @@ OpOverloadPacket = torch._ops.OpOverloadPacket
 
 
 def written_arguments(function: Any) -> set[int]:
-    """The places of the arguments that an operator, or any form of it, writes to, as declared; ``out=`` has no place."""
+    """The places of the arguments that an operator, or any form of it, writes to, as declared; ``out=`` has none."""
     several: Any = function.overloads() if type(function) is OpOverloadPacket else None  # type: ignore[no-untyped-call]
     forms = [function] if several is None else [getattr(function, form) for form in several]
     declared = [enumerate(form._schema.arguments) for form in forms]
