@@ -76,10 +76,3 @@ def graph_gradients(outputs: Sequence[torch.Tensor], leaves: Tensors, cotangents
             for own, leaf in zip(found, leaves, strict=True)
         ]
     )
-
-
-def gradients_of(outputs: Tensors, leaves: Tensors, cotangents: Tensors | None) -> Tensors:
-    """Gradients by ``torch.autograd.grad`` with a graph, zeros where nothing depends on a leaf."""
-    if not outputs:
-        return tuple(map(torch.zeros_like, leaves))
-    return torch.autograd.grad(outputs, leaves, cotangents, create_graph=True, materialize_grads=True)

@@ -20,7 +20,7 @@ import torch
 
 from ..core.levels import inside_transform
 from ..core.torch_private import WithoutModesOrClasses, batch_dim, is_batched, is_wrapped, through_transforms, unwrapped
-from ..evaluation.linear import gradients_of, pullback
+from ..evaluation.linear import graph_gradients, pullback
 from .points import REFUSED, others, quotient, recorded, replayed, waves
 from .task import Task, Tensors
 
@@ -104,7 +104,7 @@ def _calls(found: Sequence[Noted], moves: Callable[[torch.Tensor], bool]) -> lis
     seen: Counter[object] = Counter()
     calls = []
     for function, args, kwargs, versions in found:
-        if kwargs or versions != _versions(args):
+        if kwargs or versions != _versions(args) or not all(map(_is_ordinary, args)):
             return []
         shapes = [(item.shape, item.dtype) if isinstance(item, torch.Tensor) else None for item in args]
         kind = (function, *shapes)
@@ -115,6 +115,11 @@ def _calls(found: Sequence[Noted], moves: Callable[[torch.Tensor], bool]) -> lis
             seen[kind] += 1
             calls.append(Call(function, tuple(map(_plain, args)), by_input, others))
     return calls
+
+
+def _is_ordinary(item: Any) -> bool:
+    """Whether it is no tensor of a class of its own, which may be more than its numbers."""
+    return not isinstance(item, torch.Tensor) or type(item) in (torch.Tensor, torch.nn.Parameter)
 
 
 def _plain(item: Any) -> Any:
@@ -254,7 +259,7 @@ def _linear(task: Task, call: Call) -> float | None:
         own = tuple([tensor.requires_grad_() for tensor in call.at(call.by_input)])
         outputs = call.outputs(call.by_input, own)
         along, cotangents = waves(own), waves(outputs)
-        pulled = gradients_of(outputs, own, cotangents)
+        pulled = graph_gradients(outputs, own, cotangents, True)
         pushed = _pushed(outputs, own, along)
     one, other = _vector(cotangents) * _vector(pushed), _vector(pulled) * _vector(along)
     size = float(one.abs().sum() + other.abs().sum())
@@ -264,9 +269,12 @@ def _linear(task: Task, call: Call) -> float | None:
 def _pushed(outputs: Tensors, leaves: Tensors, along: Tensors) -> Tensors:
     """The derivative of outputs along directions of the leaves: the pullback is linear, and this its own pullback."""
     zeros = tuple([torch.zeros_like(output, requires_grad=True) for output in outputs])
-    pulled = gradients_of(outputs, leaves, zeros)
+    pulled = graph_gradients(outputs, leaves, zeros, True)
     used = [(own.double() * way.double()).sum() for own, way in zip(pulled, along, strict=True) if own.requires_grad]
-    return gradients_of((torch.stack(used).sum(),), zeros, None) if used else tuple(map(torch.zeros_like, zeros))
+    if not used:
+        return tuple(map(torch.zeros_like, zeros))
+    total = torch.stack(used).sum()
+    return graph_gradients((total,), zeros, (torch.ones_like(total),), False)
 
 
 # -------------------------------------------------------------------- whether a backward is on the tape
@@ -362,7 +370,7 @@ def _pulled(
         own = tuple([leaf.detach().requires_grad_() for leaf in leaves])
         outputs = call.outputs(places, own)
         cotangents = _vector(waves(outputs))
-        every = gradients_of(outputs, own, waves(outputs))
+        every = graph_gradients(outputs, own, waves(outputs), True)
         gradients = every[: len(call.by_input)]
         point = _Point(_vector(outputs), _vector(every), _vector(gradients))
         used = [gradient for gradient in gradients if gradient.requires_grad]

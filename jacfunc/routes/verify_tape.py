@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import torch
 
-from ..core.levels import inside_vmap
+from ..core.levels import inside_transform, inside_vmap
 from ..core.torch_private import outside_transforms
 from ..errors import RefusedOperationError
 from ..evaluation.linear import graph_gradients, pullback
@@ -59,7 +59,7 @@ def verify_tape(task: Task, pulled: Pulled | None = None) -> None:
         return
     calls = functions.called(task)
     if calls:
-        with replayed(task), outside_transforms():
+        with replayed(task), outside_transforms() if inside_transform() else nullcontext():
             _verify_each(task, calls)
     elif not inside_vmap():  # where no number may be looked at
         _verify_whole(task, pulled or by_func)
