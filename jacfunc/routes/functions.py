@@ -62,9 +62,10 @@ class Call:
 
     def outputs(self, places: Sequence[int], tensors: Sequence[torch.Tensor]) -> Tensors:
         """What it gives for other tensors in these places, as far as that depends on them."""
-        args = [item.detach() if isinstance(item, torch.Tensor) else item for item in self.args]
+        given = [item.detach() if isinstance(item, torch.Tensor) else item for item in self.args]
         for place, tensor in zip(places, tensors, strict=True):
-            args[place] = tensor.clone()  # it may write to what it is given
+            given[place] = tensor
+        args = [item.clone() if isinstance(item, torch.Tensor) else item for item in given]  # it may write to them
         found = self.function.apply(*args)
         items = found if isinstance(found, tuple | list) else (found,)
         return tuple([item for item in items if isinstance(item, torch.Tensor) and item.requires_grad])
