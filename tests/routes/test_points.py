@@ -43,7 +43,7 @@ def test_a_quotient_and_what_is_between_both_sides_of_a_kink() -> None:
 def test_an_evaluation_that_is_recorded_draws_as_the_first_did() -> None:
     task = made(lambda x: x * torch.rand((), dtype=torch.double), X)
     task.random_state = RandomState.capture()
-    (first,) = torch.rand((), dtype=torch.double) * X.unbind(0)[:1]
+    first = torch.rand((), dtype=torch.double) * X[0]
     leaves, outputs = recorded(task, task.leaves)
     assert torch.equal(outputs[0][0].detach(), first)
     assert outputs[0].requires_grad and leaves[0].requires_grad and leaves[0] is not X
