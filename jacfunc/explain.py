@@ -16,7 +16,8 @@ from .api.calling import keywords_only
 from .api.partials import Partials
 from .api.residual import Residual
 from .api.transforms import Transform
-from .call.plan import Plan
+from .call.independence import Independence
+from .call.plan import Findings, Plan
 from .call.request import requested
 from .call.run import run
 from .call.sample_chunks import Blocks
@@ -72,7 +73,7 @@ class Explanation:
             *([] if self.blocks is None else [("samples", str(self.blocks))]),
             ("cost", f"about {plan.cost:g} plain forwards"),
             ("memory", f"about {_bytes(self.memory)}"),
-            ("independence", plan.findings.independence),
+            ("independence", _independence(plan.findings)),
             *([("without a rule", without)] if plan.findings.notes else []),
             *(("corrected", str(entry)) for entry in self.corrected),
         ]
@@ -90,6 +91,15 @@ class Explanation:
             for name, text in self.items()
         )
         return f"<table>{rows}</table>"
+
+
+def _independence(findings: Findings) -> str:
+    """What is known of it, and what keeps that from being known for all later numbers."""
+    checked = findings.independence is Independence.CHECKED
+    obstacle = findings.programs[0].obstacle if checked and findings.programs else ""
+    if not obstacle:
+        return findings.independence
+    return f"{findings.independence}; again at later calls, as {obstacle} keeps it from being proved"
 
 
 @keywords_only

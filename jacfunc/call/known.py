@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..core.levels import inside_vmap
 from ..evaluation.program import PROGRAMS, Program
 from ..evaluation.recorder import Recorder
@@ -27,7 +29,9 @@ def with_program(
         return findings.programs
     if findings.proved:
         program = program.sure()
-    elif not on_jets and looked_at is not None:  # else all that is made of samples is a jet
-        program = program.of_constants(looked_at.held)
+    elif looked_at is not None:
+        if not on_jets:  # else all that is made of samples is a jet
+            program = program.of_constants(looked_at.held)
+        program = replace(program, obstacle=looked_at.obstacle)
     others = [known for known in findings.programs if not known.covers(program)]
     return (program, *others)[:PROGRAMS]

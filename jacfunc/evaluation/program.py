@@ -164,7 +164,8 @@ class Program:
     """What ran in one evaluation: its steps, for how many samples, and what came from outside, one by one.
 
     ``proved``: each sample of the outputs is computed of its own sample alone, whatever the tensors hold.
-    ``of_arrays``: arrays of numpy are among its arguments, by what they hold.
+    ``of_arrays``: arrays of numpy are among its arguments, by what they hold.  ``obstacle``: what kept it from being
+    proved, where that has a name.
     """
 
     steps: list[Step]
@@ -172,6 +173,7 @@ class Program:
     held: tuple[Held | None, ...] = field(repr=False)
     proved: bool = False
     of_arrays: bool = False
+    obstacle: str = ""
 
     @property
     def depends(self) -> bool:

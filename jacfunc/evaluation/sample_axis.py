@@ -9,6 +9,7 @@ program is proved if no output is.  The absence of a proof says nothing: then nu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ class Prover(Recorder):
         leaves = list(leaves)
         self.carrying = {id(leaf) for leaf in leaves}
         self.mixed: set[int] = set()
-        self.lost = False
+        self.lost, self.obstacle = False, ""
         super().begin(leaves, parameters, others, on_jets)
 
     def before(self, function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
@@ -49,6 +50,8 @@ class Prover(Recorder):
         self.lost |= (
             function_name(function) in LEAVES or kwargs.get("out") is not None or (writes and not written_whole)
         )
+        if not self.obstacle and (self.lost or not (self.keeps or self.taints)):
+            self.obstacle = "an autograd.Function" if inside_function() else function_name(function)
 
     def after(self, result: Any) -> None:
         """It has run, and this is its result."""
@@ -73,11 +76,13 @@ class Prover(Recorder):
         What came from outside and is gone by then was made by what torch tells nobody of; unless it is the same in the
         program that ran ``elsewhere``, for other samples, it was made of the samples.
         """
-        if self.program is None or not self.program.passing():
-            return self.program if self.program is None or self.lost else self.program.sure()
-        other = elsewhere()
-        program = self.program if other is None else self.program.constants(other)
-        return program if self.lost or program.passing() else program.sure()
+        program = self.program
+        if program is not None and program.passing():
+            other = elsewhere()
+            program = program if other is None else program.constants(other)
+        if program is None or not (self.lost or program.passing()):
+            return None if program is None else program.sure()
+        return replace(program, obstacle=self.obstacle or "what torch tells nobody of")
 
     def _keeps(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
         """Whether an operation keeps the axis of all that carries samples."""
