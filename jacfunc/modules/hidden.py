@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+from torch.fx import GraphModule
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from ..core import caches
@@ -103,13 +104,15 @@ class Watch:
         module = frame.f_locals["self"]
         if id(module) in self.known or caches.AROUND.unnoted or any(module is made for made in self.made):
             return
+        if _is_graph(module):
+            return
         if not any(watch.exchanges(module) for watch in caches.AROUND.watches):
             self.used = module
             raise ModuleUsedError
 
     def begin(self, module: nn.Module, _: Any) -> None:
         """It is about to run."""
-        if threading.get_ident() != self.thread or id(module) in self.known:
+        if threading.get_ident() != self.thread or id(module) in self.known or _is_graph(module):
             return
         if self.exchanges(module):
             return
@@ -145,6 +148,11 @@ class Watch:
         swap = self.running.pop()[2]
         if swap is not None:
             swap.restore()
+
+
+def _is_graph(module: nn.Module) -> bool:
+    """Whether it is what torch.compile or torch.cond makes of modules, anew at times, with nothing to write to."""
+    return isinstance(module, GraphModule) and next(module.buffers(), None) is None
 
 
 def _exchanged(module: nn.Module) -> Any:

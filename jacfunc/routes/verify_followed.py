@@ -36,13 +36,13 @@ def verify_followed(task: Task, follow: Callable[..., Any]) -> None:
     """
     if task.within is not None:
         return
-    untold, _ = _untold(task, follow)
+    untold, _ = _untold(task, follow, set(range(1, task.order + 1)))
     infinite = untold
     for leaves in others(task.leaves) if task.leaves[0].numel() else ():
         if not untold:
             break
         try:
-            zero, unknown = _untold(replace(task, leaves=leaves), follow)
+            zero, unknown = _untold(replace(task, leaves=leaves), follow, untold)
         except OtherwiseError:
             raise
         except REFUSED:
@@ -52,8 +52,8 @@ def verify_followed(task: Task, follow: Callable[..., Any]) -> None:
         task.open.append("no sample told whether its derivatives by jets are right")
 
 
-def _untold(task: Task, follow: Callable[..., Any]) -> tuple[set[int], set[int]]:
-    """The orders that are zero but for rounding, and those that are nowhere finite; raise if one is not the truth."""
+def _untold(task: Task, follow: Callable[..., Any], wanted: set[int]) -> tuple[set[int], set[int]]:
+    """Of the wanted orders those that are zero but for rounding, and nowhere finite; raise if one is not the truth."""
     found, cotangents, coarsest = _followed_projections(task, follow)
     references = (_graph_projections, _reverse_projections)  # a thread that f starts is inside of no transform
     for reference in reversed(references) if inside_transform() else references:
@@ -61,14 +61,13 @@ def _untold(task: Task, follow: Callable[..., Any]) -> tuple[set[int], set[int]]
             true = reference(task, cotangents)
         except (RuntimeError, NotImplementedError):
             continue
-        _compare(task, follow, reference, found, true, coarsest)
+        _compare(task, follow, reference, found, true, coarsest, wanted)
         break
     else:
         true = _compare_differences(task, follow, found, cotangents, coarsest)
     pairs = list(zip(found, true, strict=True))
     sizes = [_scale(*pair) for pair in pairs]
     least = coarsest * torch.stack(sizes).amax()
-    wanted = range(1, task.order + 1)
     return {k for k in wanted if not sizes[k] > least}, {k for k in wanted if not bool(_finite(*pairs[k]).any())}
 
 
@@ -79,12 +78,13 @@ def _compare(
     found: list[Projection],
     true: list[Projection],
     coarsest: float,
+    wanted: set[int],
 ) -> None:
     room = [min(0.5, 4**k * coarsest**0.5) * _scale(found[k], true[k]) for k in range(task.order + 1)]
-    if _agree(found, true, room):
+    if _agree(found, true, room, wanted):
         return
     noise = _noise(task, follow, reverse, found, true, coarsest)
-    if not _agree(found, true, [a + b for a, b in zip(room, noise, strict=True)]):
+    if not _agree(found, true, [a + b for a, b in zip(room, noise, strict=True)], wanted):
         raise OtherwiseError("the derivatives by jets are not those of reverse mode")
 
 
@@ -102,7 +102,7 @@ def _compare_differences(
         middle, half = quotient(here[k - 1][0], below[k - 1][0], above[k - 1][0], k * step)
         true.append((middle, middle.abs()))
         room.append(half + 64 * step**2 * (_scale(here[k - 1], here[k - 1]) + _scale(found[k], true[k])))
-    if not _agree(found, true, room):
+    if not _agree(found, true, room, set(range(1, task.order + 1))):
         raise OtherwiseError("the derivatives by jets are not the differences of f")
     return true
 
@@ -230,14 +230,14 @@ def _difference(one: Projection, other: Projection) -> torch.Tensor:
     return torch.where(_finite(one, other), (one[0] - other[0]).abs(), 0.0)
 
 
-def _agree(found: list[Projection], true: list[Projection], room: list[torch.Tensor]) -> bool:
-    """Whether derivatives of every order are equal but for so much, and finite wherever those of reverse mode are.
+def _agree(found: list[Projection], true: list[Projection], room: list[torch.Tensor], wanted: set[int]) -> bool:
+    """Whether the derivatives wanted are equal but for so much, and finite wherever those of reverse mode are.
 
     What is finite in reverse mode only is a zero times an infinity (``relu(x).sqrt()`` below zero), which that does not
     multiply.
     """
-    for one, other, allowed in zip(found[1:], true[1:], room[1:], strict=True):
-        close = _difference(one, other) <= allowed
-        if not bool((close & (one[1].isfinite() | ~other[1].isfinite())).all()):
+    for k in wanted:
+        close = _difference(found[k], true[k]) <= room[k]
+        if not bool((close & (found[k][1].isfinite() | ~true[k][1].isfinite())).all()):
             return False
     return True
