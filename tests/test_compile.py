@@ -78,7 +78,8 @@ def test_one_graph_for_three_batch_sizes(transform, method, chunk_size):
     assert counter.frame_count == 2  # the first size, then any size
 
 
-@pytest.mark.parametrize("transform", [pytest.param(diag_jac, marks=pytest.mark.slow), laplacian])
+@pytest.mark.slow  # in every run Inductor compiles in tests/call/test_compiled.py and tests/jet/test_tanh.py
+@pytest.mark.parametrize("transform", [diag_jac, laplacian])
 def test_inductor_with_parameter_gradients(transform):
     f, params = make_functional(net(norm=True))
     derivative = transform(f)
@@ -166,7 +167,8 @@ def test_one_graph_for_later_batch_sizes_through_norms(layer, form):
     assert counter.frame_count == 2
 
 
-@pytest.mark.parametrize("transform", BY_ORDER)
+@pytest.mark.slow
+@pytest.mark.parametrize("transform", [batch_jac, laplacian])
 def test_attention_compiles(transform):
     # Anew for every batch size, as torch.func.vjp of it does (torch.compile fixes the size in its reshapes).
     module = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).double().eval()

@@ -3,9 +3,9 @@
 A plain forward tells: what is called is seen by hooks that torch has for all modules.  While such a module runs its
 buffers are exchanged for copies, so that nothing of it changes; from then on it is one of the function's modules.
 
-Of what is used without being called, as by ``net.forward(x)`` or for its buffers, Python tells as a profiler is told:
+Of what is used without being called, as by ``net.forward(x)`` or for its buffers, Python tells as a debugger is told:
 a module's tensors and children are read by a method of its own.  That is stopped before it has begun, and the function
-is evaluated again, with copies in the module from the start.  Where a profiler runs it is not told.
+is evaluated again, with copies in the module from the start.  Where a debugger and a profiler run it is not told.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,17 +54,17 @@ def watched(fingerprint: Fingerprint, used: bool = False) -> Iterator[Watch]:
         numbers = {hook.id for hook in hooks}
         caches.OWN_HOOKS |= numbers
         caches.AROUND.watches.append(watch)
-        told = used and sys.getprofile() is None
-        if told:
-            sys.setprofile(watch.told)
+        tell = _telling() if used else None
+        if tell is not None:
+            tell(watch.told)
         try:
             yield watch
         except Exception:
             if watch.used is None:
                 raise
         finally:
-            if told:
-                sys.setprofile(None)
+            if tell is not None:
+                tell(None)
             caches.AROUND.watches.remove(watch)
             for hook in hooks:
                 hook.remove()
@@ -74,6 +74,13 @@ def watched(fingerprint: Fingerprint, used: bool = False) -> Iterator[Watch]:
                 _keep(fingerprint, watch)
         if watch.used is not None:  # even if the function catches it
             raise ModuleUsedError("a module was used that is not known yet")
+
+
+def _telling() -> Callable[[Any], None] | None:
+    """By what Python can tell of each call, if that is free: as it tells a debugger, of fewer things, or a profiler."""
+    if sys.gettrace() is None:
+        return sys.settrace
+    return sys.setprofile if sys.getprofile() is None else None
 
 
 class Watch:
