@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from functions import OldStyle
 from torch import nn
 
 from jacfunc import batch_jac, diag_jac, explain, hess_diag, laplacian, make_functional
@@ -119,7 +120,10 @@ def test_what_is_known_of_independence_is_said(call, said):
     ("f", "said"),
     [
         (lambda x: torch.eye(4) @ x, "another; again at later calls, as matmul keeps it from being proved"),
-        (lambda x: Old.apply(x), "another; again at later calls, as an autograd.Function keeps it from being proved"),
+        (
+            lambda x: OldStyle.apply(x),
+            "another; again at later calls, as an autograd.Function keeps it from being proved",
+        ),
         (torch.sin, "independence   checked: no sample influences another"),
         (nn.Linear(3, 3), "independence   checked: no sample influences another"),
     ],
@@ -128,17 +132,6 @@ def test_what_keeps_independence_from_being_proved_is_named(f, said):
     told = str(explain(diag_jac(f))(torch.randn(4, 3)))
     assert said in told
     assert ("again" in said) == ("again at later calls" in told)
-
-
-class Old(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    def backward(ctx, g):
-        return g * ctx.saved_tensors[0].cos()
 
 
 def test_explaining_changes_nothing():

@@ -30,7 +30,8 @@ APPLY: CodeType | None = getattr(getattr(torch.autograd.Function.apply, "__func_
 """Of torch before 2.14, in which it is Python."""
 
 WIDER, COARSE = 4, 0.05
-"""Times the step of the differences that those are compared with, and the step that evens out what is rounded."""
+"""Times the step of the differences that those are compared with, as what is noise or a kink gives others there, and
+the step that evens out what is rounded."""
 CONSISTENT, SPARED = 0.1, 0.05
 """By which part of what they are off the former may be others, and by which part of the derivative the latter."""
 INEXACT, SMALLEST = 100, 1e-4
@@ -162,14 +163,12 @@ class _Noting:
             given = frame.f_locals
             if self._enters(event == "call"):
                 self._take(given["cls"], given["args"], given["kwargs"])
-        elif (
-            event == "call" and self.awaited is not None and frame.f_code in (_code(self.awaited), through_transforms())
-        ):
-            skipped = (
-                2 if frame.f_code is through_transforms() else not _sets_up(self.awaited)
-            )  # itself and a class; ctx
-            self._take(self.awaited, _positional(frame)[skipped:], {})
-            self.awaited = None
+        elif event == "call" and self.awaited is not None:
+            through = frame.f_code is through_transforms()
+            if through or frame.f_code is _code(self.awaited):
+                skipped = 2 if through else not _sets_up(self.awaited)  # itself and a class; ctx
+                self._take(self.awaited, _positional(frame)[skipped:], {})
+                self.awaited = None
         elif APPLY is None and event in ("c_call", "c_return", "c_exception") and _applies(argument):
             self.awaited = argument.__self__ if self._enters(event == "c_call") else None
 
@@ -183,12 +182,8 @@ class _Noting:
 
 
 def _applies(called: Any) -> bool:
-    kind = getattr(called, "__self__", None)
-    return (
-        getattr(called, "__name__", "") == "apply"
-        and isinstance(kind, type)
-        and issubclass(kind, torch.autograd.Function)
-    )
+    kind, named = getattr(called, "__self__", None), getattr(called, "__name__", "") == "apply"
+    return named and isinstance(kind, type) and issubclass(kind, torch.autograd.Function)
 
 
 def _code(function: Any) -> CodeType | None:
@@ -202,11 +197,9 @@ def _sets_up(function: Any) -> bool:
 def _positional(frame: FrameType) -> tuple[Any, ...]:
     """What a function was given, as arguments by position."""
     code, given = frame.f_code, frame.f_locals
-    names = code.co_varnames[: code.co_argcount]
-    rest = (
-        given[code.co_varnames[code.co_argcount + code.co_kwonlyargcount]] if code.co_flags & inspect.CO_VARARGS else ()
-    )
-    return (*(given[name] for name in names), *rest)
+    several = bool(code.co_flags & inspect.CO_VARARGS)
+    rest = given[code.co_varnames[code.co_argcount + code.co_kwonlyargcount]] if several else ()
+    return (*(given[name] for name in code.co_varnames[: code.co_argcount]), *rest)
 
 
 def defined() -> bool:

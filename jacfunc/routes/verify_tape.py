@@ -20,24 +20,13 @@ from ..core.torch_private import outside_transforms
 from ..errors import RefusedOperationError
 from ..evaluation.linear import graph_gradients, pullback
 from . import functions
+from .functions import CONSISTENT, INEXACT, SMALLEST, WIDER
 from .points import REFUSED, Projection, elsewhere, moved, projected, quotient, recorded, replayed, waves
 from .task import Task, Tensors, aside
 from .verify import NoTransposeError, calls_function, verify_backward
 
 Pulled = Callable[[Task, Tensors], tuple[Tensors, Tensors, Callable[[], Tensors]]]
 """From leaves the outputs there, the pullback of waves, and what computes its derivative along waves."""
-
-WIDER = 4
-"""Times the step of the differences that those are compared with: what is noise or a kink gives others."""
-CONSISTENT = 0.1
-"""By which part of what they are off such differences may be others."""
-
-
-INEXACT, SMALLEST = 100, 1e-4
-"""Times as far off as the first derivative the second one is at least, and by which part of itself.
-
-A solver that has not converged is off by both, and by little.
-"""
 
 
 class OffTapeError(NoTransposeError):
