@@ -30,8 +30,7 @@ APPLY: CodeType | None = getattr(getattr(torch.autograd.Function.apply, "__func_
 """Of torch before 2.14, in which it is Python."""
 
 WIDER, COARSE = 4, 0.05
-"""Times the step of the differences that those are compared with, as what is noise or a kink gives others there, and
-the step that evens out what is rounded."""
+"""A factor and a step for wider differences: where there is noise or a kink they are others, and rounding evens out."""
 CONSISTENT, SPARED = 0.1, 0.05
 """By which part of what they are off the former may be others, and by which part of the derivative the latter."""
 INEXACT, SMALLEST = 100, 1e-4
