@@ -285,10 +285,10 @@ def check_independent(
 ) -> Callable[..., bool]:
     """Whether the samples of a batch are computed independently: True, or an error that says what couples them.
 
-    The batch is evaluated once, then twice with two thirds of its samples replaced by others and by outliers; the
-    outputs of the kept samples must not move beyond rounding.  Every transform does this by itself on the first call
-    for a function and the kind of its arguments (``check=True``).  A coupling that is inactive at the given data, as in
-    ``relu(x.mean() - 3)`` far below its kink, cannot be seen.
+    The batch is evaluated once, then a few times with some of its samples replaced by others and by outliers; the
+    output of a sample must not move beyond rounding between two evaluations that give it the same value.  Every
+    transform does this by itself on the first call for a function and the kind of its arguments (``check=True``).  A
+    coupling that is inactive at the given data, as in ``relu(x.mean() - 3)`` far below its kink, cannot be seen.
 
     Args:
         f: a function or an ``nn.Module``, ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``.

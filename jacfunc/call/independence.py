@@ -1,10 +1,11 @@
-"""Do samples influence each other?  Two more forwards of the batch find out, once for a function and signature.
+"""Do samples influence each other?  A few more forwards of the batch find out, once for a program.
 
-The samples are cut at random into three thirds.  One forward replaces all but the first third by neighbours and by
-outliers, another all but the second, by the same values; so every third keeps its own values in two of the three
-evaluations, and none of its outputs may move between them.  (With complementary halves two samples are told apart
-with probability 1/2, so with 2/3.)  What a probe cannot see is a coupling that is inactive at the data
-(``relu(x.mean() - 3)`` far from its kink) or one that stays inside each third; the documentation says so.
+Each of ``k`` forwards replaces some samples by neighbours and by outliers, always by the same values.  The samples are
+cut at random into ``2**k - 1`` groups, one for each choice of the forwards in which a sample is replaced; the output of
+a sample may not move between two evaluations that give it the same value.  Two samples of different groups are told
+apart, whichever depends on which: with two forwards and three groups with probability 2/3, with three 6/7.  What a
+probe cannot see is a coupling that is inactive at the data (``relu(x.mean() - 3)`` far from its kink) or one that stays
+inside each group; the documentation says so.
 """
 
 from __future__ import annotations
@@ -42,14 +43,12 @@ class Independence(StrEnum):
     UNDECIDED = "not decided: f failed on the replaced samples or is not reproducible"
 
 
-ROUNDS, ROUNDS_AFTER_REFUSAL = 2, 12
-"""How often a program is probed that is not proved."""
+FORWARDS, WITHOUT_PROOF, AFTER_REFUSAL = 2, 3, 20
+"""With how many forwards a program is probed that is proved to be independent, that is not, and that was refused."""
 AGAIN = -1
 """In place of how often a program was found again: it was refused since."""
 SEED = 20190613
 ROUNDING = 64
-KEPT_IN = ((0, 1), (0, 2), (1, 2))
-"""For each third of the samples the two evaluations in which its own values are the same."""
 
 OVER_THE_BATCH = (
     "a mean, softmax, sort, cumsum or norm over the batch axis, BatchNorm in training mode, or attention or an RNN "
@@ -114,43 +113,44 @@ def _signature(request: Request) -> object:
     return (request.signature, request.options.argnums, request.options.batch_dims, request.options.has_aux)
 
 
-def check(evaluator: Evaluator, outputs: Tensors, state: RandomState, rounds: int | None = None) -> Independence:
+def check(evaluator: Evaluator, outputs: Tensors, state: RandomState, forwards: int | None = None) -> Independence:
     """Probe the function around ``outputs``, its values at the request's leaves, and remember the finding.
 
-    A coupling of two samples stays inside a third with probability 1/3, so there are ``rounds``: one for a program that
-    is proved to be independent, else some, and many for one that was refused before.
+    A coupling of two samples is missed once in ``2**forwards - 1`` times.
     """
     request, program = evaluator.request, evaluator.looked_at
-    finding = Independence.CHECKED
-    for _ in range(rounds or _rounds(request, program)):
-        thirds = _thirds(math.prod(request.batch))
-        probes = _probe(evaluator, thirds, state)
-        if probes is None:
-            finding = Independence.UNDECIDED
-            break
-        moved = _moved_in_a_third((outputs, *(probe.outputs for probe in probes)), thirds, len(request.batch))
-        if moved is None:
-            continue
-        again = evaluated(evaluator, request.leaves, state)
-        others = [*(probe.end for probe in probes), *_ends_elsewhere(evaluator, state, again.end)]
-        doubt = _doubt(outputs, again, others, len(request.batch))
-        if doubt is None:
-            _remember_refused(request, program)
-            raise CoupledSamplesError(_message(evaluator, *moved, outputs))
-        _warn(doubt)
-        finding = Independence.UNDECIDED
-        break
+    with replaying(state):
+        finding = _probed(evaluator, outputs, state, forwards or _forwards(request, program))
     if not _any_finite(outputs):
         return Independence.BLIND
     _remember(request, finding, program)
     return finding
 
 
-def _rounds(request: Request, program: Program | None) -> int:
+def _probed(evaluator: Evaluator, outputs: Tensors, state: RandomState, forwards: int) -> Independence:
+    """What so many forwards with replaced samples find."""
+    replaced = _replaced(math.prod(evaluator.request.batch), forwards)
+    probes = _probes(evaluator, replaced, state)
+    if probes is None:
+        return Independence.UNDECIDED
+    moved = _moved([outputs, *(probe.outputs for probe in probes)], replaced)
+    if moved is None:
+        return Independence.CHECKED
+    again = evaluated(evaluator, evaluator.request.leaves, state)
+    ends = [*(probe.end for probe in probes), *_ends_elsewhere(evaluator, state, again.end)]
+    doubt = _doubt(outputs, again, ends, len(replaced))
+    if doubt is None:
+        _remember_refused(evaluator.request, evaluator.looked_at)
+        raise CoupledSamplesError(_message(evaluator, *moved, outputs))
+    _warn(doubt)
+    return Independence.UNDECIDED
+
+
+def _forwards(request: Request, program: Program | None) -> int:
     if program is None or program.proved:
-        return 1
+        return FORWARDS
     refused: tuple[Program, ...] = caches.REFUSED.get(request.fingerprint.key, _signature(request)) or ()
-    return ROUNDS_AFTER_REFUSAL if any(known.covers(program) for known in refused) else ROUNDS
+    return AFTER_REFUSAL if any(known.covers(program) for known in refused) else WITHOUT_PROOF
 
 
 def _remember_refused(request: Request, program: Program | None) -> None:
@@ -167,13 +167,13 @@ def look_again(request: Request, program: Program) -> None:
     """
     count = caches.FOLLOWED.get(program, 0)
     if count == AGAIN:  # it was refused: nothing is returned before it has passed for sure
-        confirm(request, ROUNDS_AFTER_REFUSAL)
+        confirm(request, AFTER_REFUSAL)
         count = 0
     caches.FOLLOWED[program] = count = count + 1
     if count & (count - 1):
         return
     try:
-        confirm(request, rounds=1)
+        confirm(request, FORWARDS)
     except CoupledSamplesError as error:
         caches.FOLLOWED[program] = AGAIN
         since = f"it showed at a later look, so what the last {count // 2 + 1} calls returned may be wrong"
@@ -200,10 +200,10 @@ def _ends_elsewhere(evaluator: Evaluator, state: RandomState, end: RandomState) 
             continue  # values that the function refuses say nothing
 
 
-def _doubt(outputs: Tensors, again: Evaluated, ends: Sequence[RandomState], batch_dims: int) -> str | None:
+def _doubt(outputs: Tensors, again: Evaluated, ends: Sequence[RandomState], count: int) -> str | None:
     """Why an output that moved proves nothing: the function is not the same at two evaluations."""
-    everything = torch.ones(math.prod(outputs[0].shape[:batch_dims]), dtype=torch.bool)
-    if _first_moved(outputs, again.outputs, everything, batch_dims) is not None:
+    everything = torch.ones(count, dtype=torch.bool)
+    if _first_moved(_rows(outputs, count), _rows(again.outputs, count), everything) is not None:
         return "gives other values when it is evaluated again under the same random state"
     if not all(map(again.end.same_as, ends)):
         return "draws more random numbers for some values than for others (rrelu, Gamma)"
@@ -214,15 +214,15 @@ def _any_finite(outputs: Tensors) -> bool:
     return any(bool(output.isfinite().any()) for output in outputs) or not any(output.numel() for output in outputs)
 
 
-def confirm(request: Request, rounds: int | None = None) -> None:
-    """Look at what the function does now, and check it: if that is new, or for so many rounds."""
+def confirm(request: Request, forwards: int | None = None) -> None:
+    """Look at what the function does now, and check it: if that is new, or by so many forwards."""
     with noted("check_independent", request.function, request.args):
         evaluator, state = Evaluator(request), request.random_state()
         outputs, _ = evaluator.look(state)
-        if rounds is None:
+        if forwards is None:
             decided(evaluator, outputs, state)
         else:
-            check(evaluator, outputs, state, rounds)
+            check(evaluator, outputs, state, forwards)
 
 
 def settle(request: Request) -> None:
@@ -247,38 +247,38 @@ class Evaluated(NamedTuple):
 
 
 def evaluated(evaluator: Evaluator, leaves: Tensors, state: RandomState) -> Evaluated:
-    """The outputs at these leaves from one random draw."""
-    with replaying(state):
-        return Evaluated(evaluator.values(leaves), state.now())
+    """The outputs at these leaves from one random draw; where that leaves the generators is for the caller to mend."""
+    state.restore()
+    return Evaluated(evaluator.values(leaves), state.now())
 
 
-def _thirds(count: int) -> torch.Tensor:
-    """A third for each sample, 0 to 2, at random, other ones at every check.
+def _replaced(count: int, forwards: int) -> torch.Tensor:
+    """Whether each sample is replaced in each of the forwards, at random, other ones at every check.
 
-    At most one size is even: pairs of samples that influence one another must not fit into the thirds.
+    At most one group of samples is of an even size: pairs of samples that influence one another must not fit into them.
     """
-    sizes = [(count + 2 - third) // 3 for third in range(3)]
-    even = [third for third in range(3) if sizes[third] % 2 == 0]
-    if len(even) > 1:
-        sizes[even[0]] += 1
-        sizes[even[-1]] -= 1
     generator = torch.Generator().manual_seed(SEED + next(caches.CHECKS))
-    return torch.arange(3).repeat_interleave(torch.tensor(sizes))[torch.randperm(count, generator=generator)]
+    codes = 1 + torch.randperm(2**forwards - 1, generator=generator)[:count]
+    sizes = [(count + len(codes) - 1 - group) // len(codes) for group in range(len(codes))]
+    even = [group for group, size in enumerate(sizes) if size % 2 == 0]
+    for more, less in zip(even[: len(even) // 2], reversed(even)):  # noqa: B905 - the one in the middle stays
+        sizes[more] += 1
+        sizes[less] -= 1
+    code = codes.repeat_interleave(torch.tensor(sizes))[torch.randperm(count, generator=generator)]
+    return (code[:, None] >> torch.arange(forwards)) % 2 == 1
 
 
-def _probe(evaluator: Evaluator, thirds: torch.Tensor, state: RandomState) -> tuple[Evaluated, Evaluated] | None:
-    """The function with all but third 0 replaced, then all but third 1; None if it refuses all replacements."""
+def _probes(evaluator: Evaluator, replaced: torch.Tensor, state: RandomState) -> list[Evaluated] | None:
+    """The function with samples replaced by outliers, or else by neighbours; None if it refuses both."""
     for outliers in (True, False):
         generator = torch.Generator().manual_seed(SEED)
-        new = [_replacement(leaf.detach(), len(thirds), outliers, generator) for leaf in evaluator.request.leaves]
+        new = [_replacement(leaf.detach(), len(replaced), outliers, generator) for leaf in evaluator.request.leaves]
         try:
-            first, second = (_evaluated_with(evaluator, new, thirds != kept, state) for kept in (0, 1))
+            return [_evaluated_with(evaluator, new, there, state) for there in replaced.unbind(1)]
         except JacfuncError:
             raise
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, AssertionError) as error:
             reason = f"failed when some samples were replaced by others of the batch ({type(error).__name__}: {error})"
-        else:
-            return first, second
     _warn(reason)
     return None
 
@@ -308,25 +308,38 @@ def _replacement(leaf: torch.Tensor, count: int, outliers: bool, generator: torc
     return values + (size * factor).to(values) * spread
 
 
-def _moved_in_a_third(
-    evaluations: Sequence[Tensors], thirds: torch.Tensor, batch_dims: int
-) -> tuple[int, int, float] | None:
-    """The first sample that moved between the two evaluations in which its third has the same values."""
-    for third, (one, two) in enumerate(KEPT_IN):
-        moved = _first_moved(evaluations[one], evaluations[two], thirds == third, batch_dims)
+def _moved(evaluations: Sequence[Tensors], replaced: torch.Tensor) -> tuple[int, int, float] | None:
+    """The first output leaf and sample that moved between two evaluations with the same value there, and how much.
+
+    The first evaluation is that of the samples as they are.
+    """
+    own, *probes = (_rows(outputs, len(replaced)) for outputs in evaluations)
+    new, known = own, torch.zeros(len(replaced), dtype=torch.bool)  # for the new values, of samples that had them
+    for there, found in zip(replaced.unbind(1), probes, strict=True):
+        moved = _first_moved(_chosen(there, new, own), found, known | ~there)
         if moved is not None:
             return moved
+        new, known = _chosen(known, new, found), known | there
     return None
 
 
-def _first_moved(before: Tensors, after: Tensors, kept: torch.Tensor, batch_dims: int) -> tuple[int, int, float] | None:
-    """The first output leaf and sample among the kept ones that moved beyond rounding, and by how much."""
+def _rows(outputs: Tensors, count: int) -> list[torch.Tensor]:
+    return [output.detach().reshape(count, -1).to("cpu") for output in outputs]
+
+
+def _chosen(there: torch.Tensor, these: Tensors, others: Tensors) -> list[torch.Tensor]:
+    return [torch.where(there[:, None], *pair) for pair in zip(these, others, strict=True)]
+
+
+def _first_moved(before: Tensors, after: Tensors, kept: torch.Tensor) -> tuple[int, int, float] | None:
+    """The first leaf and row among the kept ones that moved beyond rounding, and by how much."""
     for leaf, (old, new) in enumerate(zip(before, after, strict=True)):
         if old.shape != new.shape:
-            return leaf, int(kept.nonzero()[0]), float("nan")
-        a, b = (t.detach().reshape(len(kept), -1).to("cpu", torch.float64)[kept] for t in (old, new))
-        if not a.numel():
+            return leaf, int(kept.int().argmax()), float("nan")
+        a, b = old[kept], new[kept]
+        if torch.equal(a, b):  # as they are, mostly
             continue
+        a, b = a.double(), b.double()
         size = a.abs().nan_to_num(0.0, 0.0, 0.0)
         scale = torch.maximum(size.amax(1, keepdim=True), size.mean())
         same = (a == b) | (a.isnan() & b.isnan())

@@ -52,7 +52,7 @@ class RandomState:
 
     def same_as(self, other: RandomState) -> bool:
         """Whether both are the same states of the same generators."""
-        return _same(self.states, other.states)
+        return all(map(_same, self.states, other.states))
 
     def restore(self) -> None:
         """Set every generator back, so that the next evaluation sees the same draw."""
@@ -102,6 +102,6 @@ def _same(one: Any, other: Any) -> bool:
         return np.array_equal(one, other)
     if isinstance(one, dict):
         return all(_same(one[key], other[key]) for key in one)
-    if isinstance(one, tuple):
+    if isinstance(one, tuple) and any(isinstance(part, np.ndarray) for part in one):
         return all(map(_same, one, other))
     return bool(one == other)

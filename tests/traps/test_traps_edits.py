@@ -442,7 +442,7 @@ def test_a_parameter_that_couples_later_is_found_and_not_taken_again() -> None:
 
 
 def test_a_refusal_is_no_matter_of_luck() -> None:
-    """Two samples lie in one third with probability 1/3; what was refused once has to pass for sure."""
+    """Two samples may be replaced together by chance; what was refused once has to pass for sure."""
 
     def pair(x: Any) -> Any:
         y = x.sin().clone()
