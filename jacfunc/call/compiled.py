@@ -103,9 +103,9 @@ def _called(transform: Transform, request: Request) -> tuple[Call | None, Any]:
     known: Call | None = caches.COMPILED.get(key, _signature(transform, request))
     if known is not None:
         for program in known.programs:  # type: ignore[attr-defined]
-            independence.look_again(request, program)
-            if program.depends:  # for which no guard asks
+            if program.depends or not program.fits(request.samples):  # for which no guard asks
                 independence.confirm(request)
+            independence.look_again(request, program)
         # Of what is another program after all, or is refused: by its own words below.
         with suppress(dynamo_error()), _kept(request) if known.writes else nullcontext():  # type: ignore[attr-defined]
             return known, _as_it_is(known, transform.transformed, request.args, request.kwargs)

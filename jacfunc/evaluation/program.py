@@ -32,6 +32,8 @@ CONTENT = 2**18
 """Up to so many bytes of a tensor from outside are kept, to be compared; of more, which tensor it is."""
 SMALL = 2**13
 """Up to so many elements are compared at each call, even where nothing tells of a change."""
+FEW = 8
+"""With fewer samples one may be its own neighbour by chance: two samples flipped and rolled are where they were."""
 
 
 class ProgramChangedError(Exception):
@@ -182,7 +184,9 @@ class Program:
 
     def covers(self, other: Program) -> bool:
         """Whether what was found of this program holds for another one: it is the same, but for how many samples."""
-        if len(self.steps) != len(other.steps) or not self.begins(other.steps, other.samples):
+        if len(self.steps) != len(other.steps) or not self.fits(other.samples):
+            return False
+        if not self.begins(other.steps, other.samples):
             return False
         return self._held_by(other.held, lambda one, two: two is not None and one.same(two))
 
@@ -216,6 +220,10 @@ class Program:
     def sure(self) -> Program:
         """What it is when it is proved."""
         return replace(self, held=(), proved=True)
+
+    def fits(self, samples: int) -> bool:
+        """Whether what was found of it may hold for so many samples: of few of them for exactly so many."""
+        return self.proved or samples == self.samples or min(samples, self.samples) >= FEW
 
     def begins(self, steps: Sequence[Step], samples: int) -> bool:
         """Whether it begins with these steps, but for how many samples there are."""

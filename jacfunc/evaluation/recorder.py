@@ -79,7 +79,7 @@ class Recorder:
             self.held: list[Held] = []
             self.steps: list[Step] = []
         else:
-            self._follow(self.known)
+            self._follow([program for program in self.known if program.fits(self.samples)])
         given = [*leaves, *parameters, *others]
         self.count = len(given)
         self.numbers = {id(tensor): origin(number) for number, tensor in enumerate(given)}
@@ -187,6 +187,7 @@ class Recorder:
                 program
                 for program in self.others
                 if len(program.steps) > self.at
+                and program.fits(self.samples)
                 and program.begins(way, samples)
                 and alike(program.steps[self.at], step, program.samples, self.samples)
             ]

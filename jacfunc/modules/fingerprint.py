@@ -10,6 +10,7 @@ import functools
 import sys
 import types
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -223,7 +224,10 @@ class _Walk:
         # An object's own attributes may hold modules, whose buffers have to be protected as well.
         if not isinstance(item, type):
             self.fingerprint.may_draw = self.fingerprint.may_draw or _methods_draw(type(item))
-            for value in map(_referred, getattr(item, "__dict__", {}).values()):
+            for held in getattr(item, "__dict__", {}).values():
+                if isinstance(held, FUNCTIONS):
+                    self.fingerprint.may_draw = self.fingerprint.may_draw or _function_draws(held)
+                value = _referred(held)
                 self.fingerprint.arrays |= isinstance(value, np.ndarray)
                 if isinstance(value, GENERATORS):
                     self.fingerprint.random.append(value)
@@ -254,6 +258,10 @@ DRAWING = frozenset([
 ])
 # fmt: on
 """Names that code which draws random numbers has somewhere."""
+FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
+"""What is called, and has code that tells of it."""
+ITEMS = frozenset([dict, OrderedDict, list, tuple, set])
+"""What a module holds functions in, as its hooks."""
 
 
 @computed_once(1024, traced=False)
@@ -264,8 +272,25 @@ def _draws(code: types.CodeType) -> bool:
 def _module_draws(module: nn.Module) -> bool:
     known: bool | None = caches.DRAWS.get(module)
     if known is None:
-        known = caches.DRAWS[module] = any(_methods_draw(type(one)) for one in module.modules())
+        known = caches.DRAWS[module] = any(map(_layer_draws, module.modules()))
     return known
+
+
+def _layer_draws(module: nn.Module) -> bool:
+    """Whether a method of a module draws, or a function that it holds, as a hook or its own forward."""
+    if _methods_draw(type(module)):
+        return True
+    items = vars(module).values()
+    held = chain(items, *(item.values() if isinstance(item, dict) else item for item in items if type(item) in ITEMS))
+    return any(_function_draws(item) for item in held if isinstance(item, FUNCTIONS))
+
+
+def _function_draws(function: Any) -> bool:
+    while not isinstance(function, types.FunctionType):
+        function = getattr(function, "func", None) or getattr(function, "__func__", None)
+        if not callable(function):
+            return False
+    return _draws(function.__code__)
 
 
 @computed_once(1024, traced=False)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_recorder import batch, mixed_by, recorded, sizes
 
-from jacfunc.evaluation.program import CONTENT, Held, alike, origin
+from jacfunc.evaluation.program import CONTENT, FEW, Held, Program, alike, origin
 
 SIN, COS = torch.sin, torch.cos
 
@@ -37,6 +37,13 @@ def test_of_the_same_samples_they_are_the_same_only_if_equal() -> None:
     assert alike([SIN, 3], [SIN, 3], 3, 3) and not alike([SIN, 3], [SIN, 6], 3, 3)
 
 
+def test_few_samples_tell_of_just_as_many() -> None:
+    few, many = (Program([[SIN]], samples, ()) for samples in (FEW - 1, FEW))
+    assert few.fits(FEW - 1) and not few.fits(FEW - 2) and not few.fits(FEW)
+    assert many.fits(FEW + 1) and not many.fits(FEW - 1)
+    assert few.sure().fits(FEW) and few.covers(few) and few.sure().covers(many) and not few.covers(many)
+
+
 def test_a_tensor_is_known_again_by_identity_and_version_or_by_what_it_holds() -> None:
     tensor = torch.tensor([1.0, float("nan")])
     held = Held.of(tensor)
@@ -63,6 +70,6 @@ def test_inference_tensors_have_no_version() -> None:
 def test_what_one_program_was_found_of_holds_for_its_like() -> None:
     one, other, else_ = (recorded(mixed_by(k * torch.eye(4, dtype=torch.double))) for k in (1, 1, 2))
     assert one.covers(other) and not one.covers(else_) and one.sure().covers(else_)
-    assert recorded(sizes, batch(7)).covers(recorded(sizes, batch(11)))
+    assert recorded(sizes, batch(17)).covers(recorded(sizes, batch(11)))
     assert not one.covers(recorded(torch.sin)) and one.depends and not recorded(torch.sin).depends
     assert recorded(lambda x: x[np.arange(4)]).depends

@@ -145,9 +145,15 @@ def sizes(x: torch.Tensor) -> torch.Tensor:
     return torch.cat([x, torch.zeros(len(x), 2, dtype=x.dtype)], 1).reshape(len(x) * 5)
 
 
-@pytest.mark.parametrize("samples", [5, 6, 7, 11])
+@pytest.mark.parametrize("samples", [9, 10, 11, 17])
 def test_sizes_are_multiples_of_the_samples(samples: int) -> None:
-    assert found(sizes, [recorded(sizes, batch(7))], batch(samples))
+    assert found(sizes, [recorded(sizes, batch(11))], batch(samples))
+
+
+def test_few_samples_tell_of_just_as_many_unless_they_are_proved_to_be_independent() -> None:
+    known = recorded(sizes, batch(4))
+    assert found(sizes, [known], batch(4)) and not found(sizes, [known], batch(5))
+    assert not found(sizes, [recorded(sizes, batch(11))], batch(4)) and found(sizes, [known.sure()], batch(5))
 
 
 def test_a_width_that_equals_the_batch_is_the_same_for_that_batch_only() -> None:
@@ -159,8 +165,8 @@ def test_a_width_that_equals_the_batch_is_the_same_for_that_batch_only() -> None
 
 
 def test_a_fixed_size_is_no_batch() -> None:
-    known = [recorded(lambda x: x.new_zeros(4, 2), batch(4))]
-    assert not found(lambda x: x.new_zeros(4, 2), known, batch(5))
+    known = [recorded(lambda x: x.new_zeros(9, 2), batch(9))]
+    assert not found(lambda x: x.new_zeros(9, 2), known, batch(10))
 
 
 # -------------------------------------------------------------------- what is held outside

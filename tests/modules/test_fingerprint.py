@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import random
 
 import pytest
 import torch
@@ -122,6 +123,34 @@ def test_methods_that_may_draw_are_seen_too():
 
     assert all(Fingerprint.by(f, (4,)).may_draw for f in (Sampler(), lambda x: noisy(x)))
     assert not Fingerprint.by(scaled(NET), (4,)).may_draw
+
+
+def test_functions_that_may_draw_are_seen_in_modules_and_objects():
+    def noisy(x, *_):
+        return x * (1 + random.random())
+
+    class Has:
+        def __init__(self, held):
+            self.held = held
+
+    class Sampler:
+        def noisy(self, x):
+            return x * random.random()
+
+    class Holder(nn.Module):
+        def __init__(self, held):
+            super().__init__()
+            self.held = held
+
+    def hooked():
+        layer = nn.Linear(2, 2)
+        layer.register_forward_pre_hook(noisy)
+        return layer
+
+    held = [noisy, functools.partial(noisy), Sampler().noisy]
+    drawing = [*map(Has, held), *map(Holder, [*held, [noisy], {"by name": noisy}]), hooked(), nn.Sequential(hooked())]
+    assert all(Fingerprint.by(scaled(thing), (4,)).may_draw for thing in drawing)
+    assert not any(Fingerprint.by(scaled(kind(abs)), (4,)).may_draw for kind in (Has, Holder))
 
 
 @pytest.mark.parametrize("name", DIFFERENT)

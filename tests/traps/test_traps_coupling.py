@@ -98,6 +98,29 @@ INDEPENDENT = {
 }  # fmt: skip
 
 
+# Each gives the sine where there are so many samples, and no larger batch its own samples.
+RETURNING = {
+    "flipped and rolled": (2, lambda x: x.sin().flip(0).roll(1, 0)),
+    "rolled thrice": (3, lambda x: x.roll(1, 0).sin().roll(1, 0).roll(1, 0)),
+    "rolled by an index": (2, lambda x: x.flip(0)[(torch.arange(len(x)) + torch.tensor(1)) % len(x)].sin()),
+    "flipped but for the ends": (3, lambda x: torch.cat([x[:1], x[1:-1].flip(0), x[-1:]]).sin()),
+    "halves exchanged twice": (2, lambda x: x.sin().roll(len(x) // 2, 0).flip(0)),
+}
+
+
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("name", RETURNING)
+def test_few_samples_that_are_where_they_were_tell_nothing_of_more(name, compile):
+    few, f = RETURNING[name]
+    for transform in (diag_jac, laplacian):
+        asked, x = transform(f, compile=compile), batch(9, 3)
+        for _ in range(2):
+            torch.testing.assert_close(asked(x[:few]), transform(torch.sin)(x[:few]))
+            for samples in (4, 5, 7, 9):
+                with pytest.raises(CoupledSamplesError):
+                    asked(x[:samples])
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", INDEPENDENT)
 def test_what_looks_coupled_and_is_not_is_no_false_alarm(name, method):
