@@ -69,6 +69,14 @@ level_of: Callable[[torch.Tensor], int] = _functorch.maybe_get_level
 unwrapped: Callable[[torch.Tensor], torch.Tensor] = _functorch.get_unwrapped
 """What a wrapper is of; ``torch.func.debug_unwrap`` asks first what it is, and is for debuggers by its own words."""
 
+
+def innermost(tensor: torch.Tensor) -> torch.Tensor:
+    """What all the wrappers around a tensor are of."""
+    while is_wrapped(tensor):
+        tensor = unwrapped(tensor)
+    return tensor
+
+
 batch_dim: Callable[[torch.Tensor], int] = _functorch.maybe_get_bdim
 """Which axis of what a ``vmap`` wraps is its own."""
 

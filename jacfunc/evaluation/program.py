@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..core.torch_private import WithoutClasses
+from ..core.torch_private import WithoutClasses, innermost, level_count, outside_transforms
 
 Array = np.ndarray[Any, Any]
 Step = list[object]
@@ -148,6 +148,9 @@ def _version(tensor: torch.Tensor) -> int | None:
 
 def _content(tensor: torch.Tensor) -> Array | None:
     """The numbers themselves, which a transform around would wrap in tensors of its own; None where there are none."""
+    if level_count():
+        with outside_transforms():
+            return _content(innermost(tensor))
     try:
         with WithoutClasses():
             return tensor.numpy()

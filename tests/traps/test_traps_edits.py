@@ -474,6 +474,32 @@ def test_functions_of_torch_that_are_patched_under_plain_layers(owner: Any, name
     torch.testing.assert_close(asked(params, X), right)
 
 
+@pytest.mark.parametrize("calls", [1, 3, 6])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_tensor_that_a_module_holds_in_an_attribute(method: str, calls: int) -> None:
+    """While the module runs it is exchanged for a copy, which a transform of torch.func wraps."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = torch.zeros((), dtype=DOUBLE)
+
+        def forward(self, x: Any) -> Any:
+            return x.sin() + self.gate * x.mean(0)
+
+    net = Gated()
+    gate = net.gate
+    for f in (net, lambda x: net(x), lambda x: x.sin() + net.gate * x.mean(0)):
+        asked = diag_jac(f, method=method)
+        for edit in (lambda: gate.fill_(1.0), lambda: gate.data.fill_(1.0)):
+            gate.zero_()
+            for _ in range(calls):
+                torch.testing.assert_close(asked(X), X.cos())
+            edit()
+            with pytest.raises(CoupledSamplesError):
+                asked(X)
+
+
 def test_what_is_written_past_the_versions_is_seen() -> None:
     array = np.arange(5)
     rows, gate = torch.from_numpy(array), torch.zeros((), dtype=DOUBLE)

@@ -17,12 +17,12 @@ from ...core.torch_private import (
     OpOverload,
     OpOverloadPacket,
     base_of,
+    innermost,
     is_wrapped,
     level_count,
     level_of,
     next_node_number,
     node_number,
-    unwrapped,
     written_arguments,
 )
 from ...errors import RefusedOperationError
@@ -188,7 +188,7 @@ def _is_same(tensor: torch.Tensor, data: Any) -> bool:
 def _start(tensor: torch.Tensor) -> int:
     """Where its elements are in memory."""
     try:
-        return _innermost(tensor).data_ptr() or NOWHERE
+        return innermost(tensor).data_ptr() or NOWHERE
     except (RuntimeError, NotImplementedError):
         return NOWHERE
 
@@ -196,13 +196,6 @@ def _start(tensor: torch.Tensor) -> int:
 def _place(tensor: torch.Tensor) -> int:
     """Where the memory begins that it is a part of."""
     try:
-        return _innermost(tensor).untyped_storage().data_ptr() or NOWHERE
+        return innermost(tensor).untyped_storage().data_ptr() or NOWHERE
     except (RuntimeError, NotImplementedError):
         return NOWHERE
-
-
-def _innermost(tensor: torch.Tensor) -> torch.Tensor:
-    """What the wrappers of transforms are of."""
-    while is_wrapped(tensor):
-        tensor = unwrapped(tensor)
-    return tensor
