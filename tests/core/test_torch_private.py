@@ -111,6 +111,7 @@ def test_levels_are_counted_and_told_apart():
         below = private.unwrapped(below) if private.is_tracked(below) else below  # forward mode's is of one of its own
         seen["outer"] = private.is_wrapped(below), private.is_batched(below), private.is_tracked(below)
         seen["plain"] = private.unwrapped(below)
+        seen["innermost"] = torch.equal(private.innermost(y), seen["plain"])
         seen["axis"] = private.batch_dim(below)
         with private.outside_transforms():
             seen["none"] = private.level_count()
@@ -120,7 +121,7 @@ def test_levels_are_counted_and_told_apart():
     given = x(5, 3)
     torch.func.vmap(lambda row: torch.func.jvp(inner, (row,), (row,))[1])(given)
     assert seen["around"] == [private.VMAP, private.JVP]
-    assert seen["count"] == seen["again"] == 2
+    assert seen["count"] == seen["again"] == 2 and seen["innermost"]
     assert seen["none"] == seen["axis"] == 0
     assert seen["own"]
     assert seen["inner"] == (True, False, True)
