@@ -108,6 +108,10 @@ OPERATIONS = {
     "mish": [lambda h, p: F.mish(h + FAR), lambda h, p: F.mish(h * p, inplace=True), lambda h, p: ATEN.mish_.default(h + FAR) * p],
     "celu": [lambda h, p: F.celu(h * p, 0.3) + ATEN.celu(p * h, 0.7)],
     "prelu": [lambda h, p: F.prelu(h * p, p[:1]) + ATEN.prelu(p * h, p[1:2])],
+    "polar": [
+        lambda h, p: torch.view_as_real(torch.polar((h * p).exp(), h)).sum(-1),
+        lambda h, p: ATEN.polar(h.square(), p.expand_as(h)).imag + torch.polar(h.exp(), h * p).real,
+    ],
     "gelu": [lambda h, p: F.gelu(h * p + 7, approximate="tanh") + ATEN.gelu_(h - 3 * p, approximate="tanh")],
     "i0e": [lambda h, p: torch.special.i0e(h * 1e-9) + ATEN.special_i0e(30 + 9 * h * p)],
     "i1e": [lambda h, p: torch.special.i1e(h * 1e-9) + ATEN.special_i1e(30 + 9 * h * p)],
@@ -193,8 +197,8 @@ if not hasattr(F, "linear_cross_entropy"):  # before torch 2.13
 EXAMPLES = [(name, number) for name, found in OPERATIONS.items() for number in range(len(found))]
 TRANSFORMS = {"diag_jac": diag_jac, "batch_jac": batch_jac, "laplacian": laplacian, "hess_diag": hess_diag}
 AT_ZERO = (("sinc", 0), ("i1", 0), ("i0", 0))
-# What is judged in test_corrections_digits.py, at orders and points that differences do not reach.
-BEYOND = ("i0", "celu", "prelu", "gelu", "i0e", "i1e", "erfcx", "log_ndtr", "gammainc", "gammaincc")
+# What is judged in test_corrections_digits.py and _elementwise.py, at orders and points that differences do not reach.
+BEYOND = ("i0", "polar", "celu", "prelu", "gelu", "i0e", "i1e", "erfcx", "log_ndtr", "gammainc", "gammaincc")
 # Attention is torch's plain implementation, the others torch's own values.
 ROUNDED = ("scaled_dot_product_attention",)
 

@@ -10,7 +10,7 @@ import torch
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
-from jacfunc import batch_jac, laplacian
+from jacfunc import batch_jac, diag_jac, laplacian
 from jacfunc.evaluation.corrections import elementwise
 
 
@@ -26,6 +26,24 @@ def test_infinite_logarithms_of_sums():
 
 
 DOUBLE = torch.float64
+
+
+@pytest.mark.parametrize("method", ["auto", "taylor", "forward", "reverse"])
+def test_negative_lengths_of_polar_coordinates(method):
+    x, scale = torch.randn(4, 3, dtype=DOUBLE), torch.tensor(-0.7, dtype=DOUBLE, requires_grad=True)
+    assert (x < 0).any() and (x > 0).any()
+    for part in ("real", "imag"):
+        of = {"real": torch.cos, "imag": torch.sin}[part]
+        f = lambda x: getattr(torch.polar(scale * x, x.square()), part)  # noqa: B023
+        g = lambda x: scale * x * of(x.square())  # noqa: B023
+        for transform in (diag_jac, laplacian):
+            found, known = (transform(h, method=method)(x) for h in (f, g))
+            torch.testing.assert_close(found, known)
+            slopes = [torch.autograd.grad(one.square().sum(), scale)[0] for one in (found, known)]
+            torch.testing.assert_close(*slopes)
+    length = torch.tensor(-2.0, requires_grad=True)
+    (slope,) = torch.autograd.grad(torch.polar(length, torch.zeros(())).real, length)
+    assert slope == -1.0, "torch is right: take the entry out of the table"
 
 
 def derivatives(f: Any, points: list[float], order: int) -> list[torch.Tensor]:

@@ -123,6 +123,7 @@ ENTRIES = (
     *with_in_place("mish", elementwise.mish, OVERFLOWS),
     *with_in_place("celu", elementwise.celu, "torch has 1 / alpha of its derivative in single precision"),
     Entry("prelu", forms("prelu"), elementwise.prelu, "torch's pushforward at zero is not that of its backward"),
+    Entry("polar", forms("polar"), elementwise.polar, "torch's derivative by a negative length has the wrong sign"),
     *with_in_place("gelu", elementwise.gelu, "torch's derivatives of higher order are NaN from 9 or 13 on"),
     *with_in_place("sinc", special.sinc, "torch's is NaN at zero", "special_sinc"),
     *with_in_place("i0", special.i0, ZERO_AT_ZERO, "special_i0"),

@@ -46,6 +46,13 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     return exactly(torch.prelu(input.detach(), weight.detach()), torch.where(input > 0, input, slope * input))
 
 
+def polar(abs: Tensor, angle: Tensor) -> Tensor:
+    """For ``torch.polar``, whose derivative by ``abs`` is the sign of the result, which has that of a negative one."""
+    return exactly(
+        torch.polar(abs.detach(), angle.detach()), torch.complex(abs * torch.cos(angle), abs * torch.sin(angle))
+    )
+
+
 GELU_ENDS = 8.0
 """Beyond this gelu by tanh is the identity or zero, to the last bit."""
 
