@@ -154,7 +154,9 @@ def _forwards(request: Request, program: Program | None) -> int:
 
 
 def _remember_refused(request: Request, program: Program | None) -> None:
+    """Also drop what was found before, by any transform: a look may have missed by chance what showed now."""
     key, signature = request.fingerprint.key, _signature(request)
+    caches.distrust(key)
     if program is not None:
         before = caches.REFUSED.get(key, signature) or ()
         caches.REFUSED.put(key, request.fingerprint.parts, signature, (program, *before)[:PROGRAMS])
@@ -226,9 +228,15 @@ def confirm(request: Request, forwards: int | None = None) -> None:
 
 
 def settle(request: Request) -> None:
-    """Check what is not yet known."""
-    if standing(request) is None:
-        probe_now(request)
+    """Check samples that a call sees in small blocks, which may show nothing: at each call, unless they are proved."""
+    if not request.options.check or not several(request):
+        return
+    with noted("check_independent", request.function, request.args):
+        evaluator, state = Evaluator(request), request.random_state()
+        outputs, _ = evaluator.look(state)
+        program = evaluator.looked_at
+        if program is None or not program.proved or standing(request, program) is None:
+            check(evaluator, outputs, state)
 
 
 def probe_now(request: Request) -> bool:

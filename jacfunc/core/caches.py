@@ -274,6 +274,14 @@ _MEMORIES = (
 )
 
 
+def distrust(function: Hashable) -> None:
+    """Drop what was found of one function, so that its next call is looked at as a first one."""
+    for memory in (INDEPENDENT, PLANS, COMPILED):
+        memory.forget(function)
+    for fast in (FAST_CALLS, FAST_COMPILED):  # which are by transform
+        fast.clear()
+
+
 class once(Generic[Owner, R]):  # noqa: N801  # a decorator, as property is
     """``functools.cached_property`` without its lock, which takes as long as what is asked here."""
 

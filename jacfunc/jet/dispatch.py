@@ -261,11 +261,18 @@ def _torch_function(cls: type, function: Function, types: Any, args: Any = (), k
     return apply(function, args, kwargs or {})
 
 
-def _method(function: Function) -> Function:
-    name = function.__name__
+def _method(name: str) -> Function:
+    known = getattr(torch.Tensor, name)
+    function = OPERATORS.get(name) or known
     if isinstance(function, FunctionType):
         return lambda self, *args, **kwargs: apply(getattr(torch.Tensor, name), (self, *args), kwargs)
-    return lambda self, *args, **kwargs: apply(function, (self, *args), kwargs)
+
+    def method(self: Jet, *args: Any, **kwargs: Any) -> Any:
+        if not compiling() and getattr(torch.Tensor, name) is not known:
+            raise CannotFollowError(f"Tensor.{name}, which was replaced by another function")
+        return apply(function, (self, *args), kwargs)
+
+    return method
 
 
 MATMUL = torch.Tensor.matmul
@@ -347,8 +354,8 @@ def install() -> None:
     for name in dir(torch.Tensor):
         if name in KEPT or name in vars(Jet):
             continue
-        member = OPERATORS.get(name) or getattr(torch.Tensor, name)
+        member = getattr(torch.Tensor, name)
         if callable(member):
-            setattr(Jet, name, _method(member))
+            setattr(Jet, name, _method(name))
         elif hasattr(member, "__get__"):
             setattr(Jet, name, _attribute(name))

@@ -108,7 +108,7 @@ RETURNING = {
 }
 
 
-@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eager", "compiled"])
 @pytest.mark.parametrize("name", RETURNING)
 def test_few_samples_that_are_where_they_were_tell_nothing_of_more(name, compile):
     few, f = RETURNING[name]

@@ -20,7 +20,16 @@ from judging import METHODS
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from jacfunc import CoupledSamplesError, batch_jac, clear_caches, diag_jac, laplacian, make_functional
+from jacfunc import (
+    CoupledSamplesError,
+    batch_jac,
+    clear_caches,
+    diag_jac,
+    divergence,
+    hess_diag,
+    laplacian,
+    make_functional,
+)
 
 Function = Callable[..., Any]
 Edit = Callable[[], Any]
@@ -460,6 +469,71 @@ def test_a_refusal_is_no_matter_of_luck() -> None:
             outcomes.append("refused")
     first = outcomes.index("refused")
     assert first <= 5 and set(outcomes[first:]) == {"refused"}
+
+
+@pytest.mark.parametrize("first", [batch_jac, laplacian, divergence])
+def test_what_one_transform_refuses_none_returns(first: Any) -> None:
+    """A look that missed a coupling by chance, of this program or of one for another batch, is trusted no more."""
+
+    def pair(x: Any) -> Any:
+        y = x.clone()
+        if len(x) == 12:
+            y[-1] = 2 * x[0]
+        return y.sin()
+
+    x = torch.randn(12, 3, dtype=DOUBLE)
+    transforms = (batch_jac, laplacian, divergence, hess_diag)
+    first(pair)(x[:8])
+    for call in range(60):
+        try:
+            transforms[call % 4](pair)(x)
+        except CoupledSamplesError:
+            break
+    for transform in transforms:
+        for _ in range(3):
+            with pytest.raises(CoupledSamplesError):
+                transform(pair)(x)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("method", METHODS)
+def test_an_edit_is_seen_in_small_blocks(method: str, size: int) -> None:
+    coupled = False
+    f = lambda x: x.sin() + (x.mean(0) if coupled else 0)
+    asked = diag_jac(f, method=method, sample_chunk_size=size)
+    for _ in range(3):
+        torch.testing.assert_close(asked(X), X.cos())
+    coupled = True
+    for _ in range(2):
+        with pytest.raises(CoupledSamplesError):
+            asked(X)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["tanh", "__add__", "norm"])
+def test_methods_of_tensors_that_are_patched(name: str, method: str, monkeypatch: Any) -> None:
+    """Under a function mode torch calls the patch, and that once more what it calls."""
+    f = {
+        "tanh": lambda x: x.tanh(),
+        "__add__": lambda x: x.sin() + x,
+        "norm": lambda x: x * x.norm(dim=1, keepdim=True),
+    }[name]
+    plain = getattr(torch.Tensor, name)
+    asked = diag_jac(f, method=method)
+    before, value = asked(X), f(X)
+    asked(X)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, name, lambda *given, **keywords: 3 * plain(*given, **keywords))
+        for of in (asked, diag_jac(f, method=method, return_value=True), diag_jac(lambda x: f(x), method=method)):
+            found = of(X)
+            if isinstance(found, tuple):
+                found, now = found
+                torch.testing.assert_close(now, 3 * value)
+            torch.testing.assert_close(found, 3 * before)
+        patch.setattr(torch.Tensor, name, lambda *given, **keywords: plain(*given, **keywords).flip(0))
+        with pytest.raises(CoupledSamplesError):
+            asked(X)
+    torch.testing.assert_close(asked(X), before)
 
 
 @pytest.mark.parametrize(("owner", "name"), [(torch, "tanh"), (nn.functional, "linear")])

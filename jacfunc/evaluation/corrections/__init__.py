@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -201,6 +202,21 @@ class Corrections(TorchFunctionMode):
         return entry.instead(*args, **kwargs)
 
 
+def unpatched(func: Any) -> Any:
+    """The method of tensors that has run, where a mode is told of what a user has put in its place.
+
+    Torch asks for a method by its name: what was put there and calls the old method would be called by that once more.
+    """
+    if type(func) is FunctionType and not (func.__module__ or "").startswith("torch"):
+        name = next((name for name, method in vars(torch.Tensor).items() if method is func), "")
+        return IN_PYTHON.get(name) or getattr(torch.Tensor.__base__, name, func)
+    return func
+
+
+IN_PYTHON = {name: method for name, method in vars(torch.Tensor).items() if isinstance(method, FunctionType)}
+"""Methods of tensors that are none in C, as they are when this is imported."""
+
+
 class Noting(Corrections):
     """Also keeps the entries that it met, by name."""
 
@@ -240,6 +256,7 @@ class _Evaluation(Corrections):
         return recorder.step(func, args, kwargs or {}, self._run, func, types, args, kwargs)
 
     def _run(self, func: Any, types: Any, args: Any, kwargs: Any, allowed: bool = False) -> Any:
+        func = unpatched(func)
         name = getattr(func, "__name__", "")
         if not allowed and is_watched(func, name, args, kwargs):
             return self.writes.run(
@@ -304,6 +321,7 @@ class Beside(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        func = unpatched(func)
         name = getattr(func, "__name__", "")
         if is_watched(func, name, args, kwargs):
             return self.writes.run(None, name, func, args, kwargs, self._allowed, func, args, kwargs)
