@@ -305,6 +305,7 @@ def test_memory_where_proc_does_not_tell(monkeypatch):
     assert memory.growth(list) is None
 
 
+@pytest.mark.slow
 def test_the_command_measures_memory_in_processes_of_their_own(tmp_path):
     root = str(Path(jacfunc.__file__).parents[1])
     arguments = ["--json", "--samples", "32", "--outputs", "64", "--width", "64", "--calls", "1", "--full"]

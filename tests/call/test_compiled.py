@@ -359,7 +359,7 @@ HOLDING = {
 ONCE = {"cell", "default", "partial", "dict", "list", "tuple of tuples", "function in a cell", "keyword default"}
 
 
-QUICK = {"cell", "dict", "executed", "file"}
+QUICK = {"cell", "executed"}
 
 
 @pytest.mark.parametrize(
@@ -473,7 +473,9 @@ ARRAYS = {
 }
 
 
-@pytest.mark.parametrize("kind", ARRAYS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind not in ("closure", "module"))) for kind in ARRAYS]
+)
 def test_numpy_arrays_that_a_function_holds(counter, kind):
     held, x = np.array([1.0, 2.0, 3.0]), torch.randn(5, 3, dtype=double, requires_grad=True)
     f = ARRAYS[kind](held)

@@ -122,7 +122,7 @@ DATABASE = [op for op in op_db if DOUBLE in op.supported_dtypes("cpu")]
 def test_nothing_untrue_is_proved_of_a_few_cases_of_each_operation() -> None:
     ruled = [op for op in DATABASE if op.name.rpartition(".")[2] in RULES]
     others = [op for op in DATABASE if op.name.rpartition(".")[2] in ELEMENTWISE]
-    assert sum(check(op, 4) for op in (*ruled, *others[::5])) > 100
+    assert sum(check(op, 2) for op in (*ruled, *others[::5])) > 100
 
 
 @pytest.mark.slow

@@ -158,7 +158,7 @@ LATER: dict[str, tuple[Function, Function]] = {
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("method", ["auto", "taylor"])
+@pytest.mark.parametrize("method", ["auto", pytest.param("taylor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", LATER)
 @pytest.mark.parametrize("first", FIRST)
 def test_a_first_call_that_tells_nothing_is_no_verification(first: str, name: str, method: str, compiled: bool) -> None:
