@@ -22,11 +22,12 @@ from ..core import caches
 from ..core.levels import inside_vmap
 from ..core.reasons import noted
 from ..core.torch_private import BatchNorm
-from ..errors import CoupledSamplesError, IndependenceWarning, JacfuncError
+from ..errors import CoupledSamplesError, IndependenceWarning
 from ..evaluation.program import PROGRAMS, Program
 from ..evaluation.rng import RandomState, replaying
 from ..modules.fingerprint import Fingerprint
 from .evaluator import Evaluator
+from .probes import Evaluated, differ, evaluated, moved, probes_of, replaced_in
 from .refusals import not_batch_first
 from .request import Request
 
@@ -47,8 +48,6 @@ FORWARDS, WITHOUT_PROOF, AFTER_REFUSAL = 2, 3, 20
 """With how many forwards a program is probed that is proved to be independent, that is not, and that was refused."""
 AGAIN = -1
 """In place of how often a program was found again: it was refused since."""
-SEED = 20190613
-ROUNDING = 64
 
 OVER_THE_BATCH = (
     "a mean, softmax, sort, cumsum or norm over the batch axis, BatchNorm in training mode, or attention or an RNN "
@@ -129,19 +128,20 @@ def check(evaluator: Evaluator, outputs: Tensors, state: RandomState, forwards: 
 
 def _probed(evaluator: Evaluator, outputs: Tensors, state: RandomState, forwards: int) -> Independence:
     """What so many forwards with replaced samples find."""
-    replaced = _replaced(math.prod(evaluator.request.batch), forwards)
-    probes = _probes(evaluator, replaced, state)
-    if probes is None:
+    replaced = replaced_in(math.prod(evaluator.request.batch), forwards)
+    probes = probes_of(evaluator, replaced, state)
+    if isinstance(probes, str):
+        _warn(probes)
         return Independence.UNDECIDED
-    moved = _moved([outputs, *(probe.outputs for probe in probes)], replaced)
-    if moved is None:
+    first = moved([outputs, *(probe.outputs for probe in probes)], replaced)
+    if first is None:
         return Independence.CHECKED
     again = evaluated(evaluator, evaluator.request.leaves, state)
     ends = [*(probe.end for probe in probes), *_ends_elsewhere(evaluator, state, again.end)]
     doubt = _doubt(outputs, again, ends, len(replaced))
     if doubt is None:
         _remember_refused(evaluator.request, evaluator.looked_at)
-        raise CoupledSamplesError(_message(evaluator, *moved, outputs))
+        raise CoupledSamplesError(_message(evaluator, *first, outputs))
     _warn(doubt)
     return Independence.UNDECIDED
 
@@ -204,8 +204,7 @@ def _ends_elsewhere(evaluator: Evaluator, state: RandomState, end: RandomState) 
 
 def _doubt(outputs: Tensors, again: Evaluated, ends: Sequence[RandomState], count: int) -> str | None:
     """Why an output that moved proves nothing: the function is not the same at two evaluations."""
-    everything = torch.ones(count, dtype=torch.bool)
-    if _first_moved(_rows(outputs, count), _rows(again.outputs, count), everything) is not None:
+    if differ(outputs, again.outputs, count):
         return "gives other values when it is evaluated again under the same random state"
     if not all(map(again.end.same_as, ends)):
         return "draws more random numbers for some values than for others (rrelu, Gamma)"
@@ -245,117 +244,6 @@ def probe_now(request: Request) -> bool:
         evaluator, state = Evaluator(request), request.random_state()
         outputs, _ = evaluator.look(state)
         return not several(request) or check(evaluator, outputs, state) is Independence.CHECKED
-
-
-class Evaluated(NamedTuple):
-    """Outputs, and where the random generators stood after them."""
-
-    outputs: tuple[torch.Tensor, ...]
-    end: RandomState
-
-
-def evaluated(evaluator: Evaluator, leaves: Tensors, state: RandomState) -> Evaluated:
-    """The outputs at these leaves from one random draw; where that leaves the generators is for the caller to mend."""
-    state.restore()
-    return Evaluated(evaluator.values(leaves), state.now())
-
-
-def _replaced(count: int, forwards: int) -> torch.Tensor:
-    """Whether each sample is replaced in each of the forwards, at random, other ones at every check.
-
-    At most one group of samples is of an even size: pairs of samples that influence one another must not fit into them.
-    """
-    generator = torch.Generator().manual_seed(SEED + next(caches.CHECKS))
-    codes = 1 + torch.randperm(2**forwards - 1, generator=generator)[:count]
-    sizes = [(count + len(codes) - 1 - group) // len(codes) for group in range(len(codes))]
-    even = [group for group, size in enumerate(sizes) if size % 2 == 0]
-    for more, less in zip(even[: len(even) // 2], reversed(even)):  # noqa: B905 - the one in the middle stays
-        sizes[more] += 1
-        sizes[less] -= 1
-    code = codes.repeat_interleave(torch.tensor(sizes))[torch.randperm(count, generator=generator)]
-    return (code[:, None] >> torch.arange(forwards)) % 2 == 1
-
-
-def _probes(evaluator: Evaluator, replaced: torch.Tensor, state: RandomState) -> list[Evaluated] | None:
-    """The function with samples replaced by outliers, or else by neighbours; None if it refuses both."""
-    for outliers in (True, False):
-        generator = torch.Generator().manual_seed(SEED)
-        new = [_replacement(leaf.detach(), len(replaced), outliers, generator) for leaf in evaluator.request.leaves]
-        try:
-            return [_evaluated_with(evaluator, new, there, state) for there in replaced.unbind(1)]
-        except JacfuncError:
-            raise
-        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, AssertionError) as error:
-            reason = f"failed when some samples were replaced by others of the batch ({type(error).__name__}: {error})"
-    _warn(reason)
-    return None
-
-
-def _evaluated_with(evaluator: Evaluator, new: Tensors, mask: torch.Tensor, state: RandomState) -> Evaluated:
-    """The function with the masked samples new."""
-    leaves = [
-        torch.where(mask.to(leaf.device)[:, None], there, leaf.detach().reshape(len(mask), -1)).reshape(leaf.shape)
-        for leaf, there in zip(evaluator.request.leaves, new, strict=True)
-    ]
-    return evaluated(evaluator, leaves, state)
-
-
-def _replacement(leaf: torch.Tensor, count: int, outliers: bool, generator: torch.Generator) -> torch.Tensor:
-    """Another value ``(count, numel)`` for every sample: that of its neighbour, or an outlier above or below."""
-    flat = leaf.reshape(count, -1)
-    values = flat.roll(1, 0)
-    if not outliers:
-        return values
-    # Uneven sizes, so that outliers above and below cannot cancel in a mean; every fifth sample is no outlier.
-    size = torch.empty(values.shape).uniform_(5, 15, generator=generator)
-    place = torch.randperm(count, generator=generator)[:, None]
-    directions = torch.tensor([1.0, -0.3, 1.0, -1.0])
-    factor = directions[(place + torch.arange(values.shape[1])) % len(directions)] * (place % 5 != 4)
-    spread = (flat.amax(0) - flat.amin(0)).nan_to_num(1.0, 1.0, 1.0).clamp(min=1e-2)
-    spread = spread + flat.abs().mean(0).nan_to_num(1.0, 1.0, 1.0)
-    return values + (size * factor).to(values) * spread
-
-
-def _moved(evaluations: Sequence[Tensors], replaced: torch.Tensor) -> tuple[int, int, float] | None:
-    """The first output leaf and sample that moved between two evaluations with the same value there, and how much.
-
-    The first evaluation is that of the samples as they are.
-    """
-    own, *probes = (_rows(outputs, len(replaced)) for outputs in evaluations)
-    new, known = own, torch.zeros(len(replaced), dtype=torch.bool)  # for the new values, of samples that had them
-    for there, found in zip(replaced.unbind(1), probes, strict=True):
-        moved = _first_moved(_chosen(there, new, own), found, known | ~there)
-        if moved is not None:
-            return moved
-        new, known = _chosen(known, new, found), known | there
-    return None
-
-
-def _rows(outputs: Tensors, count: int) -> list[torch.Tensor]:
-    return [output.detach().reshape(count, -1).to("cpu") for output in outputs]
-
-
-def _chosen(there: torch.Tensor, these: Tensors, others: Tensors) -> list[torch.Tensor]:
-    return [torch.where(there[:, None], *pair) for pair in zip(these, others, strict=True)]
-
-
-def _first_moved(before: Tensors, after: Tensors, kept: torch.Tensor) -> tuple[int, int, float] | None:
-    """The first leaf and row among the kept ones that moved beyond rounding, and by how much."""
-    for leaf, (old, new) in enumerate(zip(before, after, strict=True)):
-        if old.shape != new.shape:
-            return leaf, int(kept.int().argmax()), float("nan")
-        a, b = old[kept], new[kept]
-        if torch.equal(a, b):  # as they are, mostly
-            continue
-        a, b = a.double(), b.double()
-        size = a.abs().nan_to_num(0.0, 0.0, 0.0)
-        scale = torch.maximum(size.amax(1, keepdim=True), size.mean())
-        same = (a == b) | (a.isnan() & b.isnan())
-        moved = ~same & ~((a - b).abs() <= ROUNDING * torch.finfo(old.dtype).eps * scale)
-        if moved.any():
-            row = int(moved.any(1).nonzero()[0])
-            return leaf, int(kept.nonzero()[row]), float((a - b)[row].abs().max())
-    return None
 
 
 def _message(evaluator: Evaluator, leaf: int, sample: int, change: float, outputs: Tensors) -> str:
