@@ -28,7 +28,9 @@ def batch():
 
 @by_every_method
 @each
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.slow), torch.float32, torch.float64]
+)
 def test_a_derivative_has_the_dtype_of_its_input(dtype, transform, method):
     x = torch.linspace(0.1, 1, 4, dtype=dtype)
     double = torch.tensor(2.0, dtype=torch.float64)

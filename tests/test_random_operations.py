@@ -93,7 +93,7 @@ def compared(names: list[str], quantity: str, seed: int) -> None:
 
 
 programs = st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=3)
-few = settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 many = settings(few, max_examples=300)
 
 

@@ -158,12 +158,19 @@ def prepared(name: str):
     return f, params, x
 
 
+ALTERNATELY = [
+    pytest.param(name, quantity, marks=[pytest.mark.slow] * ((place + other) % 2))
+    for place, name in enumerate(NETWORKS)
+    for other, quantity in enumerate(TRANSFORMS)
+]
+"""Every network and every transform, and each pair with the slow ones."""
+
+
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize(
     "method", ["auto", *(pytest.param(m, marks=pytest.mark.slow) for m in ("taylor", "forward", "reverse"))]
 )
-@pytest.mark.parametrize("quantity", TRANSFORMS)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("name", "quantity"), ALTERNATELY)
 def test_value_and_parameter_gradient_are_those_of_finite_differences(name, quantity, method):
     f, params, x = prepared(name)
     transform, truth = TRANSFORMS[quantity], TRUTH[quantity]

@@ -198,6 +198,7 @@ NODES = {"skipped": 1, "in place": 1, "argument in place": 2, "twice": 3, "const
 TOGETHER = [kind for kind in NODES if kind != "constant"]
 
 
+@pytest.mark.slow
 @traced
 def test_activations_that_are_used_otherwise_too(backend):
     """In one graph, as most of a compilation is what they share."""

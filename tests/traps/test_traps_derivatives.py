@@ -244,7 +244,7 @@ def test_torch_has_wrong_second_forward_derivatives(name):
         assert not found.any()  # zeros without a word
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["auto", *(pytest.param(m, marks=pytest.mark.slow) for m in METHODS[1:])])
 @pytest.mark.parametrize("name", HIGHER)
 def test_second_and_third_derivatives(name, method):
     f = HIGHER[name]
