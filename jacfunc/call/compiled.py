@@ -26,11 +26,13 @@ from ..evaluation.program import Program
 from ..modules.functional import FunctionalModule, LiveModule
 from ..modules.swapping import Inventory, exchanged, locked
 from ..options import METHODS
+from ..routes.points import REFUSED, waves
 from . import independence
 from .dynamo_guards import filtered
 from .entrance import own_code
 from .fast_path import kind_of
 from .plan import Plan
+from .reproduced import tells_nothing
 from .request import Request, requested
 from .toolchain import prepared
 
@@ -166,7 +168,7 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
         except (dynamo_error(), UnsupportedOperationError) as error:
             reasons.append((name, f"{str(error).strip().splitlines()[0]}{line_of(error)}"))
             continue
-        if plan.findings.random or _close(result, truth):
+        if plan.findings.random or (_close(result, truth) and _close_elsewhere(call, eager, request, truth)):
             return call, result, tuple(program for program in plan.findings.programs[:1] if not program.proved)
         reasons.append((name, "other numbers than the eager ones"))
     raise UnsupportedOperationError(
@@ -220,3 +222,22 @@ def _by(eager: Transform, found: Plan, method: str, options: dict[str, Any]) -> 
 def _close(found: Any, truth: Any) -> bool:
     """Whether compiled numbers are the eager ones but for the order in which they were rounded."""
     return all(map(agree, trees.tensors(found), trees.tensors(truth)))
+
+
+def _close_elsewhere(call: Call, eager: Transform, request: Request, truth: Any) -> bool:
+    """Whether they are at other points too, where the truth tells nothing here; what f refuses there says nothing."""
+    if not tells_nothing(tuple(trees.tensors(truth))):
+        return True
+    args = list(request.args)
+    leaves = [
+        there.requires_grad_(leaf.requires_grad)
+        for there, leaf in zip(waves(request.leaves), request.leaves, strict=True)
+    ]
+    for argument in request.arguments:
+        args[argument.position] = argument.build(leaves[argument.span])
+    try:
+        known = eager(*args, **request.kwargs)
+        with _kept(request):
+            return _close(call(request.function, *args, **request.kwargs), known)
+    except (*REFUSED, dynamo_error()):
+        return True

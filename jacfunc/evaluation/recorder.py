@@ -91,19 +91,19 @@ class Recorder:
     def before(self, function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         """An operation is about to run."""
         step: Step = [function]
-        numbers, on_jets = self.numbers, self.on_jets
+        append, numbers, on_jets = step.append, self.numbers, self.on_jets
         for item in args:  # what most of them are without a call, for this is asked at every step
             kind = KINDS.get(type(item))
             if kind is TENSOR or kind is PARAMETER:
                 number = numbers.get(id(item))
                 if number is not None and (on_jets or self._is(item)):
-                    step.append(number)
+                    append(number)
                 elif kind is PARAMETER:
                     step += (OUTSIDE, item.shape, item.dtype)
                 else:
                     self._tell_outside(item, step)
             elif kind is ITSELF:
-                step.append(item)
+                append(item)
             else:
                 self._tell(item, step)
         if kwargs:
@@ -135,11 +135,12 @@ class Recorder:
     def after(self, result: Any) -> None:
         """It has run, and this is its result."""
         if KINDS.get(type(result)) is TENSOR or isinstance(result, torch.Tensor):
+            count = self.count
+            self.count = count + 1
             try:
-                self.numbers[id(result)] = ORIGINS[self.count]
+                self.numbers[id(result)] = ORIGINS[count]
             except IndexError:
-                self.numbers[id(result)] = origin(self.count)
-            self.count += 1
+                self.numbers[id(result)] = origin(count)
             if not self.on_jets:
                 self.living[id(result)] = weakref.ref(result)
         elif isinstance(result, list | tuple):
