@@ -7,6 +7,7 @@ import math
 import dense
 import pytest
 import torch
+from quick import mostly_slow
 from torch import nn
 
 from jacfunc import UnsupportedOperationError, batch_jac, diag_jac, hess_diag, laplacian, make_functional
@@ -19,6 +20,7 @@ def nested(f, **options):
 METHODS = ["auto", "taylor", "forward", "reverse"]
 TRANSFORMS = [diag_jac, batch_jac, hess_diag, laplacian, nested]
 each = pytest.mark.parametrize("transform", TRANSFORMS)
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 by_every_method = pytest.mark.parametrize("method", METHODS)
 
 
@@ -28,9 +30,7 @@ def batch():
 
 @by_every_method
 @each
-@pytest.mark.parametrize(
-    "dtype", [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.slow), torch.float32, torch.float64]
-)
+@pytest.mark.parametrize("dtype", mostly_slow(DTYPES, [torch.float16, torch.float32, torch.float64]))
 def test_a_derivative_has_the_dtype_of_its_input(dtype, transform, method):
     x = torch.linspace(0.1, 1, 4, dtype=dtype)
     double = torch.tensor(2.0, dtype=torch.float64)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from ..errors import CoupledSamplesError, IndependenceWarning
 from ..evaluation.program import PROGRAMS, Program
 from ..evaluation.rng import RandomState, replaying
 from ..modules.fingerprint import Fingerprint
+from ..routes.points import REFUSED
 from .evaluator import Evaluator
 from .probes import Evaluated, differ, evaluated, moved, probes_of, replaced_in
 from .refusals import not_batch_first
@@ -198,7 +200,7 @@ def _ends_elsewhere(evaluator: Evaluator, state: RandomState, end: RandomState) 
         leaves = [sign * (leaf.detach().abs() + 1) for leaf in evaluator.request.leaves]
         try:
             yield evaluated(evaluator, leaves, state).end
-        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, AssertionError):
+        except REFUSED:
             continue  # values that the function refuses say nothing
 
 
@@ -215,35 +217,38 @@ def _any_finite(outputs: Tensors) -> bool:
     return any(bool(output.isfinite().any()) for output in outputs) or not any(output.numel() for output in outputs)
 
 
-def confirm(request: Request, forwards: int | None = None) -> None:
-    """Look at what the function does now, and check it: if that is new, or by so many forwards."""
+@contextmanager
+def _looking(request: Request) -> Iterator[tuple[Evaluator, Tensors, RandomState]]:
+    """After a look at what the function does now: its evaluator, its outputs, and the draw that they are of."""
     with noted("check_independent", request.function, request.args):
         evaluator, state = Evaluator(request), request.random_state()
         outputs, _ = evaluator.look(state)
+        yield evaluator, outputs, state
+
+
+def confirm(request: Request, forwards: int | None = None) -> None:
+    """Look at what the function does now, and check it: if that is new, or by so many forwards."""
+    with _looking(request) as looked:
         if forwards is None:
-            decided(evaluator, outputs, state)
+            decided(*looked)
         else:
-            check(evaluator, outputs, state, forwards)
+            check(*looked, forwards)
 
 
 def settle(request: Request) -> None:
     """Check samples that a call sees in small blocks, which may show nothing: at each call, unless they are proved."""
     if not request.options.check or not several(request):
         return
-    with noted("check_independent", request.function, request.args):
-        evaluator, state = Evaluator(request), request.random_state()
-        outputs, _ = evaluator.look(state)
-        program = evaluator.looked_at
+    with _looking(request) as looked:
+        program = looked[0].looked_at
         if program is None or not program.proved or standing(request, program) is None:
-            check(evaluator, outputs, state)
+            check(*looked)
 
 
 def probe_now(request: Request) -> bool:
     """Check whatever was found before; True unless the samples are coupled."""
-    with noted("check_independent", request.function, request.args):
-        evaluator, state = Evaluator(request), request.random_state()
-        outputs, _ = evaluator.look(state)
-        return not several(request) or check(evaluator, outputs, state) is Independence.CHECKED
+    with _looking(request) as looked:
+        return not several(request) or check(*looked) is Independence.CHECKED
 
 
 def _message(evaluator: Evaluator, leaf: int, sample: int, change: float, outputs: Tensors) -> str:

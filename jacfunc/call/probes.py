@@ -13,6 +13,7 @@ import torch
 from ..core import caches
 from ..errors import JacfuncError
 from ..evaluation.rng import RandomState
+from ..routes.points import REFUSED
 from .evaluator import Evaluator
 
 Tensors = Sequence[torch.Tensor]
@@ -62,7 +63,7 @@ def probes_of(evaluator: Evaluator, replaced: torch.Tensor, state: RandomState) 
             return [_evaluated_with(evaluator, new, there, state) for there in replaced.unbind(1)]
         except JacfuncError:
             raise
-        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, AssertionError) as error:
+        except REFUSED as error:
             reason = f"failed when some samples were replaced by others of the batch ({type(error).__name__}: {error})"
     return reason
 

@@ -187,9 +187,8 @@ class Program:
 
     def covers(self, other: Program) -> bool:
         """Whether what was found of this program holds for another one: it is the same, but for how many samples."""
-        if len(self.steps) != len(other.steps) or not self.fits(other.samples):
-            return False
-        if not self.begins(other.steps, other.samples):
+        as_long = len(self.steps) == len(other.steps)
+        if not (as_long and self.fits(other.samples) and self.begins(other.steps, other.samples)):
             return False
         return self._held_by(other.held, lambda one, two: two is not None and one.same(two))
 

@@ -188,7 +188,6 @@ class Recorder:
                 program
                 for program in self.others
                 if len(program.steps) > self.at
-                and program.fits(self.samples)
                 and program.begins(way, samples)
                 and alike(program.steps[self.at], step, program.samples, self.samples)
             ]

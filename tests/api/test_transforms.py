@@ -8,6 +8,7 @@ import dense
 import optree
 import pytest
 import torch
+from quick import mostly_slow
 from torch import nn
 from torch.func import functional_call, grad, jvp, stack_module_state, vjp, vmap
 
@@ -57,7 +58,7 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("chunk_size", [None, pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("chunk_size", mostly_slow([None, 1, 2], [None, 2]))
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("inner", "outer", "larger"), SHAPES)
 def test_the_smaller_shape_is_broadcast_to_the_larger(inner, outer, larger, method, chunk_size):
@@ -235,9 +236,7 @@ def test_inside_torch_func_transforms(transform, method, net, x):
     torch.testing.assert_close((pull(pushed)[0] * x).sum(), (pushed * pushed).sum())
 
 
-@pytest.mark.parametrize(
-    "method", ["auto", "reverse", *(pytest.param(m, marks=pytest.mark.slow) for m in ("taylor", "forward"))]
-)
+@pytest.mark.parametrize("method", mostly_slow(METHODS, ["auto", "reverse"]))
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_recorded_by_linearize(transform, method, net, x):
     derivative = transform(net, method=method)
@@ -438,9 +437,7 @@ def test_a_function_that_differentiates_by_its_input_itself(method):
     assert explain(divergence(score, method=method))(x).plan.route in ("forward", "reverse")
 
 
-@pytest.mark.parametrize(
-    "transform", [pytest.param(t, marks=[pytest.mark.slow] * (t not in (diag_jac, laplacian))) for t in TRANSFORMS]
-)
+@pytest.mark.parametrize("transform", mostly_slow(TRANSFORMS, [diag_jac, laplacian]))
 def test_a_module_compiled_by_another_backend(transform):
     net = nn.Linear(3, 3).double()
     x = torch.randn(5, 3, dtype=torch.float64)

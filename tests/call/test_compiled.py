@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from backends import compiling_by
+from quick import mostly_slow
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.autograd import forward_ad
@@ -362,9 +363,7 @@ ONCE = {"cell", "default", "partial", "dict", "list", "tuple of tuples", "functi
 QUICK = {"cell", "executed"}
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind not in QUICK)) for kind in HOLDING]
-)
+@pytest.mark.parametrize("kind", mostly_slow(HOLDING, QUICK))
 def test_what_a_function_holds_is_never_that_of_another(counter, kind):
     x = torch.randn(5, 3, dtype=double)
     for _ in range(3):
@@ -473,9 +472,7 @@ ARRAYS = {
 }
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind not in ("closure", "module"))) for kind in ARRAYS]
-)
+@pytest.mark.parametrize("kind", mostly_slow(ARRAYS, ["closure", "module"]))
 def test_numpy_arrays_that_a_function_holds(counter, kind):
     held, x = np.array([1.0, 2.0, 3.0]), torch.randn(5, 3, dtype=double, requires_grad=True)
     f = ARRAYS[kind](held)

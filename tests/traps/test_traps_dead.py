@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from judging import METHODS
+from quick import mostly_slow
 from torch.nn import functional as F
 
 from jacfunc import JacfuncError, diag_jac, hess_diag, partials
@@ -19,10 +20,6 @@ INF = float("inf")
 
 def column(*numbers: float) -> torch.Tensor:
     return torch.tensor(numbers, dtype=DOUBLE)[:, None]
-
-
-def mostly_slow(names: Any, fast: Any) -> list[Any]:
-    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 # ------------------------------------------------------------ branches that are not taken

@@ -24,6 +24,7 @@ from judging import (
     slope,
     third_difference,
 )
+from quick import mostly_slow
 from torch import nn
 from torch.func import hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.nn import functional as F
@@ -244,7 +245,7 @@ def test_torch_has_wrong_second_forward_derivatives(name):
         assert not found.any()  # zeros without a word
 
 
-@pytest.mark.parametrize("method", ["auto", *(pytest.param(m, marks=pytest.mark.slow) for m in METHODS[1:])])
+@pytest.mark.parametrize("method", mostly_slow(METHODS, ["auto"]))
 @pytest.mark.parametrize("name", HIGHER)
 def test_second_and_third_derivatives(name, method):
     f = HIGHER[name]

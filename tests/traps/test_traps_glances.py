@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from judging import METHODS
+from quick import mostly_slow
 from torch import nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, functionalize, grad, jacfwd, jacrev, jvp, linearize, vjp, vmap
@@ -28,10 +29,6 @@ X = torch.tensor([[0.3], [-1.2], [0.7], [1.9]], dtype=DOUBLE)
 torch.manual_seed(0)
 NET = nn.Sequential(nn.Linear(1, 5), nn.Tanh(), nn.Linear(5, 1)).double()
 ORDERS = {"diag_jac": diag_jac, "hess_diag": hess_diag}
-
-
-def mostly_slow(names: Any, fast: Any) -> list[Any]:
-    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def backward(f: Function, x: torch.Tensor, order: int) -> torch.Tensor:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from judging import METHODS
+from quick import mostly_slow
 from torch import nn
 from torch.ao.quantization import MinMaxObserver
 from torch.nn import functional as F
@@ -122,10 +123,6 @@ def truth(net: nn.Module) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     (slope,) = torch.autograd.grad(own(x).sum(), x, create_graph=True)
     (gradient,) = torch.autograd.grad(slope.square().sum(), own.scale)  # type: ignore[arg-type]
     return own(X).detach(), dense.diagonal(own, X), gradient
-
-
-def mostly_slow(names: Any, fast: Any) -> list[Any]:
-    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 FAST = ("a hook of another module", "a weak set", "a key of a dict")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from differences import stencil
 from judging import METHODS
+from quick import mostly_slow
 from torch import nn
 from torch.nn import functional as F
 
@@ -43,10 +44,6 @@ FIRST: dict[str, torch.Tensor] = {
     "one sample at zero": torch.zeros(1, 1, dtype=DOUBLE),
     "none": torch.zeros(0, 1, dtype=DOUBLE),
 }
-
-
-def mostly_slow(names: Any, fast: Any) -> list[Any]:
-    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def second(f: Function, x: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ import torch
 from differences import stencil
 from functions import Detaching, OnlyOnce
 from judging import METHODS
+from quick import mostly_slow
 from torch import nn
 
 from jacfunc import UnsupportedOperationError, clear_caches, diag_jac, hess_diag, laplacian, partials, register_rule
@@ -158,7 +159,7 @@ LATER: dict[str, tuple[Function, Function]] = {
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("method", ["auto", pytest.param("taylor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", mostly_slow(["auto", "taylor"], ["auto"]))
 @pytest.mark.parametrize("name", LATER)
 @pytest.mark.parametrize("first", FIRST)
 def test_a_first_call_that_tells_nothing_is_no_verification(first: str, name: str, method: str, compiled: bool) -> None:

@@ -209,11 +209,11 @@ def unpatched(func: Any) -> Any:
     """
     if type(func) is FunctionType and not (func.__module__ or "").startswith("torch"):
         name = next((name for name, method in vars(torch.Tensor).items() if method is func), "")
-        return IN_PYTHON.get(name) or getattr(torch.Tensor.__base__, name, func)
+        return PYTHON_METHODS.get(name) or getattr(torch.Tensor.__base__, name, func)
     return func
 
 
-IN_PYTHON = {name: method for name, method in vars(torch.Tensor).items() if isinstance(method, FunctionType)}
+PYTHON_METHODS = {name: method for name, method in vars(torch.Tensor).items() if isinstance(method, FunctionType)}
 """Methods of tensors that are none in C, as they are when this is imported."""
 
 
