@@ -8,6 +8,7 @@ its backward is judged element by element.
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -246,7 +247,7 @@ def _digits(tensors: Sequence[torch.Tensor]) -> float:
 
 
 def _linear(task: Task, call: Call) -> float | None:
-    """How large the sum is that is the same along tangents and cotangents; None if it is not."""
+    """How large the sum is that is the same along tangents and cotangents; None if it is not, or not finite."""
     task.redraw()
     with torch.enable_grad():
         own = tuple([tensor.requires_grad_() for tensor in call.at(call.by_input)])
@@ -256,7 +257,8 @@ def _linear(task: Task, call: Call) -> float | None:
         pushed = _pushed(outputs, own, along)
     one, other = _vector(cotangents) * _vector(pushed), _vector(pulled) * _vector(along)
     size = float(one.abs().sum() + other.abs().sum())
-    return size if float((one.sum() - other.sum()).abs()) <= _digits((*own, *outputs)) * size else None
+    alike = float((one.sum() - other.sum()).abs()) <= _digits((*own, *outputs)) * size
+    return size if alike and math.isfinite(size) else None
 
 
 def _pushed(outputs: Tensors, leaves: Tensors, along: Tensors) -> Tensors:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,13 +35,13 @@ class NoTransposeError(RuntimeError):
 @aside
 def verify_backward(task: Task, by_rows: bool = True) -> None:
     """:func:`verify_transpose` of the function, evaluated for it, and :func:`verify_recorded`."""
-    pull, push, outputs = _transposed(task, task.leaves)
+    pull, push, outputs = _transposed(task)
     verify_transpose(task, pull, push, outputs, by_rows)
     verify_recorded(task, pull, outputs)
 
 
-def _transposed(task: Task, leaves: Tensors) -> tuple[Callable[..., Tensors], Callable[..., Tensors], Tensors]:
-    outputs, pull, _ = pullback(task.evaluate, *leaves)
+def _transposed(task: Task) -> tuple[Callable[..., Tensors], Callable[..., Tensors], Tensors]:
+    outputs, pull, _ = pullback(task.evaluate, *task.leaves)
     return pull, pushforward(pull, outputs), outputs
 
 
@@ -86,8 +87,9 @@ def verify_transpose(
 def _told_elsewhere(task: Task, by_rows: bool) -> bool:
     with replayed(task):
         for leaves in others(task.leaves):
+            there = replace(task, leaves=leaves)
             try:
-                if _told(task, *_transposed(task, leaves), by_rows):
+                if _told(there, *_transposed(there), by_rows):
                     return True
             except NoTransposeError:
                 raise

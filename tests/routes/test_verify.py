@@ -43,6 +43,31 @@ def test_where_it_tells_nothing_other_values_are_asked(function: type[OnlyOnce],
         verify_backward(made(f, torch.full_like(X, at)))
 
 
+def test_numbers_too_large_to_tell_excuse_nothing() -> None:
+    """At 1e200 all of its derivatives are infinite, so no sum there is what is left of others that cancel."""
+    with pytest.raises(NoTransposeError):
+        verify_backward(made(lambda x: Cubed.apply(x), torch.full_like(X, 1e200)))
+
+
+class Cubed(torch.autograd.Function):
+    """With a backward that is detached."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x**3
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return (3 * g * x**2).detach()
+
+
 def test_what_tells_nothing_anywhere_stays_open() -> None:
     task = made(lambda x: Squared.apply(x), X[:0])
     verify_backward(task)
