@@ -16,7 +16,7 @@ import torch
 
 from ..call.compiled import call_compiled
 from ..call.entrance import Entrance
-from ..call.fast_path import Kind, known_call, remember_call
+from ..call.fast_path import NOTHING, Known, known_call, remember_call
 from ..call.independence import probe_now
 from ..call.inside import followed
 from ..call.plan import Plan
@@ -29,6 +29,7 @@ from ..call.shapes import refuse_unequal_trees, refuse_without_diagonal
 from ..core import trees
 from ..core.levels import tracing
 from ..core.reasons import name_of
+from ..modules.fingerprint import Fingerprint
 from ..options import Keywords, Options
 from ..routes.collect import Block, Diagonal, HessianDiagonal, owned
 from .calling import Uncalled, keywords_only
@@ -56,15 +57,18 @@ class Transform(Entrance, Uncalled):
             return self.traced(self.transformed, args, kwargs)
         try:
             if not torch.is_inference_mode_enabled():
-                kind, known = known_call(self, args, kwargs)
-                request = Request(self.transformed, self.options, args, kwargs) if known is None else known.request
-                if not request.inference:
-                    return self._result(request, kind, None if known is None else known.plan)
+                known = known_call(self, args, kwargs)
+                request, plan = known.call or (self._requested(args, kwargs, known.fingerprint), None)
+                if plan is not None or not request.inference:
+                    return self._result(request, plan, known)
             with requested(self.transformed, self.options, args, kwargs) as request:
                 return self._result(request)
         except JetsGivenError:
             pass
         return followed(self, args, kwargs)
+
+    def _requested(self, args: tuple[Any, ...], kwargs: dict[str, Any], fingerprint: Fingerprint | None) -> Request:
+        return Request(self.transformed, self.options, args, kwargs, fingerprint=fingerprint)
 
     def traced(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], known: Plan | None = None
@@ -72,10 +76,10 @@ class Transform(Entrance, Uncalled):
         """The result for another function while ``torch.compile`` traces, by the plan that is known if there is one."""
         return self.outcome(Request(function, self.options, args, kwargs, traced=True), known)[0]
 
-    def _result(self, request: Request, kind: Kind | None = None, known: Plan | None = None) -> Any:
-        result, plan = self.outcome(request, known)
-        if kind is not None and plan is not known:
-            remember_call(self, kind, request, plan)
+    def _result(self, request: Request, plan: Plan | None = None, known: Known = NOTHING) -> Any:
+        result, found = self.outcome(request, plan)
+        if known.kind is not None and found is not plan:
+            remember_call(known.kind, request, found)
         return result
 
     def outcome(self, request: Request, known: Plan | None = None) -> tuple[Any, Plan]:

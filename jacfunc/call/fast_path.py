@@ -1,7 +1,7 @@
-"""Calls of a module like an earlier one: which these are, and their request, neither checked nor planned anew.
+"""Calls like an earlier one: which these are, and their request, neither checked nor planned anew.
 
 A small call would spend a tenth of its time on that.  What is asked instead is all that a check or a plan depends on
-and that can change: shapes, dtypes, modes, the module and its layers.  What is compiled is in ``compiled.py``.
+and that can change: what the function is made of, shapes, dtypes, modes.  What is compiled is in ``compiled.py``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import torch
 
 from ..core import caches
 from ..core.levels import inside_transform
+from ..modules.fingerprint import Fingerprint
 from ..modules.functional import FunctionalModule
+from ..options import Options
 from .plan import Plan
 from .request import Request
 
@@ -20,39 +22,75 @@ Kind = tuple[object, ...]
 
 
 def kind_of(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Kind | None:
-    """What tells calls of ``f`` apart, as quickly as may be; None where that takes as long as looking.
+    """What tells calls of an adapted module apart, as quickly as may be; None where that takes as long as looking.
 
     Hooks are among it, and whatever else Dynamo does not ask, and what compilations and plans are looked up by.
     """
     if type(f) is not FunctionalModule or kwargs:
         return None
-    kind: list[object] = [caches.RULES_ENTERED.number, f.shape()]
-    kind += [torch.is_grad_enabled(), torch.is_inference_mode_enabled()]
-    for argument in args[f.state_arguments :]:
+    return _kind(f.shape(), args[f.state_arguments :])
+
+
+def _kind(shape: object, arguments: tuple[Any, ...]) -> Kind | None:
+    kind = (caches.RULES_ENTERED.number, shape, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+    for argument in arguments:
         if type(argument) is not torch.Tensor:
             return None
         kind += (argument.shape, argument.dtype, argument.device, argument.layout, argument.is_inference())
-    return tuple(kind)
+    return kind
 
 
 class Known(NamedTuple):
-    """The request of a call, and the plan that an earlier call of its kind came by."""
+    """What is known of a call before it is checked.
 
-    request: Request
-    plan: Plan
+    Attributes:
+        fingerprint: what its function is made of.
+        kind: what tells it from calls of other kinds, those of other transforms among them; None where that is unknown.
+        call: its request, and the plan that an earlier call of its kind came by, if there was one.
+    """
 
-
-def known_call(transform: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Kind | None, Known | None]:
-    """The kind of a call, None where it is not to be remembered, and what is known, if an earlier one was of it."""
-    if not args or type(args[0]) is not dict or inside_transform():
-        return None, None
-    kind = kind_of(transform.transformed, args, kwargs)
-    known: Known | None = caches.FAST_CALLS.get(transform, kind)
-    return kind, None if known is None else Known(known.request.of(args), known.plan)
+    fingerprint: Fingerprint | None = None
+    kind: Kind | None = None
+    call: tuple[Request, Plan] | None = None
 
 
-def remember_call(transform: Any, kind: Kind, request: Request, plan: Plan) -> None:
+NOTHING = Known()
+
+
+def known_call(transform: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Known:
+    """What is known of a call of a transform."""
+    f, options = transform.transformed, transform.options
+    if not args or kwargs or inside_transform():
+        return NOTHING
+    if type(f) is FunctionalModule:
+        fingerprint = Fingerprint.by(f, ())
+        kind = kind_of(f, args, kwargs) if type(args[0]) is dict else None
+    else:
+        batch = _batch(args, options)
+        if batch is None:
+            return NOTHING
+        fingerprint = Fingerprint.by(f, batch)
+        kind = _kind(fingerprint.shape(), args)
+    if kind is None:
+        return Known(fingerprint)
+    kind = (kind, transform.quantity.identity, options.planned)
+    known: tuple[Request, Plan] | None = caches.FAST_CALLS.get(fingerprint.key, kind)
+    if known is None:
+        return Known(fingerprint, kind)
+    request, plan = known
+    return Known(fingerprint, kind, (request.of(f, options, args, fingerprint), plan))
+
+
+def _batch(args: tuple[Any, ...], options: Options) -> tuple[int, ...] | None:
+    """The shape of the sample axes of the one argument that is differentiated, if that is a tensor."""
+    numbers, count = options.numbers, len(args)
+    differentiated = args[numbers[0]] if len(numbers) == 1 and -count <= numbers[0] < count else None
+    return differentiated.shape[: options.batch_dims] if type(differentiated) is torch.Tensor else None
+
+
+def remember_call(kind: Kind, request: Request, plan: Plan) -> None:
     """Remember the request and its plan for calls of this kind, where nothing in it is to be found out at each call."""
     if not plan.lasting or plan.findings.random or len(request.arguments) != 1:
         return
-    caches.FAST_CALLS.put(transform, kind, Known(request.without_arguments(), plan))
+    fingerprint = request.fingerprint
+    caches.FAST_CALLS.put(fingerprint.key, fingerprint.parts, kind, (request.of_its_kind(), plan))

@@ -97,10 +97,13 @@ class Request:
         traced: bool = False,
         within: Frame | None = None,
         given: tuple[tuple[Any, ...], dict[str, Any]] | None = None,
+        fingerprint: Fingerprint | None = None,
     ) -> None:
         own = self.__dict__  # written here only; as attributes of what is frozen they would take a small call's tenth
         own["function"], own["options"], own["args"], own["kwargs"] = function, options, args, kwargs
         own["traced"], own["within"], own["given"] = traced, within, given
+        if fingerprint is not None:
+            own["fingerprint"] = fingerprint
         own["state_arguments"] = _state_arguments(function)
         if self.state_arguments and args and type(args[0]) is torch.Tensor:
             raise ArgumentTypeError(
@@ -124,16 +127,22 @@ class Request:
         if len(leaves) > 1:
             self._check_batch()
 
-    def of(self, args: tuple[Any, ...]) -> Request:
-        """That of another call of its kind, of which one argument is differentiated, a tensor; not checked again."""
+    def of_its_kind(self) -> Request:
+        """What is the same in all calls of its kind, and keeps neither the function nor an argument alive."""
         another = object.__new__(Request)
-        another.__dict__.update(self.__dict__, args=args, leaves=(args[self.arguments[0].position],))
+        another.__dict__.update(self.__dict__, function=_gone, args=(), kwargs={}, leaves=())
+        another.__dict__.pop("fingerprint", None)
         return another
 
-    def without_arguments(self) -> Request:
-        """What is the same in another call of its kind."""
+    def of(
+        self, function: Callable[..., Any], options: Options, args: tuple[Any, ...], fingerprint: Fingerprint
+    ) -> Request:
+        """That of another call of its kind, of which one argument is differentiated, a tensor; not checked again."""
         another = object.__new__(Request)
-        another.__dict__.update(self.__dict__, args=(), kwargs={}, leaves=())
+        own = another.__dict__
+        own.update(self.__dict__)
+        own["function"], own["options"], own["args"], own["fingerprint"] = function, options, args, fingerprint
+        own["leaves"] = (args[self.arguments[0].position],)
         return another
 
     # ---------------------------------------------------------------- the arguments
@@ -275,6 +284,11 @@ def requested(
         if left_inference or request.inference:
             request = Request(function, options, trees.copied(args), trees.copied(kwargs))
         yield request
+
+
+def _gone(*args: Any, **kwargs: Any) -> Any:
+    """In place of the function of a request that stands for all of its kind."""
+    raise NotImplementedError
 
 
 def _state_arguments(function: Any) -> int:

@@ -84,7 +84,8 @@ def _run(request: Request, quantity: Quantity, known: Plan | None, limit: int | 
                 plan = plan.unsettled()
                 return _descend(_followable(plan, request), _expecting(plan, request, evaluator), state, limit, values)
     except OutputsChangedError:
-        caches.PLANS.forget(request.fingerprint.key)
+        for memory in (caches.PLANS, caches.FAST_CALLS):
+            memory.forget(request.fingerprint.key)
         if changes == CHANGES:
             raise UnsupportedOperationError(
                 "f returned outputs of another structure or shape at each call with the same arguments; return the "
@@ -245,8 +246,10 @@ def _plan_signature(request: Request, quantity: Quantity) -> tuple[object, ...]:
 
 
 def _remember(request: Request, plan: Plan) -> None:
-    signature = _plan_signature(request, plan.quantity)
-    caches.PLANS.put(request.fingerprint.key, request.fingerprint.parts, signature, plan)
+    signature, fingerprint = _plan_signature(request, plan.quantity), request.fingerprint
+    if caches.PLANS.get(fingerprint.key, signature) is not None:
+        caches.FAST_CALLS.forget(fingerprint.key)  # which have the plan that it was before
+    caches.PLANS.put(fingerprint.key, fingerprint.parts, signature, plan)
 
 
 def _followable(plan: Plan, request: Request) -> Plan:

@@ -148,8 +148,8 @@ _NOTHING: dict[Any, Any] = {}
 FAST_COMPILED = ByKind()
 """Which of them a transform calls for which kind of arguments; weakly, for they refer to what it is of."""
 
-FAST_CALLS = ByKind()
-"""Of each transform, by the kind of arguments, what is not to be checked and planned anew (``fast_path.py``)."""
+FAST_CALLS = Memory()
+"""Of each function, by transform and kind of arguments, what is not checked and planned anew (``fast_path.py``)."""
 
 
 class Settled(threading.local):
@@ -276,10 +276,9 @@ _MEMORIES = (
 
 def distrust(function: Hashable) -> None:
     """Drop what was found of one function, so that its next call is looked at as a first one."""
-    for memory in (INDEPENDENT, PLANS, COMPILED):
+    for memory in (INDEPENDENT, PLANS, FAST_CALLS, COMPILED):
         memory.forget(function)
-    for fast in (FAST_CALLS, FAST_COMPILED):  # which are by transform
-        fast.clear()
+    FAST_COMPILED.clear()  # which is by transform
 
 
 class once(Generic[Owner, R]):  # noqa: N801  # a decorator, as property is

@@ -82,7 +82,8 @@ class Recorder:
             self._follow([program for program in self.known if program.fits(self.samples)])
         given = [*leaves, *parameters, *others]
         self.count = len(given)
-        self.numbers = {id(tensor): origin(number) for number, tensor in enumerate(given)}
+        origin(self.count)  # so that there are so many
+        self.numbers = dict(zip(map(id, given), ORIGINS, strict=False))
         self.living = {} if self.on_jets else {id(tensor): weakref.ref(tensor) for tensor in given}
         for tensor in others:
             self._hold(tensor)

@@ -14,6 +14,7 @@ from functions import at_once
 from torch import nn
 
 from jacfunc import batch_jac, diag_jac, laplacian, make_functional
+from jacfunc.call.evaluator import Evaluator
 from jacfunc.call.fast_path import remember_call
 from jacfunc.call.request import Request
 from jacfunc.core import caches
@@ -35,6 +36,12 @@ class Cut(nn.Module):
 
 def net():
     return nn.Sequential(nn.Linear(3, 8), nn.Softplus(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+
+
+def kinds():
+    """How many kinds of calls are known of the one function."""
+    ((_, known),) = caches.FAST_CALLS._entries.values()
+    return len(known)
 
 
 @pytest.fixture
@@ -157,13 +164,12 @@ def test_no_tensor_is_kept_and_nothing_of_a_transform_that_has_gone():
     derivative, x = diag_jac(f), torch.randn(5, 3, dtype=double)
     derivative(params, x)
     derivative(params, x)
-    assert caches.FAST_CALLS.kinds(derivative) == 1
+    assert kinds() == 1
     others = len(caches.FAST_CALLS)
-    kept, transform = weakref.ref(x), weakref.ref(derivative)
-    del x, derivative
+    kept, transform, function = weakref.ref(x), weakref.ref(derivative), weakref.ref(f)
+    del x, derivative, f
     gc.collect()
-    assert kept() is None
-    assert transform() is None
+    assert kept() is None and transform() is None and function() is None
     assert len(caches.FAST_CALLS) < others
 
 
@@ -173,7 +179,7 @@ def test_not_more_kinds_than_a_number(monkeypatch):
     derivative = diag_jac(f)
     for n in range(1, 8):
         derivative(params, torch.randn(n, 3, dtype=double))
-    assert caches.FAST_CALLS.kinds(derivative) == 3
+    assert kinds() == 3
 
 
 @dataclass(frozen=True)
@@ -199,11 +205,81 @@ def test_threads_that_settle_more_kinds_than_are_kept_do_not_disturb_each_other(
 
         def settling(thread):
             for number in range(100):
-                remember_call(derivative, (Yielding(1000 * thread + number),), request, plan)
+                remember_call((Yielding(1000 * thread + number),), request, plan)
             return derivative(params, x)
 
         found = at_once(*[lambda thread=thread: settling(thread) for thread in range(8)])
     finally:
         sys.setswitchinterval(interval)
     assert all(torch.equal(result, right) for result in found)
-    assert caches.FAST_CALLS.kinds(derivative) == 3
+    assert kinds() == 3
+
+
+# -------------------------------------------------------------------- functions that are no adapted module
+
+
+def test_a_function_that_is_made_anew_is_known(checked):
+    x, w = torch.randn(5, 3, dtype=double), torch.randn(3, dtype=double, requires_grad=True)
+    for step in range(3):
+        found = diag_jac(lambda x: torch.sin(w * x))(x * step)
+        torch.testing.assert_close(found, w * torch.cos(w * x * step))
+        (slope,) = torch.autograd.grad(found.sum(), w)
+        torch.testing.assert_close(slope, (torch.cos(w * x * step) - w * x * step * torch.sin(w * x * step)).sum(0))
+    assert len(checked) == 1
+    diag_jac(lambda x: torch.sin(w * x), argnums=0)(x)  # another transform
+    diag_jac(lambda x: torch.sin(w * x))(x[:4])  # another size
+    diag_jac(lambda x: torch.sin(w * x))(x.float())  # another dtype
+    assert len(checked) == 4
+
+
+def test_what_a_function_holds_is_seen_to_have_changed(checked):
+    held = {"scale": 2.0, "net": nn.Tanh(), "function": torch.sin}
+
+    def f(x):
+        return held["function"](held["net"](x) * held["scale"])
+
+    derivative, x = diag_jac(f), torch.randn(5, 3, dtype=double)
+    for name, value in [("scale", 1.0), ("net", nn.Softplus()), ("function", torch.cos), ("scale", -1.0)]:
+        derivative(x)
+        derivative(x)
+        held[name] = value
+        for _ in range(2):
+            torch.testing.assert_close(derivative(x), diag_jac(f, method="reverse")(x))
+    held["function"] = lambda y: y - y.mean(0)  # couples the samples
+    for _ in range(2):
+        with pytest.raises(CoupledSamplesError):
+            derivative(x)
+
+
+def test_later_calls_of_a_function_refuse_by_the_same_words():
+    derivative, x = diag_jac(lambda t, x: torch.sin(t * x)), torch.randn(5, 3, dtype=double)
+    derivative(x, x)
+    derivative(x, x)
+    for args in [(x, x.long()), (x, x.to_sparse()), (x, [1.0]), (x, x[0]), (x, x[0, 0]), (x, x.to("meta")), ()]:
+        errors = []
+        for call in (derivative, diag_jac(lambda t, x: torch.sin(t * x))):
+            with pytest.raises(Exception, match=".") as caught:
+                call(*args)
+            errors.append((type(caught.value), str(caught.value)))
+        assert errors[0] == errors[1]
+    torch.testing.assert_close(derivative(x, x), x * torch.cos(x * x))
+
+
+def test_all_kinds_of_calls_have_the_newest_plan(monkeypatch):
+    looks, look = [], Evaluator.look
+    monkeypatch.setattr(Evaluator, "look", lambda self, state: (looks.append(1), look(self, state))[1])
+    way = {"on": True}
+
+    def f(x):
+        return torch.sin(x) if way["on"] else torch.cos(x)
+
+    derivative, many, more = diag_jac(f), torch.randn(9, 3, dtype=double), torch.randn(12, 3, dtype=double)
+    derivative(many)
+    derivative(more)
+    way["on"] = False
+    torch.testing.assert_close(derivative(many), -torch.sin(many))
+    seen = len(looks)
+    for _ in range(2):
+        torch.testing.assert_close(derivative(more), -torch.sin(more))
+        torch.testing.assert_close(derivative(many), -torch.sin(many))
+    assert len(looks) == seen

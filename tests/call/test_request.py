@@ -194,13 +194,14 @@ def test_another_call_of_its_kind_has_its_own_arguments_and_all_else() -> None:
     known = request(PARAMS, A, function=ADAPTED, chunk_size=2)
     known.signature, known.fingerprint  # noqa: B018  # are remembered with it
     others, x = {name: tensor * 2 for name, tensor in PARAMS.items()}, torch.ones(4, 3)
-    again = known.without_arguments().of((others, x))
+    again = known.of_its_kind().of(ADAPTED, known.options, (others, x), known.fingerprint)
     assert again.args == (others, x) and again.leaves[0] is x and len(again.leaves) == 1
     for name in ("function", "options", "arguments", "batch", "input_shapes", "signature", "fingerprint"):
         assert getattr(again, name) is getattr(known, name)
     assert known.args[1] is A and known.leaves[0] is A
-    without = known.without_arguments()
-    assert without.args == () and without.kwargs == {} and without.leaves == ()
+    kind = known.of_its_kind()
+    assert kind.args == () and kind.kwargs == {} and kind.leaves == ()
+    assert kind.function is not ADAPTED and "fingerprint" not in vars(kind)  # neither is kept alive
 
 
 # -------------------------------------------------------------------- signatures

@@ -141,6 +141,7 @@ def _told(error: BaseException) -> str:
 def _outcome(case: Case, known: Truth, transform: str, method: str) -> dict[str, Any]:
     """Of the value and of the gradient by ``p``: right, wrong, refused, foreign or unjudged."""
     caches.PLANS.clear()
+    caches.FAST_CALLS.clear()
     caches.INDEPENDENT.clear()
     quantity = "laplacian" if transform == "laplacian" else "jacobian"
     part = (lambda t: t.diagonal(dim1=-2, dim2=-1)) if transform == "diag_jac" else (lambda t: t)

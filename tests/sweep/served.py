@@ -25,6 +25,7 @@ def served(case: Case) -> str:
     """How the Laplacian of a case goes by ``method="taylor"``: by rules, with operations alone, or not at all."""
     transform = laplacian(case.function(), batch_dims=case.batch_dims, method="taylor")
     caches.PLANS.clear()
+    caches.FAST_CALLS.clear()
     torch.manual_seed(case.seed)
     try:
         plan = explain(transform)(case.p, case.point).plan
@@ -81,6 +82,7 @@ def networks_served(modules: str = "torch.nn") -> tuple[set[str], set[str]]:
     called, without = set(), set()
     for run in (*_networks(), *_modules(modules)):
         caches.PLANS.clear()
+        caches.FAST_CALLS.clear()
         with _watched() as met, suppress(Exception):  # what no route can do still says what it called
             run(met)
         called |= met.called

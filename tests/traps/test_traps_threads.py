@@ -124,6 +124,7 @@ def test_every_thread_has_the_derivative_for_its_own_parameters_and_the_module_i
     sets, before = own_parameters(net), [(p, p.detach().clone()) for p in net.parameters()]
     derivative = transform(f, method=method)
     caches.PLANS.clear()
+    caches.FAST_CALLS.clear()
     found = at_once(*(lambda p=p: [derivative(p, x) for _ in range(2)] for p in sets))
     for params, results in zip(sets, found, strict=True):
         g = lambda x, params=params: right(params, x)
@@ -167,6 +168,7 @@ def test_forward_levels_of_threads_are_apart(method):
     if method == "forward":
         assert explain(derivative)(x).plan.route == "dual"
     caches.PLANS.clear()
+    caches.FAST_CALLS.clear()
     for results in at_once(*[lambda: [derivative(x) for _ in range(4)]] * THREADS):
         for result in results:
             torch.testing.assert_close(result, 2 * x.cos())
