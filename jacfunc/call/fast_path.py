@@ -32,7 +32,7 @@ def kind_of(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Kind | Non
 
 
 def _kind(shape: object, arguments: tuple[Any, ...]) -> Kind | None:
-    kind = (caches.RULES_ENTERED.number, shape, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+    kind: Kind = (caches.RULES_ENTERED.number, shape, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
     for argument in arguments:
         if type(argument) is not torch.Tensor:
             return None
