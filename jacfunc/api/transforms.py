@@ -79,7 +79,7 @@ class Transform(Entrance, Uncalled):
     def _result(self, request: Request, plan: Plan | None = None, known: Known = NOTHING) -> Any:
         result, found = self.outcome(request, plan)
         if known.kind is not None and found is not plan:
-            remember_call(known.kind, request, found)
+            remember_call(known, request, found)
         return result
 
     def outcome(self, request: Request, known: Plan | None = None) -> tuple[Any, Plan]:

@@ -46,11 +46,13 @@ class Known(NamedTuple):
     Attributes:
         fingerprint: what its function is made of.
         kind: what tells it from calls of other kinds, those of other transforms among them; None where that is unknown.
+        shape: which modules are in the function, and their modes; part of the kind.
         call: its request, and the plan that an earlier call of its kind came by, if there was one.
     """
 
     fingerprint: Fingerprint | None = None
     kind: Kind | None = None
+    shape: object = None
     call: tuple[Request, Plan] | None = None
 
 
@@ -73,12 +75,12 @@ def known_call(transform: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         kind = _kind(fingerprint.shape(), args)
     if kind is None:
         return Known(fingerprint)
-    kind = (kind, transform.quantity.identity, options.planned)
+    shape, kind = kind[1], (kind, transform.quantity.identity, options.planned)
     known: tuple[Request, Plan] | None = caches.FAST_CALLS.get(fingerprint.key, kind)
     if known is None:
-        return Known(fingerprint, kind)
+        return Known(fingerprint, kind, shape)
     request, plan = known
-    return Known(fingerprint, kind, (request.of(f, options, args, fingerprint), plan))
+    return Known(fingerprint, kind, shape, (request.of(f, options, args, fingerprint), plan))
 
 
 def _batch(args: tuple[Any, ...], options: Options) -> tuple[int, ...] | None:
@@ -88,9 +90,14 @@ def _batch(args: tuple[Any, ...], options: Options) -> tuple[int, ...] | None:
     return differentiated.shape[: options.batch_dims] if type(differentiated) is torch.Tensor else None
 
 
-def remember_call(kind: Kind, request: Request, plan: Plan) -> None:
-    """Remember the request and its plan for calls of this kind, where nothing in it is to be found out at each call."""
+def remember_call(known: Known, request: Request, plan: Plan) -> None:
+    """Remember the request and its plan for calls of this kind, where nothing in it is to be found out at each call.
+
+    A call in which modules were found that nobody knew of was of another kind than it seemed.
+    """
     if not plan.lasting or plan.findings.random or len(request.arguments) != 1:
         return
+    if known.shape != request.signature[-1]:
+        return
     fingerprint = request.fingerprint
-    caches.FAST_CALLS.put(fingerprint.key, fingerprint.parts, kind, (request.of_its_kind(), plan))
+    caches.FAST_CALLS.put(fingerprint.key, fingerprint.parts, known.kind, (request.of_its_kind(), plan))

@@ -15,7 +15,7 @@ from torch import nn
 
 from jacfunc import batch_jac, diag_jac, laplacian, make_functional
 from jacfunc.call.evaluator import Evaluator
-from jacfunc.call.fast_path import remember_call
+from jacfunc.call.fast_path import Known, remember_call
 from jacfunc.call.request import Request
 from jacfunc.core import caches
 from jacfunc.errors import CoupledSamplesError
@@ -205,7 +205,8 @@ def test_threads_that_settle_more_kinds_than_are_kept_do_not_disturb_each_other(
 
         def settling(thread):
             for number in range(100):
-                remember_call((Yielding(1000 * thread + number),), request, plan)
+                kind = (Yielding(1000 * thread + number),)
+                remember_call(Known(None, kind, request.signature[-1]), request, plan)
             return derivative(params, x)
 
         found = at_once(*[lambda thread=thread: settling(thread) for thread in range(8)])
