@@ -15,12 +15,13 @@ from ..core.levels import compiling, differentiated_again, exporting, inside_tra
 from ..core.reasons import note, place, reason
 from ..errors import JacfuncError, RefusedOperationError, UnsupportedOperationError
 from ..evaluation.basis import Rows
+from ..evaluation.corrections.zero_norms import Differentiated
 from ..evaluation.program import ProgramChangedError
 from ..evaluation.rng import RandomState
 from ..jet.frame import CannotFollowError
 from ..modules.swapping import locked
 from ..routes.points import waves
-from ..routes.task import Mode, Task
+from ..routes.task import Evaluation, Mode, Task
 from ..routes.verify import value_only
 from ..routes.verify_followed import OtherwiseError
 from ..routes.verify_tape import verify_tape
@@ -31,7 +32,7 @@ from .independence import Independence
 from .known import recorder_of, with_program
 from .parting import parting
 from .plan import Findings, Plan, make_plan, no_route, treats_otherwise
-from .quantity import Outcome, Quantity
+from .quantity import Outcome, Quantity, Results
 from .reproduced import reproduces, reproduces_at, tells_nothing
 from .request import Request
 
@@ -314,6 +315,13 @@ def _exported(plan: Plan, evaluator: Evaluator) -> Ran:
 # -------------------------------------------------------------------- one strategy
 
 
+def _computed(plan: Plan, task: Task) -> tuple[Evaluation, Results]:
+    """What the first strategy computes, while it is known how often f is differentiated."""
+    route = plan.strategy.route
+    with Differentiated(plan.quantity.order, by_tensors=not route.on_jets):
+        return plan.wanted.compute(route, task)
+
+
 def _attempt(
     plan: Plan,
     evaluator: Evaluator,
@@ -359,7 +367,7 @@ def _attempt(
     recorder = recorder_of(findings, request)
     evaluator.note(recorder)
     try:
-        evaluation, results = plan.wanted.compute(strategy.route, task)
+        evaluation, results = _computed(plan, task)
     finally:
         evaluator.note(None)
     if findings.settled and recorder is not None and recorder.program is not None and not recorder.program.proved:
@@ -368,7 +376,7 @@ def _attempt(
         raise OtherwiseError("f returned other values than a plain forward")
     if verified and values is not None and tells_nothing(values):
         usual = replace(task, leaves=waves(task.leaves), mode=mode._replace(verified=False))
-        if not reproduces_at(usual.leaves, lambda: plan.wanted.compute(strategy.route, usual)[0], evaluator, state):
+        if not reproduces_at(usual.leaves, lambda: _computed(plan, usual)[0], evaluator, state):
             raise OtherwiseError("f returned other values than a plain forward")
     undifferentiable = evaluation.undifferentiable or findings.undifferentiable or bool(task.lacking)
     if undifferentiable:

@@ -167,6 +167,8 @@ class Around(threading.local):
     ``told_off``: inside one, in a ``no_grad`` that switched forward mode off as well (``corrections/``).  ``unnoted``:
     how many of this package's own doings are under way, which are no steps of a program (``swapping.py``).
     ``watches``: who sees which modules run (``hidden.py``).  ``recorder``: who notes what runs (``program.py``).
+    ``order``: how often what is evaluated is differentiated, ``by_tensors``: in how many
+    evaluations around by no jets (``zero_norms.py``).
     """
 
     def __init__(self) -> None:
@@ -175,6 +177,7 @@ class Around(threading.local):
         self.unnoted = 0
         self.watches: list[Any] = []
         self.recorder: Any = None
+        self.order = self.by_tensors = 0
 
 
 AROUND = Around()
@@ -231,6 +234,8 @@ TOOLCHAIN = Toolchain()
 
 RULES: dict[Any, tuple[Any, bool]] = {}
 """The rule of each operation of the Taylor route, and whether it keeps a frame (``jet/registry.py``)."""
+ROOTED: dict[Any, Any] = {}
+"""Of some operations what they do where a norm is zero (``jet/rules/roots.py``)."""
 USER_RULES: dict[Any, Any] = {}
 """Those of it that users have entered, as they are (``jet/registry.py``)."""
 RULES_ENTERED = Count()

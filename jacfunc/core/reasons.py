@@ -29,6 +29,7 @@ OPERATIONS = (
     (r"(\w*scaled_dot_product\w*)", "{}"),
     (r"(autograd\.Function)", "an {}"),
     (r"^(\w+) (?:has no rule|of complex numbers)", "{}"),
+    (r"^(\w+) is zero here", "{} where it is zero"),
 )
 """How reasons name the operation that is the trouble, the surest first."""
 

@@ -25,6 +25,7 @@ from .fallback import name_of, pushed, writes
 from .frame import CannotFollowError, Frame, Propagation
 from .jet import Jet
 from .registry import writing
+from .roots import on_roots
 from .values import jets_in, plain, replaced
 from .within import embedded
 
@@ -70,6 +71,8 @@ def _ruled(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], fr
         frame, moved = root(frame), True
     if moved:
         rule = _moving(rule, frame)
+    elif propagation.rooted:
+        rule = on_roots(function, rule)
     if not propagation.quiet or propagation.inside:
         return rule(*args, **kwargs)
     propagation.inside = True

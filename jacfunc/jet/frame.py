@@ -53,6 +53,7 @@ class Propagation:
     what shares memory with a jet's value, and its version then.  ``scaled``: rows that are one-hot rows times a scale,
     as an activation after a narrow layer leaves them, each with its scale.  ``within``: what it runs inside of.
     ``origin``: what the rows of its first frame are, where that is known.  ``recorder``: who notes its operations.
+    ``rooted``: whether a norm was zero (``roots.py``).
     """
 
     batch: tuple[int, ...]
@@ -71,6 +72,7 @@ class Propagation:
     within: Within | None = None
     origin: Origin | None = None
     recorder: Recorder | None = None
+    rooted: bool = False
 
     def apart(self, value: Tensor) -> Tensor:
         """A copy of what shares memory with a jet, and that perhaps with the caller; its change is told in the end."""

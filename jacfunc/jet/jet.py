@@ -45,7 +45,8 @@ class Jet:
     ``kin`` are the jets that may be views of the same numbers, itself included, weakly: while another lives, none may
     change in place, but for ``x[i] += y``, where one is a view by an index of the other (``origin``).
     ``activated`` is what it is the activation of, where a compiled graph may join that with the next linear layer.
-    ``pending`` is what has to be done before the numbers can be used, if anything (``pending.py``).
+    ``pending`` is what has to be done before the numbers can be used, if anything (``pending.py``); ``root`` is what is
+    known of them where a norm is zero (``roots.py``).
     """
 
     __slots__ = (
@@ -57,6 +58,7 @@ class Jet:
         "kin",
         "origin",
         "pending",
+        "root",
     )
 
     def __init__(self, value: Tensor | None, coefficients: Coefficients, frame: Frame) -> None:
@@ -67,6 +69,7 @@ class Jet:
         self.kin: list[Any] | None = None
         self.origin: tuple[Jet, Any] | None = None
         self.activated: Any = None
+        self.root: Any = None
 
     @classmethod
     def linear(cls, source: Jet, weight: Tensor, bias: Tensor | None) -> Jet:
@@ -175,7 +178,7 @@ class Jet:
     def move(self, other: Jet) -> None:
         """Be the same numbers in another frame."""
         self._value, self._coefficients, self._frame = other.value, other.coefficients, other.frame
-        self.activated = None
+        self.activated, self.root = None, other.root
 
     def become(self, other: Jet) -> Jet:
         """Be another jet from now on: what an operation in place does."""

@@ -42,6 +42,7 @@ from .expansion import constant, in_place, refusing
 from .foreign import SMOOTH, is_foreign, refuse_constants, refusing_zeros
 from .unseen import Access, data_of, refuse_overwritten
 from .written import Writes, is_watched
+from .zero_norms import refuse_zeros
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,8 @@ class Corrections(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in TABLE and "out" not in kwargs:
+        # Jets have rules, and among them what the table has.
+        if func in TABLE and "out" not in kwargs and all([issubclass(kind, torch.Tensor) for kind in types]):  # noqa: C419  # for Dynamo
             return self.exchanged(TABLE[func], args, kwargs)
         if func is torch.Tensor.unflatten and compiling():  # whose super() Dynamo cannot trace under a mode
             func = torch.unflatten
@@ -273,7 +275,9 @@ class _Evaluation(Corrections):
             return result
         if func in DATA and not self.levels and not inside_transform():
             return data_of(args[0], self.accesses)
-        return super().__torch_function__(func, types, args, kwargs)
+        result = super().__torch_function__(func, types, args, kwargs)
+        refuse_zeros(func, args, kwargs, result)
+        return result
 
     def _by_class(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         """What the first class that knows makes of it; the operations that it calls come by here again."""

@@ -6,6 +6,7 @@ import torch
 
 from ...core.torch_private import native_det
 from .expansion import Tensor, exactly
+from .zero_norms import refuse_where
 
 POLYNOMIAL = 8
 """Up to this size the determinant of a singular matrix is expanded as a polynomial."""
@@ -76,5 +77,7 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
 def _distance(difference: Tensor, p: float) -> Tensor:
     """The norm over the last axis; constant where the difference is zero, as torch has it."""
     zero = (difference == 0).all(-1)
+    if p == 2:
+        refuse_where(zero, difference, "cdist")
     safe = torch.where(zero[..., None], 1.0, difference)
     return torch.where(zero, 0.0, torch.linalg.vector_norm(safe, p, dim=-1))

@@ -21,6 +21,7 @@ from . import (
     powers,
     products,
     recurrent,
+    roots,
     selection,
     shapes,
     signals,
@@ -56,6 +57,7 @@ FAMILIES = (
     algebra,
     decompositions,
     recurrent,
+    roots,
 )
 
 

@@ -15,16 +15,9 @@ from ...evaluation.corrections import norms as corrected
 from ...evaluation.corrections.expansion import wide
 from ..jet import Jet
 from ..values import plain
+from .roots import rooted
 from .shared import all_dims, broadcast, enter, enter_valued, exact_value, moved_in_both
 from .softmax import Tensor
-
-# -------------------------------------------------------------------- roots that may be zero
-
-
-def rooted(square: Any, zero: Any = None) -> Any:
-    """The square root, constant where it is zero, as torch has it for norms and deviations."""
-    zero = square == 0 if zero is None else zero
-    return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())
 
 
 def squared(input: Any) -> Any:
@@ -35,22 +28,34 @@ def squared(input: Any) -> Any:
 # -------------------------------------------------------------------- variances
 
 
-def variance(
-    input: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: float | None = None
-) -> Any:
+def variance(input: Any, *args: Any, keepdim: bool = False, **kwargs: Any) -> Any:
     """The mean square of what is left without the mean."""
+    return _variance(input, keepdim, *args, **kwargs)[0]
+
+
+def deviation(input: Any, *args: Any, keepdim: bool = False, **kwargs: Any) -> Any:
+    """The root of the variance."""
+    found, centred, dims, keepdim = _variance(input, keepdim, *args, **kwargs)
+    return rooted(found, lambda: centred, dims, keepdim)
+
+
+def _variance(
+    input: Any,
+    kept: bool,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+) -> tuple[Any, Any, tuple[int, ...], bool]:
+    """It, what is left without the mean, and along which axes; whether these are kept may come by position."""
     if isinstance(dim, bool):  # ``var(x, unbiased)``
         dim, unbiased = None, dim
-    dims = all_dims(dim, input.dim())
+    dims, keepdim = all_dims(dim, input.dim()), kept or keepdim
     lost = correction if correction is not None else (1 if unbiased is None else int(unbiased))
     centred = input - input.mean(dims, keepdim=True)
     count = math.prod([input.shape[d] for d in dims])
-    return squared(centred).sum(dims, keepdim) / max(count - lost, 0)
-
-
-def deviation(*args: Any, **kwargs: Any) -> Any:
-    """The root of the variance."""
-    return rooted(variance(*args, **kwargs))
+    return squared(centred).sum(dims, keepdim) / max(count - lost, 0), centred, dims, keepdim
 
 
 def _with_mean(function: Callable[..., Any], native: Callable[..., Any]) -> Callable[..., Any]:
@@ -107,7 +112,7 @@ def vector_norm(
     if ord == 1:
         return input.abs().sum(dims, keepdim)
     total = _summed_powers(wide(input), ord, dims, keepdim)
-    result = rooted(total) if ord == 2 else _powered(total, 1 / ord)
+    result = rooted(total, lambda: input, dims, keepdim) if ord == 2 else _powered(total, 1 / ord)
     return result if input.dtype.is_complex else result.to(input.dtype)
 
 
@@ -181,6 +186,17 @@ def renorm(input: Any, p: float, dim: int, maxnorm: float) -> Any:
     others = [d for d in range(input.dim()) if d != dim % input.dim()]
     size = vector_norm(input, p, others, True)
     return input * torch.where(size > maxnorm, maxnorm / (size + 1e-7), 1.0)
+
+
+def cdist(x1: Any, x2: Any, p: float = 2.0, compute_mode: Any = None) -> Any:
+    """The norms of all differences."""
+    return vector_norm(x1[..., :, None, :] - x2[..., None, :, :], p, -1)
+
+
+def pdist(input: Any, p: float = 2.0) -> Any:
+    """The norms of the differences of each pair."""
+    first, second = torch.triu_indices(len(input), len(input), 1, device=input.device)
+    return vector_norm(input[first] - input[second], p, -1)
 
 
 def distance(input: Any, other: Any, p: float = 2) -> Any:
@@ -350,6 +366,8 @@ def install() -> None:
             "renorm": renorm,
             "cov": covariance,
             "corrcoef": correlation,
+            "cdist": cdist,
+            "pdist": pdist,
             "dist": distance,
             F.pairwise_distance: pairwise_distance,
             F.cosine_similarity: cosine_similarity,

@@ -15,6 +15,7 @@ from ..frame import Frame, plus
 from ..jet import Coefficients, Jet
 from ..layout import Product
 from ..registry import add, forms
+from ..roots import with_value
 from ..values import plain
 
 Tensor = torch.Tensor
@@ -81,7 +82,7 @@ def exact_value(value: Tensor, result: Jet) -> Jet:
     """A jet with torch's own value, of which the expansion is recorded: its derivatives of any order are right."""
     if differentiated_again():
         value = exactly_where_finite(value, result.value)
-    return Jet(value, result.coefficients, result.frame)
+    return with_value(value, result)
 
 
 # -------------------------------------------------------------------- rows of several operands

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from ...core import caches
-from ..build import Operand, composed, linear
+from ..build import Operand, linear
 from ..fallback import pushed
 from ..jet import Jet
 from ..registry import add
+from ..roots import with_value
 from ..vmap_rules import batched, mapped, stacked
-from .elementwise import _sqrt
+from .roots import rooted
 from .shared import enter, enter_each, enter_valued, from_end, functions_of, valued
 
 Tensor = torch.Tensor
@@ -92,12 +93,10 @@ def angle(input: Any) -> Any:
 
 def modulus(input: Any) -> Jet:
     """The absolute value; constant where it is zero."""
-    square: Any = torch.square(torch.real(input)) + torch.square(torch.imag(input))
-    zero = square.value == 0
-    safe = torch.where(zero, 1.0, square.value)
-    slopes: list[Any] = _sqrt(safe, safe.sqrt(), square.frame.layout.order)
-    derivatives = [slope.masked_fill(zero, 0.0) for slope in slopes]
-    return Jet(torch.abs(input.value), composed(square, derivatives), square.frame)
+    parts: Any = torch.real(input), torch.imag(input)
+    square = torch.square(parts[0]) + torch.square(parts[1])
+    size = rooted(square, lambda: torch.stack(parts, -1), (-1,), False)
+    return with_value(torch.abs(input.value), size)
 
 
 def sgn(input: Any) -> Any:

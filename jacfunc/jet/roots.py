@@ -1,0 +1,366 @@
+r"""Numbers ``A + r B`` at elements where a norm ``r`` is zero, of which only the square ``s = r^2`` has a series.
+
+A norm has no derivatives at zero, but a smooth function of its square has all: ``exp(-r^2)``, ``cosh(r)``, the Matern
+kernels up to some order.  So where ``s`` is zero a jet of second order or higher also has a :class:`Root`: ``A`` and
+``B`` are truncated series, ``r`` counts as of order one, and ``r r`` is ``s``.  Then
+
+.. math:: (A + r B) (C + r D) = A C + s B D + r (A D + B C), \qquad
+    g(A + r B) = \sum_k g^{(k)}(A) / k! \, (r B)^k .
+
+If ``B`` is zero all derivatives are those of A.  Else they are up to the order of the lowest part of ``B`` that is not,
+and NaN beyond it along directions in which ``r`` moves; the first derivative of a norm itself stays the zero that torch
+has for it.  The rows of a jet with a root are these, so what knows nothing of roots is right or NaN.  Elsewhere ``B``
+and ``s`` are zero, and ``A`` is the jet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+
+from ..core import caches
+from ..core.caches import computed_once
+from ..core.levels import inside_vmap
+from . import layout
+from .build import composed, constant_rows
+from .frame import Frame, Propagation
+from .jet import Coefficients, Jet
+from .layout import Layout, Table
+from .values import jets_in
+
+Tensor = torch.Tensor
+
+ROUNDING = 64
+"""Times the precision, as part of all that was added up, below which a part of ``B`` is what is left of zero."""
+
+
+@dataclass(frozen=True, eq=False)
+class Root:
+    """Jets of one shape.
+
+    Attributes:
+        even: the part without the root, and all of the number where no norm is zero.
+        odd: what the root is multiplied by.
+        square: the square of the root.
+        even_size, odd_size, square_size: the sums of the sizes of all that these are made of, to tell what rounding is.
+        moves: 1 where the root is zero, with 1 in rows along which it is not constant.
+    """
+
+    even: Jet
+    odd: Jet
+    square: Jet
+    even_size: Jet
+    odd_size: Jet
+    square_size: Jet
+    moves: Jet
+
+    def each(self, change: Callable[[str, Jet], Any]) -> list[Any]:
+        """What is made of each part, by its name."""
+        return [change(field.name, getattr(self, field.name)) for field in fields(self)]
+
+    @classmethod
+    def of(cls, total: Jet, norm: Jet, zero: Tensor, moves: Jet) -> Root:
+        """That of a norm, which is constant where it is ``zero``, by its square."""
+        square = Jet(
+            torch.zeros_like(total.value),
+            tuple([None if rows is None else torch.where(zero, rows, 0.0) for rows in total.coefficients]),
+            total.frame,
+        )
+        one = constant_rows(norm, zero.to(norm.dtype))
+        return cls(norm, one, square, sized(norm), one, sized(square), moves)
+
+    @classmethod
+    def without(cls, jet: Jet) -> Root:
+        """That of a number in which no norm is zero."""
+        none = constant_rows(jet, torch.zeros_like(jet.value))
+        return cls(jet, none, none, sized(jet), none, none, none)
+
+
+def sized(jet: Jet) -> Jet:
+    """The sizes of value and rows, without a graph."""
+    rows = tuple([None if c is None else c.detach().abs() for c in jet.coefficients])
+    return Jet(jet.value.detach().abs(), rows, jet.frame)
+
+
+def looked_at(frame: Frame) -> bool:
+    """Whether the numbers may be asked whether there is any root: not while they are traced, or under ``vmap``."""
+    return not (frame.propagation.traced or inside_vmap())
+
+
+def on_roots(function: Any, rule: Callable[..., Any]) -> Callable[..., Any]:
+    """The rule, or what stands for it where an argument has a root."""
+    handler = caches.ROOTED.get(function)
+    if handler is None:
+        return rule
+
+    def rooted(*args: Any, **kwargs: Any) -> Any:
+        if not any(jet.root is not None for jet in jets_in(args, kwargs)):
+            return rule(*args, **kwargs)
+        result = handler(function, rule, args, kwargs)
+        return rule(*args, **kwargs) if result is NotImplemented else result
+
+    return rooted
+
+
+def with_value(value: Tensor, jet: Jet) -> Jet:
+    """The jet with another value, which is the same but for rounding."""
+    result = Jet(value, jet.coefficients, jet.frame)
+    root = jet.root
+    if root is not None:  # where a norm is zero, torch may have a small number
+        own = torch.where(root.moves.value > 0, root.even.value, value)
+        result.root = replace(root, even=Jet(own, root.even.coefficients, jet.frame))
+    return result
+
+
+# -------------------------------------------------------------------- what is left of a root at the end
+
+
+def with_root(root: Root, value: Tensor) -> Jet:
+    """The jet of this value whose rows are derivatives where there are any, with its root, unless that has gone."""
+    even, parts = root.even, _parts(root)
+    if looked_at(even.frame) and not any(bool(part.any()) for part in parts if part is not None):
+        return Jet(value, even.coefficients, even.frame)
+    jet = Jet(value, _derivatives(root, parts), even.frame)
+    jet.root = root
+    propagation: Propagation | None = even.propagation
+    while propagation is not None:  # and those around it
+        propagation.rooted = True
+        propagation = None if propagation.within is None else propagation.within.frame.propagation
+    return jet
+
+
+def _parts(root: Root) -> list[Tensor | None]:
+    """Where ``B`` is not zero but for rounding: its value, and its rows of each order below the highest."""
+    eps = ROUNDING * torch.finfo(root.odd.dtype).eps
+    found: list[Tensor | None] = []
+    for rows, sizes in zip(_stacks(root.odd), _stacks(root.odd_size), strict=True):
+        # Written so that NaN counts as well.
+        found.append(None if rows is None or sizes is None else ~(rows.detach().abs() <= eps * sizes))
+    return found
+
+
+def _stacks(jet: Jet) -> list[Tensor | None]:
+    """The value as a stack of one, and the rows of each order below the highest."""
+    return [jet.value.unsqueeze(0), *[jet.full(order) for order in range(1, jet.frame.layout.order)]]
+
+
+def _derivatives(root: Root, parts: Sequence[Tensor | None]) -> Coefficients:
+    """The rows of the even part, NaN where there is no derivative."""
+    even, frame = root.even, root.even.frame
+    moves = [None if rows is None else rows > 0 for rows in map(root.moves.full, range(1, frame.layout.order + 1))]
+    found: list[Tensor | None] = [even.coefficients[0]]
+    for order in range(2, frame.layout.order + 1):
+        rows = even.full(order)
+        lost = _second(frame, parts, moves) if frame.layout.order == 2 else _lost(frame, parts, moves, order)
+        if lost is None:
+            found.append(rows)
+        else:
+            found.append(torch.where(lost, math.nan, even.value.new_zeros(()) if rows is None else rows))
+    return tuple(found)
+
+
+def _second(frame: Frame, parts: Sequence[Tensor | None], moves: Sequence[Tensor | None]) -> Tensor | None:
+    """Where second derivatives are lost: the root moves along a direction, and ``B`` is not zero or moves as well."""
+    value, (first, second) = parts[0], moves
+    assert value is not None
+    lost = None if second is None else value & second
+    if first is not None:
+        table = frame.layout.table(1, 1)
+        assert table is not None
+        for other in (value.expand(first.shape), parts[1]):
+            if other is not None:
+                met = _met(table, first, other, frame.metric is not None)
+                lost = met if lost is None else lost | met
+    return lost
+
+
+def _met(table: Table, left: Tensor, right: Tensor, all_with_all: bool) -> Tensor:
+    """In which rows of a product both factors are."""
+    if all_with_all:
+        return (left.any(0) & right.any(0)).expand(table.rows, *left.shape[1:])
+    if table.each:
+        return left & right
+    if table.summed:
+        return (left & right).any(0, keepdim=True)
+    found = [torch.zeros_like(left[0])] * table.rows
+    for i, j, row, _ in table.terms():
+        found[row] = found[row] | (left[i] & right[j]) | (left[j] & right[i])
+    return torch.stack(found)
+
+
+def _lost(frame: Frame, parts: Sequence[Tensor | None], moves: Sequence[Tensor | None], order: int) -> Tensor | None:
+    """Where derivatives of an order are: by their directions the root moves, and ``B`` has something of a lower one."""
+    by_order = directions(frame.layout)
+    rows = []
+    for wanted in by_order[order - 1]:
+        moved = _any_within(wanted, by_order[:order], moves[:order])
+        part = _any_within(wanted, by_order[: order - 1], parts[1:order])
+        value = parts[0]
+        assert value is not None
+        there = value[0] if part is None else value[0] | part
+        rows.append(torch.zeros_like(there) if moved is None else moved & there)
+    return torch.stack(rows)
+
+
+def _any_within(
+    wanted: frozenset[int], by_order: Sequence[Sequence[frozenset[int]]], stacks: Sequence[Tensor | None]
+) -> Tensor | None:
+    """Whether any row by some of these directions, and no others, says so."""
+    found: Tensor | None = None
+    for of_order, stack in zip(by_order, stacks, strict=True):
+        for row, own in enumerate(of_order):
+            if stack is not None and own <= wanted:
+                found = stack[row] if found is None else found | stack[row]
+    return found
+
+
+@computed_once(256)
+def directions(rows_layout: Layout) -> list[list[frozenset[int]]]:
+    """By order, the first-order rows that each row is made of."""
+    found = [[frozenset([row]) for row in range(rows_layout.sizes[0])]]
+    for order in range(2, rows_layout.order + 1):
+        of_order: list[frozenset[int]] = [frozenset()] * rows_layout.sizes[order - 1]
+        for p in range(1, order):
+            table = rows_layout.table(p, order - p)
+            for i, j, row, _ in () if table is None else table.terms():
+                of_order[row] |= found[p - 1][i] | found[order - p - 1][j]
+        found.append(of_order)
+    return found
+
+
+# -------------------------------------------------------------------- sums and products
+
+
+def added(one: Root, other: Root) -> Root:
+    """The sum."""
+    ours = _together(one, other)
+
+    def total(name: str) -> Any:
+        return getattr(one, name) + getattr(other, name)
+
+    odd_size = _unless_both(ours, one, other, total("odd_size"))
+    return replace(ours, even=total("even"), odd=total("odd"), even_size=total("even_size"), odd_size=odd_size)
+
+
+def multiplied(one: Root, other: Root) -> Root:
+    """The product."""
+    ours = _together(one, other)
+    even, odd = _product(one.even, one.odd, other.even, other.odd, ours.square)
+    even_size, odd_size = _product(one.even_size, one.odd_size, other.even_size, other.odd_size, ours.square_size)
+    odd_size = _unless_both(ours, one, other, odd_size)
+    return replace(ours, even=even, odd=odd, even_size=even_size, odd_size=odd_size)
+
+
+def _product(a: Any, b: Any, c: Any, d: Any, square: Any) -> tuple[Any, Any]:
+    """``A C + s B D``, and ``A D + B C``."""
+    return a * c + square * (b * d), _below_top(a * d + b * c)
+
+
+def _below_top(odd: Jet) -> Jet:
+    """Without the rows of the highest order, which with the root are beyond it."""
+    return Jet(odd.value, (*odd.coefficients[:-1], None), odd.frame)
+
+
+def _together(one: Root, other: Root) -> Root:
+    """The square of the root of either of two numbers; where both have one, of no order is anything known of it."""
+    if one.square is other.square:
+        return one
+    first = _alive(one)
+
+    def chosen(name: str) -> Any:
+        return torch.where(first, getattr(one, name), getattr(other, name))
+
+    square = chosen("square")
+    unknown = torch.where(_different(one, other), math.nan, torch.zeros_like(square.value))
+    sizes = square.frame.layout.sizes
+    rows = [
+        c if order == 0 else unknown.expand(sizes[order], *unknown.shape) if c is None else c + unknown
+        for order, c in enumerate(square.coefficients)
+    ]
+    square = Jet(square.value, tuple(rows), square.frame)
+    return replace(one, square=square, square_size=chosen("square_size"), moves=chosen("moves"))
+
+
+def _unless_both(ours: Root, one: Root, other: Root, size: Any) -> Any:
+    """The size of what the root is multiplied by, NaN where that is two of them, and so never what is left of zero."""
+    if ours is one:
+        return size
+    return Jet(torch.where(_different(one, other), math.nan, size.value), size.coefficients, size.frame)
+
+
+def _different(one: Root, other: Root) -> Tensor:
+    """Where two numbers have different roots: a root is not negative, so its square tells which it is."""
+    different = torch.zeros_like(one.moves.value, dtype=torch.bool)
+    for order in range(1, one.square.frame.layout.order + 1):
+        mine, others = one.square.full(order), other.square.full(order)
+        if mine is None or others is None:
+            some = others if mine is None else mine
+            different = different if some is None else different | (some != 0).any(0)
+        else:
+            different = different | (mine != others).any(0)
+    return _alive(one) & _alive(other) & different
+
+
+def _alive(root: Root) -> Tensor:
+    """Where anything is left of a root."""
+    value, *rest = _parts(root)
+    assert value is not None
+    alive = value[0]
+    for part in rest:
+        if part is not None:
+            alive = alive | part.any(0)
+    return alive
+
+
+# -------------------------------------------------------------------- functions of one number
+
+
+def applied(function: Callable[[Any], Any], root: Root) -> Root | None:
+    """An elementwise function; None of what gives no jet of the same shape."""
+    coefficients = _series(function, root.even)
+    if coefficients is None:
+        return None
+    even, odd = _composition(coefficients, root.even, root.odd, root.square)
+    sizes = [c.detach().abs() for c in coefficients]
+    even_size, odd_size = _composition(sizes, root.even_size, root.odd_size, root.square_size)
+    return replace(root, even=even, odd=odd, even_size=even_size, odd_size=odd_size)
+
+
+def _series(function: Callable[[Any], Any], at: Jet) -> list[Tensor] | None:
+    """``g^(k) / k!`` at the value of a jet, from 0 up to the order of its layout."""
+    order, outer = at.frame.layout.order, at.propagation
+    alone = Propagation(outer.batch, quiet=outer.quiet, narrowing=False, traced=outer.traced, inside=outer.inside)
+    frame = Frame(alone, layout.closed([(k,) for k in range(1, order + 1)]))
+    value = at.value
+    found = function(Jet(value, (torch.ones_like(value).unsqueeze(0), *[None] * (order - 1)), frame))
+    if type(found) is not Jet or found.shape != value.shape or found.dtype != value.dtype:
+        return None
+    rows = [found.full(k) for k in range(1, order + 1)]
+    return [found.value, *[torch.zeros_like(value) if stack is None else stack[0] for stack in rows]]
+
+
+def _composition(coefficients: Sequence[Tensor], even: Any, odd: Any, square: Any) -> tuple[Any, Any]:
+    """``sum_k g^(k)(A) / k! (r B)^k``, the even and the odd terms, for ``g^(k) / k!`` at the value of A."""
+    order = len(coefficients) - 1
+    evens: Any = _slope(coefficients, 0, even)
+    odds: Any = constant_rows(even, torch.zeros_like(even.value))
+    power = odd  # (r B)^k, where k is odd without the one r that is left
+    for k in range(1, order + 1):
+        term = _slope(coefficients, k, even) * power
+        if k % 2:
+            odds = odds + term
+            power = square * (power * odd)
+        else:
+            evens = evens + term
+            power = power * odd
+    return evens, _below_top(odds)
+
+
+def _slope(coefficients: Sequence[Tensor], k: int, at: Jet) -> Any:
+    """``g^(k) / k!`` of a jet."""
+    later = [math.perm(k + m, m) * coefficients[k + m] for m in range(1, len(coefficients) - k)]
+    return Jet(coefficients[k], composed(at, later), at.frame)

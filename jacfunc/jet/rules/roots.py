@@ -1,0 +1,215 @@
+"""Norms that are zero: where their roots come from, and which operations know of them (``jet/roots.py``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from ...core import caches
+from ..build import constant_rows
+from ..frame import CannotFollowError
+from ..jet import Jet
+from ..roots import Root, added, applied, looked_at, multiplied, with_root
+from ..values import jets_in, plain, replaced
+from .shared import broadcast, functions_of
+
+Tensor = torch.Tensor
+Function = Callable[..., Any]
+Args = tuple[Any, ...]
+Named = dict[str, Any]
+Handler = Callable[[Function, Function, Args, Named], Any]
+"""The result of an operation with a rule for arguments of which one has a root, or NotImplemented."""
+
+# -------------------------------------------------------------------- the root of a sum of squares
+
+
+def rooted(square: Any, vector: Callable[[], Any], dims: tuple[int, ...], keepdim: bool) -> Any:
+    """The root of the sum of the squares of a vector along axes; constant where it is zero, as torch has it."""
+    zero = square == 0
+    norm: Any = torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())
+    if type(norm) is not Jet or (norm.frame.layout.order == 1 and not caches.AROUND.by_tensors):
+        return norm
+    if looked_at(norm.frame) and not bool(zero.any()):
+        return norm
+    if caches.AROUND.by_tensors:
+        raise CannotFollowError("a norm that is zero, which something other than jets differentiates again")
+    return with_root(Root.of(square, norm, zero, _moves(norm, vector(), dims, keepdim, zero)), norm.value)
+
+
+def _moves(norm: Jet, vector: Jet, dims: tuple[int, ...], keepdim: bool, zero: Tensor) -> Jet:
+    """In which rows any element of a vector moves; of one element the norm is its absolute value, as torch has that."""
+    one = all(vector.shape[dim] == 1 for dim in dims)
+    rows = []
+    for order in range(1, norm.frame.layout.order + 1):
+        stack = None if one else vector.full(order)
+        moved = None if stack is None else (stack.detach() != 0).any(dims, keepdim) & zero
+        rows.append(None if moved is None else moved.to(norm.dtype))
+    return Jet(zero.to(norm.dtype), tuple(rows), norm.frame)
+
+
+# -------------------------------------------------------------------- what keeps a root
+
+
+def _root(operand: Any, like: Jet) -> Root:
+    """That of an operand, if need be one of a constant."""
+    if type(operand) is Jet:
+        return operand.root or Root.without(operand)
+    value = torch.as_tensor(operand, dtype=None if isinstance(operand, Tensor) else like.dtype, device=like.device)
+    return Root.without(constant_rows(like, value))
+
+
+def _first_rooted(args: tuple[Any, ...]) -> Jet:
+    return next(jet for jet in jets_in(args, {}) if jet.root is not None)
+
+
+def _broadcast(one: Root, other: Root) -> tuple[Root, Root]:
+    shape = broadcast(one.even, other.even)
+    return _expanded(one, shape), _expanded(other, shape)
+
+
+def _expanded(root: Root, shape: Any) -> Root:
+    if root.even.shape == shape:
+        return root
+    return Root(*root.each(lambda name, part: torch.broadcast_to(part, shape)))  # type: ignore[arg-type]
+
+
+def elementwise(function: Function, rule: Function, args: Args, kwargs: Named) -> Any:
+    """A smooth function of each element, beside which nothing varies."""
+    input, *others = args
+    if type(input) is not Jet or input.root is None or jets_in(tuple(others), kwargs) or kwargs.get("inplace"):
+        return NotImplemented
+    root = applied(lambda x: rule(x, *others, **kwargs), input.root)
+    return NotImplemented if root is None else with_root(root, function(*plain(args), **plain(kwargs)))
+
+
+def two(combined: Callable[[Root, Root], Root]) -> Handler:
+    """What is made of two numbers."""
+
+    def handler(function: Function, rule: Function, args: Args, kwargs: Named) -> Any:
+        operands = (*args, *([kwargs["other"]] if "other" in kwargs else ()))
+        if len(operands) != 2 or set(kwargs) - {"other"}:
+            return NotImplemented
+        like = _first_rooted(operands)
+        if any(isinstance(x, Tensor) and x.dtype.is_complex for x in plain(operands)):
+            return NotImplemented
+        root = combined(*_broadcast(*(_root(x, like) for x in operands)))
+        return with_root(root, function(*plain(args), **plain(kwargs)))
+
+    return handler
+
+
+def negative(function: Function, rule: Function, args: Args, kwargs: Named) -> Any:
+    """Another sign."""
+    return with_root(_negative(args[0].root), -args[0].value)
+
+
+def _less(one: Root, other: Root) -> Root:
+    return added(one, _negative(other))
+
+
+def _negative(root: Root) -> Root:
+    return Root(*root.each(lambda name, part: -part if name in ("even", "odd") else part))  # type: ignore[operator]
+
+
+def _over(one: Root, other: Root) -> Root:
+    inverse = applied(torch.reciprocal, other)
+    assert inverse is not None
+    return multiplied(one, inverse)
+
+
+def _more(one: Root, other: Root) -> Root:
+    return _less(other, one)
+
+
+def _under(one: Root, other: Root) -> Root:
+    return _over(other, one)
+
+
+def moved(function: Function, rule: Function, args: Args, kwargs: Named) -> Any:
+    """What moves or casts the elements of one tensor: every part moves with it."""
+    input = jets_in(args, kwargs)[0]
+    result = rule(*args, **kwargs)
+    if input.root is None:
+        return result
+    parts = input.root.each(lambda _, part: rule(*_with(args, input, part), **_with(kwargs, input, part)))
+    return _rooted_as(result, parts)
+
+
+def _with(arguments: Any, input: Jet, part: Jet) -> Any:
+    return replaced(arguments, lambda jet: part if jet is input else jet)
+
+
+def chosen(*places: int) -> Handler:
+    """What takes each element from one of the operands in these places, or in lists there."""
+
+    def handler(function: Function, rule: Function, args: Args, kwargs: Named) -> Any:
+        if set(kwargs) - {"dim", "axis"} or len(args) <= max(places):
+            return NotImplemented
+        like = _first_rooted(args)
+        result = rule(*args, **kwargs)
+        roots = {place: _roots(args[place], like) for place in places}
+
+        def of(name: str) -> Any:
+            return rule(*[_part(roots[k], name) if k in roots else arg for k, arg in enumerate(args)], **kwargs)
+
+        return _rooted_as(result, [of(field.name) for field in fields(Root)])
+
+    return handler
+
+
+def _roots(operand: Any, like: Jet) -> Any:
+    return [_root(x, like) for x in operand] if isinstance(operand, list | tuple) else _root(operand, like)
+
+
+def _part(roots: Any, name: str) -> Any:
+    return [getattr(root, name) for root in roots] if isinstance(roots, list) else getattr(roots, name)
+
+
+def _rooted_as(result: Any, parts: list[Any]) -> Any:
+    """The result of a rule, one jet or several, with the root whose parts the rule made."""
+    jets = [result] if type(result) is Jet else result
+    for jet, *own in zip(jets, *[[part] if type(result) is Jet else part for part in parts], strict=True):
+        jet.root = Root(*own)
+    return result
+
+
+ELEMENTWISE = (
+    *("tanh", "sigmoid", "expit", "sin", "cos", "tan", "sinh", "cosh", "exp", "expm1", "exp2", "log", "log2", "log10"),
+    *("log1p", "reciprocal", "sqrt", "rsqrt", "square", "erf", "erfc", "atan", "arctan", "asin", "acos", "asinh"),
+    *("arcsinh", "acosh", "atanh", "pow", "float_power", "sinc", "i0", "i1", "i0e", "i1e", "erfcx", "log_ndtr", "ndtr"),
+    *("silu", "softplus", "gelu", "mish", "logsigmoid", "lgamma", "digamma", "deg2rad", "rad2deg"),
+    *("bessel_j0", "bessel_j1", "special_sinc"),
+)
+MOVING = (
+    *("reshape", "view", "reshape_as", "view_as", "flatten", "ravel", "unflatten", "expand", "broadcast_to"),
+    *("expand_as", "repeat", "tile", "squeeze", "unsqueeze", "permute", "flip", "t", "transpose", "swapaxes"),
+    *("swapdims", "movedim", "moveaxis", "index_select", "unbind", "select", "narrow", "split", "split_with_sizes"),
+    *("chunk", "tensor_split", "diagonal", "gather", "take", "take_along_dim", "masked_select", "repeat_interleave"),
+    *("roll", "tril", "triu", "clone", "contiguous", "to", "float", "double", "half", "bfloat16", "type_as"),
+)
+
+
+def install() -> None:
+    """Enter what this file knows, for operations that have rules."""
+    method: Any = torch.Tensor
+    activations = [getattr(F, name) for name in ELEMENTWISE if hasattr(F, name)]
+    dunder = [method.T.__get__, method.mT.__get__, method.__getitem__]
+    table: list[tuple[Handler, list[Any]]] = [
+        (elementwise, [*functions_of(*ELEMENTWISE), *activations, method.__pow__]),
+        (two(added), [*functions_of("add"), method.__add__, method.__radd__]),
+        (two(_less), [*functions_of("sub", "subtract"), method.__sub__]),
+        (two(_more), [torch.rsub, method.__rsub__]),
+        (two(multiplied), [*functions_of("mul", "multiply"), method.__mul__, method.__rmul__]),
+        (two(_over), [*functions_of("div", "divide", "true_divide"), method.__truediv__]),
+        (two(_under), [method.__rtruediv__]),
+        (negative, [*functions_of("neg", "negative"), method.__neg__]),
+        (moved, [*functions_of(*MOVING), *dunder]),
+        (chosen(1, 2), [torch.where]),
+        (chosen(0, 2), [*functions_of("masked_fill"), method.where]),
+        (chosen(0), functions_of("cat", "concat", "concatenate", "stack", "hstack", "vstack")),
+    ]
+    caches.ROOTED.update({function: handler for handler, functions in table for function in functions})

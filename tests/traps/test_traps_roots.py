@@ -1,0 +1,257 @@
+"""Traps of norms that are zero: smooth functions of distances have all derivatives there, and torch says zero."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from jacfunc import UnsupportedOperationError, batch_jac, diag_jac, hess_diag, hessian, laplacian, partials
+
+Function = Callable[[Any], Any]
+DOUBLE = torch.float64
+ROOT3, ROOT5 = math.sqrt(3), math.sqrt(5)
+POINTS = torch.tensor([[0.0, 0.0], [0.3, -0.7], [0.0, 0.0], [1.1, 0.2]], dtype=DOUBLE)
+CENTRES = torch.tensor([[0.0, 0.0], [0.3, -0.7], [-0.4, 0.9]], dtype=DOUBLE)
+
+
+def squared(x: Any) -> Any:
+    return x.square().sum(1, keepdim=True)
+
+
+def size(x: Any) -> Any:
+    return torch.linalg.vector_norm(x, dim=1, keepdim=True)
+
+
+SMOOTH: dict[str, tuple[Function, Function]] = {
+    "a Gaussian": (lambda x: torch.exp(-(size(x) ** 2)), lambda x: torch.exp(-squared(x))),
+    "of a product": (lambda x: torch.exp(-size(x) * size(x)), lambda x: torch.exp(-squared(x))),
+    "of a square": (lambda x: torch.exp(-0.5 * torch.square(size(x) / 0.7)), lambda x: torch.exp(-squared(x) / 0.98)),
+    "cosh": (lambda x: torch.cosh(size(x)), lambda x: 1 + squared(x) / 2 + squared(x) ** 2 / 24 + squared(x) ** 3 / 720),
+    "cos": (lambda x: (2 * size(x)).cos(), lambda x: 1 - 2 * squared(x) + 2 / 3 * squared(x) ** 2 - 4 / 45 * squared(x) ** 3),
+    "sinc": (lambda x: torch.sinc(size(x) / math.pi), lambda x: 1 - squared(x) / 6 + squared(x) ** 2 / 120 - squared(x) ** 3 / 5040),
+    "a multiquadric": (lambda x: (1 + size(x) ** 2).sqrt(), lambda x: (1 + squared(x)).sqrt()),
+    "an inverse quadric": (lambda x: 1 / (1 + size(x) ** 2), lambda x: 1 / (1 + squared(x))),
+    "a fourth power": (lambda x: size(x) ** 4, lambda x: squared(x) ** 2),
+    "times the input": (lambda x: x[:, :1] * torch.exp(-(size(x) ** 2)), lambda x: x[:, :1] * torch.exp(-squared(x))),
+    "norm": (lambda x: torch.exp(-(x.norm(dim=1, keepdim=True) ** 2)), lambda x: torch.exp(-squared(x))),
+    "F.pairwise_distance": (
+        lambda x: F.pairwise_distance(x, torch.zeros_like(x), eps=0.0)[:, None] ** 2, squared,
+    ),
+    "cdist": (
+        lambda x: torch.exp(-(torch.cdist(x, CENTRES.to(x.dtype)) ** 2)),
+        lambda x: torch.exp(-(x[:, None] - CENTRES.to(x.dtype)).square().sum(-1)),
+    ),
+    "hypot": (lambda x: torch.hypot(x[:, :1], x[:, 1:]) ** 2, squared),
+    "a Frobenius norm": (lambda x: torch.linalg.matrix_norm(x[:, :, None])[:, None] ** 2, squared),
+    "complex": (lambda x: torch.complex(x[:, :1], x[:, 1:]).abs() ** 2, squared),
+    "a deviation": (lambda x: x.std(1, keepdim=True) ** 2, lambda x: x.var(1, keepdim=True)),
+    "of what is in the middle": (lambda x: size(x.sin()) ** 2 * x.cos(), lambda x: squared(x.sin()) * x.cos()),
+    "a sum of kernels": (
+        lambda x: torch.exp(-(torch.cdist(x, CENTRES.to(x.dtype)) ** 2)) @ torch.ones(3, 2, dtype=x.dtype),
+        lambda x: torch.exp(-(x[:, None] - CENTRES.to(x.dtype)).square().sum(-1)) @ torch.ones(3, 2, dtype=x.dtype),
+    ),
+    "two norms": (
+        lambda x: torch.exp(-(size(x) ** 2)) * torch.cosh(size(x.tanh())),
+        lambda x: torch.exp(-squared(x)) * (1 + squared(x.tanh()) / 2 + squared(x.tanh()) ** 2 / 24 + squared(x.tanh()) ** 3 / 720),
+    ),
+    "of one coordinate": (lambda x: size(x[:, :1]) ** 2 * x, lambda x: squared(x[:, :1]) * x),
+}  # fmt: skip
+"""With a norm, and without: near zero, up to the sixth order, they are the same."""
+AT_ZERO = POINTS[::2]
+
+
+def truth(transform: Function, f: Function, x: torch.Tensor) -> torch.Tensor:
+    return transform(f, method="reverse")(x)
+
+
+SERIES = ("cosh", "cos", "sinc", "two norms")
+"""Whose smooth form is only right near zero."""
+
+
+@pytest.mark.parametrize("transform", [batch_jac, hess_diag, laplacian, hessian], ids=lambda t: t.__name__)
+@pytest.mark.parametrize("method", ["auto", "taylor"])
+@pytest.mark.parametrize("name", SMOOTH)
+def test_smooth_functions_of_a_norm(name: str, method: str, transform: Function) -> None:
+    f, smooth = SMOOTH[name]
+    x = AT_ZERO if name in SERIES else POINTS
+    torch.testing.assert_close(transform(f, method=method)(x), truth(transform, smooth, x))
+
+
+EVERY = "u u_x u_y u_xx u_xy u_yy u_xxx u_xxy u_xyy u_yyy u_xxxx u_xxxy u_xxyy u_xyyy u_yyyy"
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_up_to_the_fourth_order(name: str) -> None:
+    f, smooth = ((lambda x, g=g: g(x)[:, :1]) for g in SMOOTH[name])
+    x = AT_ZERO if name in SERIES else POINTS
+    found, true = (
+        partials(g, EVERY, inputs="x y", outputs="u", method=method)(x)
+        for g, method in ((f, "auto"), (smooth, "reverse"))
+    )
+    for key in EVERY.split():
+        torch.testing.assert_close(found[key], true[key], atol=1e-9, rtol=1e-7, msg=lambda m, key=key: f"{key}: {m}")
+
+
+BIHARMONIC = "u_xxxx + 2*u_xxyy + u_yyyy"
+
+
+def test_the_biharmonic() -> None:
+    for name in ("a Gaussian", "an inverse quadric"):
+        f, smooth = SMOOTH[name]
+        found, true = (partials(g, BIHARMONIC, inputs="x y", outputs="u")(POINTS)[BIHARMONIC] for g in (f, smooth))
+        torch.testing.assert_close(found, true)
+
+
+# ------------------------------------------------------------ kernels that are smooth up to an order
+
+
+def matern3(r: Any) -> Any:
+    return (1 + ROOT3 * r) * torch.exp(-ROOT3 * r)
+
+
+def matern5(r: Any) -> Any:
+    return (1 + ROOT5 * r + 5 / 3 * r**2) * torch.exp(-ROOT5 * r)
+
+
+LIMITED: dict[str, tuple[Function, Function, int]] = {
+    "a norm": (lambda x: size(x), lambda x: 0 * squared(x), 1),
+    "exponential": (lambda x: torch.exp(-size(x)), lambda x: 1 + 0 * squared(x), 1),
+    "Matern 3/2": (lambda x: matern3(size(x)), lambda x: 1 - 1.5 * squared(x), 2),
+    "Matern 3/2 of scaled inputs": (lambda x: matern3(size(x / 0.3)), lambda x: 1 - 1.5 * squared(x / 0.3), 2),
+    "Matern 5/2": (
+        lambda x: matern5(size(x)), lambda x: 1 - 5 / 6 * squared(x) + 25 / 24 * squared(x) ** 2, 4
+    ),
+    "a cube": (lambda x: size(x) ** 3, lambda x: 0 * squared(x), 2),
+    "a fifth power": (lambda x: size(x) ** 5, lambda x: 0 * squared(x), 4),
+    "a norm times a coordinate": (lambda x: size(x) * x.sum(1, keepdim=True), lambda x: 0 * squared(x), 1),
+    "a sum of two": (lambda x: size(x) + size(2 * x), lambda x: 0 * squared(x), 1),
+    "a difference of two": (lambda x: size(x) - size(x @ TURNED), lambda x: 0 * squared(x), 1),
+    "a product of two": (lambda x: size(x) * size(x @ TURNED), lambda x: 0 * squared(x), 1),
+    "the square of a sum of two": (lambda x: (size(x) + size(x @ TURNED)) ** 2, lambda x: 0 * squared(x), 1),
+    "a quotient of two": (lambda x: (1 + size(x)) / (1 + size(x @ TURNED)), lambda x: 1 + 0 * squared(x), 1),
+    "a sum of a norm": (lambda x: torch.stack([size(x), size(2 * x)]).sum(0), lambda x: 0 * squared(x), 1),
+    "a matrix of a norm": (lambda x: torch.cdist(x, CENTRES) @ torch.ones(3, 1, dtype=DOUBLE), None, 1),
+}  # fmt: skip
+TURNED = torch.tensor([[1.0, 0.5], [-0.3, 2.0]], dtype=DOUBLE)
+
+
+@pytest.mark.parametrize("name", LIMITED)
+def test_up_to_their_order_and_nan_beyond(name: str) -> None:
+    f, smooth, order = LIMITED[name]
+    found = partials(f, EVERY, inputs="x y", outputs="u")(AT_ZERO)
+    true = None if smooth is None else partials(smooth, EVERY, inputs="x y", outputs="u", method="reverse")(AT_ZERO)
+    for key in EVERY.split():
+        if len(key) - 2 > order:
+            assert found[key].isnan().all(), key
+        elif true is not None:
+            torch.testing.assert_close(found[key], true[key], msg=lambda m, key=key: f"{key}: {m}")
+    assert laplacian(f)(AT_ZERO).isnan().all() == (order == 1)
+
+
+def test_along_directions_in_which_the_norm_does_not_move() -> None:
+    """A distance from an axis: by the coordinate along it there is every derivative."""
+    f = lambda x: torch.sin(x[:, :1]) * size(x[:, 1:])
+    at = torch.tensor([[0.4, 0.0, 0.0]], dtype=DOUBLE)
+    found = partials(f, "u_t u_tt u_ttt u_xx u_tx", inputs="t x y", outputs="u")(at)
+    for key in ("u_t", "u_tt", "u_ttt"):
+        assert found[key] == 0
+    assert found.u_xx.isnan() and found.u_tx.isnan()
+    torch.testing.assert_close(laplacian(lambda x: f(x) ** 2)(at), 4 * torch.sin(at[:, :1]) ** 2)
+
+
+def test_what_is_masked_stays_finite() -> None:
+    """The diagonal of all distances, as of potentials: masked before or after, and never NaN."""
+    x = torch.tensor([[[0.0, 0.1], [1.0, -0.3], [0.4, 0.9]]], dtype=DOUBLE)
+    off = 1 - torch.eye(3, dtype=DOUBLE)
+    on = torch.eye(3, dtype=torch.bool)
+    distances = lambda x: torch.cdist(x, x)
+    direct = lambda x: ((x[:, :, None] - x[:, None]).square().sum(-1) + on).sqrt()
+    for masked, right in (
+        (lambda x: distances(x) * off, lambda x: direct(x) * off),
+        (lambda x: distances(x).masked_fill(on, 0.0), lambda x: direct(x) * off),
+        (lambda x: torch.where(on, 0.0, distances(x) ** 3), lambda x: direct(x) ** 3 * off),
+        (lambda x: 1 / distances(x).masked_fill(on, math.inf), lambda x: off / direct(x)),
+        (lambda x: distances(x)[:, ~on], lambda x: direct(x)[:, ~on]),
+        (lambda x: torch.exp(-(distances(x) ** 2)) * off, lambda x: torch.exp(-(direct(x) ** 2)) * off),
+    ):
+        energy, true = (lambda x, g=g: g(x).flatten(1).sum(1, keepdim=True) for g in (masked, right))
+        torch.testing.assert_close(laplacian(energy)(x), laplacian(true, method="reverse")(x))
+
+
+# ------------------------------------------------------------ parameters, dtypes, compiled, nested, other routes
+
+
+@pytest.mark.parametrize("name", ["a Gaussian", "cdist", "an inverse quadric", "times the input"])
+def test_gradients_by_parameters(name: str) -> None:
+    w = torch.tensor([[1.3, 0.2], [-0.4, 0.8]], dtype=DOUBLE, requires_grad=True)
+    found, true = (
+        torch.autograd.grad(laplacian(lambda x, g=g: g(x @ w), method=method)(POINTS).square().sum(), w)[0]
+        for g, method in zip(SMOOTH[name], ("auto", "reverse"), strict=True)
+    )
+    torch.testing.assert_close(found, true)
+
+
+@pytest.mark.parametrize("name", ["a Gaussian", "cdist", "cosh", "hypot", "a deviation"])
+def test_single_precision(name: str) -> None:
+    f, smooth = SMOOTH[name]
+    found = laplacian(f)(AT_ZERO.float())
+    torch.testing.assert_close(found, truth(laplacian, smooth, AT_ZERO).float())
+
+
+def test_many_points_in_single_precision() -> None:
+    """Of many points torch multiplies matrices for distances, and has a small number for zero."""
+    x = torch.rand(100, 2, generator=torch.Generator().manual_seed(0))
+    f = lambda y: torch.exp(-(torch.cdist(y, x) ** 2)).sum(1, keepdim=True)
+    smooth = lambda y: torch.exp(-(y[:, None] - x.double()).square().sum(-1)).sum(1, keepdim=True)
+    torch.testing.assert_close(laplacian(f)(x).double(), truth(laplacian, smooth, x.double()), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["a Gaussian", "cdist", "times the input", "two norms"])
+def test_compiled(name: str) -> None:
+    f, smooth = SMOOTH[name]
+    derivative = laplacian(f, compile=True)
+    x = AT_ZERO if name in SERIES else POINTS
+    derivative(x + 1)  # where no norm is zero
+    torch.testing.assert_close(derivative(x), truth(laplacian, smooth, x))
+
+
+@pytest.mark.parametrize("name", ["a Gaussian", "cdist", "an inverse quadric"])
+def test_nested(name: str) -> None:
+    f, smooth = ((lambda x, g=g: g(x)[:, :1]) for g in SMOOTH[name])
+    nested = diag_jac(diag_jac(f))(POINTS)
+    torch.testing.assert_close(nested, truth(hess_diag, smooth, POINTS)[:, 0])
+    twice, true = (
+        laplacian(laplacian(f))(POINTS),
+        laplacian(laplacian(smooth, method="reverse"), method="reverse")(POINTS),
+    )
+    torch.testing.assert_close(twice, true)
+
+
+AWAY = torch.tensor([[2.0, 1.5], [0.7, -1.7]], dtype=DOUBLE)
+
+
+@pytest.mark.parametrize("method", ["forward", "reverse"])
+@pytest.mark.parametrize("name", SMOOTH)
+def test_other_routes_refuse_from_the_second_order_on(name: str, method: str) -> None:
+    f, smooth = SMOOTH[name]
+    for transform in (hess_diag, laplacian):
+        derivative = transform(f, method=method)
+        with pytest.raises(UnsupportedOperationError, match="is zero here, where only jets"):
+            derivative(AT_ZERO)
+        if name not in SERIES:
+            torch.testing.assert_close(derivative(AWAY), truth(transform, smooth, AWAY))
+            with pytest.raises(UnsupportedOperationError, match="is zero here, where only jets"):
+                derivative(AT_ZERO)
+    if name != "hypot":  # whose first derivative is NaN in torch
+        torch.testing.assert_close(batch_jac(f, method=method)(AT_ZERO), truth(batch_jac, smooth, AT_ZERO))
+
+
+def test_a_norm_of_what_is_not_differentiated_is_no_reason() -> None:
+    w = torch.zeros(2, dtype=DOUBLE)
+    f = lambda x: squared(x) * torch.linalg.vector_norm(w) + x[:, :1] ** 3
+    torch.testing.assert_close(laplacian(f, method="reverse")(POINTS), 6 * POINTS[:, :1])
