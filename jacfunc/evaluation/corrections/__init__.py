@@ -260,7 +260,7 @@ class _Evaluation(Corrections):
     def _run(self, func: Any, types: Any, args: Any, kwargs: Any, allowed: bool = False) -> Any:
         func = unpatched(func)
         name = getattr(func, "__name__", "")
-        if not allowed and is_watched(func, name, args, kwargs):
+        if not allowed and is_watched(func, name, args, kwargs) and not compiling():
             return self.writes.run(
                 self.recorder, name, func, args, kwargs or {}, self._run, func, types, args, kwargs, True
             )
