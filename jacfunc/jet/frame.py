@@ -32,6 +32,10 @@ class AllRowsError(CannotFollowError):
     """The input is also used beside its narrow first layer, so the Laplacian needs all rows."""
 
 
+class ApartError(CannotFollowError):
+    """A sum of second derivatives that says too little: each of them has to have a row."""
+
+
 @dataclass(frozen=True)
 class OneHot:
     """The one-hot rows of an input that nobody has looked at.

@@ -181,6 +181,13 @@ class Layout:
         table = self.table(1, 1) if len(self.sizes) == 2 else None
         return table is not None and table.summed
 
+    @property
+    def summing(self) -> bool:
+        """Whether a row is a sum of second derivatives along several directions."""
+        table = self.table(1, 1)
+        squares = [] if table is None else [row for i, j, row, _ in table.terms() if i == j]
+        return len(squares) > len(set(squares))
+
     def table(self, p: int, q: int) -> Table | None:
         """Where products of rows of the orders p and q go; None where to nowhere."""
         for orders, table in self.tables:

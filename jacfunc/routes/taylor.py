@@ -17,7 +17,7 @@ from ..core.levels import exporting, grad_mode
 from ..evaluation.checkpoint import begin, end
 from ..jet import CannotFollowError, Frame, Jet, Propagation, layout
 from ..jet.dispatch import lifted
-from ..jet.frame import OneHot, Within
+from ..jet.frame import ApartError, OneHot, Within
 from ..jet.joined import Joined
 from ..jet.multiindices import MultiIndices
 from ..jet.readout import diagonal_of, rows_of
@@ -73,7 +73,8 @@ class Taylor(Route):
             return _swept(
                 task, lambda segments: layout.diagonal(sum(segments)), _taker(task, entries.take_columns, False), 2
             )
-        return _swept(task, layout.summed, _taker(task, entries.take_sums, True), None)
+        by_each = layout.diagonal, _taker(task, entries.take_columns, False)
+        return _swept(task, layout.summed, _taker(task, entries.take_sums, True), None, by_each)
 
     def partials(self, task: Task, partials: Partials) -> Evaluation:
         """Mixed derivatives of any order: rows are the smallest downward-closed set around those that are wanted."""
@@ -86,7 +87,12 @@ class Taylor(Route):
             _take_partials(task, partials, part, found[0])
             return found
 
-        return _in_parts(task, partials.indices.parts(task.chunk_size), followed)
+        try:
+            return _in_parts(task, partials.indices.parts(task.chunk_size), followed)
+        except ApartError:
+            if partials.indices.apart is None:
+                raise
+        return _in_parts(task, partials.indices.apart.parts(task.chunk_size), followed)
 
     def rows_of_hessian(self, inputs: int, outputs: int) -> int:
         """One for each coordinate, and one for each pair of them."""
@@ -166,15 +172,26 @@ def _swept(
     make_layout: Callable[[tuple[int, ...]], layout.Layout],
     take: Callable[[int, int, Outputs], None],
     order: int | None,
+    by_each: tuple[Callable[[int], layout.Layout], Callable[[int, int, Outputs], None]] | None = None,
 ) -> Evaluation:
-    """``order`` up to which each row of the input has rows of its own; None where they are summed."""
+    """``order`` up to which each row of the input has rows of its own; None where they are summed.
+
+    ``by_each``: the layout, and who takes its rows, where a sum will not do.
+    """
 
     def followed(chunk: tuple[int, int]) -> Followed:
         start, stop = chunk
         sizes = tuple([segment.size for segment in task.inputs.segments(start, stop)])
         indices = None if order is None else partial(single, start, stop, task.inputs.sizes, order)
-        found = follow(task, make_layout(sizes), _one_hot(task, start, stop), indices=indices)
-        take(start, stop, found[0])
+        rows, taking = make_layout(sizes), take
+        try:
+            found = follow(task, rows, _one_hot(task, start, stop), indices=indices)
+        except ApartError:
+            if by_each is None:
+                raise
+            rows, taking = by_each[0](sum(sizes)), by_each[1]
+            found = follow(task, rows, _one_hot(task, start, stop), narrowing=False)
+        taking(start, stop, found[0])
         return found
 
     return _in_parts(task, task.inputs.chunks(task.chunk_size), followed, task.mode.wants_value)

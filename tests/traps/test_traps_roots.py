@@ -164,6 +164,20 @@ def test_along_directions_in_which_the_norm_does_not_move() -> None:
     torch.testing.assert_close(laplacian(lambda x: f(x) ** 2)(at), 4 * torch.sin(at[:, :1]) ** 2)
 
 
+@pytest.mark.parametrize("chunk_size", [None, 1])
+def test_what_has_no_first_derivatives(chunk_size: int | None) -> None:
+    """Second ones may cancel in a sum, or all be zero, as behind a dead ReLU."""
+    saddle = lambda x: torch.linalg.vector_norm(x[:, :1] ** 2 - x[:, 1:] ** 2 + 0 * x, dim=1, keepdim=True)
+    dead = lambda x: torch.linalg.vector_norm(torch.relu(x - 1), dim=1, keepdim=True) + x.square()
+    for make in (lambda f: laplacian(f, chunk_size=chunk_size), lambda f: laplacian(lambda x: f(x @ TURNED))):
+        assert make(saddle)(AT_ZERO).isnan().all()
+        torch.testing.assert_close(make(lambda x: saddle(x) ** 2)(AT_ZERO), torch.zeros(2, 1, dtype=DOUBLE))
+        true = make(lambda x: x.square())(AT_ZERO)
+        torch.testing.assert_close(make(dead)(AT_ZERO), true)
+    equation = partials(lambda x: saddle(x), "u_xx + u_yy", inputs="x y", outputs="u")
+    assert equation(AT_ZERO)["u_xx + u_yy"].isnan().all()
+
+
 def test_what_is_masked_stays_finite() -> None:
     """The diagonal of all distances, as of potentials: masked before or after, and never NaN."""
     x = torch.tensor([[[0.0, 0.1], [1.0, -0.3], [0.4, 0.9]]], dtype=DOUBLE)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ...core import caches
 from ..build import constant_rows
-from ..frame import CannotFollowError
+from ..frame import ApartError, CannotFollowError
 from ..jet import Jet
 from ..roots import Root, added, applied, looked_at, multiplied, with_root
 from ..values import jets_in, plain, replaced
@@ -37,7 +37,10 @@ def rooted(square: Any, vector: Callable[[], Any], dims: tuple[int, ...], keepdi
         return norm
     if caches.AROUND.by_tensors:
         raise CannotFollowError("a norm that is zero, which something other than jets differentiates again")
-    return with_root(Root.of(square, norm, zero, _moves(norm, vector(), dims, keepdim, zero)), norm.value)
+    moves = _moves(norm, vector(), dims, keepdim, zero)
+    if norm.frame.layout.summing and looked_at(norm.frame):
+        _refuse_sums(moves)
+    return with_root(Root.of(square, norm, zero, moves), norm.value)
 
 
 def _moves(norm: Jet, vector: Jet, dims: tuple[int, ...], keepdim: bool, zero: Tensor) -> Jet:
@@ -49,6 +52,13 @@ def _moves(norm: Jet, vector: Jet, dims: tuple[int, ...], keepdim: bool, zero: T
         moved = None if stack is None else (stack.detach() != 0).any(dims, keepdim) & zero
         rows.append(None if moved is None else moved.to(norm.dtype))
     return Jet(zero.to(norm.dtype), tuple(rows), norm.frame)
+
+
+def _refuse_sums(moves: Jet) -> None:
+    """Of what has no first derivatives a sum of second ones may be zero though they are not: ``x^2 - y^2``."""
+    first, still = moves.full(1), moves.value > 0
+    if bool((still if first is None else still & ~(first > 0).any(0)).any()):
+        raise ApartError("a norm that is zero where nothing moves at first order")
 
 
 # -------------------------------------------------------------------- what keeps a root
