@@ -20,6 +20,7 @@ from ..errors import ArgumentError, ShapeError, UnsupportedOperationError
 from ..options import Options
 from .evaluator import Outputs
 from .independence import settle
+from .positions import refuse_positions
 from .quantity import Quantity
 from .request import Request, requested
 from .sizes import bytes_per_sample
@@ -89,11 +90,20 @@ class Blocks:
         return _samples(args, self.cut, start, start + self.size)
 
     def settle_independence(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Check more samples than a small block has."""
-        if self.size < min(CHECKED, self.count) and not inside_transform():
+        """Check more samples than a small block has, and whether they are the same in blocks of other sizes."""
+        if inside_transform():
+            return
+        if self.size < min(CHECKED, self.count):
             first = _samples(args, self.cut, 0, CHECKED)
             with requested(self.function, self.options.whole, first, kwargs) as request:
                 settle(request)
+        with requested(self.function, self.options, args, kwargs) as request:
+            refuse_positions(request, self.size, lambda start, stop: self._part(request, start, stop))
+
+    def _part(self, request: Request, start: int, stop: int) -> Request:
+        """That of some of its samples."""
+        args = _samples(request.args, self.cut, start, stop)
+        return Request(request.function, request.options, args, request.kwargs)
 
     def joined(self, results: list[Any]) -> Any:
         """What all blocks together are; ``results`` is what the transform returned for each."""

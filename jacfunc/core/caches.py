@@ -105,6 +105,9 @@ SAMPLE_BYTES = Memory()
 """How large one sample is where a function is widest (``sample_chunks.py``)."""
 
 
+CUT = Memory()
+"""How often a function was called in blocks of samples (``positions.py``)."""
+
 COMPILED = Memory()
 """Transforms under ``torch.compile``, by function and signature (``compiled.py``)."""
 
@@ -266,6 +269,7 @@ _MEMORIES = (
     REFUSED,
     FOLLOWED,
     SAMPLE_BYTES,
+    CUT,
     COMPILED,
     FAST_COMPILED,
     FAST_CALLS,
