@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,7 +29,7 @@ from ..evaluation.rng import RandomState, replaying
 from ..modules.fingerprint import Fingerprint
 from ..routes.points import REFUSED
 from .evaluator import Evaluator
-from .probes import Evaluated, differ, evaluated, moved, probes_of, replaced_in
+from .probes import Evaluated, Moved, differ, evaluated, is_less, is_rounding, moved, probes_of, replaced_in
 from .refusals import not_batch_first
 from .request import Request
 
@@ -60,6 +60,8 @@ SHARED_STEPS = (
     "takes it from a norm over the batch: take a solver with fixed steps (rk4), or check=False for the derivative "
     "with the steps as they are"
 )
+BESIDE = (1, -1, 2, -2, 3)
+"""How far off others are looked at before what moved by little counts as an influence."""
 SMALL = 1e-2
 """A change beside the output that is rather a tolerance than an influence."""
 
@@ -136,7 +138,9 @@ def _probed(evaluator: Evaluator, outputs: Tensors, state: RandomState, forwards
         _warn(probes)
         return Independence.UNDECIDED
     first = moved([outputs, *(probe.outputs for probe in probes)], replaced)
-    if first is None:
+    if first is None or _only_rounding(
+        evaluator, [outputs, *(probe.outputs for probe in probes)], first, replaced, state
+    ):
         return Independence.CHECKED
     again = evaluated(evaluator, evaluator.request.leaves, state)
     ends = [*(probe.end for probe in probes), *_ends_elsewhere(evaluator, state, again.end)]
@@ -146,6 +150,26 @@ def _probed(evaluator: Evaluator, outputs: Tensors, state: RandomState, forwards
         raise CoupledSamplesError(_message(evaluator, *first, outputs))
     _warn(doubt)
     return Independence.UNDECIDED
+
+
+def _only_rounding(
+    evaluator: Evaluator, evaluations: Sequence[Tensors], first: Moved, replaced: torch.Tensor, state: RandomState
+) -> bool:
+    """Whether what moved by little is no influence but rounding."""
+    leaf, _, change = first
+    if not change < SMALL * _largest(evaluations[0][leaf]):
+        return False
+
+    def others(**how: Any) -> Sequence[Tensors]:
+        found = probes_of(evaluator, replaced, state, **how)
+        return evaluations if isinstance(found, str) else [evaluations[0], *(probe.outputs for probe in found)]
+
+    apart = any(is_rounding(evaluations, others(beside=steps), replaced) for steps in BESIDE)
+    return apart and is_less(evaluations, others(inside=True), replaced)
+
+
+def _largest(output: torch.Tensor) -> float:
+    return float(output.detach().abs().nan_to_num(0.0, 0.0, 0.0).max())
 
 
 def _forwards(request: Request, program: Program | None) -> int:
@@ -255,7 +279,7 @@ def _message(evaluator: Evaluator, leaf: int, sample: int, change: float, output
     request = evaluator.request
     path = evaluator.outputs.paths()[leaf] if evaluator.outputs else "output"
     index = ", ".join(str(int(i)) for i in torch.unravel_index(torch.tensor(sample), request.batch))
-    small = change < SMALL * float(outputs[leaf].detach().abs().nan_to_num(0.0, 0.0, 0.0).max())
+    small = change < SMALL * _largest(outputs[leaf])
     cause = _module_at_fault(request.fingerprint) or (SHARED_STEPS if small else OVER_THE_BATCH)
     numbers = all(shape == () for shape in request.input_shapes)
     one_sample = "batch_dims=0 if the input is one sample, or " if numbers else ""

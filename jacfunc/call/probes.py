@@ -5,7 +5,8 @@ What that means of the function, and how often it is asked, is in ``independence
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ import torch
 from ..core import caches
 from ..errors import JacfuncError
 from ..evaluation.rng import RandomState
-from ..routes.points import REFUSED
+from ..routes.points import REFUSED, waves
 from .evaluator import Evaluator
 
 Tensors = Sequence[torch.Tensor]
@@ -23,6 +24,8 @@ Moved = tuple[int, int, float]
 SEED = 20190613
 ROUNDING = 64
 """Units in the last place that are no influence."""
+APART, LESS = 0.5, 0.7
+"""By which part of it rounding moves otherwise where others are a little off, and moves where none is far out."""
 
 
 class Evaluated(NamedTuple):
@@ -54,11 +57,18 @@ def replaced_in(count: int, forwards: int) -> torch.Tensor:
     return (code[:, None] >> torch.arange(forwards)) % 2 == 1
 
 
-def probes_of(evaluator: Evaluator, replaced: torch.Tensor, state: RandomState) -> list[Evaluated] | str:
-    """The function with samples replaced by outliers, or else by neighbours; what it did if it refuses both."""
-    for outliers in (True, False):
+def probes_of(
+    evaluator: Evaluator, replaced: torch.Tensor, state: RandomState, beside: int = 0, inside: bool = False
+) -> list[Evaluated] | str:
+    """The function with samples replaced by outliers, or else by neighbours; what it did if it refuses both.
+
+    ``beside``: by what is so many small steps off them; ``inside``: by neighbours only.
+    """
+    for outliers in (False,) if inside else (True, False):
         generator = torch.Generator().manual_seed(SEED)
         new = [_replacement(leaf.detach(), len(replaced), outliers, generator) for leaf in evaluator.request.leaves]
+        if beside:
+            new = [_beside(values, beside) for values in new]
         try:
             return [_evaluated_with(evaluator, new, there, state) for there in replaced.unbind(1)]
         except JacfuncError:
@@ -66,6 +76,12 @@ def probes_of(evaluator: Evaluator, replaced: torch.Tensor, state: RandomState) 
         except REFUSED as error:
             reason = f"failed when some samples were replaced by others of the batch ({type(error).__name__}: {error})"
     return reason
+
+
+def _beside(values: torch.Tensor, steps: int) -> torch.Tensor:
+    (wave,) = waves([values])
+    step = steps * float(torch.finfo(values.dtype).eps ** 0.75)  # more than rounding, and less than what may oscillate
+    return values + values * (step * wave)
 
 
 def _evaluated_with(evaluator: Evaluator, new: Tensors, mask: torch.Tensor, state: RandomState) -> Evaluated:
@@ -98,14 +114,51 @@ def moved(evaluations: Sequence[Tensors], replaced: torch.Tensor) -> Moved | Non
 
     The first evaluation is that of the samples as they are.
     """
+    return next(filter(None, (_first_moved(*pair) for pair in _compared(evaluations, replaced))), None)
+
+
+def is_rounding(evaluations: Sequence[Tensors], beside: Sequence[Tensors], replaced: torch.Tensor) -> bool:
+    """Whether what moved is rounding: an influence moves what it moves by nearly as much where others are ``beside``.
+
+    Of a kernel that subtracts the mean of a batch, and of sums whose terms cancel, rounding is more than that of what
+    comes out.
+    """
+    one, other = _changes(evaluations, replaced), _changes(beside, replaced)
+    if one.shape != other.shape:
+        return False
+    moved, off = float(one.abs().sum()), float(torch.where(one == 0, 0.0, one - other).abs().sum())
+    return math.isfinite(moved) and math.isfinite(off) and off > APART * moved
+
+
+def is_less(evaluations: Sequence[Tensors], others: Sequence[Tensors], replaced: torch.Tensor) -> bool:
+    """Whether less moved in others, as rounding does where nothing is as large as an outlier."""
+    one, other = (_changes(each, replaced).abs().sum() for each in (evaluations, others))
+    return bool(other <= LESS * one)
+
+
+def _changes(evaluations: Sequence[Tensors], replaced: torch.Tensor) -> torch.Tensor:
+    """What moved by more than the rounding of what came out, and zeros elsewhere."""
+    found = [torch.zeros(0, dtype=torch.float64)]
+    for before, after, kept in _compared(evaluations, replaced):
+        for a, b in zip(before, after, strict=True):
+            if a.shape != b.shape:
+                return torch.full((1,), math.inf, dtype=torch.float64)
+            change = (b - a).double() * kept[:, None]
+            found.append(
+                torch.where(change.abs() > ROUNDING * torch.finfo(a.dtype).eps * a.abs(), change, 0.0).flatten()
+            )
+    return torch.cat(found)
+
+
+def _compared(
+    evaluations: Sequence[Tensors], replaced: torch.Tensor
+) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]]:
+    """Outputs before and after, and of which samples they are for one value, of each evaluation but the first."""
     own, *probes = (_rows(outputs, len(replaced)) for outputs in evaluations)
     new, known = own, torch.zeros(len(replaced), dtype=torch.bool)  # for the new values, of samples that had them
     for there, found in zip(replaced.unbind(1), probes, strict=True):
-        first = _first_moved(_chosen(there, new, own), found, known | ~there)
-        if first is not None:
-            return first
+        yield _chosen(there, new, own), found, known | ~there
         new, known = _chosen(known, new, found), known | there
-    return None
 
 
 def differ(outputs: Tensors, others: Tensors, count: int) -> bool:

@@ -419,3 +419,51 @@ def test_a_coupling_is_found_behind_outputs_that_were_not_finite():
     coupled(x * float("nan"))
     with pytest.raises(CoupledSamplesError):
         coupled(x)
+
+
+# -------------------------------------------------------------------- rounding is no influence
+
+
+def posterior_mean(seed, dtype, noise):
+    """Of a Gaussian process whose kernel subtracts the mean of the batch, as gpytorch's does, and points for it."""
+    generator = torch.Generator().manual_seed(seed)
+    known = torch.rand(30, 2, generator=generator, dtype=dtype)
+
+    def kernel(a, b):
+        a, b = a - a.mean(-2, keepdim=True), b - a.mean(-2, keepdim=True)
+        squares = a.square().sum(-1, keepdim=True) + b.square().sum(-1)[None] - 2 * a @ b.T
+        return torch.exp(-squares.clamp(min=0) / 0.18)
+
+    covariance = kernel(known, known) + noise * torch.eye(30, dtype=dtype)
+    weights = torch.linalg.solve(covariance.double(), torch.sin(3 * known.double()).sum(1)).to(dtype)
+    return lambda x: (kernel(x, known) @ weights)[:, None], torch.rand(100, 2, generator=generator, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [2, 3, 5, 20, 100])
+def test_kernels_that_subtract_the_mean_of_the_batch_are_not_refused(count, dtype):
+    for seed in range(10):
+        for noise in (1e-2, 1e-4, 1e-8):
+            f, x = posterior_mean(seed, dtype, noise)
+            assert diag_jac(f)(x[:count]).isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e-6, 1e-9, 1e-12])
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda x: x.mean(0),
+        lambda x: x.amax(0),
+        lambda x: x.flip(0),
+        lambda x: torch.relu(x.mean(0) - 1),
+        lambda x: torch.sign(x.mean(0)),
+        lambda x: torch.sin(1e4 * x.mean(0)),
+        lambda x: x * x.norm(),
+        lambda x: torch.exp(-x.square().mean(0)),
+    ],
+)
+def test_however_small_an_influence_is_it_is_no_rounding(part, scale):
+    for count in (2, 5, 30):
+        x = torch.randn(count, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(count))
+        with pytest.raises(CoupledSamplesError):
+            diag_jac(lambda x: x.sin() + scale * part(x))(x)
