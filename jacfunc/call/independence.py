@@ -100,10 +100,21 @@ def decided(evaluator: Evaluator, outputs: Tensors, state: RandomState) -> tuple
     """What is known of the program that was looked at, or a check finds; and whether it holds whatever the numbers."""
     request, program = evaluator.request, evaluator.looked_at
     finding = standing(request, program)
-    if finding is None:
+    if finding is None or (finding is Independence.CHECKED and program is not None and _due(request, program)):
         finding = check(evaluator, outputs, state)
     proved = program is not None and program.proved
     return finding, proved or finding in (Independence.UNCHECKED, Independence.ONE_SAMPLE)
+
+
+def _due(request: Request, program: Program) -> bool:
+    """Whether a program that is found again, though its plan is not settled, is to be checked once more."""
+    known = _decided(request)
+    again = () if program.proved or known is None else known.programs
+    found = next((each for each in again if each.covers(program)), None)
+    if found is None:
+        return False
+    caches.FOLLOWED[found] = count = max(caches.FOLLOWED.get(found, 0), 0) + 1
+    return count & (count - 1) == 0
 
 
 def several(request: Request) -> bool:

@@ -133,6 +133,11 @@ def inside_jvp() -> bool:
     return any(level.key() == JVP for level in level_stack() or ())
 
 
+def derivatives_inside(entered: int) -> int:
+    """How many transforms that differentiate are around this call, but for the outermost ones, so many."""
+    return sum(level.key() != VMAP for level in (level_stack() or ())[entered:])
+
+
 def hooks_around() -> tuple[int, ...]:
     """The numbers of the hooks that torch has for all modules, but for those of this package."""
     if not any(GLOBAL_HOOKS):

@@ -122,13 +122,14 @@ class Held(NamedTuple):
         content = _content(tensor) if small else None
         return cls(weakref.ref(tensor), _version(tensor), None if content is None else content.copy())
 
-    def is_now(self, tensor: torch.Tensor) -> bool:
-        """Whether a tensor holds the same numbers, as far as that can be told quickly.
+    def is_now(self, met: Met) -> bool:
+        """Whether a tensor held the same numbers when it was met, as far as that can be told quickly.
 
         A small one is looked at each time: what is written through ``.data`` or an array of numpy is no other version.
         """
-        here = self.reference() is tensor and self.version is not None and self.version == _version(tensor)
-        return (here and not self.small) or _equal(self.content, _content(tensor))
+        tensor, version, content = met
+        here = self.reference() is tensor and self.version is not None and self.version == version
+        return (here and not self.small) or _equal(self.content, _content(tensor) if content is None else content)
 
     def same(self, other: Held) -> bool:
         """Whether both are the same numbers, as far as that can be told quickly."""
@@ -140,6 +141,20 @@ class Held(NamedTuple):
     def small(self) -> bool:
         """Whether what it holds is looked at each time."""
         return self.content is not None and self.content.size <= SMALL
+
+
+class Met(NamedTuple):
+    """A tensor from outside as it was when it was met, for it may be written to: a small one's numbers are copied."""
+
+    tensor: torch.Tensor
+    version: int | None
+    content: Array | None
+
+    @classmethod
+    def now(cls, tensor: torch.Tensor) -> Met:
+        """As it is now."""
+        content = _content(tensor) if tensor.numel() <= SMALL else None
+        return cls(tensor, _version(tensor), None if content is None else content.copy())
 
 
 def _version(tensor: torch.Tensor) -> int | None:
@@ -233,8 +248,8 @@ class Program:
             return False
         return all(alike(mine, its, self.samples, samples) for mine, its in zip(self.steps, steps, strict=False))
 
-    def holds(self, tensors: Sequence[torch.Tensor]) -> bool:
-        """Whether the tensors from outside are what they were, if it matters."""
+    def holds(self, tensors: Sequence[Met]) -> bool:
+        """Whether the tensors from outside were what they are known to be, if it matters."""
         return self._held_by(tensors, Held.is_now)
 
     def _held_by(self, others: Sequence[Any], same: Callable[[Held, Any], bool]) -> bool:

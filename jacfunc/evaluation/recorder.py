@@ -29,6 +29,7 @@ from .program import (
     Flag,
     Held,
     Kind,
+    Met,
     Program,
     ProgramChangedError,
     Step,
@@ -74,7 +75,7 @@ class Recorder:
         self.changed = False
         self.at = 0
         self.of_arrays = False
-        self.outside: list[torch.Tensor] = []
+        self.outside: list[Met] = []
         if self.known is None:
             self.held: list[Held] = []
             self.steps: list[Step] = []
@@ -249,7 +250,7 @@ class Recorder:
         if self.known is None:
             self.held.append(Held.of(tensor))
         elif not all(program.proved for program in self.known):
-            self.outside.append(tensor)
+            self.outside.append(Met.now(tensor))
 
     def _tell_other(self, item: Any, step: Step) -> None:
         kind = type(item)

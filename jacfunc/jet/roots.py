@@ -321,7 +321,7 @@ def _alive(root: Root) -> Tensor:
 
 def applied(function: Callable[[Any], Any], root: Root) -> Root | None:
     """An elementwise function; None of what gives no jet of the same shape."""
-    coefficients = _series(function, root.even)
+    coefficients = series(function, root.even, root.even.value)
     if coefficients is None:
         return None
     even, odd = _composition(coefficients, root.even, root.odd, root.square)
@@ -330,12 +330,11 @@ def applied(function: Callable[[Any], Any], root: Root) -> Root | None:
     return replace(root, even=even, odd=odd, even_size=even_size, odd_size=odd_size)
 
 
-def _series(function: Callable[[Any], Any], at: Jet) -> list[Tensor] | None:
-    """``g^(k) / k!`` at the value of a jet, from 0 up to the order of its layout."""
-    order, outer = at.frame.layout.order, at.propagation
+def series(function: Callable[[Any], Any], like: Jet, value: Tensor) -> list[Tensor] | None:
+    """``g^(k) / k!`` at a value, from 0 up to the order of the layout of a jet; None of what gives no such jet."""
+    order, outer = like.frame.layout.order, like.propagation
     alone = Propagation(outer.batch, quiet=outer.quiet, narrowing=False, traced=outer.traced, inside=outer.inside)
     frame = Frame(alone, layout.closed([(k,) for k in range(1, order + 1)]))
-    value = at.value
     found = function(Jet(value, (torch.ones_like(value).unsqueeze(0), *[None] * (order - 1)), frame))
     if type(found) is not Jet or found.shape != value.shape or found.dtype != value.dtype:
         return None

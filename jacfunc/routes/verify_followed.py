@@ -112,7 +112,7 @@ def _compare_differences(
         if wide:
             before, after = wide
             wider, _ = quotient(here[k - 1][0], before[k - 1][0], after[k - 1][0], 2 * k * step)
-            room[k] = (room[k] + 2 * (wider - middle).abs()).nan_to_num(torch.inf)
+            room[k] = (room[k] + 4 * (wider - middle).abs()).nan_to_num(torch.inf)
     if not _agree(found, true, room, set(range(1, last + 1)), rooted):
         raise OtherwiseError("the derivatives by jets are not the differences of f")
     unknown = torch.full_like(here[0][0], torch.nan)
@@ -123,7 +123,7 @@ def _stepped(task: Task, follow: Callable[..., Any], cotangents: Tensors, step: 
     """Value by a plain forward, and derivatives by jets below the highest order, so far along the tangents."""
     there = replace(task, leaves=moved(task.leaves, step))
     there.redraw()
-    with torch.no_grad():
+    with torch.no_grad(), Differentiated(-task.order, by_tensors=False):
         outputs, _ = there.evaluate(*there.leaves, others_copied=True)
     by_jets = _followed_projections(there, follow).found if task.order > 1 else []
     return [projected(cotangents, outputs, task), *by_jets[1:]]

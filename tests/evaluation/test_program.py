@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_recorder import batch, mixed_by, recorded, sizes
 
-from jacfunc.evaluation.program import CONTENT, FEW, Held, Program, alike, origin
+from jacfunc.evaluation.program import CONTENT, FEW, Held, Met, Program, alike, origin
 
 SIN, COS = torch.sin, torch.cos
 
@@ -47,16 +47,16 @@ def test_few_samples_tell_of_just_as_many() -> None:
 def test_a_tensor_is_known_again_by_identity_and_version_or_by_what_it_holds() -> None:
     tensor = torch.tensor([1.0, float("nan")])
     held = Held.of(tensor)
-    assert held.is_now(tensor) and held.is_now(tensor.clone()) and held.same(Held.of(tensor.clone()))
-    assert not held.is_now(tensor.double()) and not held.is_now(tensor[:1])
+    assert held.is_now(Met.now(tensor)) and held.is_now(Met.now(tensor.clone())) and held.same(Held.of(tensor.clone()))
+    assert not held.is_now(Met.now(tensor.double())) and not held.is_now(Met.now(tensor[:1]))
     tensor += 1
-    assert not held.is_now(tensor) and not held.same(Held.of(tensor))
+    assert not held.is_now(Met.now(tensor)) and not held.same(Held.of(tensor))
 
 
 def test_of_a_large_one_nothing_is_kept() -> None:
     large = torch.zeros(CONTENT + 1, dtype=torch.uint8)
     held = Held.of(large)
-    assert held.content is None and held.is_now(large) and not held.is_now(large.clone())
+    assert held.content is None and held.is_now(Met.now(large)) and not held.is_now(Met.now(large.clone()))
     assert held.same(Held.of(large)) and not held.same(Held.of(large.clone()))
 
 
@@ -64,7 +64,7 @@ def test_inference_tensors_have_no_version() -> None:
     with torch.inference_mode():
         tensor = torch.ones(2)
     held = Held.of(tensor)
-    assert held.version is None and held.is_now(tensor) and not held.is_now(tensor + 1)
+    assert held.version is None and held.is_now(Met.now(tensor)) and not held.is_now(Met.now(tensor + 1))
 
 
 def test_what_one_program_was_found_of_holds_for_its_like() -> None:

@@ -28,6 +28,7 @@ from ...core.torch_private import (
     data_getter,
     handed_to_modes,
     is_forward_mode_on,
+    level_count,
     modes,
     set_forward_mode,
     set_grad,
@@ -246,7 +247,7 @@ class _Evaluation(Corrections):
 
     def __enter__(self) -> Any:
         begin(partial(within, corrected))
-        self.levels = inside_transform()
+        self.levels, self.entered = inside_transform(), level_count()
         self.pushes, self.told_off = is_forward_mode_on(), caches.AROUND.told_off
         self.noted_by, caches.AROUND.recorder = caches.AROUND.recorder, self.recorder
         return super().__enter__()  # type: ignore[no-untyped-call]
@@ -276,7 +277,7 @@ class _Evaluation(Corrections):
         if func in DATA and not self.levels and not inside_transform():
             return data_of(args[0], self.accesses)
         result = super().__torch_function__(func, types, args, kwargs)
-        refuse_zeros(func, args, kwargs, result)
+        refuse_zeros(func, args, kwargs, result, self.entered)
         return result
 
     def _by_class(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -304,13 +305,14 @@ class _Inner:
 
     def __enter__(self) -> _Evaluation:
         mode = self.mode
-        self.before = mode.recorder, caches.AROUND.recorder, mode.writes.given
+        self.before = mode.recorder, caches.AROUND.recorder, mode.writes.given, mode.entered
+        mode.entered = level_count()
         mode.recorder = caches.AROUND.recorder = self.recorder
         mode.writes.given = (*mode.writes.given, *self.given)
         return mode
 
     def __exit__(self, *raised: object) -> None:
-        self.mode.recorder, caches.AROUND.recorder, self.mode.writes.given = self.before
+        self.mode.recorder, caches.AROUND.recorder, self.mode.writes.given, self.mode.entered = self.before
 
 
 class Beside(TorchFunctionMode):

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from ...core import caches
-from ...core.levels import compiling, tracked
-from ...core.torch_private import c_torch, is_batched, is_wrapped, unwrapped
+from ...core.levels import compiling, derivatives_inside, tracked
+from ...core.torch_private import c_torch, innermost, outside_transforms
 from ...errors import UnsupportedOperationError
 
 _T, _L = torch.Tensor, torch.linalg
@@ -47,19 +47,22 @@ class Differentiated:
         caches.AROUND.order, caches.AROUND.by_tensors = self.before
 
 
-def refuse_zeros(function: Any, args: Any, kwargs: Any, result: Any) -> None:
-    """Refuse a norm that is zero where it is differentiated more than once, as far as that can be seen."""
-    if compiling() or caches.AROUND.order <= ONCE or function not in PLACES:
+def refuse_zeros(function: Any, args: Any, kwargs: Any, result: Any, entered: int) -> None:
+    """Refuse a norm that is zero where it is differentiated more than once: by whom f was evaluated, and by f itself.
+
+    ``entered``: how many transforms of torch.func were around the evaluation.
+    """
+    if compiling() or not caches.AROUND.order or function not in PLACES:
         return
     if not _is_euclidean(args, kwargs, PLACES[function]) or ("abs" in function.__name__ and not args[0].is_complex()):
         return
     for tensor in result[:1] if isinstance(result, tuple) else (result,):
-        refuse_where(tensor.detach() == 0, tensor, function.__name__)
+        refuse_where(tensor.detach() == 0, tensor, function.__name__, derivatives_inside(entered))
 
 
-def refuse_where(zero: torch.Tensor, norm: torch.Tensor, name: str) -> None:
+def refuse_where(zero: torch.Tensor, norm: torch.Tensor, name: str, inside: int = 0) -> None:
     """Refuse a norm that is zero in some places, where it is differentiated more than once."""
-    if caches.AROUND.order <= ONCE or compiling() or not isinstance(norm, torch.Tensor):
+    if compiling() or caches.AROUND.order + inside <= ONCE or not isinstance(norm, torch.Tensor):
         return
     if (norm.requires_grad or tracked(norm, strictly=False)) and _any(zero):
         raise UnsupportedOperationError(
@@ -68,11 +71,8 @@ def refuse_where(zero: torch.Tensor, norm: torch.Tensor, name: str) -> None:
 
 
 def _any(where: torch.Tensor) -> bool:
-    while is_wrapped(where):
-        if is_batched(where):  # whose values cannot be looked at
-            return False
-        where = unwrapped(where)
-    return bool(where.any())
+    with outside_transforms():  # a vmap would not let it be looked at
+        return bool(innermost(where).any())
 
 
 def _is_euclidean(args: Any, kwargs: Any, place: int | None) -> bool:

@@ -13,7 +13,7 @@ from ...core import caches
 from ..build import constant_rows
 from ..frame import ApartError, CannotFollowError
 from ..jet import Jet
-from ..roots import Root, added, applied, looked_at, multiplied, with_root
+from ..roots import Root, added, applied, looked_at, multiplied, series, with_root
 from ..values import jets_in, plain, replaced
 from .shared import broadcast, functions_of
 
@@ -68,8 +68,9 @@ def _root(operand: Any, like: Jet) -> Root:
     """That of an operand, if need be one of a constant."""
     if type(operand) is Jet:
         return operand.root or Root.without(operand)
-    value = torch.as_tensor(operand, dtype=None if isinstance(operand, Tensor) else like.dtype, device=like.device)
-    return Root.without(constant_rows(like, value))
+    value = operand if isinstance(operand, Tensor) else torch.as_tensor(operand, device=like.device)
+    exact = value.is_floating_point() and isinstance(operand, Tensor)  # else it takes part as a number of this dtype
+    return Root.without(constant_rows(like, value if exact else value.to(like.dtype)))
 
 
 def _first_rooted(args: tuple[Any, ...]) -> Jet:
@@ -85,6 +86,21 @@ def _expanded(root: Root, shape: Any) -> Root:
     if root.even.shape == shape:
         return root
     return Root(*root.each(lambda name, part: torch.broadcast_to(part, shape)))  # type: ignore[arg-type]
+
+
+def with_kinks(function: Function, rule: Function, args: Args, kwargs: Named) -> Any:
+    """A function that is smooth but for some points, where none of them is met."""
+    input, *others = args
+    if type(input) is not Jet or input.root is None or not looked_at(input.frame):
+        return NotImplemented
+    even = input.root.even.value.detach()
+    step = torch.where(input.root.moves.value > 0, (1 + even.abs()) * torch.finfo(even.dtype).eps ** 0.5, 0.0)
+    slopes = [series(lambda x: rule(x, *others, **kwargs), input.root.even, even + sign * step) for sign in (-1, 1)]
+    if jets_in(tuple(others), kwargs) or slopes[0] is None or slopes[1] is None:
+        return NotImplemented
+    if not torch.allclose(slopes[0][1], slopes[1][1], rtol=1e-3, atol=1e-3):
+        return NotImplemented
+    return elementwise(function, rule, args, kwargs)
 
 
 def elementwise(function: Function, rule: Function, args: Args, kwargs: Named) -> Any:
@@ -194,6 +210,10 @@ ELEMENTWISE = (
     *("silu", "softplus", "gelu", "mish", "logsigmoid", "lgamma", "digamma", "deg2rad", "rad2deg"),
     *("bessel_j0", "bessel_j1", "special_sinc"),
 )
+KINKED = (
+    *("relu", "relu6", "leaky_relu", "abs", "absolute", "clamp", "clip", "clamp_min", "clamp_max", "hardtanh", "elu"),
+    *("celu", "selu", "threshold", "hardswish", "hardsigmoid", "softshrink", "hardshrink"),
+)
 MOVING = (
     *("reshape", "view", "reshape_as", "view_as", "flatten", "ravel", "unflatten", "expand", "broadcast_to"),
     *("expand_as", "repeat", "tile", "squeeze", "unsqueeze", "permute", "flip", "t", "transpose", "swapaxes"),
@@ -206,10 +226,11 @@ MOVING = (
 def install() -> None:
     """Enter what this file knows, for operations that have rules."""
     method: Any = torch.Tensor
-    activations = [getattr(F, name) for name in ELEMENTWISE if hasattr(F, name)]
+    smooth, kinked = ([getattr(F, name) for name in names if hasattr(F, name)] for names in (ELEMENTWISE, KINKED))
     dunder = [method.T.__get__, method.mT.__get__, method.__getitem__]
     table: list[tuple[Handler, list[Any]]] = [
-        (elementwise, [*functions_of(*ELEMENTWISE), *activations, method.__pow__]),
+        (elementwise, [*functions_of(*ELEMENTWISE), *smooth, method.__pow__]),
+        (with_kinks, [*functions_of(*KINKED), *kinked]),
         (two(added), [*functions_of("add"), method.__add__, method.__radd__]),
         (two(_less), [*functions_of("sub", "subtract"), method.__sub__]),
         (two(_more), [torch.rsub, method.__rsub__]),
