@@ -7,6 +7,7 @@ kernels up to some order.  So where ``s`` is zero a jet of second order or highe
 .. math:: (A + r B) (C + r D) = A C + s B D + r (A D + B C), \qquad
     g(A + r B) = \sum_k g^{(k)}(A) / k! \, (r B)^k .
 
+In a graph ``s`` moves with parameters, of which nothing is truncated but functions, :data:`GRADIENTS` orders later.
 If ``B`` is zero all derivatives are those of A.  Else they are up to the order of the lowest part of ``B`` that is not,
 and NaN beyond it along directions in which ``r`` moves; the first derivative of a norm itself stays the zero that torch
 has for it.  The rows of a jet with a root are these, so what knows nothing of roots is right or NaN.  Elsewhere ``B``
@@ -24,7 +25,8 @@ import torch
 
 from ..core import caches
 from ..core.caches import computed_once
-from ..core.levels import inside_vmap
+from ..core.levels import differentiated_again, inside_vmap
+from ..evaluation.corrections.expansion import exactly_where_finite
 from . import layout
 from .build import composed, constant_rows
 from .frame import Frame, Propagation
@@ -34,6 +36,8 @@ from .values import jets_in
 
 Tensor = torch.Tensor
 
+GRADIENTS = 2
+"""So often a result may be differentiated by what it is computed of beside the rows: gradients, and theirs."""
 ROUNDING = 64
 """Times the precision, as part of all that was added up, below which a part of ``B`` is what is left of zero."""
 
@@ -66,7 +70,7 @@ class Root:
     def of(cls, total: Jet, norm: Jet, zero: Tensor, moves: Jet) -> Root:
         """That of a norm, which is constant where it is ``zero``, by its square."""
         square = Jet(
-            torch.zeros_like(total.value),
+            torch.where(zero, total.value, 0.0),
             tuple([None if rows is None else torch.where(zero, rows, 0.0) for rows in total.coefficients]),
             total.frame,
         )
@@ -121,10 +125,13 @@ def with_value(value: Tensor, jet: Jet) -> Jet:
 
 def with_root(root: Root, value: Tensor) -> Jet:
     """The jet of this value whose rows are derivatives where there are any, with its root, unless that has gone."""
-    even, parts = root.even, _parts(root)
+    even, parts, recorded = root.even, _parts(root), differentiated_again()
+    if recorded:
+        value = exactly_where_finite(value.detach(), even.value)
     if looked_at(even.frame) and not any(bool(part.any()) for part in parts if part is not None):
         return Jet(value, even.coefficients, even.frame)
-    jet = Jet(value, _derivatives(root, parts), even.frame)
+    rows = _derivatives(root, parts)
+    jet = Jet(value, _without_gradients(root, parts, rows) if recorded else rows, even.frame)
     jet.root = root
     propagation: Propagation | None = even.propagation
     while propagation is not None:  # and those around it
@@ -144,8 +151,9 @@ def _parts(root: Root) -> list[Tensor | None]:
 
 
 def _stacks(jet: Jet) -> list[Tensor | None]:
-    """The value as a stack of one, and the rows of each order below the highest."""
-    return [jet.value.unsqueeze(0), *[jet.full(order) for order in range(1, jet.frame.layout.order)]]
+    """The value as a stack of one, and the rows of each order below the highest; in a graph of that too."""
+    last = jet.frame.layout.order - (0 if differentiated_again() else 1)
+    return [jet.value.unsqueeze(0), *[jet.full(order) for order in range(1, last + 1)]]
 
 
 def _derivatives(root: Root, parts: Sequence[Tensor | None]) -> Coefficients:
@@ -161,6 +169,59 @@ def _derivatives(root: Root, parts: Sequence[Tensor | None]) -> Coefficients:
         else:
             found.append(torch.where(lost, math.nan, even.value.new_zeros(()) if rows is None else rows))
     return tuple(found)
+
+
+def _without_gradients(root: Root, parts: Sequence[Tensor | None], rows: Coefficients) -> Coefficients:
+    """Rows whose gradients by what the root is of are NaN where there are none."""
+    square, moving, found = root.square.value, _moving(root), []
+    for order, stack in enumerate(rows, start=1):
+        alive = _any_of(parts[: order + 1])
+        lost = None if moving is None or alive is None else moving & alive
+        if stack is None or lost is None or (looked_at(root.even.frame) and not bool(lost.any())):
+            found.append(stack)
+        else:
+            full = stack if stack.shape[1:] == lost.shape else stack.expand(len(stack), *lost.shape)
+            found.append(_Lost.apply(full, square, lost))  # type: ignore[no-untyped-call]
+    return tuple(found)
+
+
+def _moving(root: Root) -> Tensor | None:
+    """Where the root moves along any direction."""
+    return _any_of([None if rows is None else rows > 0 for rows in root.moves.coefficients])
+
+
+def _any_of(stacks: Sequence[Tensor | None]) -> Tensor | None:
+    found: Tensor | None = None
+    for stack in stacks:
+        if stack is not None:
+            found = stack.any(0) if found is None else found | stack.any(0)
+    return found
+
+
+class _Lost(torch.autograd.Function):
+    """The identity of rows, whose gradient by the square of a root is NaN where that is lost."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(rows: Tensor, square: Tensor, lost: Tensor) -> Tensor:
+        return rows.view_as(rows)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keep where it is."""
+        ctx.save_for_backward(inputs[2])
+        ctx.save_for_forward(inputs[2])
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> Any:
+        (lost,) = ctx.saved_tensors
+        return cotangent, torch.where(lost & (cotangent != 0).any(0), math.nan, 0.0).to(cotangent.dtype), None
+
+    @staticmethod
+    def jvp(ctx: Any, rows: Tensor, square: Tensor, lost: Any) -> Any:
+        (where,) = ctx.saved_tensors
+        return rows + torch.where(where & (square != 0), math.nan, 0.0).to(rows.dtype)
 
 
 def _second(frame: Frame, parts: Sequence[Tensor | None], moves: Sequence[Tensor | None]) -> Tensor | None:
@@ -261,8 +322,8 @@ def _product(a: Any, b: Any, c: Any, d: Any, square: Any) -> tuple[Any, Any]:
 
 
 def _below_top(odd: Jet) -> Jet:
-    """Without the rows of the highest order, which with the root are beyond it."""
-    return Jet(odd.value, (*odd.coefficients[:-1], None), odd.frame)
+    """Without the rows of the highest order, which with the root are beyond it, but for a graph."""
+    return odd if differentiated_again() else Jet(odd.value, (*odd.coefficients[:-1], None), odd.frame)
 
 
 def _together(one: Root, other: Root) -> Root:
@@ -331,15 +392,20 @@ def applied(function: Callable[[Any], Any], root: Root) -> Root | None:
 
 
 def series(function: Callable[[Any], Any], like: Jet, value: Tensor) -> list[Tensor] | None:
-    """``g^(k) / k!`` at a value, from 0 up to the order of the layout of a jet; None of what gives no such jet."""
-    order, outer = like.frame.layout.order, like.propagation
+    """``g^(k) / k!`` at a value, from 0 up to the order of the layout of a jet; None of what gives no such jet.
+
+    In a graph there are more: zero where they are not finite, as those of a power.
+    """
+    own, outer = like.frame.layout.order, like.propagation
+    order = own + (GRADIENTS if differentiated_again() else 0)
     alone = Propagation(outer.batch, quiet=outer.quiet, narrowing=False, traced=outer.traced, inside=outer.inside)
     frame = Frame(alone, layout.closed([(k,) for k in range(1, order + 1)]))
     found = function(Jet(value, (torch.ones_like(value).unsqueeze(0), *[None] * (order - 1)), frame))
     if type(found) is not Jet or found.shape != value.shape or found.dtype != value.dtype:
         return None
     rows = [found.full(k) for k in range(1, order + 1)]
-    return [found.value, *[torch.zeros_like(value) if stack is None else stack[0] for stack in rows]]
+    slopes = [torch.zeros_like(value) if stack is None else stack[0] for stack in rows]
+    return [found.value, *slopes[:own], *[torch.where(c.isfinite(), c, 0.0) for c in slopes[own:]]]
 
 
 def _composition(coefficients: Sequence[Tensor], even: Any, odd: Any, square: Any) -> tuple[Any, Any]:

@@ -17,10 +17,10 @@ def test_from_the_second_derivative_on(order: int) -> None:
     norm = torch.linalg.vector_norm(ZERO, dim=1)
     with Differentiated(order, by_tensors=True):
         if order < 2:
-            refuse_zeros(torch.linalg.vector_norm, (ZERO,), {}, norm)
+            refuse_zeros(torch.linalg.vector_norm, (ZERO,), {}, norm, 0)
         else:
             with pytest.raises(UnsupportedOperationError, match="vector_norm is zero here"):
-                refuse_zeros(torch.linalg.vector_norm, (ZERO,), {}, norm)
+                refuse_zeros(torch.linalg.vector_norm, (ZERO,), {}, norm, 0)
     assert caches.AROUND.order == 0 and not caches.AROUND.by_tensors
 
 
@@ -46,10 +46,10 @@ def test_norms_that_are_roots(function, args, kwargs, refused) -> None:
     with Differentiated(2, by_tensors=True):
         result = function(*args, **kwargs)
         if not refused:
-            refuse_zeros(function, args, kwargs, result)
+            refuse_zeros(function, args, kwargs, result, 0)
             return
         with pytest.raises(UnsupportedOperationError):
-            refuse_zeros(function, args, kwargs, result)
+            refuse_zeros(function, args, kwargs, result, 0)
 
 
 def test_what_is_not_differentiated_or_not_zero_is_let_through() -> None:
@@ -58,3 +58,21 @@ def test_what_is_not_differentiated_or_not_zero_is_let_through() -> None:
         refuse_where(torch.tensor([True]), ZERO.detach(), "cdist")
         with pytest.raises(UnsupportedOperationError):
             refuse_where(torch.tensor([True]), ZERO, "cdist")
+
+
+def test_derivatives_that_f_takes_itself_count_and_those_around_it_do_not() -> None:
+    def norm(x):
+        size = torch.linalg.vector_norm(x)
+        refuse_zeros(torch.linalg.vector_norm, (x,), {}, size, entered)
+        return size
+
+    with Differentiated(1, by_tensors=True):
+        entered = 0
+        with pytest.raises(UnsupportedOperationError, match="vector_norm is zero here"):
+            torch.func.grad(norm)(torch.zeros(2))
+        entered = 1
+        torch.func.grad(norm)(torch.zeros(2))
+        entered = 0
+        torch.func.grad(norm)(torch.ones(2))
+    with Differentiated(2, by_tensors=True), pytest.raises(UnsupportedOperationError, match="vector_norm is zero here"):
+        torch.vmap(norm)(torch.zeros(3, 2, requires_grad=True))

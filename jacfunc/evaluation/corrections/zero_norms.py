@@ -64,7 +64,7 @@ def refuse_where(zero: torch.Tensor, norm: torch.Tensor, name: str, inside: int 
     """Refuse a norm that is zero in some places, where it is differentiated more than once."""
     if compiling() or caches.AROUND.order + inside <= ONCE or not isinstance(norm, torch.Tensor):
         return
-    if (norm.requires_grad or tracked(norm, strictly=False)) and _any(zero):
+    if (innermost(norm).requires_grad or tracked(norm, strictly=False)) and _any(zero):
         raise UnsupportedOperationError(
             f"{name} is zero here, where only jets (method='taylor') have its second derivatives"
         )

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from ...core import caches
+from ...core.levels import differentiated_again, tracked
 from ..build import constant_rows
 from ..frame import ApartError, CannotFollowError
 from ..jet import Jet
@@ -31,7 +32,10 @@ def rooted(square: Any, vector: Callable[[], Any], dims: tuple[int, ...], keepdi
     """The root of the sum of the squares of a vector along axes; constant where it is zero, as torch has it."""
     zero = square == 0
     norm: Any = torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())
-    if type(norm) is not Jet or (norm.frame.layout.order == 1 and not caches.AROUND.by_tensors):
+    if type(norm) is not Jet:
+        return norm
+    first = norm.frame.layout.order == 1 and not caches.AROUND.by_tensors
+    if first and not (differentiated_again() and _in_a_graph(square)):
         return norm
     if looked_at(norm.frame) and not bool(zero.any()):
         return norm
@@ -41,6 +45,11 @@ def rooted(square: Any, vector: Callable[[], Any], dims: tuple[int, ...], keepdi
     if norm.frame.layout.summing and looked_at(norm.frame):
         _refuse_sums(moves)
     return with_root(Root.of(square, norm, zero, moves), norm.value)
+
+
+def _in_a_graph(square: Jet) -> bool:
+    tensors = [square.value, *[rows for rows in square.coefficients if rows is not None]]
+    return any(tensor.requires_grad or tracked(tensor, strictly=False) for tensor in tensors)
 
 
 def _moves(norm: Jet, vector: Jet, dims: tuple[int, ...], keepdim: bool, zero: Tensor) -> Jet:
@@ -68,9 +77,9 @@ def _root(operand: Any, like: Jet) -> Root:
     """That of an operand, if need be one of a constant."""
     if type(operand) is Jet:
         return operand.root or Root.without(operand)
-    value = operand if isinstance(operand, Tensor) else torch.as_tensor(operand, device=like.device)
-    exact = value.is_floating_point() and isinstance(operand, Tensor)  # else it takes part as a number of this dtype
-    return Root.without(constant_rows(like, value if exact else value.to(like.dtype)))
+    if isinstance(operand, Tensor) and operand.is_floating_point():
+        return Root.without(constant_rows(like, operand))
+    return Root.without(constant_rows(like, torch.as_tensor(operand, dtype=like.dtype, device=like.device)))
 
 
 def _first_rooted(args: tuple[Any, ...]) -> Jet:
