@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..core import caches
 from ..core.levels import inside_vmap
 from ..evaluation.program import PROGRAMS, Program
 from ..evaluation.recorder import Recorder
-from .plan import Findings
+from .plan import Findings, Plan
 from .request import Request
 
 
@@ -18,6 +19,20 @@ def recorder_of(findings: Findings, request: Request) -> Recorder | None:
     if request.traced or request.alone or request.within is not None or inside_vmap():
         return None
     return Recorder(request.samples)
+
+
+def due_again(plan: Plan, request: Request) -> bool:
+    """Whether to verify a known plan anew, forgotten now: at calls 2, 3, 5, 9 and so on, of what no program shows."""
+    if not plan.findings.opaque:
+        return False
+    fingerprint, signature = request.fingerprint, (plan.quantity.identity, request.signature)
+    count = 1 + (caches.OPAQUE.get(fingerprint.key, signature) or 0)
+    caches.OPAQUE.put(fingerprint.key, fingerprint.parts, signature, count)
+    if count & (count - 1):
+        return False
+    for memory in (caches.PLANS, caches.FAST_CALLS):
+        memory.forget(fingerprint.key)
+    return True
 
 
 def with_program(

@@ -53,6 +53,7 @@ class Findings:
         settled: whether the plan has run and was verified, so that the next call need not verify it.
         programs: what the function did then, one program for each way that it may go.
         proved: whether samples were found to be independent whatever the numbers, when it was last looked at.
+        opaque: whether something was verified that may do another thing later, without another program.
     """
 
     independence: Independence
@@ -64,6 +65,7 @@ class Findings:
     settled: bool = False
     programs: tuple[Program, ...] = ()
     proved: bool = False
+    opaque: bool = False
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from . import independence
 from .dead_branches import completes, has_nan, has_values_around
 from .evaluator import Evaluator, ModulesFoundError, OutputsChangedError
 from .independence import Independence
-from .known import recorder_of, with_program
+from .known import due_again, recorder_of, with_program
 from .parting import parting
 from .plan import Findings, Plan, make_plan, no_route, treats_otherwise
 from .quantity import Outcome, Quantity, Results
@@ -69,6 +69,8 @@ def _run(request: Request, quantity: Quantity, known: Plan | None, limit: int | 
     if request.traced:
         return _attempt(known, _expecting(known, request)) if known else _run_traced(request, quantity)
     plan = known or _remembered(request, quantity)
+    if plan is not None and due_again(plan, request):
+        plan = None
     try:
         if plan is not None:
             try:
@@ -390,6 +392,7 @@ def _attempt(
                 undifferentiable=undifferentiable,
                 scripted=evaluator.scripted,
                 notes=evaluation.notes,
+                opaque=bool(task.opaque),
                 programs=with_program(findings, recorder, evaluator.looked_at, strategy.route.on_jets),
             ),
         )

@@ -105,6 +105,9 @@ SAMPLE_BYTES = Memory()
 """How large one sample is where a function is widest (``sample_chunks.py``)."""
 
 
+OPAQUE = Memory()
+"""How often a function was called that has something no program shows (``known.py``)."""
+
 CUT = Memory()
 """How often a function was called in blocks of samples (``positions.py``)."""
 
@@ -269,6 +272,7 @@ _MEMORIES = (
     REFUSED,
     FOLLOWED,
     SAMPLE_BYTES,
+    OPAQUE,
     CUT,
     COMPILED,
     FAST_COMPILED,

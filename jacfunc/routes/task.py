@@ -63,6 +63,7 @@ class Task:
         given: the leaves as they came in, some of them such jets.
         open: what the checks of the first time could not tell, added to by ``verify.py`` and ``verify_followed.py``.
         lacking: why the result has no right gradient, added to by ``verify_tape.py``.
+        opaque: what was checked and may do another thing later, which no program shows, added to there too.
         aside: a context for evaluations that verify, which are no part of the program that is noted.
     """
 
@@ -80,6 +81,7 @@ class Task:
     given: tuple[Any, ...]
     open: list[str] = field(default_factory=list)
     lacking: list[str] = field(default_factory=list)
+    opaque: list[str] = field(default_factory=list)
     aside: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def input_chunks(self) -> list[tuple[int, int]]:

@@ -46,6 +46,7 @@ def verify_tape(task: Task, pulled: Pulled | None = None) -> None:
     """Raise where the derivative of a pullback is not that of its values, and an ``autograd.Function`` is to blame."""
     if not functions.defined() or not calls_function(task):
         return
+    task.opaque.append("the backward of an autograd.Function")
     calls = functions.called(task)
     if calls:
         with replayed(task), outside_transforms() if inside_transform() else nullcontext():

@@ -10,7 +10,16 @@ import torch
 from torch import nn
 from torch.func import vmap
 
-from jacfunc import clear_caches, diag_jac, make_functional
+from jacfunc import (
+    CoupledSamplesError,
+    UnsupportedOperationError,
+    batch_jac,
+    clear_caches,
+    diag_jac,
+    hess_diag,
+    laplacian,
+    make_functional,
+)
 from jacfunc.call.independence import Independence
 from jacfunc.call.known import recorder_of, with_program
 from jacfunc.call.plan import Findings
@@ -86,3 +95,59 @@ def test_nothing_is_added_where_nothing_was_noted() -> None:
     assert with_program(findings, None, None, True) == ()
     assert with_program(findings, Recorder(4), None, True) == ()
     assert programs.PROGRAMS >= 32
+
+
+# -------------------------------------------------------------------- what no program shows
+
+
+class Switched(torch.autograd.Function):
+    """A hyperbolic tangent whose backward may be told to detach what it saved."""
+
+    detaches = False
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        y = torch.tanh(x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
+        (y,) = ctx.saved_tensors
+        square = y * y
+        return g * (1 - (square.detach() if Switched.detaches else square))
+
+
+@pytest.mark.parametrize("transform", [hess_diag, laplacian])
+def test_backwards_are_verified_again_and_again(transform: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    derivative, x = transform(lambda x: Switched.apply(x) * x), torch.randn(4, 2, dtype=torch.float64)
+    right = transform(lambda x: x.tanh() * x)(x)
+    for _ in range(3):
+        torch.testing.assert_close(derivative(x), right)
+    monkeypatch.setattr(Switched, "detaches", True)
+    derivative(x)  # the fourth call
+    for _ in range(4):
+        with pytest.raises(UnsupportedOperationError, match=r"autograd\.Function"):
+            derivative(x)
+    monkeypatch.setattr(Switched, "detaches", False)
+    torch.testing.assert_close(transform(lambda x: Switched.apply(x) * x + 0.0)(x), right)
+
+
+def test_statistics_of_the_batch_that_are_turned_on_later() -> None:
+    """Of a normalisation whose weight is zero at first nothing tells; its running statistics are written at each call."""
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).double()
+    nn.init.zeros_(net[1].weight)
+    derivative, x = batch_jac(net), torch.randn(6, 3, dtype=torch.float64)
+    derivative(x)
+    net[1].weight.data.fill_(1.0)
+    with pytest.raises(CoupledSamplesError):
+        derivative(x)
+    residual = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).double()
+    nn.init.zeros_(residual[1].weight)
+    derivative = diag_jac(lambda x: x.sin() + residual(x))
+    for _ in range(3):
+        torch.testing.assert_close(derivative(x), x.cos())
+    residual[1].weight.data.fill_(1.0)
+    derivative(x)
+    with pytest.raises(CoupledSamplesError):  # at the fifth call
+        derivative(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -269,3 +270,127 @@ def test_a_norm_of_what_is_not_differentiated_is_no_reason() -> None:
     w = torch.zeros(2, dtype=DOUBLE)
     f = lambda x: squared(x) * torch.linalg.vector_norm(w) + x[:, :1] ** 3
     torch.testing.assert_close(laplacian(f, method="reverse")(POINTS), 6 * POINTS[:, :1])
+
+
+# ------------------------------------------------------------ gradients by what moves the zero, and theirs
+
+
+def gaussian(x: Any) -> Any:
+    return torch.exp(-(size(x) ** 2))
+
+
+def smooth_gaussian(x: Any) -> Any:
+    return torch.exp(-squared(x))
+
+
+SHIFTED: dict[str, tuple[Function, Function]] = {
+    "a Gaussian": (lambda x, q: gaussian(x - q), lambda x, q: smooth_gaussian(x - q)),
+    "distances": (
+        lambda x, q: torch.exp(-(torch.cdist(x, q[None]) ** 2)), lambda x, q: smooth_gaussian(x - q),
+    ),
+    "times the input": (lambda x, q: x[:, :1] * gaussian(x - q), lambda x, q: x[:, :1] * smooth_gaussian(x - q)),
+    "a deviation": (
+        lambda x, q: torch.exp((x - q).std(1, keepdim=True) ** 2), lambda x, q: torch.exp((x - q).var(1, keepdim=True))
+    ),
+    "an inverse quadric": (
+        lambda x, q: 1 / (1 + size(x - q) ** 2) * (x + 1), lambda x, q: 1 / (1 + squared(x - q)) * (x + 1)
+    ),
+}  # fmt: skip
+
+
+def twice(transform: Function, f: Function, method: str) -> list[torch.Tensor]:
+    """A derivative, its gradient by what the norm is of, and the gradient of that."""
+    q = torch.zeros(2, dtype=DOUBLE, requires_grad=True)
+    found = transform(lambda x: f(x, q), method=method)(AT_ZERO)
+    weights = torch.linspace(0.5, 1.5, found.numel(), dtype=DOUBLE).reshape(found.shape)
+    (gradient,) = torch.autograd.grad((found * weights).sum(), q, create_graph=True)
+    (second,) = torch.autograd.grad((gradient * torch.tensor([0.3, 0.9], dtype=DOUBLE)).sum(), q)
+    return [found, gradient, second]
+
+
+@pytest.mark.parametrize("transform", [batch_jac, laplacian, hess_diag, hessian], ids=lambda t: t.__name__)
+@pytest.mark.parametrize("name", SHIFTED)
+def test_gradients_by_a_centre(name: str, transform: Function) -> None:
+    f, smooth = SHIFTED[name]
+    for found, true in zip(twice(transform, f, "taylor"), twice(transform, smooth, "reverse"), strict=True):
+        torch.testing.assert_close(found, true)
+
+
+@pytest.mark.parametrize("transform", [batch_jac, laplacian], ids=lambda t: t.__name__)
+def test_gradients_by_a_centre_inside_of_torch_func(transform: Function) -> None:
+    q = torch.zeros(2, dtype=DOUBLE)
+    loss, true = (
+        lambda q, f=f, method=method: transform(lambda x: f(x - q), method=method)(AT_ZERO + 0.1 * q).square().sum()
+        for f, method in ((gaussian, "taylor"), (smooth_gaussian, "reverse"))
+    )
+    for outer in (torch.func.grad, torch.func.jacfwd):
+        torch.testing.assert_close(outer(loss)(q), outer(true)(q))
+
+
+def test_a_gradient_that_does_not_exist_is_nan() -> None:
+    q = torch.zeros(2, dtype=DOUBLE, requires_grad=True)
+    found = batch_jac(lambda x: size(x - q), method="taylor")(AT_ZERO[:1])
+    assert not found.any()
+    assert torch.autograd.grad(found.sum(), q)[0].isnan().all()
+    masked = batch_jac(lambda x: size(x - q) * torch.zeros(1, dtype=DOUBLE), method="taylor")(AT_ZERO[:1])
+    assert not torch.autograd.grad(masked.sum(), q)[0].any()
+
+
+@pytest.mark.parametrize("transform", [batch_jac, laplacian], ids=lambda t: t.__name__)
+def test_values_beside_derivatives_have_gradients(transform: Function) -> None:
+    q = torch.zeros(2, dtype=DOUBLE, requires_grad=True)
+    _, value = transform(lambda x: gaussian(x - q), return_value=True, method="taylor")(AT_ZERO[:1])
+    (gradient,) = torch.autograd.grad(value.sum(), q, create_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(gradient.sum(), q)[0], torch.tensor([-2.0, -2.0], dtype=DOUBLE))
+
+
+# ------------------------------------------------------------ what surrounds a norm
+
+
+def wendland(r: Any, positive: Function) -> Any:
+    return positive(1 - r) ** 4 * (4 * r + 1)
+
+
+@pytest.mark.parametrize(
+    "positive", [torch.relu, F.relu, lambda y: y.clamp(min=0), lambda y: torch.clamp(y, 0, 5), torch.abs]
+)
+def test_kinks_elsewhere(positive: Function) -> None:
+    found = laplacian(lambda x: wendland(size(x), positive))(AT_ZERO)
+    torch.testing.assert_close(found, torch.full((2, 1), -40.0, dtype=DOUBLE))
+
+
+def test_kinks_there() -> None:
+    with pytest.raises(UnsupportedOperationError, match="where it is zero"):
+        laplacian(lambda x: torch.relu(size(x)) ** 2)(AT_ZERO)
+    assert laplacian(lambda x: size(x).abs())(AT_ZERO).isnan().all()
+
+
+@pytest.mark.parametrize("mask", [torch.tensor([False]), torch.tensor([0]), torch.tensor([0.0])])
+def test_masks_of_any_kind(mask: torch.Tensor) -> None:
+    assert torch.equal(laplacian(lambda x: size(x) * mask)(AT_ZERO), torch.zeros(2, 1, dtype=DOUBLE))
+
+
+def test_powers_that_are_no_integers() -> None:
+    assert torch.equal(laplacian(lambda x: size(x) ** 2.5)(AT_ZERO), torch.zeros(2, 1, dtype=DOUBLE))
+
+
+def test_transforms_of_torch_inside_and_around() -> None:
+    at = AT_ZERO[:1]
+    inside: dict[str, Function] = {
+        "grad": lambda x: torch.func.grad(lambda a: gaussian(a).sum())(x),
+        "vjp": lambda x: torch.func.vjp(gaussian, x)[1](torch.ones(len(x), 1, dtype=DOUBLE))[0],
+    }
+    for f in inside.values():
+        torch.testing.assert_close(batch_jac(f)(at + 1), batch_jac(batch_jac(smooth_gaussian))(at + 1)[:, 0])
+        with pytest.raises(UnsupportedOperationError, match="where it is zero"):
+            batch_jac(f)(at)
+    for f in (gaussian, SMOOTH["cdist"][0], SMOOTH["a deviation"][0]):
+        around = torch.vmap(laplacian(f))
+        torch.testing.assert_close(around(AWAY[None])[0], laplacian(f)(AWAY))
+        with pytest.raises(UnsupportedOperationError, match="where it is zero"):
+            around(at[None])
+    torch.testing.assert_close(torch.vmap(laplacian(gaussian, method="taylor"))(at[None])[0], laplacian(gaussian)(at))
+    mapped = laplacian(lambda x: torch.vmap(lambda a: torch.exp(-(torch.linalg.vector_norm(a) ** 2)))(x)[:, None])
+    torch.testing.assert_close(mapped(at + 1), laplacian(smooth_gaussian)(at + 1))
+    with suppress(UnsupportedOperationError):
+        assert mapped(at).isnan().all()
