@@ -9,6 +9,7 @@ import torch
 from propagated import opened, propagated
 
 from jacfunc.jet import Frame, Jet, Propagation
+from jacfunc.jet.frame import ApartError
 from jacfunc.jet.layout import closed
 
 Function = Callable[..., torch.Tensor]
@@ -60,7 +61,11 @@ def check(f: Function, x: torch.Tensor, order: int = 3, reference: Function | No
     if order > 1:
         second = torch.stack([column[1] for column in truth]).detach()
         for kind, expected in (("diagonal", second), ("summed", second.sum(0, keepdim=True))):
-            _, rows = propagated(f, x, kind)
+            try:
+                _, rows = propagated(f, x, kind)
+            except ApartError:  # of what does not move, a sum says too little: the route takes each by itself
+                assert kind == "summed"
+                continue
             close(filled(rows[0], value, len(first)), first)
             close(2 * filled(rows[1], value, len(expected)), expected)
     if order > 2:

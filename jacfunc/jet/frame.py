@@ -57,7 +57,7 @@ class Propagation:
     what shares memory with a jet's value, and its version then.  ``scaled``: rows that are one-hot rows times a scale,
     as an activation after a narrow layer leaves them, each with its scale.  ``within``: what it runs inside of.
     ``origin``: what the rows of its first frame are, where that is known.  ``recorder``: who notes its operations.
-    ``rooted``: whether a norm was zero (``roots.py``).
+    ``rooted``: whether a norm was zero (``root.py``).
     """
 
     batch: tuple[int, ...]

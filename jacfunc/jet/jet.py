@@ -46,7 +46,7 @@ class Jet:
     change in place, but for ``x[i] += y``, where one is a view by an index of the other (``origin``).
     ``activated`` is what it is the activation of, where a compiled graph may join that with the next linear layer.
     ``pending`` is what has to be done before the numbers can be used, if anything (``pending.py``); ``root`` is what is
-    known of them where a norm is zero (``roots.py``).
+    known of them where a norm is zero (``root.py``).
     """
 
     __slots__ = (

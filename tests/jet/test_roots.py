@@ -10,7 +10,8 @@ import torch
 
 from jacfunc.jet import Frame, Jet, Propagation, layout
 from jacfunc.jet.build import constant_rows
-from jacfunc.jet.roots import Root, added, applied, directions, multiplied, with_root, with_value
+from jacfunc.jet.root import Root, directions, with_root, with_value
+from jacfunc.jet.roots import added, applied, multiplied
 
 DOUBLE = torch.float64
 LAYOUTS = {

@@ -14,7 +14,8 @@ from ...core.levels import differentiated_again, tracked
 from ..build import constant_rows
 from ..frame import ApartError, CannotFollowError
 from ..jet import Jet
-from ..roots import Root, added, applied, looked_at, multiplied, series, with_root
+from ..root import Root, looked_at, with_root
+from ..roots import added, applied, multiplied, series
 from ..values import jets_in, plain, replaced
 from .shared import broadcast, functions_of
 

@@ -15,7 +15,7 @@ from ..frame import Frame, plus
 from ..jet import Coefficients, Jet
 from ..layout import Product
 from ..registry import add, forms
-from ..roots import with_value
+from ..root import with_value
 from ..values import plain
 
 Tensor = torch.Tensor

@@ -17,7 +17,7 @@ from ..build import Operand, linear
 from ..fallback import pushed
 from ..jet import Jet
 from ..registry import add
-from ..roots import with_value
+from ..root import with_value
 from ..vmap_rules import batched, mapped, stacked
 from .roots import rooted
 from .shared import enter, enter_each, enter_valued, from_end, functions_of, valued
