@@ -76,7 +76,7 @@ def known_call(transform: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if kind is None:
         return Known(fingerprint)
     shape, kind = kind[1], (kind, transform.quantity.identity, options.planned)
-    known: tuple[Request, Plan] | None = caches.FAST_CALLS.get(fingerprint.key, kind)
+    known: tuple[Request, Plan] | None = caches.FAST_CALLS.peek(fingerprint.key, kind)
     if known is None:
         return Known(fingerprint, kind, shape)
     request, plan = known

@@ -21,18 +21,17 @@ def recorder_of(findings: Findings, request: Request) -> Recorder | None:
     return Recorder(request.samples)
 
 
-def due_again(plan: Plan, request: Request) -> bool:
-    """Whether to verify a known plan anew, forgotten now: at calls 2, 3, 5, 9 and so on, of what no program shows."""
-    if not plan.findings.opaque:
-        return False
+def unless_due(plan: Plan | None, request: Request) -> Plan | None:
+    """A known plan, but for calls 2, 3, 5, 9 and so on of what no program shows: it is forgotten then, and verified."""
+    if plan is None or not plan.findings.opaque:
+        return plan
     fingerprint, signature = request.fingerprint, (plan.quantity.identity, request.signature)
     count = 1 + (caches.OPAQUE.get(fingerprint.key, signature) or 0)
     caches.OPAQUE.put(fingerprint.key, fingerprint.parts, signature, count)
     if count & (count - 1):
-        return False
-    for memory in (caches.PLANS, caches.FAST_CALLS):
-        memory.forget(fingerprint.key)
-    return True
+        return plan
+    caches.forget_plans(fingerprint.key)
+    return None
 
 
 def with_program(

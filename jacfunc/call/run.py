@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -21,6 +22,7 @@ from ..evaluation.rng import RandomState
 from ..jet.frame import CannotFollowError
 from ..modules.swapping import locked
 from ..routes.points import waves
+from ..routes.route import Route
 from ..routes.task import Evaluation, Mode, Task
 from ..routes.verify import value_only
 from ..routes.verify_followed import OtherwiseError
@@ -29,7 +31,7 @@ from . import independence
 from .dead_branches import completes, has_nan, has_values_around
 from .evaluator import Evaluator, ModulesFoundError, OutputsChangedError
 from .independence import Independence
-from .known import due_again, recorder_of, with_program
+from .known import recorder_of, unless_due, with_program
 from .parting import parting
 from .plan import Findings, Plan, make_plan, no_route, treats_otherwise
 from .quantity import Outcome, Quantity, Results
@@ -68,9 +70,7 @@ def run(request: Request, quantity: Quantity, known: Plan | None = None, limit: 
 def _run(request: Request, quantity: Quantity, known: Plan | None, limit: int | None, changes: int = 0) -> Ran:
     if request.traced:
         return _attempt(known, _expecting(known, request)) if known else _run_traced(request, quantity)
-    plan = known or _remembered(request, quantity)
-    if plan is not None and due_again(plan, request):
-        plan = None
+    plan = unless_due(known or _remembered(request, quantity), request)
     try:
         if plan is not None:
             try:
@@ -87,8 +87,7 @@ def _run(request: Request, quantity: Quantity, known: Plan | None, limit: int | 
                 plan = plan.unsettled()
                 return _descend(_followable(plan, request), _expecting(plan, request, evaluator), state, limit, values)
     except OutputsChangedError:
-        for memory in (caches.PLANS, caches.FAST_CALLS):
-            memory.forget(request.fingerprint.key)
+        caches.forget_plans(request.fingerprint.key)
         if changes == CHANGES:
             raise UnsupportedOperationError(
                 "f returned outputs of another structure or shape at each call with the same arguments; return the "
@@ -317,9 +316,8 @@ def _exported(plan: Plan, evaluator: Evaluator) -> Ran:
 # -------------------------------------------------------------------- one strategy
 
 
-def _computed(plan: Plan, task: Task) -> tuple[Evaluation, Results]:
-    """What the first strategy computes, while it is known how often f is differentiated."""
-    route = plan.strategy.route
+def _on_tensors(plan: Plan, route: Route, task: Task) -> tuple[Evaluation, Results]:
+    """What a route computes, while it is known how often tensors that go through f are differentiated."""
     with Differentiated(plan.quantity.order, by_tensors=not route.on_jets):
         return plan.wanted.compute(route, task)
 
@@ -369,7 +367,9 @@ def _attempt(
     recorder = recorder_of(findings, request)
     evaluator.note(recorder)
     try:
-        evaluation, results = _computed(plan, task)
+        jets_alone = strategy.route.on_jets and not verified
+        compute = plan.wanted.compute if jets_alone else partial(_on_tensors, plan)
+        evaluation, results = compute(strategy.route, task)
     finally:
         evaluator.note(None)
     if findings.settled and recorder is not None and recorder.program is not None and not recorder.program.proved:
@@ -378,7 +378,7 @@ def _attempt(
         raise OtherwiseError("f returned other values than a plain forward")
     if verified and values is not None and tells_nothing(values):
         usual = replace(task, leaves=waves(task.leaves), mode=mode._replace(verified=False))
-        if not reproduces_at(usual.leaves, lambda: _computed(plan, usual)[0], evaluator, state):
+        if not reproduces_at(usual.leaves, lambda: _on_tensors(plan, strategy.route, usual)[0], evaluator, state):
             raise OtherwiseError("f returned other values than a plain forward")
     undifferentiable = evaluation.undifferentiable or findings.undifferentiable or bool(task.lacking)
     if undifferentiable:

@@ -58,6 +58,11 @@ class Memory:
             self._entries.move_to_end(function)
             return entry[1].get(signature)
 
+    def peek(self, function: Hashable, signature: Hashable) -> Any:
+        """The remembered value or None, without a lock: asked at every call, it does not count as a use."""
+        entry = self._entries.get(function)
+        return None if entry is None else entry[1].get(signature)
+
     def put(self, function: Hashable, parts: Iterable[object], signature: Hashable, value: Any) -> None:
         """Remember ``value`` for as long as every object in ``parts`` lives."""
         with LOCK:
@@ -287,9 +292,16 @@ _MEMORIES = (
 )
 
 
+def forget_plans(function: Hashable) -> None:
+    """Drop the plans of one function, so that its next call is planned and verified anew."""
+    for memory in (PLANS, FAST_CALLS):
+        memory.forget(function)
+
+
 def distrust(function: Hashable) -> None:
     """Drop what was found of one function, so that its next call is looked at as a first one."""
-    for memory in (INDEPENDENT, PLANS, FAST_CALLS, COMPILED):
+    forget_plans(function)
+    for memory in (INDEPENDENT, COMPILED):
         memory.forget(function)
     FAST_COMPILED.clear()  # which is by transform
 
