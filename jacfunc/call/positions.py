@@ -55,10 +55,8 @@ def _differs(request: Request, size: int, part: Callable[[int, int], Request]) -
     program = evaluator.looked_at
     if program is not None and any(_takes(step, joint, last + most, count) for step in program.steps):
         return True
-    for start, stop in (
-        (size, size + few),
-        (last, last + most),
-    ):  # one even and one odd number, where there are so many
+    parts = ((size, size + few), (last, last + most))  # an even and an odd number, where there are so many
+    for start, stop in parts:
         try:
             alone, _ = Evaluator(part(start, stop)).look(state)
         except REFUSED:  # of so many samples: then it does of no block of another size either
