@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from quick import mostly_slow
 from torch.nn import functional as F
 
 from jacfunc import UnsupportedOperationError, batch_jac, diag_jac, hess_diag, hessian, laplacian, partials
@@ -226,7 +227,7 @@ def test_many_points_in_single_precision() -> None:
     torch.testing.assert_close(laplacian(f)(x).double(), truth(laplacian, smooth, x.double()), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["a Gaussian", "cdist", "times the input", "two norms"])
+@pytest.mark.parametrize("name", mostly_slow(["a Gaussian", "cdist", "times the input", "two norms"], ["a Gaussian"]))
 def test_compiled(name: str) -> None:
     f, smooth = SMOOTH[name]
     derivative = laplacian(f, compile=True)
