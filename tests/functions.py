@@ -59,6 +59,21 @@ class Dual(OnlyOnce):
         return t * ctx.saved_tensors[0].cos()
 
 
+class Cubic(torch.autograd.Function):
+    @staticmethod
+    def forward(x):
+        return x**3
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g * 3 * x**2
+
+
 class Looking(torch.autograd.Function):
     """A product whose backward looks at values, which vmap forbids."""
 

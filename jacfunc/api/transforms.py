@@ -29,7 +29,6 @@ from ..call.shapes import refuse_unequal_trees, refuse_without_diagonal
 from ..core import trees
 from ..core.levels import tracing
 from ..core.reasons import name_of
-from ..modules.fingerprint import Fingerprint
 from ..options import Keywords, Options
 from ..routes.collect import Block, Diagonal, HessianDiagonal, owned
 from .calling import Uncalled, keywords_only
@@ -58,7 +57,10 @@ class Transform(Entrance, Uncalled):
         try:
             if not torch.is_inference_mode_enabled():
                 known = known_call(self, args, kwargs)
-                request, plan = known.call or (self._requested(args, kwargs, known.fingerprint), None)
+                request, plan = known.call or (
+                    Request(self.transformed, self.options, args, kwargs, fingerprint=known.fingerprint),
+                    None,
+                )
                 if plan is not None or not request.inference:
                     return self._result(request, plan, known)
             with requested(self.transformed, self.options, args, kwargs) as request:
@@ -66,9 +68,6 @@ class Transform(Entrance, Uncalled):
         except JetsGivenError:
             pass
         return followed(self, args, kwargs)
-
-    def _requested(self, args: tuple[Any, ...], kwargs: dict[str, Any], fingerprint: Fingerprint | None) -> Request:
-        return Request(self.transformed, self.options, args, kwargs, fingerprint=fingerprint)
 
     def traced(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], known: Plan | None = None

@@ -114,7 +114,7 @@ def _due(request: Request, program: Program) -> bool:
     if found is None:
         return False
     caches.FOLLOWED[found] = count = max(caches.FOLLOWED.get(found, 0), 0) + 1
-    return count & (count - 1) == 0
+    return caches.due(count)
 
 
 def several(request: Request) -> bool:
@@ -148,10 +148,9 @@ def _probed(evaluator: Evaluator, outputs: Tensors, state: RandomState, forwards
     if isinstance(probes, str):
         _warn(probes)
         return Independence.UNDECIDED
-    first = moved([outputs, *(probe.outputs for probe in probes)], replaced)
-    if first is None or _only_rounding(
-        evaluator, [outputs, *(probe.outputs for probe in probes)], first, replaced, state
-    ):
+    evaluations = [outputs, *(probe.outputs for probe in probes)]
+    first = moved(evaluations, replaced)
+    if first is None or _only_rounding(evaluator, evaluations, first, replaced, state):
         return Independence.CHECKED
     again = evaluated(evaluator, evaluator.request.leaves, state)
     ends = [*(probe.end for probe in probes), *_ends_elsewhere(evaluator, state, again.end)]
@@ -209,7 +208,7 @@ def look_again(request: Request, program: Program) -> None:
         confirm(request, AFTER_REFUSAL)
         count = 0
     caches.FOLLOWED[program] = count = count + 1
-    if count & (count - 1):
+    if not caches.due(count):
         return
     try:
         confirm(request, FORWARDS)

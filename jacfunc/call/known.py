@@ -28,7 +28,7 @@ def unless_due(plan: Plan | None, request: Request) -> Plan | None:
     fingerprint, signature = request.fingerprint, (plan.quantity.identity, request.signature)
     count = 1 + (caches.OPAQUE.get(fingerprint.key, signature) or 0)
     caches.OPAQUE.put(fingerprint.key, fingerprint.parts, signature, count)
-    if count & (count - 1):
+    if not caches.due(count):
         return plan
     caches.forget_plans(fingerprint.key)
     return None

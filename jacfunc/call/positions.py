@@ -36,7 +36,7 @@ def refuse_positions(request: Request, size: int, part: Callable[[int, int], Req
         return
     fingerprint, signature = request.fingerprint, (request.signature, size)
     passed: int = caches.CUT.get(fingerprint.key, signature) or 0
-    if (passed + 1) & passed == 0 and _differs(request, size, part):
+    if caches.due(passed + 1) and _differs(request, size, part):
         raise ArgumentError(_message(request))
     if fingerprint.watchable:
         caches.CUT.put(fingerprint.key, fingerprint.parts, signature, passed + 1)

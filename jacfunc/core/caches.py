@@ -194,6 +194,11 @@ class Around(threading.local):
 AROUND = Around()
 
 
+def due(count: int) -> bool:
+    """Whether this is one of the counts 1, 2, 4, 8 and so on, at which what may change is looked at again."""
+    return count & (count - 1) == 0
+
+
 class Count:
     """How many evaluations of all threads are under way; its lock is held for a moment only."""
 

@@ -148,7 +148,7 @@ def _without_gradients(root: Root, parts: Sequence[Tensor | None], rows: Coeffic
     """Rows whose gradients by what the root is of are NaN where there are none."""
     square, moving, found = root.square.value, _moving(root), []
     for order, stack in enumerate(rows, start=1):
-        alive = _any_of(parts[: order + 1])
+        alive = any_of(parts[: order + 1])
         lost = None if moving is None or alive is None else moving & alive
         if stack is None or lost is None or (looked_at(root.even.frame) and not bool(lost.any())):
             found.append(stack)
@@ -160,10 +160,11 @@ def _without_gradients(root: Root, parts: Sequence[Tensor | None], rows: Coeffic
 
 def _moving(root: Root) -> Tensor | None:
     """Where the root moves along any direction."""
-    return _any_of([None if rows is None else rows > 0 for rows in root.moves.coefficients])
+    return any_of([None if rows is None else rows > 0 for rows in root.moves.coefficients])
 
 
-def _any_of(stacks: Sequence[Tensor | None]) -> Tensor | None:
+def any_of(stacks: Sequence[Tensor | None]) -> Tensor | None:
+    """Where any row of any stack says so."""
     found: Tensor | None = None
     for stack in stacks:
         if stack is not None:

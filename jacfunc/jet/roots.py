@@ -26,7 +26,7 @@ from . import layout
 from .build import composed, constant_rows
 from .frame import Frame, Propagation
 from .jet import Jet
-from .root import Root, parts_of
+from .root import Root, any_of, parts_of
 from .values import jets_in
 
 Tensor = torch.Tensor
@@ -55,22 +55,21 @@ def on_roots(function: Any, rule: Callable[..., Any]) -> Callable[..., Any]:
 
 def added(one: Root, other: Root) -> Root:
     """The sum."""
-    ours = _together(one, other)
+    ours, two = _together(one, other)
 
     def total(name: str) -> Any:
         return getattr(one, name) + getattr(other, name)
 
-    odd_size = _unless_both(ours, one, other, total("odd_size"))
+    odd_size = _unknown(total("odd_size"), two)
     return replace(ours, even=total("even"), odd=total("odd"), even_size=total("even_size"), odd_size=odd_size)
 
 
 def multiplied(one: Root, other: Root) -> Root:
     """The product."""
-    ours = _together(one, other)
+    ours, two = _together(one, other)
     even, odd = _product(one.even, one.odd, other.even, other.odd, ours.square)
     even_size, odd_size = _product(one.even_size, one.odd_size, other.even_size, other.odd_size, ours.square_size)
-    odd_size = _unless_both(ours, one, other, odd_size)
-    return replace(ours, even=even, odd=odd, even_size=even_size, odd_size=odd_size)
+    return replace(ours, even=even, odd=odd, even_size=even_size, odd_size=_unknown(odd_size, two))
 
 
 def _product(a: Any, b: Any, c: Any, d: Any, square: Any) -> tuple[Any, Any]:
@@ -83,55 +82,45 @@ def _below_top(odd: Jet) -> Jet:
     return odd if differentiated_again() else Jet(odd.value, (*odd.coefficients[:-1], None), odd.frame)
 
 
-def _together(one: Root, other: Root) -> Root:
-    """The square of the root of either of two numbers; where both have one, of no order is anything known of it."""
+def _together(one: Root, other: Root) -> tuple[Root, Tensor | None]:
+    """The square of the root of either of two numbers, of which nothing is known where there are two; and where."""
     if one.square is other.square:
-        return one
-    first = _alive(one)
+        return one, None
+    first, second = any_of(parts_of(one)), any_of(parts_of(other))
+    assert first is not None
+    assert second is not None
+    two = first & second & _different(one.square, other.square)
 
     def chosen(name: str) -> Any:
         return torch.where(first, getattr(one, name), getattr(other, name))
 
     square = chosen("square")
-    unknown = torch.where(_different(one, other), math.nan, torch.zeros_like(square.value))
+    unknown = torch.where(two, math.nan, torch.zeros_like(square.value))
     sizes = square.frame.layout.sizes
     rows = [
         c if order == 0 else unknown.expand(sizes[order], *unknown.shape) if c is None else c + unknown
         for order, c in enumerate(square.coefficients)
     ]
     square = Jet(square.value, tuple(rows), square.frame)
-    return replace(one, square=square, square_size=chosen("square_size"), moves=chosen("moves"))
+    return replace(one, square=square, square_size=chosen("square_size"), moves=chosen("moves")), two
 
 
-def _unless_both(ours: Root, one: Root, other: Root, size: Any) -> Any:
+def _unknown(size: Any, two: Tensor | None) -> Any:
     """The size of what the root is multiplied by, NaN where that is two of them, and so never what is left of zero."""
-    if ours is one:
-        return size
-    return Jet(torch.where(_different(one, other), math.nan, size.value), size.coefficients, size.frame)
+    return size if two is None else Jet(torch.where(two, math.nan, size.value), size.coefficients, size.frame)
 
 
-def _different(one: Root, other: Root) -> Tensor:
-    """Where two numbers have different roots: a root is not negative, so its square tells which it is."""
-    different = torch.zeros_like(one.moves.value, dtype=torch.bool)
-    for order in range(1, one.square.frame.layout.order + 1):
-        mine, others = one.square.full(order), other.square.full(order)
+def _different(one: Jet, other: Jet) -> Tensor:
+    """Where two squares are those of different roots: a root is not negative, so its square tells which it is."""
+    different = torch.zeros_like(one.value, dtype=torch.bool)
+    for order in range(1, one.frame.layout.order + 1):
+        mine, others = one.full(order), other.full(order)
         if mine is None or others is None:
             some = others if mine is None else mine
             different = different if some is None else different | (some != 0).any(0)
         else:
             different = different | (mine != others).any(0)
-    return _alive(one) & _alive(other) & different
-
-
-def _alive(root: Root) -> Tensor:
-    """Where anything is left of a root."""
-    value, *rest = parts_of(root)
-    assert value is not None
-    alive = value[0]
-    for part in rest:
-        if part is not None:
-            alive = alive | part.any(0)
-    return alive
+    return different
 
 
 # -------------------------------------------------------------------- functions of one number

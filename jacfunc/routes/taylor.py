@@ -73,7 +73,7 @@ class Taylor(Route):
             return _swept(
                 task, lambda segments: layout.diagonal(sum(segments)), _taker(task, entries.take_columns, False), 2
             )
-        by_each = layout.diagonal, _taker(task, entries.take_columns, False)
+        by_each = _taker(task, entries.take_columns, False)
         return _swept(task, layout.summed, _taker(task, entries.take_sums, True), None, by_each)
 
     def partials(self, task: Task, partials: Partials) -> Evaluation:
@@ -172,26 +172,26 @@ def _swept(
     make_layout: Callable[[tuple[int, ...]], layout.Layout],
     take: Callable[[int, int, Outputs], None],
     order: int | None,
-    by_each: tuple[Callable[[int], layout.Layout], Callable[[int, int, Outputs], None]] | None = None,
+    by_each: Callable[[int, int, Outputs], None] | None = None,
 ) -> Evaluation:
     """``order`` up to which each row of the input has rows of its own; None where they are summed.
 
-    ``by_each``: the layout, and who takes its rows, where a sum will not do.
+    ``by_each``: who takes the second derivative along each of them, where a sum will not do.
     """
 
     def followed(chunk: tuple[int, int]) -> Followed:
         start, stop = chunk
         sizes = tuple([segment.size for segment in task.inputs.segments(start, stop)])
         indices = None if order is None else partial(single, start, stop, task.inputs.sizes, order)
-        rows, taking = make_layout(sizes), take
         try:
-            found = follow(task, rows, _one_hot(task, start, stop), indices=indices)
+            found = follow(task, make_layout(sizes), _one_hot(task, start, stop), indices=indices)
         except ApartError:
             if by_each is None:
                 raise
-            rows, taking = by_each[0](sum(sizes)), by_each[1]
-            found = follow(task, rows, _one_hot(task, start, stop), narrowing=False)
-        taking(start, stop, found[0])
+            found = follow(task, layout.diagonal(sum(sizes)), _one_hot(task, start, stop), narrowing=False)
+            by_each(start, stop, found[0])
+        else:
+            take(start, stop, found[0])
         return found
 
     return _in_parts(task, task.inputs.chunks(task.chunk_size), followed, task.mode.wants_value)

@@ -11,6 +11,7 @@ import optree
 import pytest
 import torch
 from backends import by_backend, compiling_by
+from functions import Cubic
 from partial_truth import ACTIVATIONS, all_indices, close, network, truth
 from torch import nn
 from torch.utils import _pytree
@@ -94,21 +95,6 @@ def test_order_six_in_one_dimension(activation):
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_every_route(method, order):
     compare(network("tanh", 2, 1), 2, order, method=method)
-
-
-class Cubic(torch.autograd.Function):
-    @staticmethod
-    def forward(x):
-        return x**3
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, g):
-        (x,) = ctx.saved_tensors
-        return g * 3 * x**2
 
 
 class OldCubic(torch.autograd.Function):

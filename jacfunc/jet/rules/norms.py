@@ -28,30 +28,24 @@ def squared(input: Any) -> Any:
 # -------------------------------------------------------------------- variances
 
 
-def variance(input: Any, *args: Any, keepdim: bool = False, **kwargs: Any) -> Any:
+def variance(*args: Any, **kwargs: Any) -> Any:
     """The mean square of what is left without the mean."""
-    return _variance(input, keepdim, *args, **kwargs)[0]
+    return _variance(*args, **kwargs)[0]
 
 
-def deviation(input: Any, *args: Any, keepdim: bool = False, **kwargs: Any) -> Any:
+def deviation(*args: Any, **kwargs: Any) -> Any:
     """The root of the variance."""
-    found, centred, dims, keepdim = _variance(input, keepdim, *args, **kwargs)
+    found, centred, dims, keepdim = _variance(*args, **kwargs)
     return rooted(found, lambda: centred, dims, keepdim)
 
 
 def _variance(
-    input: Any,
-    kept: bool,
-    dim: Any = None,
-    unbiased: bool | None = None,
-    keepdim: bool = False,
-    *,
-    correction: float | None = None,
+    input: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: float | None = None
 ) -> tuple[Any, Any, tuple[int, ...], bool]:
-    """It, what is left without the mean, and along which axes; whether these are kept may come by position."""
+    """It, what is left without the mean, along which axes, and whether these are kept."""
     if isinstance(dim, bool):  # ``var(x, unbiased)``
         dim, unbiased = None, dim
-    dims, keepdim = all_dims(dim, input.dim()), kept or keepdim
+    dims = all_dims(dim, input.dim())
     lost = correction if correction is not None else (1 if unbiased is None else int(unbiased))
     centred = input - input.mean(dims, keepdim=True)
     count = math.prod([input.shape[d] for d in dims])

@@ -101,12 +101,12 @@ def _expanded(root: Root, shape: Any) -> Root:
 def with_kinks(function: Function, rule: Function, args: Args, kwargs: Named) -> Any:
     """A function that is smooth but for some points, where none of them is met."""
     input, *others = args
-    if type(input) is not Jet or input.root is None or not looked_at(input.frame):
+    if type(input) is not Jet or input.root is None or jets_in(tuple(others), kwargs) or not looked_at(input.frame):
         return NotImplemented
     even = input.root.even.value.detach()
     step = torch.where(input.root.moves.value > 0, (1 + even.abs()) * torch.finfo(even.dtype).eps ** 0.5, 0.0)
     slopes = [series(lambda x: rule(x, *others, **kwargs), input.root.even, even + sign * step) for sign in (-1, 1)]
-    if jets_in(tuple(others), kwargs) or slopes[0] is None or slopes[1] is None:
+    if slopes[0] is None or slopes[1] is None:
         return NotImplemented
     if not torch.allclose(slopes[0][1], slopes[1][1], rtol=1e-3, atol=1e-3):
         return NotImplemented
