@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Literal, TypedDict
 
 from .errors import ArgumentError, ArgumentTypeError
@@ -26,6 +26,7 @@ class Keywords(TypedDict, total=False):
     has_aux: bool
     return_value: bool
     check: bool
+    check_tolerance: float | None
     compile: bool
 
 
@@ -51,6 +52,8 @@ class Options:
         has_aux: ``f`` returns ``(output, aux)``; aux comes last in the result.
         return_value: also return the output of ``f``.
         check: find out, once, whether samples influence each other, and refuse if so.
+        check_tolerance: by which part of its size an output may move when other samples are replaced, before that counts
+            as an influence, for solvers whose steps all samples share (dopri5); None for rounding alone.
         compile: run under ``torch.compile``, compiled once for a function and a kind of arguments; the first call takes
             seconds, and is compared with an eager one.
         numbers: the selected arguments, as a tuple also where ``argnums`` is an int.
@@ -66,6 +69,7 @@ class Options:
     has_aux: bool = False
     return_value: bool = False
     check: bool = True
+    check_tolerance: float | None = None
     compile: bool = False
     numbers: tuple[int, ...] = field(init=False, repr=False, compare=False)
     planned: tuple[object, ...] = field(init=False, repr=False, compare=False)
@@ -100,6 +104,7 @@ class Options:
         # Once for a transform, as every call asks for them; a frozen dataclass has no other way.
         object.__setattr__(self, "numbers", self.argnums if isinstance(self.argnums, tuple) else (self.argnums,))
         asked = (self.argnums, self.batch_dims, self.method, self.chunk_size, self.has_aux, self.check)
+        asked += (self.check_tolerance,)
         object.__setattr__(self, "planned", asked)
         if not self.numbers or not all(_is_int(number) for number in self.numbers):
             raise ArgumentTypeError(f"argnums={self.argnums!r} is not an int or a non-empty tuple of ints")
@@ -124,15 +129,23 @@ class Options:
             )
         for name in ("has_aux", "return_value", "check", "compile"):
             check_flag(name, getattr(self, name))
+        part = self.check_tolerance
+        if part is not None and (not isinstance(part, int | float) or isinstance(part, bool) or not 0 <= part < 1):
+            raise ArgumentError(
+                f"check_tolerance={part!r} is not a part of the size of an output, from 0 to below 1, as 1e-4; or None "
+                "for rounding alone"
+            )
 
 
 def _exact(value: Any) -> Any:
-    """With an int for an integer of another kind, such as numpy's."""
+    """With an int or a float for a number of another kind, such as numpy's."""
     if value is None or isinstance(value, int | str):
         return value
     if isinstance(value, tuple):
         return tuple([_exact(item) for item in value])
-    return int(value) if isinstance(value, Integral) else value
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
 
 
 def _is_int(value: object) -> bool:

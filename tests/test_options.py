@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import FrozenInstanceError, fields
 from typing import Any
 
@@ -22,10 +23,15 @@ def test_numbers_are_a_tuple_also_of_one(argnums: Any, numbers: tuple[int, ...])
     assert options.numbers == numbers and options.argnums == argnums
 
 
-def test_integers_of_another_kind_become_ints() -> None:
-    keywords: Any = {"argnums": (np.int64(1), 0), "batch_dims": np.int32(2), "chunk_size": np.int64(3)}
+def test_numbers_of_another_kind_become_pythons() -> None:
+    keywords: Any = {
+        "argnums": (np.int64(1), 0),
+        "batch_dims": np.int32(2),
+        "chunk_size": np.int64(3),
+        "check_tolerance": np.float32(0.5),
+    }
     options = Options.of("diag_jac", keywords)
-    assert options == Options(argnums=(1, 0), batch_dims=2, chunk_size=3)
+    assert options == Options(argnums=(1, 0), batch_dims=2, chunk_size=3, check_tolerance=0.5)
     assert [type(number) for number in (*options.numbers, options.batch_dims, options.chunk_size)] == [int] * 4
 
 
@@ -58,6 +64,15 @@ REFUSED = [
     ("return_value", None, ArgumentTypeError, "return_value=None is not a bool"),
     ("check", "yes", ArgumentTypeError, "check='yes' is not a bool"),
     ("compile", 0, ArgumentTypeError, "compile=0 is not a bool"),
+    (
+        "check_tolerance",
+        "auto",
+        ArgumentError,
+        "check_tolerance='auto' is not a part of the size of an output, from 0 to",
+    ),
+    ("check_tolerance", True, ArgumentError, "check_tolerance=True is not a part"),
+    ("check_tolerance", -1e-4, ArgumentError, "check_tolerance=-0.0001 is not a part"),
+    ("check_tolerance", math.nan, ArgumentError, "check_tolerance=nan is not a part"),
 ]
 
 
@@ -70,6 +85,7 @@ def test_a_value_that_cannot_be_meant_is_refused(name: str, value: Any, error: t
 
 ALLOWED = [
     ("batch_dims", 0),
+    ("check_tolerance", 0),
     ("chunk_size", 1),
     ("sample_chunk_size", "auto"),
     ("sample_chunk_size", 1),
@@ -95,6 +111,7 @@ CHANGED: dict[str, Any] = {
     "has_aux": True,
     "return_value": True,
     "check": False,
+    "check_tolerance": 0.5,
     "compile": True,
 }
 
@@ -107,7 +124,7 @@ def test_what_was_changed_is_told_as_it_is_written() -> None:
 
 def test_a_plan_depends_on_some_of_them_only() -> None:
     depends = {name for name, value in CHANGED.items() if Options(**{name: value}).planned != Options().planned}
-    assert depends == {"argnums", "batch_dims", "method", "chunk_size", "has_aux", "check"}
+    assert depends == {"argnums", "batch_dims", "method", "chunk_size", "has_aux", "check", "check_tolerance"}
 
 
 def test_options_without_one_thing_are_as_they_were_in_all_else() -> None:

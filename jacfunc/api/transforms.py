@@ -167,7 +167,7 @@ def diag_jac(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
             own.  ``x`` and ``y`` may be trees (dicts, tuples, whatever ``optree`` knows).
         **keywords: ``argnums=-1``, ``batch_dims=1``, ``method="auto"``, ``chunk_size=None``,
             ``sample_chunk_size=None``, ``in_dims=None``, ``has_aux=False``, ``return_value=False``, ``check=True``,
-            ``compile=False``, described at :class:`jacfunc.options.Options`.
+            ``check_tolerance=None``, ``compile=False``, described at :class:`jacfunc.options.Options`.
 
     Returns:
         A function of the same arguments as ``f``.  Its result has the larger of ``O`` and ``I``: ``(N, *larger)``, the
@@ -284,7 +284,12 @@ class _Check:
 
 @keywords_only
 def check_independent(
-    f: Callable[..., Any], *, argnums: int | tuple[int, ...] = -1, batch_dims: int = 1, has_aux: bool = False
+    f: Callable[..., Any],
+    *,
+    argnums: int | tuple[int, ...] = -1,
+    batch_dims: int = 1,
+    has_aux: bool = False,
+    check_tolerance: float | None = None,
 ) -> Callable[..., bool]:
     """Whether the samples of a batch are computed independently: True, or an error that says what couples them.
 
@@ -298,6 +303,7 @@ def check_independent(
         argnums: the positional arguments that carry the samples to replace.
         batch_dims: how many leading axes are sample axes.
         has_aux: ``f`` returns ``(output, aux)``; aux is not looked at.
+        check_tolerance: by which part of its size an output may move; None for rounding alone.
 
     Returns:
         A function of the same arguments as ``f`` that returns True.
@@ -316,6 +322,11 @@ def check_independent(
         ...
         jacfunc.errors.CoupledSamplesError: ...
     """
-    keywords: Keywords = {"argnums": argnums, "batch_dims": batch_dims, "has_aux": has_aux}
+    keywords: Keywords = {
+        "argnums": argnums,
+        "batch_dims": batch_dims,
+        "has_aux": has_aux,
+        "check_tolerance": check_tolerance,
+    }
     options = Options.of("check_independent", keywords)
     return _Check(as_function(f), options)

@@ -57,8 +57,8 @@ OVER_THE_BATCH = (
 )
 SHARED_STEPS = (
     "for so small a change a step size or a stopping test that all samples share, as an adaptive ODE solver (dopri5) "
-    "takes it from a norm over the batch: take a solver with fixed steps (rk4), or check=False for the derivative "
-    "with the steps as they are"
+    "takes it from a norm over the batch: take a solver with fixed steps (rk4), or {tolerance} for derivatives with "
+    "the steps as they are"
 )
 BESIDE = (1, -1, 2, -2, 3)
 """How far off others are looked at before what moved by little counts as an influence."""
@@ -124,7 +124,8 @@ def several(request: Request) -> bool:
 
 
 def _signature(request: Request) -> object:
-    return (request.signature, request.options.argnums, request.options.batch_dims, request.options.has_aux)
+    options = request.options
+    return (request.signature, options.argnums, options.batch_dims, options.has_aux, options.check_tolerance)
 
 
 def check(evaluator: Evaluator, outputs: Tensors, state: RandomState, forwards: int | None = None) -> Independence:
@@ -149,7 +150,7 @@ def _probed(evaluator: Evaluator, outputs: Tensors, state: RandomState, forwards
         _warn(probes)
         return Independence.UNDECIDED
     evaluations = [outputs, *(probe.outputs for probe in probes)]
-    first = moved(evaluations, replaced)
+    first = moved(evaluations, replaced, evaluator.request.options.check_tolerance or 0.0)
     if first is None or _only_rounding(evaluator, evaluations, first, replaced, state):
         return Independence.CHECKED
     again = evaluated(evaluator, evaluator.request.leaves, state)
@@ -157,7 +158,7 @@ def _probed(evaluator: Evaluator, outputs: Tensors, state: RandomState, forwards
     doubt = _doubt(outputs, again, ends, len(replaced))
     if doubt is None:
         _remember_refused(evaluator.request, evaluator.looked_at)
-        raise CoupledSamplesError(_message(evaluator, *first, outputs))
+        raise CoupledSamplesError(_message(evaluator, first, outputs))
     _warn(doubt)
     return Independence.UNDECIDED
 
@@ -166,8 +167,7 @@ def _only_rounding(
     evaluator: Evaluator, evaluations: Sequence[Tensors], first: Moved, replaced: torch.Tensor, state: RandomState
 ) -> bool:
     """Whether what moved by little is no influence but rounding."""
-    leaf, _, change = first
-    if not change < SMALL * _largest(evaluations[0][leaf]):
+    if not _is_small(first, evaluations[0]):
         return False
 
     def others(**how: Any) -> Sequence[Tensors]:
@@ -178,8 +178,8 @@ def _only_rounding(
     return apart and is_less(evaluations, others(inside=True), replaced)
 
 
-def _largest(output: torch.Tensor) -> float:
-    return float(output.detach().abs().nan_to_num(0.0, 0.0, 0.0).max())
+def _is_small(first: Moved, outputs: Tensors) -> bool:
+    return first.change < SMALL * float(outputs[first.leaf].detach().abs().nan_to_num(0.0, 0.0, 0.0).max())
 
 
 def _forwards(request: Request, program: Program | None) -> int:
@@ -285,16 +285,22 @@ def probe_now(request: Request) -> bool:
         return not several(request) or check(*looked) is Independence.CHECKED
 
 
-def _message(evaluator: Evaluator, leaf: int, sample: int, change: float, outputs: Tensors) -> str:
+def _message(evaluator: Evaluator, first: Moved, outputs: Tensors) -> str:
     request = evaluator.request
-    path = evaluator.outputs.paths()[leaf] if evaluator.outputs else "output"
-    index = ", ".join(str(int(i)) for i in torch.unravel_index(torch.tensor(sample), request.batch))
-    small = change < SMALL * _largest(outputs[leaf])
-    cause = _module_at_fault(request.fingerprint) or (SHARED_STEPS if small else OVER_THE_BATCH)
+    path = evaluator.outputs.paths()[first.leaf] if evaluator.outputs else "output"
+    index = ", ".join(str(int(i)) for i in torch.unravel_index(torch.tensor(first.sample), request.batch))
+    given = request.options.check_tolerance
+    allowed = "" if given is None else f", and check_tolerance={given:g}"
+    size, usual = "", OVER_THE_BATCH
+    if first.relative < SMALL and _is_small(first, outputs):
+        size = f" ({first.relative:.2g} of its size{allowed})"
+        # More than ten times what was found, as others may move by more.
+        usual = SHARED_STEPS.format(tolerance=f"check_tolerance={10 ** math.ceil(math.log10(first.relative) + 1):.0e}")
+    cause = _module_at_fault(request.fingerprint) or usual
     numbers = all(shape == () for shape in request.input_shapes)
     one_sample = "batch_dims=0 if the input is one sample, or " if numbers else ""
     return (
-        f"{path}[{index}] changed by {change:.2g} when only other samples of the batch were replaced, so its "
+        f"{path}[{index}] changed by {first.change:.2g}{size} when only other samples of the batch were replaced, so its "
         f"per-sample derivatives do not exist; the usual cause is {cause}; make every output depend on its "
         f"own sample alone, or pass {one_sample}check=False if this is meant"
     )

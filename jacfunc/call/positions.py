@@ -61,7 +61,8 @@ def _differs(request: Request, size: int, part: Callable[[int, int], Request]) -
             alone, _ = Evaluator(part(start, stop)).look(state)
         except REFUSED:  # of so many samples: then it does of no block of another size either
             continue
-        if not all(agree(own, whole[start:stop]) for own, whole in zip(alone, together, strict=True)):
+        room = (joint.options.check_tolerance or 0.0) ** 2
+        if not all(agree(own, whole[start:stop], room) for own, whole in zip(alone, together, strict=True)):
             return True
     return False
 

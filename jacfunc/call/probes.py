@@ -18,8 +18,16 @@ from ..routes.points import REFUSED, waves
 from .evaluator import Evaluator
 
 Tensors = Sequence[torch.Tensor]
-Moved = tuple[int, int, float]
-"""An output leaf and a sample, and by how much it moved."""
+
+
+class Moved(NamedTuple):
+    """An output leaf and a sample, by how much it moved, and by which part of its size any sample did."""
+
+    leaf: int
+    sample: int
+    change: float
+    relative: float
+
 
 SEED = 20190613
 ROUNDING = 64
@@ -109,12 +117,12 @@ def _replacement(leaf: torch.Tensor, count: int, outliers: bool, generator: torc
     return values + (size * factor).to(values) * spread
 
 
-def moved(evaluations: Sequence[Tensors], replaced: torch.Tensor) -> Moved | None:
-    """What moved first between two evaluations that gave a sample the same value.
+def moved(evaluations: Sequence[Tensors], replaced: torch.Tensor, tolerance: float = 0.0) -> Moved | None:
+    """What moved first, by more than so large a part of its size, of evaluations that gave a sample the same value.
 
     The first evaluation is that of the samples as they are.
     """
-    return next(filter(None, (_first_moved(*pair) for pair in _compared(evaluations, replaced))), None)
+    return next(filter(None, (_first_moved(*pair, tolerance) for pair in _compared(evaluations, replaced))), None)
 
 
 def is_rounding(evaluations: Sequence[Tensors], beside: Sequence[Tensors], replaced: torch.Tensor) -> bool:
@@ -175,11 +183,11 @@ def _chosen(there: torch.Tensor, these: Tensors, others: Tensors) -> list[torch.
     return [torch.where(there[:, None], *pair) for pair in zip(these, others, strict=True)]
 
 
-def _first_moved(before: Tensors, after: Tensors, kept: torch.Tensor) -> Moved | None:
-    """What moved first beyond rounding among the rows that are kept."""
+def _first_moved(before: Tensors, after: Tensors, kept: torch.Tensor, tolerance: float = 0.0) -> Moved | None:
+    """What moved first beyond rounding and the tolerance among the rows that are kept."""
     for leaf, (old, new) in enumerate(zip(before, after, strict=True)):
         if old.shape != new.shape:
-            return leaf, int(kept.int().argmax()), float("nan")
+            return Moved(leaf, int(kept.int().argmax()), math.nan, math.nan)
         a, b = old[kept], new[kept]
         if torch.equal(a, b):  # as they are, mostly
             continue
@@ -187,8 +195,15 @@ def _first_moved(before: Tensors, after: Tensors, kept: torch.Tensor) -> Moved |
         size = a.abs().nan_to_num(0.0, 0.0, 0.0)
         scale = torch.maximum(size.amax(1, keepdim=True), size.mean())
         same = (a == b) | (a.isnan() & b.isnan())
-        moved = ~same & ~((a - b).abs() <= ROUNDING * torch.finfo(old.dtype).eps * scale)
+        room = max(ROUNDING * torch.finfo(old.dtype).eps, tolerance)
+        change = torch.where(same, 0.0, (a - b).abs())
+        moved = ~(change <= room * scale)
         if moved.any():
             row = int(moved.any(1).nonzero()[0])
-            return leaf, int(kept.nonzero()[row]), float((a - b)[row].abs().max())
+            return Moved(
+                leaf,
+                int(kept.nonzero()[row]),
+                float(change[row].max()),
+                float(torch.where(change > 0, change / scale, 0.0).max()),
+            )
     return None

@@ -147,7 +147,15 @@ def _noted() -> Iterator[list[Noted]]:
     try:
         yield noting.found
     finally:
-        sys.setprofile(before)
+        _tell_again(before)
+
+
+def _tell_again(profiler: Any) -> None:
+    """Have Python tell a profiler of calls once more; that of cProfile is no function, and enters itself."""
+    if profiler is None or callable(profiler):
+        sys.setprofile(profiler)
+    else:
+        profiler.enable()
 
 
 class _Noting:

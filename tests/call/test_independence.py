@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from jacfunc import (
+    ArgumentError,
     CoupledSamplesError,
     IndependenceWarning,
     batch_jac,
@@ -467,3 +469,31 @@ def test_however_small_an_influence_is_it_is_no_rounding(part, scale):
         x = torch.randn(count, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(count))
         with pytest.raises(CoupledSamplesError):
             diag_jac(lambda x: x.sin() + scale * part(x))(x)
+
+
+def little(scale):
+    return lambda x: x.sin() + scale * torch.tanh(x.mean(0))
+
+
+def test_an_influence_within_the_tolerance_is_none():
+    x = torch.randn(12, 3, dtype=torch.float64)
+    with pytest.raises(CoupledSamplesError, match=r"of its size\) when .* or check_tolerance=1e-0[45] for") as told:
+        diag_jac(little(1e-6))(x)
+    tolerance = float(re.search("check_tolerance=([0-9e.-]+)", str(told.value))[1])  # as it is told to
+    found = diag_jac(little(1e-6), check_tolerance=tolerance)(x)
+    torch.testing.assert_close(found, x.cos(), rtol=1e-4, atol=1e-4)
+    assert check_independent(little(1e-6), check_tolerance=tolerance)(x)
+    for scale in (1e-2, 1.0):  # the same program, and another verdict
+        with pytest.raises(CoupledSamplesError):
+            diag_jac(little(scale), check_tolerance=tolerance)(x)
+    with pytest.raises(CoupledSamplesError):  # what was found with a tolerance holds with this alone
+        diag_jac(little(1e-6))(x)
+
+
+def test_blocks_are_compared_within_the_tolerance_as_well():
+    x = torch.randn(32, 3, dtype=torch.float64)
+    steps = lambda x: x.sin() * (1 + 1e-6 * torch.tanh(x.square().mean()))
+    found = diag_jac(steps, check_tolerance=1e-4, sample_chunk_size=8)(x)
+    torch.testing.assert_close(found, x.cos(), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ArgumentError, match="f gives other values for samples alone"):
+        diag_jac(lambda x: x.sin() / len(x), check_tolerance=1e-4, sample_chunk_size=8)(x)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import cProfile
+import math
+import sys
+
 import pytest
 import torch
 from functions import Detaching, OldStyle, Saving
@@ -71,6 +75,18 @@ def test_calls_are_noted_however_they_were_bound_with_what_moves() -> None:
     assert [call.by_input for call in calls] == [(0,), (0,), (0,)]
     assert [call.others for call in calls] == [(), (1,), ()]
     assert torch.equal(calls[2].args[0], 2 * X)
+
+
+def test_a_profiler_goes_on() -> None:
+    profiler = cProfile.Profile()
+    profiler.enable()
+    try:
+        assert [call.function for call in called(made(Kept.apply, X))] == [Kept]
+        assert sys.getprofile() is profiler or sys.version_info >= (3, 12)  # which tells it by other means
+        math.lgamma(2.0)  # told to the profiler
+    finally:
+        profiler.disable()
+    assert any("lgamma" in str(entry.code) for entry in profiler.getstats())
 
 
 def test_of_many_calls_alike_some_are_looked_at() -> None:
