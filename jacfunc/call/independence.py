@@ -300,8 +300,8 @@ def _message(evaluator: Evaluator, first: Moved, outputs: Tensors) -> str:
     numbers = all(shape == () for shape in request.input_shapes)
     one_sample = "batch_dims=0 if the input is one sample, or " if numbers else ""
     return (
-        f"{path}[{index}] changed by {first.change:.2g}{size} when only other samples of the batch were replaced, so its "
-        f"per-sample derivatives do not exist; the usual cause is {cause}; make every output depend on its "
+        f"{path}[{index}] changed by {first.change:.2g}{size} when only other samples of the batch were replaced, so "
+        f"its per-sample derivatives do not exist; the usual cause is {cause}; make every output depend on its "
         f"own sample alone, or pass {one_sample}check=False if this is meant"
     )
 
