@@ -23,6 +23,7 @@ class Keywords(TypedDict, total=False):
     chunk_size: int | None
     sample_chunk_size: int | Literal["auto"] | None
     in_dims: InDims
+    out_dims: int | None
     has_aux: bool
     return_value: bool
     check: bool
@@ -49,6 +50,8 @@ class Options:
             samples; ``"auto"`` for as many as the caches of a CPU hold, None for all at once.
         in_dims: which positional arguments carry samples, as in ``torch.vmap``: an entry each, 0 or None (shared), or
             0 for all but the parameters of :func:`make_functional`.  Keyword arguments are shared.
+        out_dims: the axis of the outputs that the samples lie on, None for the first; 1 for trajectories ``(T, N, d)``.
+            Results have them on the same axis.
         has_aux: ``f`` returns ``(output, aux)``; aux comes last in the result.
         return_value: also return the output of ``f``.
         check: find out, once, whether samples influence each other, and refuse if so.
@@ -66,6 +69,7 @@ class Options:
     chunk_size: int | None = None
     sample_chunk_size: int | Literal["auto"] | None = None
     in_dims: InDims = None
+    out_dims: int | None = None
     has_aux: bool = False
     return_value: bool = False
     check: bool = True
@@ -100,12 +104,16 @@ class Options:
         """These options for all samples at once."""
         return replace(self, sample_chunk_size=None, in_dims=None)
 
+    @property
+    def out_axis(self) -> int:
+        """The axis of the outputs that the samples lie on, or how many axes lie before it."""
+        return self.out_dims or 0
+
     def __post_init__(self) -> None:
         # Once for a transform, as every call asks for them; a frozen dataclass has no other way.
         object.__setattr__(self, "numbers", self.argnums if isinstance(self.argnums, tuple) else (self.argnums,))
-        asked = (self.argnums, self.batch_dims, self.method, self.chunk_size, self.has_aux, self.check)
-        asked += (self.check_tolerance,)
-        object.__setattr__(self, "planned", asked)
+        named = ("argnums", "batch_dims", "method", "chunk_size", "out_dims", "has_aux", "check", "check_tolerance")
+        object.__setattr__(self, "planned", tuple([getattr(self, name) for name in named]))
         if not self.numbers or not all(_is_int(number) for number in self.numbers):
             raise ArgumentTypeError(f"argnums={self.argnums!r} is not an int or a non-empty tuple of ints")
         if not _is_int(self.batch_dims) or self.batch_dims < 0:
@@ -126,6 +134,16 @@ class Options:
             raise ArgumentError(
                 f"in_dims={dims!r} is not 0 (samples in front), None (shared), or a tuple with one of these for each "
                 "positional argument; move the sample axis to the front"
+            )
+        if self.out_dims is not None and (not _is_int(self.out_dims) or self.out_dims < 0):
+            raise ArgumentError(
+                f"out_dims={self.out_dims!r} is not the axis of the outputs that the samples lie on, 0 or more; None "
+                "for the first"
+            )
+        if self.out_dims and self.batch_dims != 1:
+            raise ArgumentError(
+                f"out_dims={self.out_dims} with batch_dims={self.batch_dims}; samples lie on one axis, so leave "
+                "batch_dims out"
             )
         for name in ("has_aux", "return_value", "check", "compile"):
             check_flag(name, getattr(self, name))

@@ -60,6 +60,9 @@ REFUSED = [
     ("in_dims", 1, ArgumentError, r"in_dims=1 is not 0 \(samples in front\)"),
     ("in_dims", (0, 1), ArgumentError, r"in_dims=\(0, 1\) is not 0"),
     ("in_dims", False, ArgumentError, "in_dims=False is not 0"),
+    ("out_dims", -1, ArgumentError, "out_dims=-1 is not the axis of the outputs that the samples lie on, 0 or more"),
+    ("out_dims", True, ArgumentError, "out_dims=True is not the axis"),
+    ("out_dims", (1, 0), ArgumentError, r"out_dims=\(1, 0\) is not the axis"),
     ("has_aux", 1, ArgumentTypeError, "has_aux=1 is not a bool"),
     ("return_value", None, ArgumentTypeError, "return_value=None is not a bool"),
     ("check", "yes", ArgumentTypeError, "check='yes' is not a bool"),
@@ -108,6 +111,7 @@ CHANGED: dict[str, Any] = {
     "chunk_size": 3,
     "sample_chunk_size": 4,
     "in_dims": 0,
+    "out_dims": 0,
     "has_aux": True,
     "return_value": True,
     "check": False,
@@ -124,7 +128,16 @@ def test_what_was_changed_is_told_as_it_is_written() -> None:
 
 def test_a_plan_depends_on_some_of_them_only() -> None:
     depends = {name for name, value in CHANGED.items() if Options(**{name: value}).planned != Options().planned}
-    assert depends == {"argnums", "batch_dims", "method", "chunk_size", "has_aux", "check", "check_tolerance"}
+    assert depends == {
+        "argnums",
+        "batch_dims",
+        "method",
+        "chunk_size",
+        "out_dims",
+        "has_aux",
+        "check",
+        "check_tolerance",
+    }
 
 
 def test_options_without_one_thing_are_as_they_were_in_all_else() -> None:

@@ -26,6 +26,7 @@ from ..jet.multiindices import MultiIndices, index_of
 from ..options import Keywords, Options
 from ..routes.collect import Block
 from .calling import Uncalled
+from .places import in_front
 from .results import by_output, per_argument, sizes
 from .transforms import Transform, transform_of, with_signature
 
@@ -291,6 +292,6 @@ def directional(f: Callable[..., Any], order: int = 1, **keywords: Unpack[Keywor
             "directional takes no sample_chunk_size and no in_dims, as the direction may carry samples; leave them out"
         )
     quantity = Quantity("directional", order, PartialsOf(MultiIndices.around([(order,)])), _along, key=order)
-    along = Along(as_function(f), options.argnums, options.batch_dims)
+    along = Along(in_front(as_function(f), options), options.argnums, options.batch_dims)
     inner = Options.of("directional", {**keywords, "argnums": -1})
     return Directional(Transform(along, quantity, inner), options)

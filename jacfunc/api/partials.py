@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Unpack
 
 import torch
@@ -16,59 +15,16 @@ import torch
 from ..call.entrance import Entrance
 from ..call.request import as_function
 from ..core import trees
-from ..core.levels import tracing
 from ..core.reasons import name_of
 from ..core.subclasses import undressed
-from ..errors import ArgumentError, ShapeError
 from ..jet import Jet
 from ..options import Keywords, Options
-from ..routes.collect import owned
 from .asked import Asked
 from .calling import Uncalled, keywords_only
 from .derivatives import Derivatives
 from .notation import Variables
+from .places import in_front
 from .transforms import Transform
-
-# -------------------------------------------------------------------- points that all functions share
-
-
-@dataclass(frozen=True, eq=False)
-class PointsInFront:
-    """A function whose outputs have their sample axis at a later place, with that axis moved to the front."""
-
-    transformed: Callable[..., Any]
-    axis: int
-    number: int
-    has_aux: bool
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The derivatives of ``f`` at its arguments, by name."""
-        result = self.transformed(*args, **kwargs)
-        count = trees.flatten(args[self.number])[0][0].shape[0]
-        if self.has_aux and isinstance(result, tuple) and len(result) == 2:
-            return self._moved(result[0], count), result[1]
-        return self._moved(result, count)
-
-    def _moved(self, output: Any, count: int) -> Any:
-        leaves, structure = trees.flatten(output)
-        for leaf, path in zip(leaves, structure.paths("output"), strict=True):
-            shape = tuple(getattr(leaf, "shape", ()))
-            if len(shape) <= self.axis or shape[self.axis] != count:
-                raise ShapeError(
-                    f"{path} has shape {shape}, but out_dims={self.axis} says that its axis {self.axis} has "
-                    f"the {count} "
-                    "points; set out_dims to the axis that they lie on"
-                )
-        return structure.build([leaf.movedim(self.axis, 0) for leaf in leaves])
-
-    def _fingerprint(self) -> tuple[object, ...]:
-        return (self.axis, self.number, self.has_aux, self.transformed)
-
-    def __repr__(self) -> str:
-        return name_of(self.transformed)
-
-
-# -------------------------------------------------------------------- the public function
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +47,6 @@ class Partials(Entrance, Uncalled):
         if not (options.return_value or options.has_aux):
             return self.named(result, options, args)
         fields, *others = result
-        if options.return_value and self.asked.axis:
-            leaves, structure = trees.flatten(others[0])
-            others[0] = structure.build([self._moved_back(leaf) for leaf in leaves])
         return (self.named(fields, options, args), *others)
 
     def chosen(self, args: Sequence[Any]) -> Transform:
@@ -111,8 +64,6 @@ class Partials(Entrance, Uncalled):
 
     def named(self, fields: Sequence[torch.Tensor], options: Options, args: Sequence[Any]) -> Derivatives:
         """The tensors under their names, and the inputs beside them."""
-        if self.asked.axis:
-            fields = [self._moved_back(field) for field in fields]
         names = [name.written for name in self.asked.names]
         inputs = zip(self.asked.variables.inputs, coordinates(args, options), strict=True)
         return Derivatives(names, fields, list(inputs))
@@ -127,11 +78,6 @@ class Partials(Entrance, Uncalled):
 
     def _fingerprint(self) -> tuple[object, ...]:
         return (self.transform, self.separate)
-
-    def _moved_back(self, tensor: torch.Tensor) -> torch.Tensor:
-        own = partial(owned, traced=tracing())
-        moved: torch.Tensor = trees.mapped(own, tensor.movedim(0, self.asked.axis))  # or a jet, which owns nothing
-        return moved
 
     def __repr__(self) -> str:
         return f"partials({name_of(self.transform.transformed)}, {self.written!r}, {_told(self.asked, self.transform)})"
@@ -149,41 +95,21 @@ def coordinates(args: Sequence[Any], options: Options) -> list[torch.Tensor]:
 
 def _told(asked: Asked, transform: Transform) -> str:
     variables = asked.variables
-    changed = [f"out_dims={asked.axis}"] if asked.axis else []
     named = [f"inputs={' '.join(variables.inputs)!r}", f"outputs={' '.join(variables.outputs)!r}"]
-    return ", ".join([*named, *changed, *transform.options.changed()])
+    return ", ".join([*named, *transform.options.changed()])
 
 
-def made(
-    function: Callable[..., Any], wanted: str, variables: Variables, options: Options, out_dims: int | None
-) -> Partials:
+def made(function: Callable[..., Any], wanted: str, variables: Variables, options: Options) -> Partials:
     """The transform for these names, of a function and options that are checked."""
-    axis = _axis(out_dims, options)
-    asked = Asked(variables, variables.names(wanted), axis)
+    asked = Asked(variables, variables.names(wanted), options.out_axis)
     numbers = tuple(range(-len(variables.inputs), 0))
     computed = asked.quantity()
 
     def transform(options: Options) -> Transform:
-        moved = PointsInFront(function, axis, options.numbers[0], options.has_aux) if axis else function
-        return Transform(moved, computed, options)
+        return Transform(in_front(function, options), computed, options)
 
     separate = options if len(numbers) == 1 else replace(options, argnums=numbers)
     return Partials(transform(options), transform(separate), asked, wanted)
-
-
-def _axis(out_dims: int | None, options: Options) -> int:
-    if out_dims is None:
-        return 0
-    if not isinstance(out_dims, int) or isinstance(out_dims, bool) or out_dims < 0:
-        raise ArgumentError(
-            f"out_dims={out_dims!r} is not the axis of the outputs that the samples lie on, 0 or more; None "
-            "for the first"
-        )
-    if out_dims and options.batch_dims != 1:
-        raise ArgumentError(
-            f"out_dims={out_dims} with batch_dims={options.batch_dims}; points lie on one axis, so leave batch_dims out"
-        )
-    return out_dims
 
 
 @keywords_only
@@ -193,7 +119,6 @@ def partials(
     *,
     inputs: str,
     outputs: str,
-    out_dims: int | None = None,
     **keywords: Unpack[Keywords],
 ) -> Partials:
     r"""Partial derivatives by name, mixed and of any order, from one propagation through ``f``.
@@ -212,10 +137,9 @@ def partials(
         wanted: names apart by spaces, as in ``"u u_t u_x u_xx"``, or by commas; beside an operator spaces mean nothing.
         inputs: a name for each coordinate, as in ``"t x"``.
         outputs: a name for each output, as in ``"u v p"``.
-        out_dims: the axis of the outputs that the samples lie on, None for the first.  For operator learning, where
-            all functions share the points: coordinates ``(P, d)`` and outputs ``(F, P, m)`` have ``out_dims=1``.
         **keywords: those of :func:`diag_jac`.  ``chunk_size`` bounds the rows, at the price of more evaluations of
-            ``f``.
+            ``f``.  ``out_dims=1`` is for operator learning, where all functions share the points: coordinates
+            ``(P, d)`` and outputs ``(F, P, m)``.
 
     Returns:
         A function of the same arguments as ``f``.  Its result, :class:`Derivatives`, unpacks in the order asked for and
@@ -245,4 +169,4 @@ def partials(
     chapter 13).
     """
     options = Options.of("partials", keywords)
-    return made(as_function(f), wanted, Variables.of(inputs, outputs), options, out_dims)
+    return made(as_function(f), wanted, Variables.of(inputs, outputs), options)

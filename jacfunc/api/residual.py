@@ -97,10 +97,9 @@ class Residual(Entrance, Uncalled):
         equation: Equation,
         variables: Variables,
         options: Options,
-        out_dims: int | None,
     ) -> None:
         self.transformed, self.equation, self.variables = f, equation, variables
-        self.options, self.out_dims = options, out_dims
+        self.options = options
         self.names: tuple[str, ...] = ()
         self._growths = 0
         self._last_read: dict[str, int] = {}
@@ -155,7 +154,7 @@ class Residual(Entrance, Uncalled):
         self._last_read = {name: at for name, at in self._last_read.items() if at >= self._growths - KEPT}
         self.names = tuple(self._last_read)
         wanted = ", ".join(self.names or self.variables.outputs)
-        self._partials = made(self.transformed, wanted, self.variables, self.options, self.out_dims)
+        self._partials = made(self.transformed, wanted, self.variables, self.options)
         return self._partials
 
     def _computed(self, partials: Partials, args: Any, kwargs: Any) -> tuple[Derivatives, tuple[Any, ...]]:
@@ -168,7 +167,7 @@ class Residual(Entrance, Uncalled):
     def _dry_run(self, args: Any, kwargs: Any) -> tuple[str, ...]:
         """The names that the equation reads where the values of outputs stand for their derivatives as well."""
         outputs, options = " ".join(self.variables.outputs), self.options.eager
-        values = made(self.transformed, outputs, self.variables, options, self.out_dims)
+        values = made(self.transformed, outputs, self.variables, options)
         transform, own = values.resolved(args, kwargs)
         with (
             torch.no_grad(),
@@ -189,7 +188,8 @@ class Residual(Entrance, Uncalled):
 
     def _fingerprint(self) -> tuple[object, ...]:
         names = (*self.variables.inputs, None, *self.variables.outputs)
-        return (self.transformed, self.equation, names, self.out_dims, self.options.argnums, self.options.batch_dims)
+        options = self.options
+        return (self.transformed, self.equation, names, options.out_dims, options.argnums, options.batch_dims)
 
     def __repr__(self) -> str:
         variables = self.variables
@@ -248,7 +248,6 @@ def residual(
     *,
     inputs: str,
     outputs: str,
-    out_dims: int | None = None,
     **keywords: Unpack[Keywords],
 ) -> Residual:
     r"""The residual of a differential equation, written as a function of named derivatives.
@@ -266,8 +265,7 @@ def residual(
             first time.
         inputs: a name for each coordinate, as in ``"t x"``.
         outputs: a name for each output, as in ``"u v p"``.
-        out_dims: as for :func:`partials`; the shape is then ``(F, P)`` in place of ``(N,)``.
-        **keywords: those of :func:`diag_jac`.
+        **keywords: as for :func:`partials`; with ``out_dims=1`` the shape is ``(F, P)`` in place of ``(N,)``.
 
     Returns:
         A function of the same arguments as ``f`` that returns what ``equation`` does.  With ``return_value=True`` the
@@ -293,4 +291,4 @@ def residual(
         )
     options, variables = Options.of("residual", keywords), Variables.of(inputs, outputs)
     _check_takes_one(equation)
-    return Residual(as_function(f), equation, variables, options, out_dims)
+    return Residual(as_function(f), equation, variables, options)

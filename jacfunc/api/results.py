@@ -39,9 +39,10 @@ def summed_by_argument(request: Request, outcome: Outcome) -> Any:
 
 def trace(request: Request, outcome: Outcome) -> torch.Tensor:
     """All diagonals, summed over samples' coordinates and leaves: one number for each sample."""
+    shape = (*request.batch, *outcome.outputs.shapes[0][: request.options.out_axis])
     return _sum(
         [
-            diagonal.reshape(*request.batch, -1).sum(-1) if diagonal.numel() else diagonal.new_zeros(request.batch)
+            diagonal.reshape(*shape, -1).sum(-1) if diagonal.numel() else diagonal.new_zeros(shape)
             for diagonal in outcome.results.values()
         ]
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import Any, TypeVar, Unpack
 
 import torch
@@ -26,12 +25,12 @@ from ..call.request import Request, as_function, requested
 from ..call.run import run
 from ..call.sample_chunks import Blocks, cut_arguments
 from ..call.shapes import refuse_unequal_trees, refuse_without_diagonal
-from ..core import trees
 from ..core.levels import tracing
 from ..core.reasons import name_of
 from ..options import Keywords, Options
-from ..routes.collect import Block, Diagonal, HessianDiagonal, owned
+from ..routes.collect import Block, Diagonal, HessianDiagonal
 from .calling import Uncalled, keywords_only
+from .places import in_front, put_back
 from .results import by_pair, trace
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -86,12 +85,11 @@ class Transform(Entrance, Uncalled):
         if self.options.in_dims is not None:
             cut_arguments(request, self.options)
         outcome, plan = run(request, self.quantity, known)
-        own = partial(owned, traced=True) if request.traced else owned
         result = self.quantity.assemble(request, outcome)
         parts = result if self.quantity.gradient else (result,)
-        results = [own(part) if type(part) is torch.Tensor else trees.mapped(own, part) for part in parts]
+        results = [put_back(part, self.options, request.traced) for part in parts]
         if self.options.return_value:
-            values = [trees.mapped(own, value) for value in outcome.evaluation.outputs]
+            values = [put_back(value, self.options, request.traced) for value in outcome.evaluation.outputs]
             results.append(outcome.outputs.structure.build(values))
         if self.options.has_aux:
             results.append(outcome.build_aux(outcome.evaluation.aux))
@@ -142,7 +140,8 @@ def with_signature(transform: F) -> F:
 
 def transform_of(quantity: Quantity, f: Callable[..., Any], keywords: Keywords) -> Transform:
     """The transform of ``f`` that computes a quantity."""
-    return Transform(as_function(f), quantity, Options.of(quantity.name, keywords))
+    options = Options.of(quantity.name, keywords)
+    return Transform(in_front(as_function(f), options), quantity, options)
 
 
 @with_signature
@@ -166,8 +165,8 @@ def diag_jac(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
         f: a function or an ``nn.Module``: ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``, each sample on its
             own.  ``x`` and ``y`` may be trees (dicts, tuples, whatever ``optree`` knows).
         **keywords: ``argnums=-1``, ``batch_dims=1``, ``method="auto"``, ``chunk_size=None``,
-            ``sample_chunk_size=None``, ``in_dims=None``, ``has_aux=False``, ``return_value=False``, ``check=True``,
-            ``check_tolerance=None``, ``compile=False``, described at :class:`jacfunc.options.Options`.
+            ``sample_chunk_size=None``, ``in_dims=None``, ``out_dims=None``, ``has_aux=False``, ``return_value=False``,
+            ``check=True``, ``check_tolerance=None``, ``compile=False``, described at :class:`jacfunc.options.Options`.
 
     Returns:
         A function of the same arguments as ``f``.  Its result has the larger of ``O`` and ``I``: ``(N, *larger)``, the
@@ -288,6 +287,7 @@ def check_independent(
     *,
     argnums: int | tuple[int, ...] = -1,
     batch_dims: int = 1,
+    out_dims: int | None = None,
     has_aux: bool = False,
     check_tolerance: float | None = None,
 ) -> Callable[..., bool]:
@@ -302,6 +302,7 @@ def check_independent(
         f: a function or an ``nn.Module``, ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``.
         argnums: the positional arguments that carry the samples to replace.
         batch_dims: how many leading axes are sample axes.
+        out_dims: the axis of the outputs that the samples lie on; None for the first.
         has_aux: ``f`` returns ``(output, aux)``; aux is not looked at.
         check_tolerance: by which part of its size an output may move; None for rounding alone.
 
@@ -325,8 +326,9 @@ def check_independent(
     keywords: Keywords = {
         "argnums": argnums,
         "batch_dims": batch_dims,
+        "out_dims": out_dims,
         "has_aux": has_aux,
         "check_tolerance": check_tolerance,
     }
     options = Options.of("check_independent", keywords)
-    return _Check(as_function(f), options)
+    return _Check(in_front(as_function(f), options), options)

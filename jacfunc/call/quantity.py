@@ -53,11 +53,15 @@ class Wanted(ABC):
 
 @dataclass(frozen=True)
 class WantedEntries(Wanted):
-    """Entries of the Jacobian or of second derivatives: ``entry`` for each pair of an output leaf and an input leaf."""
+    """Entries of the Jacobian or of second derivatives: ``entry`` for each pair of an output leaf and an input leaf.
+
+    ``ahead``: how many axes of the outputs lie before their samples, of which each entry is the same.
+    """
 
     order: int
     entry: Callable[[Pair], Any]
     pairs: tuple[tuple[int, int], ...]
+    ahead: int = 0
 
     def cost(self, route: Route, inputs: int, outputs: int) -> float:
         """That of the entries by this route."""
@@ -75,7 +79,9 @@ class WantedEntries(Wanted):
         """Have the route fill the entries."""
         batch, leaves, inputs, outputs = task.batch, task.leaves, task.inputs, task.outputs
         by_pair = {
-            (output, leaf): self.entry(Pair(batch, outputs.shapes[output], inputs.shapes[leaf], leaves[leaf]))
+            (output, leaf): self.entry(
+                Pair(batch, outputs.shapes[output], inputs.shapes[leaf], leaves[leaf], self.ahead)
+            )
             for output, leaf in self.pairs
         }
         entries = Entries(by_pair, inputs, outputs, leaves)
@@ -213,7 +219,7 @@ class EntriesOf:
             pairs = [(leaf, leaf) for leaf in leaves]
         else:
             pairs = [(output, leaf) for output in count for leaf in leaves]
-        return WantedEntries(self.order, self.entry, tuple(pairs))
+        return WantedEntries(self.order, self.entry, tuple(pairs), request.options.out_axis)
 
 
 @dataclass(frozen=True)

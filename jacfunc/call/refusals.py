@@ -181,7 +181,7 @@ def _output_problem(leaf: Any, batch: Shape, modules: Modules, instead: Instead 
 
 def _later_axis_hint(shape: Shape, batch: Shape) -> str:
     if len(batch) == 1 and batch[0] > 1 and batch[0] in shape:
-        return f"; in partials out_dims={shape.index(batch[0])} is for samples that lie on a later axis"
+        return f", or out_dims={shape.index(batch[0])} for samples that lie on a later axis"
     return ""
 
 

@@ -109,9 +109,12 @@ class Blocks:
         """What all blocks together are; ``results`` is what the transform returned for each."""
         sizes = [min(self.size, self.count - start) for start in self.starts()]
         if not self.options.has_aux:
-            return _concatenated(results)
+            return _concatenated(results, self.options.out_axis)
         derivatives = [result[:-1] for result in results]
-        return (*_concatenated(derivatives), _joined_aux([result[-1] for result in results], sizes))
+        return (
+            *_concatenated(derivatives, self.options.out_axis),
+            _joined_aux([result[-1] for result in results], sizes),
+        )
 
 
 # -------------------------------------------------------------------- which arguments carry samples
@@ -226,10 +229,10 @@ def cache_bytes() -> int:
 # -------------------------------------------------------------------- what comes back
 
 
-def _concatenated(results: list[Any]) -> Any:
+def _concatenated(results: list[Any], axis: int) -> Any:
     flat = [trees.flatten(result) for result in results]
     leaves = zip(*(leaves for leaves, _ in flat), strict=True)
-    return flat[0][1].build([torch.cat(parts) for parts in leaves])
+    return flat[0][1].build([torch.cat(parts, axis) for parts in leaves])
 
 
 def _joined_aux(parts: list[Any], sizes: list[int]) -> Any:

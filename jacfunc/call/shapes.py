@@ -11,9 +11,10 @@ from .request import Request
 
 def refuse_without_diagonal(request: Request, outputs: Outputs) -> None:
     """Refuse outputs that have no diagonal with an input."""
+    ahead = request.options.out_axis
     for output, path in zip(outputs.shapes, outputs.paths(), strict=True):
         for shape, input_path in zip(request.input_shapes, request.input_paths(), strict=True):
-            if not have_diagonal(output, shape):
+            if not have_diagonal(output[ahead:], shape):
                 raise ShapeError(
                     f"{path} has sample shape {output} and {input_path} {shape}, without a common diagonal: one "
                     "must have a single element, or equal rank and each axis equal or 1; use batch_jac for all"
@@ -23,6 +24,7 @@ def refuse_without_diagonal(request: Request, outputs: Outputs) -> None:
 
 def refuse_unequal_trees(request: Request, outputs: Outputs) -> None:
     """Refuse outputs that are not built and shaped as the input."""
+    ahead = request.options.out_axis
     given = [argument.structure for argument in request.arguments]
     shapes = request.input_shapes
     unequal = isinstance(request.options.argnums, int) and outputs.structure != given[0]
@@ -34,7 +36,7 @@ def refuse_unequal_trees(request: Request, outputs: Outputs) -> None:
     for output, path, shape, input_path in zip(
         outputs.shapes, outputs.paths(), shapes, request.input_paths(), strict=True
     ):
-        if output != shape:
+        if output[ahead:] != shape or output[:ahead] != outputs.shapes[0][:ahead]:
             raise ShapeError(
                 f"{path} has sample shape {output} and {input_path} {shape}, but the divergence needs equal ones; "
                 f"use diag_jac, batch_jac, or laplacian{_instead(request, outputs)}"
@@ -49,7 +51,7 @@ def _instead(request: Request, outputs: Outputs) -> str:
 
 def refuse_curl(request: Request, outputs: Outputs) -> None:
     """Refuse what is no vector field in two or three dimensions."""
-    shapes = (*request.input_shapes, *outputs.shapes)
+    shapes = (*request.input_shapes, *(shape[request.options.out_axis :] for shape in outputs.shapes))
     if shapes not in (((2,), (2,)), ((3,), (3,))):
         found = " and ".join(map(str, request.input_shapes)), " and ".join(map(str, outputs.shapes))
         raise ShapeError(

@@ -26,12 +26,27 @@ Tensors = tuple[torch.Tensor, ...]
 
 
 class Pair(NamedTuple):
-    """The sample shapes ``I`` and ``O`` of one input and one output leaf, and the batch in front of both."""
+    """The sample shapes ``I`` and ``O`` of one input and one output leaf, and the batch in front of both.
+
+    The first ``ahead`` axes of ``O`` are those of outputs that have a diagonal with the input each.
+    """
 
     batch: Shape
     output: Shape
     input: Shape
     like: torch.Tensor
+    ahead: int = 0
+
+    def aligned(self) -> tuple[Shape, Shape]:
+        """Both shapes where they have a diagonal; in one rank, if something is ahead."""
+        if not self.ahead:
+            return self.output, self.input
+        front, output, input = self.output[: self.ahead], self.output[self.ahead :], self.input
+        if math.prod(output) == 1 and len(output) != len(input):
+            output = (1,) * len(input)
+        elif len(output) != len(input):
+            input = (1,) * len(output)
+        return front + output, (1,) * len(front) + input
 
     def empty(self, *shape: int) -> torch.Tensor:
         """Zeros for a result that no row contributes to."""
@@ -84,11 +99,12 @@ class Diagonal:
 
     def columns(self, tangents: torch.Tensor, start: int) -> None:
         """Take derivatives along the input coordinates from ``start``."""
-        self._take(tangents, start, self.pair.input, self.pair.output)
+        output, input = self.pair.aligned()
+        self._take(tangents, start, input, output)
 
     def rows(self, cotangents: torch.Tensor, start: int) -> None:
         """Take gradients of the output coordinates from ``start``."""
-        self._take(cotangents, start, self.pair.output, self.pair.input)
+        self._take(cotangents, start, *self.pair.aligned())
 
     def _take(self, block: torch.Tensor, start: int, own: Shape, other: Shape) -> None:
         """Of ``(r, *batch, *other)`` keep, for each of the r coordinates of ``own``, those that lie opposite."""
@@ -107,7 +123,8 @@ class Diagonal:
 
     def result(self) -> torch.Tensor:
         """What the entry has become, samples in front."""
-        larger = larger_shape(self.pair.output, self.pair.input)
+        shapes = self.pair.aligned()
+        larger = tuple(map(_joint, *shapes)) if self.pair.ahead else larger_shape(*shapes)
         if self.whole is not None:
             return self.whole.reshape((*self.pair.batch, *larger))
         if not self.taken:
@@ -255,10 +272,15 @@ def larger_shape(output: Shape, input: Shape) -> Shape:
 
 def _opposite(own: Shape, other: Shape, start: int, count: int) -> tuple[list[int], list[int], list[int]]:
     """Of the broadcast of both shapes: indices in the chunk of ``own``, in ``other``, and in the result."""
-    larger = tuple(map(max, own, other))
+    larger = tuple(map(_joint, own, other))
     mine, theirs = _spread(own, larger), _spread(other, larger)
     chosen = [place for place, index in enumerate(mine) if start <= index < start + count]
     return [mine[place] - start for place in chosen], [theirs[place] for place in chosen], chosen
+
+
+def _joint(size: int, other: int) -> int:
+    """The size of an axis to which one of these is broadcast."""
+    return other if size == 1 else size
 
 
 def _spread(shape: Shape, larger: Shape) -> list[int]:
