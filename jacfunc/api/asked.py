@@ -16,7 +16,7 @@ from ..core import trees
 from ..errors import ArgumentTypeError, ShapeError
 from ..jet.layout import Terms
 from ..jet.multiindices import MultiIndices
-from .notation import Combined, Name, Variables
+from .notation import ALL, Combined, Name, Variables
 from .precision import warn_of_rounding
 
 
@@ -38,7 +38,7 @@ class Asked:
             PartialsOf(indices),
             self._fields,
             refuse=self._refuse,
-            key=(self.variables.inputs, self.variables.outputs, tuple([name.parts for name in self.names]), self.axis),
+            key=(self.variables, tuple([name.parts for name in self.names]), self.axis),
             refuse_inputs=self._refuse_inputs,
         )
 
@@ -63,7 +63,15 @@ class Asked:
         return tuple(fields)
 
     def _refuse(self, request: Request, outputs: Outputs) -> None:
-        _columns(self, outputs)
+        columns = _columns(self, outputs)
+        for name in self.names:
+            first, *others = [columns[output].components(outputs.shapes, self.axis) for output, _ in name.parts]
+            for other in others:
+                if other != first:
+                    raise ShapeError(
+                        f"the sum {name.written!r} adds outputs of {first or 'no'} and of {other or 'no'} components; "
+                        "ask for each by itself, and add them with the axes that are meant"
+                    )
 
     def _refuse_inputs(self, request: Request) -> None:
         _check_inputs(request, self)
@@ -75,10 +83,17 @@ class Asked:
 
 
 class Column(NamedTuple):
-    """Where an output lies: its leaf, and the place along the last axis of it; None where it is the whole leaf."""
+    """Where an output lies: its leaf, and the place or places along the last axis of it; None for the whole leaf."""
 
     leaf: int
-    place: int | None
+    place: int | slice | None
+
+    def components(self, shapes: Sequence[tuple[int, ...]], axis: int) -> tuple[int, ...]:
+        """The shape of the output beyond the axes that it shares with all others."""
+        own = shapes[self.leaf][axis:]
+        if isinstance(self.place, slice):
+            return (*own[:-1], len(range(own[-1])[self.place]))
+        return own if self.place is None else ()
 
 
 def _columns(asked: Asked, outputs: Outputs) -> list[Column]:
@@ -102,48 +117,72 @@ def _columns(asked: Asked, outputs: Outputs) -> list[Column]:
             )
         listed = [named[name] for name in names]
     if len(listed) != len(names):
-        raise ShapeError(_wrong_number(names, f"f returned {len(listed)} tensors"))
-    numbers = [leaf.number for leaf in listed]
-    return [Column(leaf, _only(asked, outputs.shapes[leaf], name)) for leaf, name in zip(numbers, names, strict=True)]
+        raise ShapeError(
+            f"outputs={asked.variables.written!r} names {len(names)}, but f returned {len(listed)} tensors; give each "
+            "output of f a name"
+        )
+    shapes = [(leaf.number, outputs.shapes[leaf.number]) for leaf in listed]
+    return [Column(leaf, _only(asked, shape, output)) for output, (leaf, shape) in enumerate(shapes)]
 
 
 def _columns_of_one(asked: Asked, shape: tuple[int, ...]) -> list[Column]:
-    names = asked.variables.outputs
-    if len(shape) == asked.axis and len(names) == 1:
+    variables = asked.variables
+    components = variables.components
+    if components == (ALL,) and len(shape) > asked.axis:
         return [Column(0, None)]
+    if len(shape) == asked.axis and components == (None,):
+        return [Column(0, None)]
+    least = sum(1 if count is None else max(count, 0) for count in components)
     if len(shape) != asked.axis + 1:
         raise ShapeError(
             f"f returned a tensor of shape {_whole_shape(asked, shape)}; one of shape "
-            f"{_expected(asked, len(names))} was expected, with an entry for each of outputs={' '.join(names)!r}"
+            f"{_expected(asked, least)} was expected, with an entry for each of outputs={variables.written!r}"
         )
-    if shape[-1] != len(names):
-        raise ShapeError(_wrong_number(names, f"f returned {shape[-1]} (shape {_whole_shape(asked, shape)})"))
-    return [Column(0, place) for place in range(len(names))]
+    rest = shape[-1] - least
+    if components.count(ALL) > 1 or rest < 0 or (rest and ALL not in components):
+        raise ShapeError(_wrong_number(variables, f"f returned {shape[-1]} (shape {_whole_shape(asked, shape)})"))
+    found, start = [], 0
+    for count in components:
+        size = 1 if count is None else rest if count == ALL else count
+        found.append(Column(0, start if count is None else slice(start, start + size)))
+        start += size
+    return found
 
 
-def _only(asked: Asked, shape: tuple[int, ...], name: str) -> int | None:
-    """The place of the one entry of a tensor of its own."""
-    if len(shape) == asked.axis:
+def _only(asked: Asked, shape: tuple[int, ...], output: int) -> int | None:
+    """The place of the one entry of a tensor of its own; None for all of it."""
+    name, count = asked.variables.outputs[output], asked.variables.components[output]
+    own = shape[asked.axis :]
+    if own == () if count is None else own and (count == ALL or own == (count,)):
         return None
-    if len(shape) == asked.axis + 1 and shape[-1] == 1:
+    if count is None and own == (1,):
         return 0
+    several = f"; or name its components, as in '{name}[:]'" if count is None and own else ""
     raise ShapeError(
         f"the output {name!r} has shape {_whole_shape(asked, shape)}; in a tuple or dict each is one of its "
-        f"own, of shape {_expected(asked, 1)}"
+        f"own, of shape {_expected(asked, 1 if count is None else max(count, 1), count is not None)}{several}"
     )
 
 
-def _wrong_number(names: Sequence[str], found: str) -> str:
-    return f"outputs={' '.join(names)!r} names {len(names)}, but {found}; give each output of f a name"
+def _wrong_number(variables: Variables, found: str) -> str:
+    wanted = variables.written
+    if not any(variables.components):
+        return (
+            f"outputs={wanted!r} names {len(variables.outputs)}, but {found}; give each output of f a name, or one "
+            f"name to several, as in '{variables.outputs[-1]}[:]'"
+        )
+    return f"outputs={wanted!r} has other components than there are, for {found}; make both the same"
 
 
 def _whole_shape(asked: Asked, shape: tuple[int, ...]) -> str:
-    return f"({', '.join([*map(str, shape[: asked.axis]), 'N', *map(str, shape[asked.axis :])])})"
+    sizes = [*map(str, shape[: asked.axis]), "N", *map(str, shape[asked.axis :])]
+    return f"({', '.join(sizes)})" if len(sizes) > 1 else "(N,)"
 
 
-def _expected(asked: Asked, count: int) -> str:
+def _expected(asked: Asked, count: int, components: bool = False) -> str:
     front = [*(f"F{place}" if place else "F" for place in range(asked.axis)), "N"]
-    return f"({', '.join([*front, str(count)])})" + (f" or ({', '.join(front)},)" if count == 1 else "")
+    alone = f" or ({', '.join(front)},)" if count == 1 and not components else ""
+    return f"({', '.join([*front, str(count)])}){alone}"
 
 
 def _check_inputs(request: Request, asked: Asked) -> None:

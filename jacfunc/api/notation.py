@@ -56,12 +56,29 @@ class Combined:
         return self.parts[0][0]
 
 
+COMPONENTS = re.compile(r"([^\s,\[\]]+)\[(:|[1-9][0-9]*)\]")
+"""A name, and in brackets of how many components it is, or of all that there are."""
+ALL = -1
+"""In place of a number of components: all that there are."""
+
+
 @dataclass(frozen=True)
 class Variables:
-    """The names of inputs and of outputs, checked: identifiers, each for one thing."""
+    """The names of inputs and of outputs, checked: identifiers, each for one thing.
+
+    ``components``: for each output how many it has, along a last axis; None for one number without such an axis.
+    """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    components: tuple[int | None, ...]
+
+    @property
+    def written(self) -> str:
+        """The outputs as they were written."""
+        counts = [None if count is None else ":" if count == ALL else str(count) for count in self.components]
+        named = zip(self.outputs, counts, strict=True)
+        return " ".join([name if count is None else f"{name}[{count}]" for name, count in named])
 
     @classmethod
     def of(cls, inputs: str, outputs: str) -> Variables:
@@ -72,15 +89,17 @@ class Variables:
                 "partials or residual once before, and only its result in what is traced"
             )
         inputs, outputs = _text("inputs", inputs), _text("outputs", outputs)
-        names = [_listed("inputs", inputs), _listed("outputs", outputs)]
-        for name in names[1]:
-            if name in names[0]:
+        found = [COMPONENTS.fullmatch(token) for token, _ in _tokens(outputs)]
+        components = tuple([None if match is None else ALL if match[2] == ":" else int(match[2]) for match in found])
+        outputs = COMPONENTS.sub(r"\1", outputs)
+        variables = cls(_listed("inputs", inputs), _listed("outputs", outputs), components)
+        for name in variables.outputs:
+            if name in variables.inputs:
                 raise NotationError(
                     f"{name!r} is both an input (inputs={inputs!r}) and an output (outputs={outputs!r}); give one of "
                     "them another name" + _pointer(outputs, _place(outputs, name), name)
                 )
-        variables = cls(*names)
-        for name in names[0]:
+        for name in variables.inputs:
             for reading in _readings(variables, name):
                 raise NotationError(
                     f"{name!r} is an input (inputs={inputs!r}) and can be read as {_told(variables, reading)} as well; "
@@ -106,6 +125,8 @@ def _listed(argument: str, text: str) -> tuple[str, ...]:
         problem = None
         if not token.isidentifier() or keyword.iskeyword(token):
             problem = "is no name that Python takes for an attribute"
+            if "[" in token and argument == "outputs":
+                problem = "is no name with components in brackets, as in 'u[3]', or 'u[:]' for all that there are"
         elif token.startswith("_") or token.endswith("_"):
             problem = "begins or ends with an underscore, which stands before a subscript"
         elif token in seen:

@@ -95,7 +95,7 @@ def coordinates(args: Sequence[Any], options: Options) -> list[torch.Tensor]:
 
 def _told(asked: Asked, transform: Transform) -> str:
     variables = asked.variables
-    named = [f"inputs={' '.join(variables.inputs)!r}", f"outputs={' '.join(variables.outputs)!r}"]
+    named = [f"inputs={' '.join(variables.inputs)!r}", f"outputs={variables.written!r}"]
     return ", ".join([*named, *transform.options.changed()])
 
 
@@ -136,16 +136,18 @@ def partials(
             1, or a tuple or a dict by name of m tensors ``(N,)`` or ``(N, 1)``.
         wanted: names apart by spaces, as in ``"u u_t u_x u_xx"``, or by commas; beside an operator spaces mean nothing.
         inputs: a name for each coordinate, as in ``"t x"``.
-        outputs: a name for each output, as in ``"u v p"``.
+        outputs: a name for each output, as in ``"u v p"``; one of several components has their number in brackets, as
+            in ``"u[101] p"``, or ``"u[:]"`` for all that there are.
         **keywords: those of :func:`diag_jac`.  ``chunk_size`` bounds the rows, at the price of more evaluations of
             ``f``.  ``out_dims=1`` is for operator learning, where all functions share the points: coordinates
             ``(P, d)`` and outputs ``(F, P, m)``.
 
     Returns:
         A function of the same arguments as ``f``.  Its result, :class:`Derivatives`, unpacks in the order asked for and
-        has every name as an attribute, the inputs too: tensors ``(N,)``, with ``out_dims=1`` ``(F, P)`` (the inputs
-        ``(P,)``).  Derivatives have the dtype of the input, values that of the output.  What an output does not depend
-        on gives zeros.  With ``return_value=True`` it is ``(derivatives, value)``, aux comes last.
+        has every name as an attribute, the inputs too: tensors ``(N,)``, those of an output of components ``(N, 101)``,
+        with ``out_dims=1`` ``(F, P)`` (the inputs ``(P,)``).  Derivatives have the dtype of the input, values that of
+        the output.  What an output does not depend on gives zeros.  With ``return_value=True`` it is
+        ``(derivatives, value)``, aux comes last.
 
     Raises:
         NotationError: a name that cannot be read, or in several ways; the message points at it.

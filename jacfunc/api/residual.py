@@ -6,7 +6,7 @@ The derivatives come from ``partials.py``; here is only what the equation reads,
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Unpack
 
 import torch
@@ -123,7 +123,7 @@ class Residual(Entrance, Uncalled):
             if kind is NotedReading:
                 noted = [name for name in vars(reading).get("_noted", ()) if name in self._last_read]
                 self._last_read.update(dict.fromkeys(noted, self._growths))
-            _check(result, next(iter(derivatives)))
+            _check(result, list(derivatives), self.options)
             return (result, *others) if others else result
 
     def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
@@ -166,8 +166,8 @@ class Residual(Entrance, Uncalled):
 
     def _dry_run(self, args: Any, kwargs: Any) -> tuple[str, ...]:
         """The names that the equation reads where the values of outputs stand for their derivatives as well."""
-        outputs, options = " ".join(self.variables.outputs), self.options.eager
-        values = made(self.transformed, outputs, self.variables, options)
+        names, options = " ".join(self.variables.outputs), self.options.eager
+        values = made(self.transformed, names, self.variables, options)
         transform, own = values.resolved(args, kwargs)
         with (
             torch.no_grad(),
@@ -187,15 +187,14 @@ class Residual(Entrance, Uncalled):
         return tuple(dry._read)
 
     def _fingerprint(self) -> tuple[object, ...]:
-        names = (*self.variables.inputs, None, *self.variables.outputs)
-        options = self.options
+        options, names = self.options, (*self.variables.inputs, self.variables.written)
         return (self.transformed, self.equation, names, options.out_dims, options.argnums, options.batch_dims)
 
     def __repr__(self) -> str:
         variables = self.variables
         return (
             f"residual({name_of(self.transformed)}, {name_of(self.equation)}, "
-            f"inputs={' '.join(variables.inputs)!r}, outputs={' '.join(variables.outputs)!r})"
+            f"inputs={' '.join(variables.inputs)!r}, outputs={variables.written!r})"
         )
 
 
@@ -214,8 +213,9 @@ def _check_takes_one(equation: Equation) -> None:
         ) from None
 
 
-def _check(result: Any, like: torch.Tensor) -> None:
-    """Refuse what is not one number for each sample, or a tuple of such tensors."""
+def _check(result: Any, derivatives: Sequence[torch.Tensor], options: Options) -> None:
+    """Refuse what is not one number for each sample, or for each component of an output, or a tuple of such tensors."""
+    expected = tuple(derivatives[0].shape[: options.out_axis + options.batch_dims])
     parts = list(result) if isinstance(result, tuple | list) else [result]
     if not parts:
         raise ArgumentTypeError("the equation returned an empty tuple; return the residual of each sample")
@@ -223,20 +223,20 @@ def _check(result: Any, like: torch.Tensor) -> None:
         which = "the residual" if len(parts) == 1 else f"residual {place}"
         if not isinstance(part, torch.Tensor | Jet):
             raise ArgumentTypeError(
-                f"{which} is a {type(part).__name__}; return a tensor of shape {tuple(like.shape)}, or a tuple of them"
+                f"{which} is a {type(part).__name__}; return a tensor of shape {expected}, or a tuple of them"
             )
-        if part.shape != like.shape:
+        if tuple(part.shape) != expected and not any(part.shape == each.shape for each in derivatives):
             raise ShapeError(
                 f"{which} has shape {tuple(part.shape)}, but one number for each sample was expected, "
-                f"{tuple(like.shape)}; {_cause(part, like)}"
+                f"{expected}; {_cause(part.dim(), len(expected))}"
             )
 
 
-def _cause(part: Any, like: torch.Tensor) -> str:
-    """What usually makes a residual of such a shape."""
-    if part.dim() < like.dim():
+def _cause(axes: int, expected: int) -> str:
+    """What usually makes a residual of so many axes."""
+    if axes < expected:
         return "reduce it outside of the residual"
-    if part.dim() == like.dim():
+    if axes == expected:
         return "select samples outside of the residual, or inside by torch.where"
     return "something beside the names has an axis more, such as (N, 1), which broadcasts: drop it with [:, 0]"
 
