@@ -13,7 +13,7 @@ from typing import Any
 
 from .api.calculus import Directional
 from .api.calling import keywords_only
-from .api.partials import Partials
+from .api.named import Partials
 from .api.residual import Residual
 from .api.transforms import Transform
 from .call.independence import Independence

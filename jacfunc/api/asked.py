@@ -22,11 +22,22 @@ from .precision import warn_of_rounding
 
 @dataclass(frozen=True)
 class Asked:
-    """The derivatives that are asked for, and ``axis``: which axis of the outputs the samples lie on."""
+    """The derivatives that are asked for, and where outputs have their components: after so many axes.
+
+    These are those before the ``axis`` of the samples; on a ``grid`` one for each coordinate, without samples.
+    """
 
     variables: Variables
     names: tuple[Name | Combined, ...]
     axis: int
+    grid: bool = False
+
+    @property
+    def front(self) -> list[str]:
+        """The axes that all outputs have, with that of the samples, in the words of errors."""
+        if self.grid:
+            return [f"N{place}" for place in range(self.axis)]
+        return [*(f"F{place}" if place else "F" for place in range(self.axis)), "N"]
 
     def quantity(self) -> Quantity:
         """What a plan has to compute."""
@@ -38,7 +49,7 @@ class Asked:
             PartialsOf(indices),
             self._fields,
             refuse=self._refuse,
-            key=(self.variables, tuple([name.parts for name in self.names]), self.axis),
+            key=(self.variables, tuple([name.parts for name in self.names]), self.axis, self.grid),
             refuse_inputs=self._refuse_inputs,
         )
 
@@ -175,14 +186,14 @@ def _wrong_number(variables: Variables, found: str) -> str:
 
 
 def _whole_shape(asked: Asked, shape: tuple[int, ...]) -> str:
-    sizes = [*map(str, shape[: asked.axis]), "N", *map(str, shape[asked.axis :])]
+    samples = [] if asked.grid else ["N"]
+    sizes = [*map(str, shape[: asked.axis]), *samples, *map(str, shape[asked.axis :])]
     return f"({', '.join(sizes)})" if len(sizes) > 1 else "(N,)"
 
 
 def _expected(asked: Asked, count: int, components: bool = False) -> str:
-    front = [*(f"F{place}" if place else "F" for place in range(asked.axis)), "N"]
-    alone = f" or ({', '.join(front)},)" if count == 1 and not components else ""
-    return f"({', '.join([*front, str(count)])}){alone}"
+    alone = f" or ({', '.join(asked.front)},)" if count == 1 and not components else ""
+    return f"({', '.join([*asked.front, str(count)])}){alone}"
 
 
 def _check_inputs(request: Request, asked: Asked) -> None:

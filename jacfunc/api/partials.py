@@ -1,106 +1,32 @@
-"""``partials``: named mixed partial derivatives, as a transform whose results are put under their names.
+"""``partials``: named mixed partial derivatives, at points or on a product grid.
 
-What a name means is in ``notation.py``, the object that comes back in ``derivatives.py``; the transform inside is like
-any other (``transforms.py``), and its routes are chosen in ``plan.py``.
+What a name means is in ``notation.py``, what is returned in ``named.py``; the transform inside is like any other
+(``transforms.py``), and its routes are chosen in ``plan.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Unpack
 
-import torch
-
-from ..call.entrance import Entrance
 from ..call.request import as_function
-from ..core import trees
-from ..core.reasons import name_of
-from ..core.subclasses import undressed
-from ..jet import Jet
-from ..options import Keywords, Options
+from ..options import Keywords, Options, check_flag
 from .asked import Asked
-from .calling import Uncalled, keywords_only
-from .derivatives import Derivatives
+from .calling import keywords_only
+from .grids import made_on_grid
+from .named import Partials
 from .notation import Variables
 from .places import in_front
 from .transforms import Transform
 
 
-@dataclass(frozen=True, eq=False)
-class Partials(Entrance, Uncalled):
-    """A function of the same arguments as ``f`` that returns its :class:`Derivatives`, asked for by name.
-
-    ``transform`` is of one tensor with all coordinates, ``separate`` of a tensor for each.
-    """
-
-    transform: Transform
-    separate: Transform
-    asked: Asked
-    written: str
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The derivatives of ``f`` at its arguments, by name."""
-        transform = self.chosen(args)
-        result = transform(*args, **kwargs)
-        options = transform.options
-        if not (options.return_value or options.has_aux):
-            return self.named(result, options, args)
-        fields, *others = result
-        return (self.named(fields, options, args), *others)
-
-    def chosen(self, args: Sequence[Any]) -> Transform:
-        """The transform for these arguments: that of separate tensors where the last one has a single coordinate."""
-        options = self.transform.options
-        last = args[-1] if args else None
-        if options.argnums != -1 or len(self.asked.variables.inputs) == 1 or not isinstance(last, torch.Tensor | Jet):
-            return self.transform
-        shape = tuple(last.shape[options.batch_dims :])
-        return self.separate if shape in ((), (1,)) else self.transform
-
-    def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
-        """The transform that is called for these arguments, and its own."""
-        return self.chosen(args), args
-
-    def named(self, fields: Sequence[torch.Tensor], options: Options, args: Sequence[Any]) -> Derivatives:
-        """The tensors under their names, and the inputs beside them."""
-        names = [name.written for name in self.asked.names]
-        inputs = zip(self.asked.variables.inputs, coordinates(args, options), strict=True)
-        return Derivatives(names, fields, list(inputs))
-
-    def _results(self) -> tuple[str, ...]:
-        return (*(name.written for name in self.asked.names), *self.asked.variables.inputs)
-
-    @property
-    def transformed(self) -> Callable[..., Any]:
-        """The function that it is a derivative of."""
-        return self.transform.transformed
-
-    def _fingerprint(self) -> tuple[object, ...]:
-        return (self.transform, self.separate)
-
-    def __repr__(self) -> str:
-        return f"partials({name_of(self.transform.transformed)}, {self.written!r}, {_told(self.asked, self.transform)})"
-
-
-def coordinates(args: Sequence[Any], options: Options) -> list[torch.Tensor]:
-    """Each coordinate of the inputs, with the shape of the sample axes."""
-    found: list[torch.Tensor] = []
-    for number in options.numbers:
-        for leaf in map(undressed, trees.flatten(args[number])[0]):
-            separate = leaf.dim() == options.batch_dims
-            found += [leaf] if separate else [leaf[..., place] for place in range(leaf.shape[-1])]
-    return found
-
-
-def _told(asked: Asked, transform: Transform) -> str:
-    variables = asked.variables
-    named = [f"inputs={' '.join(variables.inputs)!r}", f"outputs={variables.written!r}"]
-    return ", ".join([*named, *transform.options.changed()])
-
-
-def made(function: Callable[..., Any], wanted: str, variables: Variables, options: Options) -> Partials:
+def made(
+    function: Callable[..., Any], wanted: str, variables: Variables, options: Options, grid: bool = False
+) -> Partials:
     """The transform for these names, of a function and options that are checked."""
+    if grid:
+        return made_on_grid(function, wanted, variables, options)
     asked = Asked(variables, variables.names(wanted), options.out_axis)
     numbers = tuple(range(-len(variables.inputs), 0))
     computed = asked.quantity()
@@ -119,6 +45,7 @@ def partials(
     *,
     inputs: str,
     outputs: str,
+    grid: bool = False,
     **keywords: Unpack[Keywords],
 ) -> Partials:
     r"""Partial derivatives by name, mixed and of any order, from one propagation through ``f``.
@@ -138,6 +65,8 @@ def partials(
         inputs: a name for each coordinate, as in ``"t x"``.
         outputs: a name for each output, as in ``"u v p"``; one of several components has their number in brackets, as
             in ``"u[101] p"``, or ``"u[:]"`` for all that there are.
+        grid: each coordinate has points of its own, d last arguments ``(N_i,)`` or ``(N_i, 1)``, and ``f`` returns its
+            outputs at all combinations of them, ``(N_1, .., N_d)`` or ``(N_1, .., N_d, m)``, as separable networks do.
         **keywords: those of :func:`diag_jac`.  ``chunk_size`` bounds the rows, at the price of more evaluations of
             ``f``.  ``out_dims=1`` is for operator learning, where all functions share the points: coordinates
             ``(P, d)`` and outputs ``(F, P, m)``.
@@ -147,7 +76,8 @@ def partials(
         has every name as an attribute, the inputs too: tensors ``(N,)``, those of an output of components ``(N, 101)``,
         with ``out_dims=1`` ``(F, P)`` (the inputs ``(P,)``).  Derivatives have the dtype of the input, values that of
         the output.  What an output does not depend on gives zeros.  With ``return_value=True`` it is
-        ``(derivatives, value)``, aux comes last.
+        ``(derivatives, value)``, aux comes last.  On a grid tensors are ``(N_1, .., N_d)``, and the inputs are shaped
+        so that they broadcast against them.
 
     Raises:
         NotationError: a name that cannot be read, or in several ways; the message points at it.
@@ -170,5 +100,6 @@ def partials(
     The propagation is multivariate Taylor arithmetic (A. Griewank and A. Walther, "Evaluating Derivatives", 2008,
     chapter 13).
     """
+    check_flag("grid", grid)
     options = Options.of("partials", keywords)
-    return made(as_function(f), wanted, Variables.of(inputs, outputs), options)
+    return made(as_function(f), wanted, Variables.of(inputs, outputs), options, grid)

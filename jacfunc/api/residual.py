@@ -19,11 +19,12 @@ from ..core.reasons import name_of
 from ..errors import ArgumentTypeError, NotationError, ShapeError, UnsupportedOperationError
 from ..evaluation.rng import replaying
 from ..jet import Jet
-from ..options import Keywords, Options
+from ..options import Keywords, Options, check_flag
 from .calling import Uncalled, keywords_only
 from .derivatives import Derivatives
+from .named import Partials
 from .notation import Variables
-from .partials import Partials, made
+from .partials import made
 from .transforms import Transform
 
 Equation = Callable[[Any], Any]
@@ -97,9 +98,10 @@ class Residual(Entrance, Uncalled):
         equation: Equation,
         variables: Variables,
         options: Options,
+        grid: bool,
     ) -> None:
         self.transformed, self.equation, self.variables = f, equation, variables
-        self.options = options
+        self.options, self.grid = options, grid
         self.names: tuple[str, ...] = ()
         self._growths = 0
         self._last_read: dict[str, int] = {}
@@ -123,7 +125,7 @@ class Residual(Entrance, Uncalled):
             if kind is NotedReading:
                 noted = [name for name in vars(reading).get("_noted", ()) if name in self._last_read]
                 self._last_read.update(dict.fromkeys(noted, self._growths))
-            _check(result, list(derivatives), self.options)
+            _check(result, list(derivatives), self._axes())
             return (result, *others) if others else result
 
     def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
@@ -154,7 +156,7 @@ class Residual(Entrance, Uncalled):
         self._last_read = {name: at for name, at in self._last_read.items() if at >= self._growths - KEPT}
         self.names = tuple(self._last_read)
         wanted = ", ".join(self.names or self.variables.outputs)
-        self._partials = made(self.transformed, wanted, self.variables, self.options)
+        self._partials = made(self.transformed, wanted, self.variables, self.options, self.grid)
         return self._partials
 
     def _computed(self, partials: Partials, args: Any, kwargs: Any) -> tuple[Derivatives, tuple[Any, ...]]:
@@ -167,7 +169,7 @@ class Residual(Entrance, Uncalled):
     def _dry_run(self, args: Any, kwargs: Any) -> tuple[str, ...]:
         """The names that the equation reads where the values of outputs stand for their derivatives as well."""
         names, options = " ".join(self.variables.outputs), self.options.eager
-        values = made(self.transformed, names, self.variables, options)
+        values = made(self.transformed, names, self.variables, options, self.grid)
         transform, own = values.resolved(args, kwargs)
         with (
             torch.no_grad(),
@@ -186,9 +188,21 @@ class Residual(Entrance, Uncalled):
                 pass
         return tuple(dry._read)
 
+    def _axes(self) -> int:
+        """How many axes a number for each sample has."""
+        return len(self.variables.inputs) if self.grid else self.options.out_axis + self.options.batch_dims
+
     def _fingerprint(self) -> tuple[object, ...]:
         options, names = self.options, (*self.variables.inputs, self.variables.written)
-        return (self.transformed, self.equation, names, options.out_dims, options.argnums, options.batch_dims)
+        return (
+            self.transformed,
+            self.equation,
+            names,
+            self.grid,
+            options.out_dims,
+            options.argnums,
+            options.batch_dims,
+        )
 
     def __repr__(self) -> str:
         variables = self.variables
@@ -213,9 +227,9 @@ def _check_takes_one(equation: Equation) -> None:
         ) from None
 
 
-def _check(result: Any, derivatives: Sequence[torch.Tensor], options: Options) -> None:
+def _check(result: Any, derivatives: Sequence[torch.Tensor], axes: int) -> None:
     """Refuse what is not one number for each sample, or for each component of an output, or a tuple of such tensors."""
-    expected = tuple(derivatives[0].shape[: options.out_axis + options.batch_dims])
+    expected = tuple(derivatives[0].shape[:axes])
     parts = list(result) if isinstance(result, tuple | list) else [result]
     if not parts:
         raise ArgumentTypeError("the equation returned an empty tuple; return the residual of each sample")
@@ -248,6 +262,7 @@ def residual(
     *,
     inputs: str,
     outputs: str,
+    grid: bool = False,
     **keywords: Unpack[Keywords],
 ) -> Residual:
     r"""The residual of a differential equation, written as a function of named derivatives.
@@ -265,6 +280,7 @@ def residual(
             first time.
         inputs: a name for each coordinate, as in ``"t x"``.
         outputs: a name for each output, as in ``"u v p"``.
+        grid: as for :func:`partials`; the shape is then ``(N_1, .., N_d)`` in place of ``(N,)``.
         **keywords: as for :func:`partials`; with ``out_dims=1`` the shape is ``(F, P)`` in place of ``(N,)``.
 
     Returns:
@@ -289,6 +305,7 @@ def residual(
             f"equation is a {type(equation).__name__}; pass a function of the derivatives, as in lambda d: "
             "d.u_t - d.u_xx"
         )
+    check_flag("grid", grid)
     options, variables = Options.of("residual", keywords), Variables.of(inputs, outputs)
     _check_takes_one(equation)
-    return Residual(as_function(f), equation, variables, options)
+    return Residual(as_function(f), equation, variables, options, grid)

@@ -1,0 +1,91 @@
+"""What ``partials`` makes: a transform whose results are put under their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..call.entrance import Entrance
+from ..core import trees
+from ..core.reasons import name_of
+from ..core.subclasses import undressed
+from ..jet import Jet
+from ..options import Options
+from .asked import Asked
+from .calling import Uncalled
+from .derivatives import Derivatives
+from .transforms import Transform
+
+
+@dataclass(frozen=True, eq=False)
+class Partials(Entrance, Uncalled):
+    """A function of the same arguments as ``f`` that returns its :class:`Derivatives`, asked for by name.
+
+    ``transform`` is of one tensor with all coordinates, ``separate`` of a tensor for each.
+    """
+
+    transform: Transform
+    separate: Transform
+    asked: Asked
+    written: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The derivatives of ``f`` at its arguments, by name."""
+        transform, own = self.resolved(args, kwargs)
+        result = transform(*own, **kwargs)
+        options = transform.options
+        if not (options.return_value or options.has_aux):
+            return self.named(result, options, args)
+        fields, *others = result
+        return (self.named(fields, options, args), *others)
+
+    def chosen(self, args: Sequence[Any]) -> Transform:
+        """The transform for these arguments: that of separate tensors where the last one has a single coordinate."""
+        options = self.transform.options
+        last = args[-1] if args else None
+        if options.argnums != -1 or len(self.asked.variables.inputs) == 1 or not isinstance(last, torch.Tensor | Jet):
+            return self.transform
+        shape = tuple(last.shape[options.batch_dims :])
+        return self.separate if shape in ((), (1,)) else self.transform
+
+    def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
+        """The transform that is called for these arguments, and its own."""
+        return self.chosen(args), args
+
+    def named(self, fields: Sequence[torch.Tensor], options: Options, args: Sequence[Any]) -> Derivatives:
+        """The tensors under their names, and the inputs beside them."""
+        names = [name.written for name in self.asked.names]
+        inputs = zip(self.asked.variables.inputs, self.coordinates(args, options), strict=True)
+        return Derivatives(names, fields, list(inputs))
+
+    def coordinates(self, args: Sequence[Any], options: Options) -> list[torch.Tensor]:
+        """Each coordinate of the inputs, with the shape of the sample axes."""
+        found: list[torch.Tensor] = []
+        for number in options.numbers:
+            for leaf in map(undressed, trees.flatten(args[number])[0]):
+                separate = leaf.dim() == options.batch_dims
+                found += [leaf] if separate else [leaf[..., place] for place in range(leaf.shape[-1])]
+        return found
+
+    def _results(self) -> tuple[str, ...]:
+        return (*(name.written for name in self.asked.names), *self.asked.variables.inputs)
+
+    @property
+    def transformed(self) -> Callable[..., Any]:
+        """The function that it is a derivative of."""
+        return self.transform.transformed
+
+    def _fingerprint(self) -> tuple[object, ...]:
+        return (self.transform, self.separate)
+
+    def __repr__(self) -> str:
+        return f"partials({name_of(self.transform.transformed)}, {self.written!r}, {_told(self.asked, self.transform)})"
+
+
+def _told(asked: Asked, transform: Transform) -> str:
+    variables = asked.variables
+    named = [f"inputs={' '.join(variables.inputs)!r}", f"outputs={variables.written!r}"]
+    return ", ".join([*named, *transform.options.changed()])
