@@ -6,7 +6,8 @@ from .api.hessian import hessian
 from .api.laplacian import laplacian
 from .api.partials import partials
 from .api.residual import residual
-from .api.transforms import Transform, batch_jac, check_independent, diag_jac, divergence, hess_diag
+from .api.transform import Transform
+from .api.transforms import batch_jac, check_independent, diag_jac, divergence, hess_diag
 from .core.caches import clear_caches
 from .errors import (
     ArgumentError,

@@ -15,7 +15,7 @@ from .api.calculus import Directional
 from .api.calling import keywords_only
 from .api.named import Partials
 from .api.residual import Residual
-from .api.transforms import Transform
+from .api.transform import Transform
 from .call.independence import Independence
 from .call.plan import Findings, Plan
 from .call.request import requested

@@ -28,7 +28,8 @@ from ..routes.collect import Block
 from .calling import Uncalled
 from .places import in_front
 from .results import by_output, per_argument, sizes
-from .transforms import Transform, transform_of, with_signature
+from .segments import segmented
+from .transform import Transform, transform_of, with_signature
 
 # -------------------------------------------------------------------- curl
 
@@ -117,7 +118,9 @@ BIHARMONIC = Quantity("biharmonic", 4, PartialsOf(_fourth_derivatives), _biharmo
 
 
 @with_signature
-def biharmonic(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
+def biharmonic(
+    f: Callable[..., Any], *, segments: torch.Tensor | None = None, **keywords: Unpack[Keywords]
+) -> Transform:
     r"""The biharmonic operator of every output, ``(N, *O)``: the Laplacian of the Laplacian, over the whole input.
 
     .. math:: \Delta^2 y_{no} = \sum_{ij} \frac{\partial^4 y_{no}}{\partial x_{ni}^2 \, \partial x_{nj}^2}
@@ -128,6 +131,7 @@ def biharmonic(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform
     Args:
         f: a function or an ``nn.Module``, ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``, as for
             :func:`diag_jac`, four times differentiable where the result is to mean something.
+        segments: for rows of segments, as in :func:`laplacian`.
         **keywords: those of :func:`diag_jac`.
 
     Returns:
@@ -143,7 +147,7 @@ def biharmonic(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform
         >>> biharmonic(lambda x: x[:, 0] ** 2 * x[:, 1] ** 2)(torch.ones(2, 2))
         tensor([8., 8.])
     """
-    return transform_of(BIHARMONIC, f, keywords)
+    return segmented(transform_of(BIHARMONIC, f, keywords), segments)
 
 
 # -------------------------------------------------------------------- directional

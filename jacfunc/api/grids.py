@@ -1,8 +1,8 @@
 """Derivatives on a product grid: each coordinate has an axis of points of its own, as separable networks take them.
 
 An output ``[i, j]`` depends on the point ``i`` of the first coordinate and ``j`` of the second alone.  So its
-derivatives are those by shifts of whole axes, ``f(t + r, x + s)`` by the numbers ``r`` and ``s`` at zero.  That they are
-alone is checked for each axis as for samples anywhere.
+derivatives are those by shifts of whole axes, ``f(t + r, x + s)`` by the numbers ``r`` and ``s`` at zero.  That they
+are alone is checked for each axis as for samples anywhere.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .asked import Asked
 from .named import Partials
 from .notation import Variables
 from .places import SamplesInFront
-from .transforms import Transform
+from .transform import Transform
 
 
 @dataclass(frozen=True, eq=False)

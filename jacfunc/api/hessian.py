@@ -11,12 +11,13 @@ from typing import Any, Unpack
 
 import torch
 
-from ..call.quantity import Outcome, Quantity, WantedHessian
+from ..call.quantity import Axes, Outcome, Quantity, WantedHessian
 from ..call.request import Request
 from ..options import Keywords, check_flag
 from ..routes.hessians import GRADIENT, HESSIAN
 from .results import by_leaf, by_pair, cast, gradients, parted
-from .transforms import Transform, transform_of, with_signature
+from .segments import segmented
+from .transform import Transform, transform_of, with_signature
 
 
 def _blocks(request: Request, outcome: Outcome) -> Any:
@@ -40,12 +41,20 @@ def _with_gradient(request: Request, outcome: Outcome) -> tuple[Any, Any]:
     return _blocks(request, outcome), gradients(request, outcome, flat)
 
 
-ALONE = Quantity("hessian", 2, lambda *_: WantedHessian(gradient=False), _blocks)
-WITH_GRADIENT = Quantity("hessian", 2, lambda *_: WantedHessian(gradient=True), _with_gradient, gradient=True)
+ALONE = Quantity("hessian", 2, lambda *_: WantedHessian(gradient=False), _blocks, axes=Axes.INPUTS)
+WITH_GRADIENT = Quantity(
+    "hessian", 2, lambda *_: WantedHessian(gradient=True), _with_gradient, gradient=True, axes=Axes.INPUTS
+)
 
 
 @with_signature
-def hessian(f: Callable[..., Any], *, return_gradient: bool = False, **keywords: Unpack[Keywords]) -> Transform:
+def hessian(
+    f: Callable[..., Any],
+    *,
+    return_gradient: bool = False,
+    segments: torch.Tensor | None = None,
+    **keywords: Unpack[Keywords],
+) -> Transform:
     r"""The Hessian of every output of each sample, ``(N, *O, *I, *I)``, without the zeros between samples.
 
     .. math:: H_{noij} = \frac{\partial^2 y_{no}}{\partial x_{ni} \, \partial x_{nj}}
@@ -57,6 +66,8 @@ def hessian(f: Callable[..., Any], *, return_gradient: bool = False, **keywords:
         f: a function or an ``nn.Module``, ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``, as for
             :func:`diag_jac`, twice differentiable where its second derivative is to mean something.
         return_gradient: also return the first derivatives, from the same evaluation.
+        segments: for rows of segments, as in :func:`diag_jac`: ``(G, *O, M, *I, M, *I)`` for outputs of each segment,
+            zeros where it has fewer rows than ``M``, and ``(R, ...)`` for outputs of each row.
         **keywords: those of :func:`diag_jac`.  ``chunk_size`` bounds the rows, at the price of more evaluations of
             ``f``.
 
@@ -81,4 +92,4 @@ def hessian(f: Callable[..., Any], *, return_gradient: bool = False, **keywords:
         tensor([[6., 1.]])
     """
     check_flag("return_gradient", return_gradient)
-    return transform_of(WITH_GRADIENT if return_gradient else ALONE, f, keywords)
+    return segmented(transform_of(WITH_GRADIENT if return_gradient else ALONE, f, keywords), segments)

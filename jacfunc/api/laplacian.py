@@ -18,7 +18,8 @@ from ..jet.multiindices import MultiIndices, index_of
 from ..options import Keywords, check_flag
 from ..routes.collect import Laplacian
 from .results import gradients, per_argument, sizes, summed_by_argument
-from .transforms import Transform, transform_of, with_signature
+from .segments import segmented
+from .transform import Transform, transform_of, with_signature
 
 Sizes = tuple[int, ...]
 """The numbers of coordinates of the arguments."""
@@ -69,7 +70,13 @@ WITH_GRADIENT = Quantity("laplacian", 2, PartialsOf(_derivatives), _with_gradien
 
 
 @with_signature
-def laplacian(f: Callable[..., Any], *, return_gradient: bool = False, **keywords: Unpack[Keywords]) -> Transform:
+def laplacian(
+    f: Callable[..., Any],
+    *,
+    return_gradient: bool = False,
+    segments: torch.Tensor | None = None,
+    **keywords: Unpack[Keywords],
+) -> Transform:
     r"""The Laplacian of every output, ``(N, *O)``: its second derivatives, summed over the whole input.
 
     .. math:: \Delta y_{no} = \sum_i \partial^2 y_{no} / \partial x_{ni}^2
@@ -78,6 +85,8 @@ def laplacian(f: Callable[..., Any], *, return_gradient: bool = False, **keyword
         f: a function or an ``nn.Module``, ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``, as for
             :func:`diag_jac`.
         return_gradient: also return the first derivatives, from the same evaluation.
+        segments: for rows of segments, as in :func:`diag_jac`: ``(G, *O)`` or ``(R, *O)``, summed over all rows of the
+            segment.
         **keywords: those of :func:`diag_jac`.
 
     Returns:
@@ -99,4 +108,4 @@ def laplacian(f: Callable[..., Any], *, return_gradient: bool = False, **keyword
         (tensor([6.]), tensor([[2., 2., 2.]]))
     """
     check_flag("return_gradient", return_gradient)
-    return transform_of(WITH_GRADIENT if return_gradient else ALONE, f, keywords)
+    return segmented(transform_of(WITH_GRADIENT if return_gradient else ALONE, f, keywords), segments)

@@ -17,7 +17,7 @@ from ..options import Options
 from .asked import Asked
 from .calling import Uncalled
 from .derivatives import Derivatives
-from .transforms import Transform
+from .transform import Transform
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from .grids import made_on_grid
 from .named import Partials
 from .notation import Variables
 from .places import in_front
-from .transforms import Transform
+from .transform import Transform
 
 
 def made(

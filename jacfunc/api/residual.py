@@ -25,7 +25,7 @@ from .derivatives import Derivatives
 from .named import Partials
 from .notation import Variables
 from .partials import made
-from .transforms import Transform
+from .transform import Transform
 
 Equation = Callable[[Any], Any]
 

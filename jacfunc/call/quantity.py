@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from ..routes.route import Route
 from ..routes.task import Evaluation, Task, times
 from .evaluator import Outputs
 from .request import Request
+from .shapes import axes_ahead
 
 Results = dict[Any, torch.Tensor]
 """By pair of output leaf and input leaf, by output leaf and mixed derivative, or by name and output leaf."""
@@ -55,13 +57,13 @@ class Wanted(ABC):
 class WantedEntries(Wanted):
     """Entries of the Jacobian or of second derivatives: ``entry`` for each pair of an output leaf and an input leaf.
 
-    ``ahead``: how many axes of the outputs lie before their samples, of which each entry is the same.
+    ``ahead``: how many axes of an output, and of the input, lie before those that each entry is about.
     """
 
     order: int
     entry: Callable[[Pair], Any]
     pairs: tuple[tuple[int, int], ...]
-    ahead: int = 0
+    ahead: tuple[int, int] = (0, 0)
 
     def cost(self, route: Route, inputs: int, outputs: int) -> float:
         """That of the entries by this route."""
@@ -174,6 +176,21 @@ class Outcome(NamedTuple):
         return self.wanted.combined(self, leaf, terms)
 
 
+class Axes(Enum):
+    """Which axes the result of a transform has, beyond those of the samples."""
+
+    OUTPUT = auto()
+    """Those of the output."""
+    ROW = auto()
+    """The larger of those of the output and of the input: a diagonal."""
+    INPUT = auto()
+    """Those of the output and of the input."""
+    INPUTS = auto()
+    """Those of the output and twice those of the input."""
+    SAMPLE = auto()
+    """None."""
+
+
 @dataclass(frozen=True)
 class Quantity:
     """What a transform computes, of any function.
@@ -187,6 +204,7 @@ class Quantity:
         gradient: whether the result is a pair, of what the transform is named after and the first derivatives.
         refuse: asked when the outputs are known.
         refuse_inputs: asked before any evaluation.
+        axes: which axes its result has.
     """
 
     name: str
@@ -197,6 +215,7 @@ class Quantity:
     refuse: Callable[[Request, Outputs], None] | None = None
     refuse_inputs: Callable[[Request], None] | None = None
     gradient: bool = False
+    axes: Axes = Axes.OUTPUT
 
     @property
     def identity(self) -> tuple[Hashable, ...]:
@@ -206,11 +225,15 @@ class Quantity:
 
 @dataclass(frozen=True)
 class EntriesOf:
-    """Entries of all pairs of an output leaf and an input leaf, or where ``paired`` of one of each in turn."""
+    """Entries of all pairs of an output leaf and an input leaf, or where ``paired`` of one of each in turn.
+
+    ``of_rows``: the first axis of the outputs and of the input is that of the rows of a segment.
+    """
 
     order: int
     entry: Callable[[Pair], Any]
     paired: bool = False
+    of_rows: bool = False
 
     def __call__(self, request: Request, outputs: Outputs) -> WantedEntries:
         """What is wanted, for as many pairs as there are leaves."""
@@ -219,7 +242,7 @@ class EntriesOf:
             pairs = [(leaf, leaf) for leaf in leaves]
         else:
             pairs = [(output, leaf) for output in count for leaf in leaves]
-        return WantedEntries(self.order, self.entry, tuple(pairs), request.options.out_axis)
+        return WantedEntries(self.order, self.entry, tuple(pairs), axes_ahead(request, self.of_rows))
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,21 @@ from .evaluator import Outputs
 from .request import Request
 
 
-def refuse_without_diagonal(request: Request, outputs: Outputs) -> None:
+def axes_ahead(request: Request, of_rows: bool = False) -> tuple[int, int]:
+    """How many axes of an output, and of the input, lie before those that have a diagonal."""
+    return (1, 1) if of_rows else (request.options.out_axis, 0)
+
+
+def refuse_without_diagonal(request: Request, outputs: Outputs, of_rows: bool = False) -> None:
     """Refuse outputs that have no diagonal with an input."""
-    ahead = request.options.out_axis
+    ahead, own = axes_ahead(request, of_rows)
     for output, path in zip(outputs.shapes, outputs.paths(), strict=True):
         for shape, input_path in zip(request.input_shapes, request.input_paths(), strict=True):
-            if not have_diagonal(output[ahead:], shape):
+            if not have_diagonal(output[ahead:], shape[own:]):
                 raise ShapeError(
-                    f"{path} has sample shape {output} and {input_path} {shape}, without a common diagonal: one "
-                    "must have a single element, or equal rank and each axis equal or 1; use batch_jac for all"
-                    f"{_instead(request, outputs)}"
+                    f"{path} has sample shape {output[ahead:]} and {input_path} {shape[own:]}, without a common "
+                    "diagonal: one must have a single element, or equal rank and each axis equal or 1; use batch_jac "
+                    f"for all{_instead(request, outputs)}"
                 )
 
 

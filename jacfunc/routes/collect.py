@@ -28,25 +28,27 @@ Tensors = tuple[torch.Tensor, ...]
 class Pair(NamedTuple):
     """The sample shapes ``I`` and ``O`` of one input and one output leaf, and the batch in front of both.
 
-    The first ``ahead`` axes of ``O`` are those of outputs that have a diagonal with the input each.
+    Of ``O`` and of ``I`` so many axes lie ``ahead`` of those that have a diagonal: for each entry of them there is one.
     """
 
     batch: Shape
     output: Shape
     input: Shape
     like: torch.Tensor
-    ahead: int = 0
+    ahead: tuple[int, int] = (0, 0)
 
     def aligned(self) -> tuple[Shape, Shape]:
         """Both shapes where they have a diagonal; in one rank, if something is ahead."""
-        if not self.ahead:
+        count, own = self.ahead
+        if not count:
             return self.output, self.input
-        front, output, input = self.output[: self.ahead], self.output[self.ahead :], self.input
+        front, output = self.output[:count], self.output[count:]
+        before, input = (1,) * (count - own) + self.input[:own], self.input[own:]
         if math.prod(output) == 1 and len(output) != len(input):
             output = (1,) * len(input)
         elif len(output) != len(input):
             input = (1,) * len(output)
-        return front + output, (1,) * len(front) + input
+        return front + output, before + input
 
     def empty(self, *shape: int) -> torch.Tensor:
         """Zeros for a result that no row contributes to."""
@@ -124,7 +126,7 @@ class Diagonal:
     def result(self) -> torch.Tensor:
         """What the entry has become, samples in front."""
         shapes = self.pair.aligned()
-        larger = tuple(map(_joint, *shapes)) if self.pair.ahead else larger_shape(*shapes)
+        larger = tuple(map(_joint, *shapes)) if self.pair.ahead[0] else larger_shape(*shapes)
         if self.whole is not None:
             return self.whole.reshape((*self.pair.batch, *larger))
         if not self.taken:

@@ -68,7 +68,7 @@ def test_separate_coordinates(shape: Any) -> None:
     [
         (lambda tx: tx.sin(), "u v w", r"outputs='u v w' names 3, but f returned 2 \(shape \(N, 2\)\)"),
         (lambda tx: (tx[:, 0], tx[:, 1], tx[:, 0]), "u v", "outputs='u v' names 2, but f returned 3 tensors"),
-        (lambda tx: tx[:, 0], "u v", r"shape \(N\); one of shape \(N, 2\) was expected"),
+        (lambda tx: tx[:, 0], "u v", r"shape \(N,\); one of shape \(N, 2\) was expected"),
         (lambda tx: tx[:, :, None], "u v", r"shape \(N, 2, 1\); one of shape \(N, 2\) was expected"),
         (lambda tx: (tx, tx[:, 0]), "u v", r"the output 'u' has shape \(N, 2\); in a tuple or dict each is one of its"),
         (lambda tx: {"u": tx[:, 0], "w": tx[:, 1]}, "u v", "a dict of 'u', 'w', but outputs='u v' names others"),

@@ -1,0 +1,134 @@
+"""What a transform is: a function of the same arguments that ``explain`` can ask about; and how one is made.
+
+Arguments are checked in ``request.py``, the route is chosen in ``plan.py``.  Which transforms there are is in
+``transforms.py`` and its neighbours.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import torch
+
+from ..call.compiled import call_compiled
+from ..call.entrance import Entrance
+from ..call.fast_path import NOTHING, Known, known_call, remember_call
+from ..call.inside import followed
+from ..call.plan import Plan
+from ..call.quantity import Quantity
+from ..call.refusals import JetsGivenError
+from ..call.request import Request, as_function, requested
+from ..call.run import run
+from ..call.sample_chunks import Blocks, cut_arguments
+from ..core.levels import tracing
+from ..core.reasons import name_of
+from ..options import Keywords, Options
+from .calling import Uncalled, keywords_only
+from .places import in_front, put_back
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, eq=False)
+class Transform(Entrance, Uncalled):
+    """A function of the same arguments as ``f`` that returns a derivative of it."""
+
+    transformed: Callable[..., Any]
+    quantity: Quantity
+    options: Options
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The derivative of ``f`` at its arguments."""
+        traced = tracing()
+        if self.options.sample_chunk_size is not None:
+            return self._in_blocks(args, kwargs, traced)
+        if self.options.compile and not traced:
+            return call_compiled(self, args, kwargs)
+        if traced:  # which cannot trace a question about inference mode
+            return self.traced(self.transformed, args, kwargs)
+        try:
+            if not torch.is_inference_mode_enabled():
+                known = known_call(self, args, kwargs)
+                request, plan = known.call or (
+                    Request(self.transformed, self.options, args, kwargs, fingerprint=known.fingerprint),
+                    None,
+                )
+                if plan is not None or not request.inference:
+                    return self._result(request, plan, known)
+            with requested(self.transformed, self.options, args, kwargs) as request:
+                return self._result(request)
+        except JetsGivenError:
+            pass
+        return followed(self, args, kwargs)
+
+    def traced(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], known: Plan | None = None
+    ) -> Any:
+        """The result for another function while ``torch.compile`` traces, by the plan that is known if there is one."""
+        return self.outcome(Request(function, self.options, args, kwargs, traced=True), known)[0]
+
+    def _result(self, request: Request, plan: Plan | None = None, known: Known = NOTHING) -> Any:
+        result, found = self.outcome(request, plan)
+        if known.kind is not None and found is not plan:
+            remember_call(known, request, found)
+        return result
+
+    def outcome(self, request: Request, known: Plan | None = None) -> tuple[Any, Plan]:
+        """The result for a request, by the plan that is known if there is one, and how it was computed."""
+        if self.options.in_dims is not None:
+            cut_arguments(request, self.options)
+        outcome, plan = run(request, self.quantity, known)
+        result = self.quantity.assemble(request, outcome)
+        parts = result if self.quantity.gradient else (result,)
+        results = [put_back(part, self.options, request.traced) for part in parts]
+        if self.options.return_value:
+            values = [put_back(value, self.options, request.traced) for value in outcome.evaluation.outputs]
+            results.append(outcome.outputs.structure.build(values))
+        if self.options.has_aux:
+            results.append(outcome.build_aux(outcome.evaluation.aux))
+        return (results[0] if len(results) == 1 else tuple(results)), plan
+
+    def _in_blocks(self, args: tuple[Any, ...], kwargs: dict[str, Any], traced: bool) -> Any:
+        whole = replace(self, options=self.options.whole)
+        blocks = Blocks.of(self.transformed, self.options, self.quantity, args, kwargs, traced)
+        if len(blocks.starts()) == 1:
+            return whole(*args, **kwargs)
+        if not traced:
+            blocks.settle_independence(args, kwargs)
+        return blocks.joined([whole(*blocks.samples(args, start), **kwargs) for start in blocks.starts()])
+
+    def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
+        """The transform that is called for these arguments, and its own: itself, and these."""
+        return self, args
+
+    def _fingerprint(self) -> tuple[object, ...]:
+        return (self.quantity.identity, self.options.argnums, self.options.batch_dims, self.transformed)
+
+    def __repr__(self) -> str:
+        gradient = ["return_gradient=True"] if self.quantity.gradient else []
+        told = [name_of(self.transformed), *gradient, *self.options.changed()]
+        return f"{self.quantity.name}({', '.join(told)})"
+
+
+def with_signature(transform: F) -> F:
+    """Show the keywords that all transforms share, after its own, where ``help`` and editors look for them."""
+    given = inspect.signature(transform, eval_str=False).parameters.values()
+    own = [parameter for parameter in given if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    shared = [
+        inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=option.type)
+        for option in fields(Options)
+        if option.init
+    ]
+    function = inspect.Parameter("f", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation="Callable[..., Any]")
+    made = keywords_only(transform)
+    made.__signature__ = inspect.Signature([function, *own, *shared], return_annotation="Transform")  # type: ignore[attr-defined]
+    return made
+
+
+def transform_of(quantity: Quantity, f: Callable[..., Any], keywords: Keywords) -> Transform:
+    """The transform of ``f`` that computes a quantity."""
+    options = Options.of(quantity.name, keywords)
+    return Transform(in_front(as_function(f), options), quantity, options)
