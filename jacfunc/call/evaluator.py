@@ -29,6 +29,7 @@ from ..evaluation.scripted import plainly
 from ..jet import CannotFollowError, Jet
 from ..jet.values import replaced
 from ..jet.within import value_within
+from ..modules.attributes import as_they_were
 from ..modules.functional import FunctionalModule, LiveModule
 from ..modules.hidden import ModuleUsedError, Watch, watched
 from ..modules.swapping import call_guarded
@@ -170,7 +171,7 @@ class Evaluator:
             with torch.enable_grad():
                 outputs, _ = self.evaluate(*(leaf.detach().requires_grad_() for leaf in leaves), others_copied=True)
             return tuple(output.detach() for output in outputs)
-        with torch.no_grad():
+        with torch.no_grad(), as_they_were(self._modules()):
             outputs, _ = self.evaluate(*(leaf.detach() for leaf in leaves), others_copied=True)
         return outputs
 

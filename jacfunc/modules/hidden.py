@@ -17,12 +17,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx import GraphModule
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from ..core import caches
 from ..errors import JacfuncError
+from .attributes import Attributes, attributes_of, put_back
 from .fingerprint import Fingerprint
 from .swapping import Inventory, exchanged, locked
 
@@ -98,6 +100,7 @@ class Watch:
         self.called: list[weakref.ref[nn.Module]] = []
         self.made: list[nn.Module] = []
         self.running: list[tuple[nn.Module, set[int], Any]] = []
+        self.before: list[Attributes] = []
 
     def told(self, frame: Any, event: str, _: Any) -> None:
         """What Python tells of each call."""
@@ -125,6 +128,8 @@ class Watch:
             return
         if not any(reference() is module for reference in self.called):
             self.called.append(weakref.ref(module))
+            if not torch.is_grad_enabled():
+                self.before += attributes_of(module.modules())
         # By the outermost alone, whose hooks come first at the end as well.
         done = any(watch.exchanges(module) for watch in caches.AROUND.watches)
         self.running.append((module, set(map(id, module.modules())), None if done else _exchanged(module)))
@@ -142,6 +147,7 @@ class Watch:
         """Nothing runs any more."""
         while self.running:
             self._restore()
+        put_back(self.before)
         self.made.clear()
         if self.used is None:
             self.found += [module for reference in self.called if (module := reference()) is not None]

@@ -1,0 +1,103 @@
+"""``jacfunc/modules/attributes.py``: a module that keeps what it computes of its parameters keeps their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from jacfunc import check_independent, diag_jac, laplacian, make_functional
+from jacfunc.modules.attributes import as_they_were
+
+X = torch.rand(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+class Lazy(nn.Module):
+    """Squares its weights once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([2.0, 3.0], dtype=torch.float64))
+        self.kept: torch.Tensor | None = None
+        self.calls = 0
+
+    def forward(self, x: Any) -> Any:
+        self.calls += 1
+        if self.kept is None:
+            self.kept = self.w.square()
+        return torch.sin(x * self.kept) * self.w
+
+
+class Inner(nn.Module):
+    def __init__(self, holder: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.net = Lazy()
+        self.of = holder
+
+    def forward(self, x: Any) -> Any:
+        return self.net(x)
+
+
+class Holder:
+    """What no walk looks into."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.nets = {"one": [net]}
+
+    @property
+    def net(self) -> nn.Module:
+        return self.nets["one"][0]
+
+
+def slopes(f: Callable[[Any], Any], transform: Callable[..., Any], weights: torch.Tensor, **options: Any) -> Any:
+    return torch.autograd.grad(transform(f, **options)(X).square().sum(), weights)[0]
+
+
+def truth(transform: Callable[..., Any]) -> torch.Tensor:
+    w = torch.tensor([2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    if transform is diag_jac:
+        derivative = torch.cos(X * w.square()) * w.square() * w
+    else:
+        derivative = -torch.sin(X * w.square()) * w.square() ** 2 * w
+    return torch.autograd.grad(derivative.square().sum(), w)[0]
+
+
+@pytest.mark.parametrize("method", ["auto", "taylor", "forward", "reverse"])
+@pytest.mark.parametrize("transform", [diag_jac, laplacian])
+def test_gradients_go_through_what_a_first_call_keeps(transform: Callable[..., Any], method: Any) -> None:
+    net = Lazy()
+    torch.testing.assert_close(slopes(net, transform, net.w, method=method), truth(transform))
+    net = Lazy()
+    torch.testing.assert_close(slopes(lambda x: net(x), transform, net.w, method=method, check=False), truth(transform))
+    holder = Holder(Lazy())
+    weights = holder.net.w  # type: ignore[union-attr]
+    torch.testing.assert_close(slopes(lambda x: holder.net(x), transform, weights, method=method), truth(transform))
+
+
+def test_a_look_leaves_attributes_as_they_were() -> None:
+    net = Lazy()
+    assert check_independent(net)(X)
+    assert net.kept is None and net.calls == 0
+    inner = Inner(len)  # type: ignore[arg-type]
+    assert check_independent(lambda x: inner.net(x))(X)
+    assert inner.net.kept is None
+    f, params = make_functional(Lazy())
+    torch.testing.assert_close(diag_jac(f)(params, X), diag_jac(Lazy())(X))
+
+
+def test_attributes_come_back_whatever_happens_to_them() -> None:
+    net = Lazy()
+    net.other = [1]  # type: ignore[assignment]
+
+    def change() -> None:
+        with as_they_were([net]):
+            net.calls, net.new = 7, 1  # type: ignore[assignment]
+            del net.other
+            raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011 - any
+        change()
+    assert net.calls == 0 and net.other == [1] and not hasattr(net, "new")
