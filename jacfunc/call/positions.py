@@ -69,7 +69,8 @@ def _differs(request: Request, size: int, part: Callable[[int, int], Request]) -
 
 def _few(left: int, size: int) -> int:
     """As many samples as the last block has, if these are few, so that all takes no more than two blocks do."""
-    return left if 0 < left <= size // 2 else max(1, size // 3)
+    most = max(1, (size - 2) // 3)
+    return left if 0 < left <= most else most
 
 
 def _takes(step: Step, request: Request, count: int, total: int) -> bool:

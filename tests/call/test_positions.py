@@ -13,6 +13,9 @@ from torch.nn import functional as F
 
 from jacfunc import ArgumentError, CoupledSamplesError, diag_jac, laplacian, make_functional
 from jacfunc.call.evaluator import Evaluator
+from jacfunc.call.positions import refuse_positions
+from jacfunc.call.request import Request
+from jacfunc.options import Options
 
 Function = Callable[[Any], Any]
 DOUBLE = torch.float64
@@ -275,6 +278,17 @@ def test_it_is_asked_seldom_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     held["place"] = True
     with pytest.raises(ArgumentError, match="among others"):  # at the eighth call
         derivative(X)
+
+
+@pytest.mark.parametrize("size", [30, 64, 100, 300])
+@pytest.mark.parametrize("count", [300, 301, 320, 349, 350, 499])
+def test_it_costs_no_more_than_two_forwards_of_a_block(count: int, size: int) -> None:
+    f, x = lambda x: x.sin() if seen.append(len(x)) is None else x, torch.rand(count, 2)
+    seen: list[int] = []
+    options = Options(sample_chunk_size=size)
+    whole = Request(f, options, (x,), {})
+    refuse_positions(whole, size, lambda start, stop: Request(f, options, (x[start:stop],), {}))
+    assert (len(seen) >= 3 or size >= count) and sum(seen) <= 2 * size
 
 
 def test_what_draws_and_modules_with_parameters() -> None:
