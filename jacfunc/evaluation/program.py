@@ -44,6 +44,7 @@ class Kind(Enum):
     """How an argument is told."""
 
     TENSOR = "by where it comes from"
+    JET = "by where it comes from; while operations on jets are noted, all of them are seen to be made"
     PARAMETER = "by where it comes from, and from outside not by what it holds"
     ITSELF = "as it is"
     NUMBER = "by its sign and size"
@@ -52,7 +53,7 @@ class Kind(Enum):
     SLICE = "by its three numbers"
 
 
-TENSOR, PARAMETER, ITSELF = Kind.TENSOR, Kind.PARAMETER, Kind.ITSELF  # asked for at every step
+TENSOR, JET, PARAMETER, ITSELF = Kind.TENSOR, Kind.JET, Kind.PARAMETER, Kind.ITSELF  # asked for at every step
 
 KINDS: dict[type, Kind] = {
     torch.Tensor: Kind.TENSOR,

@@ -21,6 +21,7 @@ from ..core.torch_private import OpOverload, OpOverloadPacket
 from .program import (
     CONTENT,
     ITSELF,
+    JET,
     KINDS,
     ORIGINS,
     OUTSIDE,
@@ -30,6 +31,7 @@ from .program import (
     Held,
     Kind,
     Met,
+    Origin,
     Program,
     ProgramChangedError,
     Step,
@@ -56,7 +58,7 @@ class Recorder:
     It belongs to one evaluation of one thread at a time.
 
     Attributes:
-        on_jets: whether operations on jets are noted, and no others; of jets all are seen.
+        on_jets: whether operations on jets are noted, and no others; then all jets are seen, and few tensors.
         busy: what happens is no step, since it is inside of one, or of no evaluation.
         program: the last one that came to its end.
     """
@@ -81,11 +83,12 @@ class Recorder:
             self.steps: list[Step] = []
         else:
             self._follow([program for program in self.known if program.fits(self.samples)])
-        given = [*leaves, *parameters, *others]
+        self.given = given = [*leaves, *parameters, *others]  # kept, so that nothing else comes to be where they are
         self.count = len(given)
         origin(self.count)  # so that there are so many
         self.numbers = dict(zip(map(id, given), ORIGINS, strict=False))
-        self.living = {} if self.on_jets else {id(tensor): weakref.ref(tensor) for tensor in given}
+        self.jets = self.numbers.copy() if on_jets else {}
+        self.living: dict[int, weakref.ref[Any]] = {}
         for tensor in others:
             self._hold(tensor)
         self.busy = False
@@ -93,12 +96,14 @@ class Recorder:
     def before(self, function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         """An operation is about to run."""
         step: Step = [function]
-        append, numbers, on_jets = step.append, self.numbers, self.on_jets
+        append, jets = step.append, self.jets
         for item in args:  # what most of them are without a call, for this is asked at every step
             kind = KINDS.get(type(item))
-            if kind is TENSOR or kind is PARAMETER:
-                number = numbers.get(id(item))
-                if number is not None and (on_jets or self._is(item)):
+            if kind is JET and (number := jets.get(id(item))) is not None:
+                append(number)
+            elif kind is TENSOR or kind is PARAMETER:
+                number, made = self.numbers.get(id(item)), self.living.get(id(item))
+                if number is not None and (made is None or made() is item):
                     append(number)
                 elif kind is PARAMETER:
                     step += (OUTSIDE, item.shape, item.dtype)
@@ -109,9 +114,7 @@ class Recorder:
             else:
                 self._tell(item, step)
         if kwargs:
-            for name, value in kwargs.items():
-                step.append(name)
-                self._tell(value, step)
+            self._tell_named(kwargs, step)
         if self.same_size and self.steps[self.at] == step:  # there is one, as the last is that of the outputs
             self.at += 1
         else:
@@ -136,14 +139,16 @@ class Recorder:
 
     def after(self, result: Any) -> None:
         """It has run, and this is its result."""
-        if KINDS.get(type(result)) is TENSOR or isinstance(result, torch.Tensor):
+        kind = KINDS.get(type(result))
+        if kind is JET or kind is TENSOR or isinstance(result, torch.Tensor):
             count = self.count
             self.count = count + 1
-            try:
+            if count >= len(ORIGINS):
+                origin(count)
+            if kind is JET and self.on_jets:
+                self.jets[id(result)] = ORIGINS[count]
+            else:
                 self.numbers[id(result)] = ORIGINS[count]
-            except IndexError:
-                self.numbers[id(result)] = origin(count)
-            if not self.on_jets:
                 self.living[id(result)] = weakref.ref(result)
         elif isinstance(result, list | tuple):
             for item in result:
@@ -167,11 +172,18 @@ class Recorder:
 
     def knows(self, tensor: torch.Tensor) -> bool:
         """Whether it is an argument, or was seen to be made in this evaluation."""
-        return id(tensor) in self.numbers and self._is(tensor)
+        return self._number(tensor) is not None
 
-    def _is(self, tensor: torch.Tensor) -> bool:
-        """Whether it is what is known by its address: another one may have come to be there, made out of sight."""
-        return self.living[id(tensor)]() is tensor
+    def _number(self, item: Any) -> Origin | None:
+        """Where it comes from, if that is known: ``before`` has these lines without the call.
+
+        A tensor that was made in the evaluation may be gone, and another one have come to be at its address, out of
+        sight.  What was given stays.  A jet is seen when it is made, and has the place of one that is gone.
+        """
+        if self.on_jets and KINDS.get(type(item)) is JET:
+            return self.jets.get(id(item))
+        number, made = self.numbers.get(id(item)), self.living.get(id(item))
+        return number if made is None or made() is item else None
 
     def _take(self, step: Step) -> None:
         """Note a step, or find it in what is followed."""
@@ -211,14 +223,19 @@ class Recorder:
         for item in items:
             self._tell(item, step)
 
+    def _tell_named(self, items: dict[Any, Any], step: Step) -> None:
+        for name, item in items.items():
+            self._tell(name, step)
+            self._tell(item, step)
+
     def _tell(self, item: Any, step: Step) -> None:
         kind = KINDS.get(type(item))
-        if kind is TENSOR or kind is PARAMETER:
-            number = self.numbers.get(id(item))
-            if number is not None and (self.on_jets or self._is(item)):
-                step.append(number)
-            else:
+        if kind is TENSOR or kind is JET or kind is PARAMETER:
+            number = self._number(item)
+            if number is None:
                 self._tell_outside(item, step)
+            else:
+                step.append(number)
         elif kind is ITSELF:
             step.append(item)
         elif kind is Kind.ITEMS:
@@ -255,16 +272,15 @@ class Recorder:
     def _tell_other(self, item: Any, step: Step) -> None:
         kind = type(item)
         if isinstance(item, torch.Tensor) or hasattr(kind, "__torch_function__"):
-            if id(item) in self.numbers and (self.on_jets or self._is(item)):
-                step.append(self.numbers[id(item)])
+            number = self._number(item)
+            if number is not None:
+                step.append(number)
             else:
                 step.append(kind)
                 self._tell_outside(item, step)
         elif isinstance(item, dict):
             step += (kind, len(item))
-            for name, value in item.items():
-                self._tell(name, step)
-                self._tell(value, step)
+            self._tell_named(item, step)
         elif isinstance(item, list | tuple):
             step += (kind, len(item))
             self._tell_all(item, step)

@@ -351,7 +351,7 @@ def _divided(self: Jet, other: Any) -> Any:
 
 def install() -> None:
     """Give :class:`Jet` what a tensor has, through :func:`apply`."""
-    KINDS[Jet] = Kind.TENSOR
+    KINDS[Jet] = Kind.JET
     Jet.__torch_function__ = classmethod(_torch_function)  # type: ignore[attr-defined]
     Jet.__rtruediv__ = Jet.__rdiv__ = _divided  # type: ignore[attr-defined]
     for name in dir(torch.Tensor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from jacfunc import laplacian
 from jacfunc.evaluation.corrections import corrected
-from jacfunc.evaluation.program import CONTENT, Program, ProgramChangedError
+from jacfunc.evaluation.program import CONTENT, KINDS, ORIGINS, Flag, Kind, Program, ProgramChangedError
 from jacfunc.evaluation.recorder import Recorder
 
 Function = Callable[[torch.Tensor], Any]
@@ -257,3 +259,93 @@ def test_what_comes_to_be_at_the_address_of_another_tensor_is_not_taken_for_it()
     recorder.busy = False
     recorder.before(torch.sin, (first,), {})
     assert recorder.steps[1] != recorder.steps[2]
+
+
+# -------------------------------------------------------------------- what is known by its address
+
+
+def addresses_again(x: torch.Tensor) -> torch.Tensor:
+    """Tensors that jets do not see are made where others have died that were seen, sometimes."""
+    out = torch.zeros(len(x), dtype=x.dtype)
+    for k in range(4):
+        rows = (x[:, 0] <= 10.0 + k).nonzero().flatten()
+        where = PAIRS * 1
+        y = torch.sin(x[:, k % 3] * (k + 1.0))
+        out = out.index_add(0, where[0], y.index_select(0, rows[:]))
+    return out
+
+
+PAIRS = torch.arange(32).reshape(2, 16) % 16
+
+
+@pytest.mark.parametrize("method", ["auto", "reverse"])
+def test_identical_calls_are_of_one_program_whatever_dies_on_the_way(method: str, monkeypatch) -> None:
+    turns = []
+    turn = Recorder._turn
+    monkeypatch.setattr(Recorder, "_turn", lambda self, step: turns.append(step) or turn(self, step))
+    x = torch.rand(16, 3, dtype=torch.float64)
+    second = laplacian(addresses_again, method=method, check=False)
+    for _ in range(60):
+        second(x)
+    assert not turns
+
+
+class Stand:
+    """In place of a jet."""
+
+
+@pytest.fixture
+def on_stands(monkeypatch) -> Recorder:
+    """Who notes what runs on jets that are given, a stand and a tensor."""
+    monkeypatch.setitem(KINDS, Stand, Kind.JET)
+    recorder = Recorder(4)
+    recorder.begin([Stand()], [], [X.clone()], on_jets=True)
+    return recorder
+
+
+def noted(recorder: Recorder, function: Any, result: Any, *args: Any) -> list[object]:
+    recorder.step(function, args, {}, lambda: result)
+    return recorder.steps[-1][1:]
+
+
+def moved_to(recorder: Recorder, old: Any, new: Any) -> None:
+    """As if the new one were made at the address of the old one, which is gone."""
+    for known in (recorder.numbers, recorder.jets, recorder.living):
+        if id(old) in known:
+            known[id(new)] = known.pop(id(old))  # type: ignore[index]
+
+
+def test_tensors_on_jets_are_known_while_they_live(on_stands: Recorder) -> None:
+    (jet, given), mask, other = on_stands.given, X > 0, X > 1
+    assert noted(on_stands, torch.gt, mask, jet, given) == [ORIGINS[0], ORIGINS[1]]
+    assert noted(on_stands, torch.where, Stand(), mask, jet, [mask]) == [ORIGINS[2], ORIGINS[0], 1, ORIGINS[2]]
+    moved_to(on_stands, mask, other)
+    for told in (noted(on_stands, torch.where, Stand(), other, jet), noted(on_stands, torch.cat, Stand(), [other])):
+        assert ORIGINS[2] not in told and Flag.OUTSIDE in told
+    assert not on_stands.knows(other) and on_stands.knows(given)
+
+
+def test_a_tensor_at_the_address_of_a_jet_is_none(on_stands: Recorder) -> None:
+    made, tensor = Stand(), X.clone()
+    noted(on_stands, torch.sin, made, on_stands.given[0])
+    moved_to(on_stands, made, tensor)
+    assert noted(on_stands, torch.cos, Stand(), tensor)[0] is Flag.OUTSIDE
+
+
+def test_a_jet_at_the_address_of_a_tensor_or_of_another_jet_is_itself(on_stands: Recorder) -> None:
+    jet, mask, second, third = on_stands.given[0], X > 0, Stand(), Stand()
+    noted(on_stands, torch.gt, mask, jet)
+    moved_to(on_stands, mask, second)
+    noted(on_stands, torch.sin, second, jet)
+    assert noted(on_stands, torch.cos, Stand(), second) == [ORIGINS[3]]
+    moved_to(on_stands, second, third)
+    noted(on_stands, torch.sin, third, jet)
+    assert noted(on_stands, torch.cos, Stand(), third) == [ORIGINS[5]]
+
+
+def test_what_was_given_stays_where_it_is() -> None:
+    recorder = Recorder(4)
+    recorder.begin([X], [], [held := X.clone()])
+    gone = weakref.ref(held)
+    del held
+    assert gone() is recorder.given[1]
