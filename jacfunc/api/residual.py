@@ -16,6 +16,7 @@ from ..call.inside import values
 from ..call.request import as_function, requested
 from ..core.levels import tracing
 from ..core.reasons import name_of
+from ..core.unasked import unasked
 from ..errors import ArgumentTypeError, NotationError, ShapeError, UnsupportedOperationError
 from ..evaluation.rng import replaying
 from ..jet import Jet
@@ -179,7 +180,7 @@ class Residual(Entrance, Uncalled):
             derivatives, _ = self._computed(values, args, kwargs)
             state = request.random_state()
         dry = DryReading(derivatives, self.variables)
-        with replaying(state):  # the equation may draw too
+        with replaying(state), unasked():  # the equation may draw too
             try:
                 self.equation(dry)
             except NotationError:

@@ -21,6 +21,7 @@ from ..core.closeness import agree
 from ..core.levels import differentiated_again, inside_transform
 from ..core.reasons import line_of, together
 from ..core.torch_private import constant_in_traces, dynamo_error
+from ..core.unasked import unasked
 from ..errors import UnsupportedOperationError
 from ..evaluation.program import Program
 from ..modules.functional import FunctionalModule, LiveModule
@@ -224,6 +225,7 @@ def _close(found: Any, truth: Any) -> bool:
     return all(map(agree, trees.tensors(found), trees.tensors(truth)))
 
 
+@unasked()
 def _close_elsewhere(call: Call, eager: Transform, request: Request, truth: Any) -> bool:
     """Whether they are at other points too, where the truth tells nothing here; what f refuses there says nothing."""
     if not tells_nothing(tuple(trees.tensors(truth))):

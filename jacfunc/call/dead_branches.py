@@ -9,6 +9,7 @@ import torch
 
 from ..core.closeness import agree
 from ..core.levels import inside_transform
+from ..core.unasked import unasked
 from ..evaluation.rng import RandomState
 from ..routes.points import REFUSED, moved
 from .evaluator import Evaluator, OutputsChangedError
@@ -30,6 +31,7 @@ def completes(other: torch.Tensor, result: torch.Tensor) -> bool:
     return not bool(other.isnan().any()) and agree(other, torch.where(result.isnan(), other, result))
 
 
+@unasked()
 def has_values_around(evaluator: Evaluator, state: RandomState) -> bool:
     """Whether f is no NaN a small step before and after each sample."""
     leaves = evaluator.request.leaves

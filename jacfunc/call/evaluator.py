@@ -19,6 +19,7 @@ from ..core import trees
 from ..core.levels import compiling, inside_transform, inside_vmap
 from ..core.reasons import first_line
 from ..core.subclasses import undressed
+from ..core.unasked import unasked
 from ..errors import ArgumentTypeError, JacfuncError, UnsupportedOperationError
 from ..evaluation.corrections import Beside, corrected, records, refuse_unseen
 from ..evaluation.program import Program
@@ -158,10 +159,11 @@ class Evaluator:
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
-        """A context in which nothing is noted: of what runs at other values, or to verify."""
+        """A context in which nothing is noted, and nobody warned: of what runs at other values, or to verify."""
         recorder, self.recorder = self.recorder, None
         try:
-            yield
+            with unasked():
+                yield
         finally:
             self.recorder = recorder
 
@@ -228,7 +230,7 @@ class Evaluator:
         self.recorder = recorder = Recorder(self.request.samples)
         ends = state.now()
         state.restore()
-        with contextlib.suppress(*REFUSED):
+        with contextlib.suppress(*REFUSED), unasked():
             self.values([0.75 * leaf.flip(0) for leaf in self.request.leaves])
         ends.restore()
         return recorder.program

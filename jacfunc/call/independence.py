@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from ..core import caches
 from ..core.levels import inside_vmap
 from ..core.reasons import noted
 from ..core.torch_private import BatchNorm
+from ..core.unasked import unasked
 from ..errors import CoupledSamplesError, IndependenceWarning
 from ..evaluation.program import PROGRAMS, Program
 from ..evaluation.rng import RandomState, replaying
@@ -252,17 +253,21 @@ def _any_finite(outputs: Tensors) -> bool:
 
 
 @contextmanager
-def _looking(request: Request) -> Iterator[tuple[Evaluator, Tensors, RandomState]]:
-    """After a look at what the function does now: its evaluator, its outputs, and the draw that they are of."""
+def _looking(request: Request, once_more: bool = False) -> Iterator[tuple[Evaluator, Tensors, RandomState]]:
+    """After a look at what the function does now: its evaluator, its outputs, and the draw that they are of.
+
+    ``once_more``: a call evaluates it there as well, and warns of what there is to warn of.
+    """
     with noted("check_independent", request.function, request.args):
         evaluator, state = Evaluator(request), request.random_state()
-        outputs, _ = evaluator.look(state)
+        with unasked() if once_more else nullcontext():
+            outputs, _ = evaluator.look(state)
         yield evaluator, outputs, state
 
 
 def confirm(request: Request, forwards: int | None = None) -> None:
-    """Look at what the function does now, and check it: if that is new, or by so many forwards."""
-    with _looking(request) as looked:
+    """Look at what the function does now, and check it: if that is new, or by so many forwards beside a call."""
+    with _looking(request, once_more=forwards is not None) as looked:
         if forwards is None:
             decided(*looked)
         else:
@@ -273,7 +278,7 @@ def settle(request: Request) -> None:
     """Check samples that a call sees in small blocks, which may show nothing: at each call, unless they are proved."""
     if not request.options.check or not several(request):
         return
-    with _looking(request) as looked:
+    with _looking(request, once_more=True) as looked:
         program = looked[0].looked_at
         if program is None or not program.proved or standing(request, program) is None:
             check(*looked)

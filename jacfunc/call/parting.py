@@ -10,6 +10,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from ..core.reasons import ours
+from ..core.unasked import unasked
 
 MOST = 100_000
 """Lines that are noted."""
@@ -17,6 +18,7 @@ MOST = 100_000
 Line = tuple[CodeType, int]
 
 
+@unasked()
 def parting(with_tensors: Callable[[], Any], with_jets: Callable[[], Any]) -> str:
     """Where the lines of the user's that two evaluations run part, if they do."""
     one, other = _lines(with_tensors), _lines(with_jets)

@@ -15,6 +15,7 @@ import torch
 
 from ..core import caches, trees
 from ..core.closeness import agree
+from ..core.unasked import unasked
 from ..errors import ArgumentError
 from ..evaluation.program import OUTSIDE, Origin, Step, origin
 from ..routes.points import REFUSED
@@ -42,6 +43,7 @@ def refuse_positions(request: Request, size: int, part: Callable[[int, int], Req
         caches.CUT.put(fingerprint.key, fingerprint.parts, signature, passed + 1)
 
 
+@unasked()
 def _differs(request: Request, size: int, part: Callable[[int, int], Request]) -> bool:
     """Whether a few samples at the beginning of a block have other values than they have alone."""
     count, few = request.batch[0], _few(request.batch[0] % size, size)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from ..core import caches
+from ..core.unasked import unasked
 from ..errors import JacfuncError
 from ..evaluation.rng import RandomState
 from ..routes.points import REFUSED, waves
@@ -46,7 +47,8 @@ class Evaluated(NamedTuple):
 def evaluated(evaluator: Evaluator, leaves: Tensors, state: RandomState) -> Evaluated:
     """The outputs at these leaves from one random draw; where that leaves the generators is for the caller to mend."""
     state.restore()
-    return Evaluated(evaluator.values(leaves), state.now())
+    with unasked():
+        return Evaluated(evaluator.values(leaves), state.now())
 
 
 def replaced_in(count: int, forwards: int) -> torch.Tensor:

@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..core import trees
 from ..core.closeness import agree
+from ..core.unasked import unasked
 from ..evaluation.rng import RandomState
 from ..routes.points import REFUSED
 from ..routes.task import Evaluation
@@ -18,6 +19,7 @@ from .evaluator import Evaluator, OutputsChangedError
 Tensors = tuple[torch.Tensor, ...]
 
 
+@unasked()
 def reproduces(outputs: Tensors, values: Tensors, evaluator: Evaluator, state: RandomState | None) -> bool:
     """Whether the outputs of a route are the ``values`` of a plain forward.
 
@@ -46,6 +48,7 @@ def tells_nothing(values: Tensors) -> bool:
     return not any(bool((value.isfinite() & (value != 0)).any()) for value in values)
 
 
+@unasked()
 def reproduces_at(
     leaves: Tensors, compute: Callable[[], Evaluation], evaluator: Evaluator, state: RandomState | None
 ) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from ..core.levels import inside_transform
 from ..core.torch_private import DispatchMode
 from ..core.trees import tensors
+from ..core.unasked import unasked
 from ..evaluation.rng import replaying
 from .evaluator import Evaluator
 from .request import Request
@@ -26,6 +27,7 @@ class _Recorder(DispatchMode):
         return result
 
 
+@unasked()
 def forward_bytes(request: Request) -> list[int]:
     """The bytes of every result of one forward of the request, in order."""
     recorder = _Recorder()

@@ -227,6 +227,16 @@ class Plainly(threading.local):
 PLAINLY = Plainly()
 PLAINLY_COUNT = Count()
 
+
+class Unasked(threading.local):
+    """How deep this thread is in evaluations that nobody asked for (``unasked.py``)."""
+
+    depth = 0
+
+
+UNASKED = Unasked()
+UNASKED_COUNT = Count()
+
 PLAIN_COPIES: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 """The copy of scripted code that evaluations run."""
 
