@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -30,9 +30,10 @@ from ..evaluation.rng import RandomState, replaying
 from ..modules.fingerprint import Fingerprint
 from ..routes.points import REFUSED
 from .evaluator import Evaluator
-from .probes import Evaluated, Moved, differ, evaluated, is_less, is_rounding, moved, probes_of, replaced_in
+from .probes import Evaluated, Moved, differ, evaluated, moved, probes_of, replaced_in
 from .refusals import not_batch_first
 from .request import Request
+from .rounding import may_be_rounding, noise_of
 
 
 class Independence(StrEnum):
@@ -61,8 +62,6 @@ SHARED_STEPS = (
     "takes it from a norm over the batch: take a solver with fixed steps (rk4), or {tolerance} for derivatives with "
     "the steps as they are"
 )
-BESIDE = (1, -1, 2, -2, 3)
-"""How far off others are looked at before what moved by little counts as an influence."""
 SMALL = 1e-2
 """A change beside the output that is rather a tolerance than an influence."""
 
@@ -150,9 +149,9 @@ def _probed(evaluator: Evaluator, outputs: Tensors, state: RandomState, forwards
     if isinstance(probes, str):
         _warn(probes)
         return Independence.UNDECIDED
-    evaluations = [outputs, *(probe.outputs for probe in probes)]
-    first = moved(evaluations, replaced, evaluator.request.options.check_tolerance or 0.0)
-    if first is None or _only_rounding(evaluator, evaluations, first, replaced, state):
+    tolerance = evaluator.request.options.check_tolerance or 0.0
+    first = moved([outputs, *(probe.outputs for probe in probes)], replaced, tolerance)
+    if first is None or _only_rounding(evaluator, first, outputs, probes, replaced, state):
         return Independence.CHECKED
     again = evaluated(evaluator, evaluator.request.leaves, state)
     ends = [*(probe.end for probe in probes), *_ends_elsewhere(evaluator, state, again.end)]
@@ -165,18 +164,27 @@ def _probed(evaluator: Evaluator, outputs: Tensors, state: RandomState, forwards
 
 
 def _only_rounding(
-    evaluator: Evaluator, evaluations: Sequence[Tensors], first: Moved, replaced: torch.Tensor, state: RandomState
+    evaluator: Evaluator,
+    first: Moved,
+    outputs: Tensors,
+    probes: Sequence[Evaluated],
+    replaced: torch.Tensor,
+    state: RandomState,
 ) -> bool:
-    """Whether what moved by little is no influence but rounding."""
-    if not _is_small(first, evaluations[0]):
+    """Whether what moved is no more than rounding, beside outliers and where others are neighbours."""
+    request = evaluator.request
+    own = Evaluated(request.leaves, tuple(outputs), state)
+    if not may_be_rounding(evaluator, own, first.change, state):
         return False
-
-    def others(**how: Any) -> Sequence[Tensors]:
-        found = probes_of(evaluator, replaced, state, **how)
-        return evaluations if isinstance(found, str) else [evaluations[0], *(probe.outputs for probe in found)]
-
-    apart = any(is_rounding(evaluations, others(beside=steps), replaced) for steps in BESIDE)
-    return apart and is_less(evaluations, others(inside=True), replaced)
+    tolerance = request.options.check_tolerance or 0.0
+    for found in (probes, probes_of(evaluator, replaced, state, inside=True)):
+        if isinstance(found, str):
+            return False
+        evaluations = [own, *found]
+        noise = noise_of(evaluator, evaluations, state)
+        if noise is None or moved([each.outputs for each in evaluations], replaced, tolerance, noise) is not None:
+            return False
+    return True
 
 
 def _is_small(first: Moved, outputs: Tensors) -> bool:

@@ -15,7 +15,7 @@ from ..core import caches
 from ..core.unasked import unasked
 from ..errors import JacfuncError
 from ..evaluation.rng import RandomState
-from ..routes.points import REFUSED, waves
+from ..routes.points import REFUSED
 from .evaluator import Evaluator
 
 Tensors = Sequence[torch.Tensor]
@@ -33,13 +33,14 @@ class Moved(NamedTuple):
 SEED = 20190613
 ROUNDING = 64
 """Units in the last place that are no influence."""
-APART, LESS = 0.5, 0.7
-"""By which part of it rounding moves otherwise where others are a little off, and moves where none is far out."""
+NOISE = 8
+"""How many times the noise of an output is no influence."""
 
 
 class Evaluated(NamedTuple):
-    """Outputs, and where the random generators stood after them."""
+    """Outputs at some leaves, and where the random generators stood after them."""
 
+    leaves: Tensors
     outputs: tuple[torch.Tensor, ...]
     end: RandomState
 
@@ -48,7 +49,7 @@ def evaluated(evaluator: Evaluator, leaves: Tensors, state: RandomState) -> Eval
     """The outputs at these leaves from one random draw; where that leaves the generators is for the caller to mend."""
     state.restore()
     with unasked():
-        return Evaluated(evaluator.values(leaves), state.now())
+        return Evaluated(leaves, evaluator.values(leaves), state.now())
 
 
 def replaced_in(count: int, forwards: int) -> torch.Tensor:
@@ -68,17 +69,15 @@ def replaced_in(count: int, forwards: int) -> torch.Tensor:
 
 
 def probes_of(
-    evaluator: Evaluator, replaced: torch.Tensor, state: RandomState, beside: int = 0, inside: bool = False
+    evaluator: Evaluator, replaced: torch.Tensor, state: RandomState, inside: bool = False
 ) -> list[Evaluated] | str:
     """The function with samples replaced by outliers, or else by neighbours; what it did if it refuses both.
 
-    ``beside``: by what is so many small steps off them; ``inside``: by neighbours only.
+    ``inside``: by neighbours only.
     """
     for outliers in (False,) if inside else (True, False):
         generator = torch.Generator().manual_seed(SEED)
         new = [_replacement(leaf.detach(), len(replaced), outliers, generator) for leaf in evaluator.request.leaves]
-        if beside:
-            new = [_beside(values, beside) for values in new]
         try:
             return [_evaluated_with(evaluator, new, there, state) for there in replaced.unbind(1)]
         except JacfuncError:
@@ -86,12 +85,6 @@ def probes_of(
         except REFUSED as error:
             reason = f"failed when some samples were replaced by others of the batch ({type(error).__name__}: {error})"
     return reason
-
-
-def _beside(values: torch.Tensor, steps: int) -> torch.Tensor:
-    (wave,) = waves([values])
-    step = steps * float(torch.finfo(values.dtype).eps ** 0.75)  # more than rounding, and less than what may oscillate
-    return values + values * (step * wave)
 
 
 def _evaluated_with(evaluator: Evaluator, new: Tensors, mask: torch.Tensor, state: RandomState) -> Evaluated:
@@ -119,45 +112,23 @@ def _replacement(leaf: torch.Tensor, count: int, outliers: bool, generator: torc
     return values + (size * factor).to(values) * spread
 
 
-def moved(evaluations: Sequence[Tensors], replaced: torch.Tensor, tolerance: float = 0.0) -> Moved | None:
+def moved(
+    evaluations: Sequence[Tensors],
+    replaced: torch.Tensor,
+    tolerance: float = 0.0,
+    noise: Sequence[Tensors] | None = None,
+) -> Moved | None:
     """What moved first, by more than so large a part of its size, of evaluations that gave a sample the same value.
 
-    The first evaluation is that of the samples as they are.
+    The first evaluation is that of the samples as they are.  ``noise``: by how much rounding may move what came out of
+    each of them (``rounding.py``).
     """
-    return next(filter(None, (_first_moved(*pair, tolerance) for pair in _compared(evaluations, replaced))), None)
-
-
-def is_rounding(evaluations: Sequence[Tensors], beside: Sequence[Tensors], replaced: torch.Tensor) -> bool:
-    """Whether what moved is rounding: an influence moves what it moves by nearly as much where others are ``beside``.
-
-    Of a kernel that subtracts the mean of a batch, and of sums whose terms cancel, rounding is more than that of what
-    comes out.
-    """
-    one, other = _changes(evaluations, replaced), _changes(beside, replaced)
-    if one.shape != other.shape:
-        return False
-    moved, off = float(one.abs().sum()), float(torch.where(one == 0, 0.0, one - other).abs().sum())
-    return math.isfinite(moved) and math.isfinite(off) and off > APART * moved
-
-
-def is_less(evaluations: Sequence[Tensors], others: Sequence[Tensors], replaced: torch.Tensor) -> bool:
-    """Whether less moved in others, as rounding does where nothing is as large as an outlier."""
-    one, other = (_changes(each, replaced).abs().sum() for each in (evaluations, others))
-    return bool(other <= LESS * one)
-
-
-def _changes(evaluations: Sequence[Tensors], replaced: torch.Tensor) -> torch.Tensor:
-    """What moved by more than the rounding of what came out, and zeros elsewhere."""
-    found = [torch.zeros(0, dtype=torch.float64)]
-    for before, after, kept in _compared(evaluations, replaced):
-        for a, b in zip(before, after, strict=True):
-            if a.shape != b.shape:
-                return torch.full((1,), math.inf, dtype=torch.float64)
-            change = (b - a).double() * kept[:, None]
-            found.append(
-                torch.where(change.abs() > ROUNDING * torch.finfo(a.dtype).eps * a.abs(), change, 0.0).flatten()
-            )
-    return torch.cat(found)
+    pairs = _compared(evaluations, replaced)
+    if noise is None:
+        return next(filter(None, (_first_moved(*pair, tolerance) for pair in pairs)), None)
+    rooms = ([a + b for a, b in zip(*pair, strict=True)] for *pair, _ in _compared(noise, replaced))
+    found = (_first_moved(*pair, tolerance, room) for pair, room in zip(pairs, rooms, strict=True))
+    return next(filter(None, found), None)
 
 
 def _compared(
@@ -185,7 +156,9 @@ def _chosen(there: torch.Tensor, these: Tensors, others: Tensors) -> list[torch.
     return [torch.where(there[:, None], *pair) for pair in zip(these, others, strict=True)]
 
 
-def _first_moved(before: Tensors, after: Tensors, kept: torch.Tensor, tolerance: float = 0.0) -> Moved | None:
+def _first_moved(
+    before: Tensors, after: Tensors, kept: torch.Tensor, tolerance: float = 0.0, noise: Tensors | None = None
+) -> Moved | None:
     """What moved first beyond rounding and the tolerance among the rows that are kept."""
     for leaf, (old, new) in enumerate(zip(before, after, strict=True)):
         if old.shape != new.shape:
@@ -199,7 +172,11 @@ def _first_moved(before: Tensors, after: Tensors, kept: torch.Tensor, tolerance:
         same = (a == b) | (a.isnan() & b.isnan())
         room = max(ROUNDING * torch.finfo(old.dtype).eps, tolerance)
         change = torch.where(same, 0.0, (a - b).abs())
-        moved = ~(change <= room * scale)
+        allowed = room * scale
+        if noise is not None and noise[leaf].numel():
+            own = noise[leaf][kept].amax(1, keepdim=True)
+            allowed = torch.maximum(allowed, NOISE * torch.maximum(own, own.median()))
+        moved = ~(change <= allowed)
         if moved.any():
             row = int(moved.any(1).nonzero()[0])
             return Moved(
