@@ -226,6 +226,8 @@ next_node_number: Callable[[], int] = torch._C._autograd._get_sequence_nr
 """The number that the next node gets in this thread; what is older than a moment could not be told without it."""
 node_number: Callable[[Any], int] = methodcaller("_sequence_nr")
 """The number of a node: the abstract class ``torch.autograd.graph.Node`` has it under this name."""
+arguments_of: Callable[[Any], Sequence[Any]] = attrgetter("_input_metadata")
+"""Shape and dtype of each tensor that a node's backward takes; the abstract class has it under this name as well."""
 SAVED = "_saved_"
 """How the attributes of a node begin that hold what it keeps for its backward, as torch's notes on autograd have it."""
 data_getter: Callable[..., Any] = torch._C._autograd._get_data_attr  # type: ignore[attr-defined]

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 from ..core import caches
+from ..core.levels import compiling
+from ..core.torch_private import next_node_number
 from ..errors import UnsupportedOperationError
 from ..evaluation.recorder import Recorder
 from .joined import Joined
@@ -57,7 +59,7 @@ class Propagation:
     what shares memory with a jet's value, and its version then.  ``scaled``: rows that are one-hot rows times a scale,
     as an activation after a narrow layer leaves them, each with its scale.  ``within``: what it runs inside of.
     ``origin``: what the rows of its first frame are, where that is known.  ``recorder``: who notes its operations.
-    ``rooted``: whether a norm was zero (``root.py``).
+    ``rooted``: whether a norm was zero (``root.py``).  ``began``: the number of the first node of its graph.
     """
 
     batch: tuple[int, ...]
@@ -77,6 +79,7 @@ class Propagation:
     origin: Origin | None = None
     recorder: Recorder | None = None
     rooted: bool = False
+    began: int = field(default_factory=lambda: 0 if compiling() else next_node_number())
 
     def apart(self, value: Tensor) -> Tensor:
         """A copy of what shares memory with a jet, and that perhaps with the caller; its change is told in the end."""

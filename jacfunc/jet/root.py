@@ -23,6 +23,7 @@ from .build import constant_rows
 from .frame import Frame, Propagation
 from .jet import Coefficients, Jet
 from .layout import Layout, Table
+from .lost import lost_where
 
 Tensor = torch.Tensor
 
@@ -39,7 +40,7 @@ class Root:
         odd: what the root is multiplied by.
         square: the square of the root.
         even_size, odd_size, square_size: the sums of the sizes of all that these are made of, to tell what rounding is.
-        moves: 1 where the root is zero, with 1 in rows along which it is not constant.
+        moves: 1 where the root is zero, with 1 in rows along which it is not constant; in a graph see ``lost.py``.
     """
 
     even: Jet
@@ -146,7 +147,7 @@ def _derivatives(root: Root, parts: Sequence[Tensor | None]) -> Coefficients:
 
 def _without_gradients(root: Root, parts: Sequence[Tensor | None], rows: Coefficients) -> Coefficients:
     """Rows whose gradients by what the root is of are NaN where there are none."""
-    square, moving, found = root.square.value, _moving(root), []
+    moving, found = _moving(root), []
     for order, stack in enumerate(rows, start=1):
         alive = any_of(parts[: order + 1])
         lost = None if moving is None or alive is None else moving & alive
@@ -154,7 +155,7 @@ def _without_gradients(root: Root, parts: Sequence[Tensor | None], rows: Coeffic
             found.append(stack)
         else:
             full = stack if stack.shape[1:] == lost.shape else stack.expand(len(stack), *lost.shape)
-            found.append(_Lost.apply(full, square, lost))  # type: ignore[no-untyped-call]
+            found.append(lost_where(full, root.moves.value, lost))
     return tuple(found)
 
 
@@ -170,32 +171,6 @@ def any_of(stacks: Sequence[Tensor | None]) -> Tensor | None:
         if stack is not None:
             found = stack.any(0) if found is None else found | stack.any(0)
     return found
-
-
-class _Lost(torch.autograd.Function):
-    """The identity of rows, whose gradient by the square of a root is NaN where that is lost."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(rows: Tensor, square: Tensor, lost: Tensor) -> Tensor:
-        return rows.view_as(rows)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keep where it is."""
-        ctx.save_for_backward(inputs[2])
-        ctx.save_for_forward(inputs[2])
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> Any:
-        (lost,) = ctx.saved_tensors
-        return cotangent, torch.where(lost & (cotangent != 0).any(0), math.nan, 0.0).to(cotangent.dtype), None
-
-    @staticmethod
-    def jvp(ctx: Any, rows: Tensor, square: Tensor, lost: Any) -> Any:
-        (where,) = ctx.saved_tensors
-        return rows + torch.where(where & (square != 0), math.nan, 0.0).to(rows.dtype)
 
 
 def _second(frame: Frame, parts: Sequence[Tensor | None], moves: Sequence[Tensor | None]) -> Tensor | None:

@@ -102,7 +102,11 @@ def _together(one: Root, other: Root) -> tuple[Root, Tensor | None]:
         for order, c in enumerate(square.coefficients)
     ]
     square = Jet(square.value, tuple(rows), square.frame)
-    return replace(one, square=square, square_size=chosen("square_size"), moves=chosen("moves")), two
+    moves = chosen("moves")
+    others = other.moves.value  # which may move with other parameters
+    beside = torch.where(first & second, others - others.detach(), 0.0)
+    moves = Jet(moves.value + beside, moves.coefficients, moves.frame)
+    return replace(one, square=square, square_size=chosen("square_size"), moves=moves), two
 
 
 def _unknown(size: Any, two: Tensor | None) -> Any:

@@ -386,6 +386,14 @@ def test_nodes_have_numbers_in_the_order_of_their_making():
     assert private.next_node_number() == number + 1
 
 
+def test_a_node_knows_what_its_backward_takes():
+    parts = x().requires_grad_().float().unbind()
+    arguments = private.arguments_of(parts[0].grad_fn)
+    assert [(tuple(argument.shape), argument.dtype) for argument in arguments] == [
+        (part.shape, part.dtype) for part in parts
+    ]
+
+
 def test_what_a_node_keeps_has_names_that_begin_alike():
     y = x().requires_grad_()
     node = y.sin().grad_fn

@@ -232,7 +232,7 @@ def test_gradients_of_a_network_of_kernels(case: tuple[str, str, str]) -> None:
 
 @pytest.mark.parametrize("norm", mostly_slow(NORMS, ["cdist", "vector_norm"]))
 def test_gradients_by_a_length_within_the_norm(norm: str) -> None:
-    for kernel in ("a Gaussian", "a multiquadric", "Matern 5/2"):
+    for kernel in ("a Gaussian", "a multiquadric", "Matern 5/2", "Matern 3/2", "a cube"):
         length = tensor(LENGTH).requires_grad_()
         u = lambda x, k=kernel, s=length: KERNELS[k].of_tensor(NORMS[norm](x / s, CENTRE / s))
         slopes = [torch.autograd.grad(one, length, retain_graph=True)[0] for one in laplacian(u)(AT)]

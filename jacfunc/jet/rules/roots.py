@@ -14,6 +14,7 @@ from ...core.levels import differentiated_again, tracked
 from ..build import constant_rows
 from ..frame import ApartError, CannotFollowError
 from ..jet import Jet
+from ..lost import moving_with
 from ..root import Root, looked_at, with_root
 from ..roots import added, applied, multiplied, series
 from ..values import jets_in, plain, replaced
@@ -42,9 +43,12 @@ def rooted(square: Any, vector: Callable[[], Any], dims: tuple[int, ...], keepdi
         return norm
     if caches.AROUND.by_tensors:
         raise CannotFollowError("a norm that is zero, which something other than jets differentiates again")
-    moves = _moves(norm, vector(), dims, keepdim, zero)
+    within = vector()
+    moves = _moves(norm, within, dims, keepdim, zero)
     if norm.frame.layout.summing and looked_at(norm.frame):
         _refuse_sums(moves)
+    if differentiated_again():
+        moves = moving_with(moves, within.value, dims, keepdim)
     return with_root(Root.of(square, norm, zero, moves), norm.value)
 
 
