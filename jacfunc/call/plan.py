@@ -21,7 +21,7 @@ from ..jet.jet import LengthError
 from ..routes import ROUTES
 from ..routes.route import Route
 from ..routes.verify import NoTransposeError
-from ..routes.verify_followed import OtherwiseError
+from ..routes.verify_followed import OtherwiseError, ZeroNormError
 from .evaluator import Outputs
 from .independence import Independence
 from .quantity import Quantity, Wanted
@@ -162,6 +162,8 @@ class Plan:
 
 def treats_otherwise(error: Exception) -> bool:
     """Whether a route on jets failed though no operation was refused, so that f did another thing with jets."""
+    if isinstance(error, ZeroNormError):  # near which numbers are compared, not what f does
+        return False
     return isinstance(error, OtherwiseError | LengthError) or not isinstance(error, CannotFollowError | JacfuncError)
 
 

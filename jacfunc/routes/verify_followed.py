@@ -8,6 +8,7 @@ has none, with a difference of what is one order below.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -25,6 +26,18 @@ from .task import Task, Tensors, aside
 
 class OtherwiseError(CannotFollowError):
     """Other derivatives by jets than by tensors: the function does another thing with them."""
+
+
+class ZeroNormError(OtherwiseError):
+    """Other derivatives where a norm is zero than those that f has near it, as far as can be told."""
+
+
+UNCONFIRMED = (
+    "and its derivatives there are not confirmed by f near it, which may ask for zero (clamp_min, where): "
+    "write f of the squared norm, or without the question"
+)
+STEPS = (1.0, 4.0, 0.5)
+"""Times the first one, at which differences where a norm is zero are taken again where they are not the derivatives."""
 
 
 @aside
@@ -96,15 +109,56 @@ def _compare_differences(
 ) -> list[Projection]:
     """What neither torch.func nor a graph differentiates: each order by differences of the one below, the first of f.
 
+    Where a norm is zero a step may be too short, as distances are rounded, or too long, as other points are near: what
+    is off there is compared at other steps too, without more room.
+    """
+    step, last = coarsest ** (1 / 3), min(task.order, 2) if rooted else task.order
+    true, further, room = _differences(task, follow, found, cotangents, step, last, rooted)
+    off = {k: _off(found[k], true[k], room[k], rooted) for k in range(1, last + 1)}
+    for times in STEPS if rooted else ():
+        if not any(bool(where.any()) for where in off.values()):
+            break
+        with suppress(*REFUSED):  # of what f may not be asked there
+            _, further, _ = _differences(task, follow, found, cotangents, times * step, last, rooted)
+            off = {k: where & _off(found[k], further[k], room[k], rooted) for k, where in off.items()}
+    if any(bool(where.any()) for where in off.values()):
+        if rooted:
+            raise ZeroNormError(f"{_zero_norm(task, cotangents)} is zero here, {UNCONFIRMED}")
+        raise OtherwiseError("the derivatives by jets are not the differences of f")
+    unknown = torch.full_like(true[0][0], torch.nan)
+    return true + [(unknown, unknown)] * (task.order - last)
+
+
+def _zero_norm(task: Task, cotangents: Tensors) -> str:
+    """The name of a norm that is zero, as routes on tensors tell it."""
+    try:
+        with Differentiated(0, by_tensors=True):
+            _graph_projections(task, cotangents)
+    except Exception as error:
+        name, is_zero, _ = str(error).partition(" is zero here")
+        return name if is_zero else "a norm"
+    return "a norm"
+
+
+def _differences(
+    task: Task,
+    follow: Callable[..., Any],
+    found: list[Projection],
+    cotangents: Tensors,
+    step: float,
+    last: int,
+    rooted: bool,
+) -> tuple[list[Projection], list[Projection], list[torch.Tensor]]:
+    """Differences up to an order, what they and those at twice the step tend to, and how far the first may be off.
+
     A derivative lies between the differences forward and back, but for rounding and where the next order is zero.
     Where a norm is zero there may be none, and they approach it as the step does: they are off by what they differ by
     from those at twice the step.  Near it higher derivatives than the first are lost to rounding: of those above the
     second nothing is said then.
     """
-    step, last = coarsest ** (1 / 3), min(task.order, 2) if rooted else task.order
     here, below, above = [_stepped(task, follow, cotangents, sign * step) for sign in (0, -1, 1)]
     wide = [_stepped(task, follow, cotangents, sign * 2 * step) for sign in (-1, 1)] if rooted else []
-    true, room = [here[0]], [torch.zeros(())]
+    true, further, room = [here[0]], [here[0]], [torch.zeros(())]
     for k in range(1, last + 1):
         middle, half = quotient(here[k - 1][0], below[k - 1][0], above[k - 1][0], k * step)
         true.append((middle, middle.abs()))
@@ -113,10 +167,9 @@ def _compare_differences(
             before, after = wide
             wider, _ = quotient(here[k - 1][0], before[k - 1][0], after[k - 1][0], 2 * k * step)
             room[k] = (room[k] + 4 * (wider - middle).abs()).nan_to_num(torch.inf)
-    if not _agree(found, true, room, set(range(1, last + 1)), rooted):
-        raise OtherwiseError("the derivatives by jets are not the differences of f")
-    unknown = torch.full_like(here[0][0], torch.nan)
-    return true + [(unknown, unknown)] * (task.order - last)
+            middle = 2 * middle - wider
+        further.append((middle, middle.abs()))
+    return true, further, room
 
 
 def _stepped(task: Task, follow: Callable[..., Any], cotangents: Tensors, step: float) -> list[Projection]:
@@ -252,16 +305,16 @@ def _difference(one: Projection, other: Projection) -> torch.Tensor:
     return torch.where(_finite(one, other), (one[0] - other[0]).abs(), 0.0)
 
 
-def _agree(
-    found: list[Projection], true: list[Projection], room: list[torch.Tensor], wanted: set[int], lost: bool = False
-) -> bool:
-    """Whether the derivatives wanted are equal but for so much, and finite wherever those of reverse mode are.
+def _agree(found: list[Projection], true: list[Projection], room: list[torch.Tensor], wanted: set[int]) -> bool:
+    """Whether the derivatives wanted are equal but for so much."""
+    return not any(bool(_off(found[k], true[k], room[k]).any()) for k in wanted)
+
+
+def _off(found: Projection, true: Projection, room: torch.Tensor, lost: bool = False) -> torch.Tensor:
+    """In which samples they are not, or not finite where those of reverse mode are.
 
     What is finite in reverse mode only is a zero times an infinity (``relu(x).sqrt()`` below zero), which that does not
     multiply.  ``lost``: there may be no derivative, of which differences say nothing.
     """
-    for k in wanted:
-        close = _difference(found[k], true[k]) <= room[k]
-        if not bool((close & (found[k][1].isfinite() | ~true[k][1].isfinite() | lost)).all()):
-            return False
-    return True
+    close = _difference(found, true) <= room
+    return ~(close & (found[1].isfinite() | ~true[1].isfinite() | lost))

@@ -12,6 +12,7 @@ from functions import OldStyle
 from tasks import LEAVES, field, made
 from torch import nn
 
+from jacfunc import UnsupportedOperationError, laplacian
 from jacfunc.jet import Jet
 from jacfunc.jet.layout import first_order
 from jacfunc.routes.taylor import follow
@@ -195,3 +196,70 @@ def test_tensors_in_groups() -> None:
     found = [[int(tensor) for tensor in group] for group in grouped(tensors, 2, 3)]
     assert found == [[0, 1, 2], [3, 4], [5, 6]]
     assert grouped(tensors[:1], 2, 1) == [tensors[:1]]
+
+
+# -------------------------------------------------------------------- where a norm is zero
+
+ROOT3 = 3**0.5
+KERNELS = {
+    "Matern 3/2": lambda r: (1 + ROOT3 * r) * torch.exp(-ROOT3 * r),
+    "a multiquadric": lambda r: (1 + r**2).sqrt(),
+    "a Gaussian": lambda r: torch.exp(-(r**2)),
+}
+
+
+def _scattered(count, seed, dtype=torch.float64):
+    return torch.rand(count, 2, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "count", "length", "seed", "dtype", "mode"),
+    [
+        ("Matern 3/2", 40, 0.5, 0, torch.float64, "use_mm_for_euclid_dist_if_necessary"),
+        ("a multiquadric", 100, 0.1, 0, torch.float64, "use_mm_for_euclid_dist_if_necessary"),
+        ("Matern 3/2", 100, 0.1, 1, torch.float32, "donot_use_mm_for_euclid_dist"),
+        *[
+            (kernel, count, length, seed, dtype, "use_mm_for_euclid_dist_if_necessary")
+            for kernel in KERNELS
+            for count, length in ((10, 0.1), (40, 0.3), (100, 0.1))
+            for seed in range(4)
+            for dtype in (torch.float32, torch.float64)
+        ],
+    ],
+)
+def test_differences_of_rounded_distances_are_no_reason_to_refuse(kernel, count, length, seed, dtype, mode):
+    """Many distances are products of matrices, and near zero nothing but rounding; other points are near as well."""
+    x = _scattered(count, seed, dtype)
+    found = laplacian(lambda y: KERNELS[kernel](torch.cdist(y, x, compute_mode=mode) / length))(x).diagonal()
+    right = {"Matern 3/2": -6, "a multiquadric": 2, "a Gaussian": -4}[kernel] / length**2
+    torch.testing.assert_close(
+        found, torch.full_like(found, right), rtol=1e-9 if dtype == torch.float64 else 1e-4, atol=0
+    )
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("count", "wrong"), [(1, 1.01), (40, 1.01), (100, 1.1)])
+def test_wrong_derivatives_where_a_norm_is_zero_are_refused(kernel, count, wrong):
+    """Another curvature at zero, which no plain forward shows."""
+    x = _scattered(count, 0)
+
+    def f(y):
+        r = torch.cdist(y, x) / 0.3
+        value = KERNELS[kernel](r)
+        return value if isinstance(r, torch.Tensor) else torch.where(r.value == 0, 1 + wrong * (value - 1), value)
+
+    with pytest.raises(
+        UnsupportedOperationError, match="cdist is zero here, and its derivatives there are not confirmed"
+    ):
+        laplacian(f)(x)
+
+
+@pytest.mark.parametrize("method", ["auto", "taylor"])
+@pytest.mark.parametrize("asking", [lambda r: r.clamp_min(1e-15), lambda r: torch.where(r > 0, r, 1e-15)])
+def test_who_asks_for_zero_by_value_is_told_which_norm_it_is(asking, method):
+    f = lambda x: torch.exp(-(asking(torch.linalg.vector_norm(x, dim=1)) ** 2))
+    with pytest.raises(
+        UnsupportedOperationError, match="vector_norm is zero here, and .*: write f of the squared"
+    ) as told:
+        laplacian(f, method=method)(torch.zeros(1, 2, dtype=torch.float64))
+    assert "isinstance" not in str(told.value)
