@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..core import trees
-from ..core.torch_private import DispatchMode
+from ..core.torch_private import DispatchMode, is_mutable
 from ..evaluation.rng import RandomState
 from ..evaluation.sample_axis import Prover
 from ..routes.points import REFUSED
@@ -128,7 +128,7 @@ class _Shaking(DispatchMode):
             return func(*args, **kwargs)
         if name == DISTANCES:
             return self._distances(func(*args), *args)
-        if func._schema.is_mutable:
+        if is_mutable(func):
             result = func(*args, **kwargs)
             for tensor in trees.tensors(result):
                 tensor.copy_(self._moved(tensor))

@@ -256,6 +256,8 @@ OpOverload = torch._ops.OpOverload
 """The class of ``torch.ops.aten.add.Tensor``, which has no public name."""
 OpOverloadPacket = torch._ops.OpOverloadPacket
 """The class of ``torch.ops.aten.add``."""
+is_mutable: Callable[[Any], bool] = attrgetter("_schema.is_mutable")
+"""Whether a form of an operator writes to an argument, ``out=`` among them, as declared."""
 
 
 def written_arguments(function: Any) -> set[int]:

@@ -386,6 +386,12 @@ def test_nodes_have_numbers_in_the_order_of_their_making():
     assert private.next_node_number() == number + 1
 
 
+def test_what_writes_is_declared():
+    add = torch.ops.aten.add
+    assert private.is_mutable(torch.ops.aten.add_.Tensor) and private.is_mutable(add.out)
+    assert not private.is_mutable(add.Tensor)
+
+
 def test_a_node_knows_what_its_backward_takes():
     parts = x().requires_grad_().float().unbind()
     arguments = private.arguments_of(parts[0].grad_fn)
