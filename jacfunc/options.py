@@ -55,8 +55,9 @@ class Options:
         has_aux: ``f`` returns ``(output, aux)``; aux comes last in the result.
         return_value: also return the output of ``f``.
         check: find out, once, whether samples influence each other, and refuse if so.
-        check_tolerance: by which part of its size an output may move when other samples are replaced, before that
-            counts as an influence, for solvers whose steps all samples share (dopri5); None for rounding alone.
+        check_tolerance: by which part of its size a number of the output may move when other samples are replaced,
+            before that counts as an influence (of its own size, or that of most samples where this is larger); for
+            solvers whose steps all samples share (dopri5).  None for rounding alone.
         compile: run under ``torch.compile``, compiled once for a function and a kind of arguments; the first call takes
             seconds, and is compared with an eager one.
         numbers: the selected arguments, as a tuple also where ``argnums`` is an int.

@@ -147,7 +147,7 @@ def _columns_of_one(asked: Asked, shape: tuple[int, ...]) -> list[Column]:
     if len(shape) != asked.axis + 1:
         raise ShapeError(
             f"f returned a tensor of shape {_whole_shape(asked, shape)}; one of shape "
-            f"{_expected(asked, least)} was expected, with an entry for each of outputs={variables.written!r}"
+            f"{_expected(asked, max(least, 1))} was expected, with an entry for each of outputs={variables.written!r}"
         )
     rest = shape[-1] - least
     if components.count(ALL) > 1 or rest < 0 or (rest and ALL not in components):
@@ -182,6 +182,8 @@ def _wrong_number(variables: Variables, found: str) -> str:
             f"outputs={wanted!r} names {len(variables.outputs)}, but {found}; give each output of f a name, or one "
             f"name to several, as in '{variables.outputs[-1]}[:]'"
         )
+    if variables.components.count(ALL) > 1:
+        return f"outputs={wanted!r} has several names of all components that there are; give all but one their numbers"
     return f"outputs={wanted!r} has other components than there are, for {found}; make both the same"
 
 

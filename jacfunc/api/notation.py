@@ -91,7 +91,8 @@ class Variables:
         inputs, outputs = _text("inputs", inputs), _text("outputs", outputs)
         found = [COMPONENTS.fullmatch(token) for token, _ in _tokens(outputs)]
         components = tuple([None if match is None else ALL if match[2] == ":" else int(match[2]) for match in found])
-        outputs = COMPONENTS.sub(r"\1", outputs)
+        tokens = zip(_tokens(outputs), found, strict=True)
+        outputs = " ".join([token if match is None else match[1] for (token, _), match in tokens])
         variables = cls(_listed("inputs", inputs), _listed("outputs", outputs), components)
         for name in variables.outputs:
             if name in variables.inputs:

@@ -15,7 +15,7 @@ import torch
 
 from ..call.quantity import Axes
 from ..core import trees
-from ..core.reasons import name_of
+from ..core.reasons import first_line, name_of
 from ..core.subclasses import dressed, undressed
 from ..errors import ArgumentError, ArgumentTypeError, CoupledSamplesError, ShapeError
 from ..options import Options
@@ -43,12 +43,22 @@ class Segments:
             raise ArgumentTypeError(
                 f"segments has shape {shape} and dtype {kind}; pass one integer for each row, the number of its segment"
             )
-        if not shape[0] or int(segments.min()) < 0:
-            found = "is empty" if not shape[0] else f"has {int(segments.min())} among its numbers"
-            raise ArgumentError(f"segments {found}; pass the number of the segment of each row, 0 or more")
-        own = segments.long()
+        try:
+            return cls._counted(segments.long())
+        except RuntimeError as error:
+            raise ArgumentError(
+                f"segments cannot be read ({first_line(error)}); pass a tensor of numbers below that of rows, and "
+                "outside of torch.func.vmap and of what is exported"
+            ) from error
+
+    @classmethod
+    def _counted(cls, own: torch.Tensor) -> Segments:
+        least = int(own.min()) if len(own) else 0
+        if least < 0:
+            raise ArgumentError(f"segments has {least} among its numbers; pass the number of the segment of each row")
         lengths = own.bincount()
-        longest = max(2, int(lengths.max()))  # else an output of a segment would look like that of a row
+        # At least 2: else an output of a segment would look like that of a row.
+        longest = max(2, int(lengths.max()) if len(own) else 0)
         order = own.argsort(stable=True)
         starts = lengths.cumsum(0) - lengths
         place = torch.empty_like(own)
@@ -105,14 +115,14 @@ class Ragged:
     def _placed(self, leaf: Any, path: str) -> Any:
         segments, shape = self.segments, tuple(getattr(leaf, "shape", ()))
         rows, count = segments.rows, segments.count
-        if shape[:1] == (rows,) and (rows != count or segments.in_order):
+        if shape[:1] == (rows,) and rows != count:
             return segments.put(leaf)
         if shape[:1] != (count,):
             raise ShapeError(
                 f"{path} has shape {shape}, but segments has {rows} rows in {count} segments; return one result for "
                 "each row, or one for each segment, and leave no empty segment at the end"
             )
-        if rows == count:
+        if rows == count and not segments.in_order:
             raise ShapeError(
                 f"{path} has shape {shape}, and segments has {rows} rows in as many segments, so that it may be of "
                 "either; number the segments without gaps, in the order of the rows"

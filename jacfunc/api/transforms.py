@@ -186,11 +186,11 @@ def hess_diag(
 
 @dataclass(frozen=True)
 class _Check:
-    function: Callable[..., Any]
-    options: Options
+    transform: Transform
 
     def __call__(self, *args: Any, **kwargs: Any) -> bool:
-        with requested(self.function, self.options, args, kwargs) as request:
+        transform, own = self.transform.resolved(args, kwargs)
+        with requested(transform.transformed, transform.options, own, kwargs) as request:
             return probe_now(request)
 
 
@@ -203,6 +203,7 @@ def check_independent(
     out_dims: int | None = None,
     has_aux: bool = False,
     check_tolerance: float | None = None,
+    segments: torch.Tensor | None = None,
 ) -> Callable[..., bool]:
     """Whether the samples of a batch are computed independently: True, or an error that says what couples them.
 
@@ -218,6 +219,7 @@ def check_independent(
         out_dims: the axis of the outputs that the samples lie on; None for the first.
         has_aux: ``f`` returns ``(output, aux)``; aux is not looked at.
         check_tolerance: by which part of its size an output may move; None for rounding alone.
+        segments: for rows of segments, as in :func:`diag_jac`: whether these are independent.
 
     Returns:
         A function of the same arguments as ``f`` that returns True.
@@ -244,4 +246,4 @@ def check_independent(
         "check_tolerance": check_tolerance,
     }
     options = Options.of("check_independent", keywords)
-    return _Check(in_front(as_function(f), options), options)
+    return _Check(segmented(Transform(in_front(as_function(f), options), BATCH_JAC, options), segments))

@@ -173,7 +173,7 @@ class Evaluator:
             with torch.enable_grad():
                 outputs, _ = self.evaluate(*(leaf.detach().requires_grad_() for leaf in leaves), others_copied=True)
             return tuple(output.detach() for output in outputs)
-        with torch.no_grad(), as_they_were(self._modules()):
+        with torch.no_grad(), as_they_were(self._modules(), self.request.function):
             outputs, _ = self.evaluate(*(leaf.detach() for leaf in leaves), others_copied=True)
         return outputs
 

@@ -307,8 +307,9 @@ def _message(evaluator: Evaluator, first: Moved, outputs: Tensors) -> str:
     size, usual = "", OVER_THE_BATCH
     if first.relative < SMALL and _is_small(first, outputs):
         size = f" ({first.relative:.2g} of its size{allowed})"
-        # More than ten times what was found, as others may move by more.
-        usual = SHARED_STEPS.format(tolerance=f"check_tolerance={10 ** math.ceil(math.log10(first.relative) + 1):.0e}")
+        # A hundred times what was found, for others may move by more, and at later calls.
+        proposed = min(10.0 ** math.ceil(math.log10(first.relative) + 2), 0.1)
+        usual = SHARED_STEPS.format(tolerance=f"check_tolerance={proposed:.0e}")
     cause = _module_at_fault(request.fingerprint) or usual
     numbers = all(shape == () for shape in request.input_shapes)
     one_sample = "batch_dims=0 if the input is one sample, or " if numbers else ""

@@ -170,12 +170,12 @@ def _first_moved(
         size = a.abs().nan_to_num(0.0, 0.0, 0.0)
         scale = torch.maximum(size.amax(1, keepdim=True), size.mean())
         same = (a == b) | (a.isnan() & b.isnan())
-        room = max(ROUNDING * torch.finfo(old.dtype).eps, tolerance)
         change = torch.where(same, 0.0, (a - b).abs())
-        allowed = room * scale
+        own = torch.maximum(size, size.median(0).values)  # that of the number itself, or of most in other samples
+        allowed = torch.maximum(ROUNDING * torch.finfo(old.dtype).eps * scale, tolerance * own)
         if noise is not None and noise[leaf].numel():
-            own = noise[leaf][kept].amax(1, keepdim=True)
-            allowed = torch.maximum(allowed, NOISE * torch.maximum(own, own.median()))
+            rounded = noise[leaf][kept].amax(1, keepdim=True)
+            allowed = torch.maximum(allowed, NOISE * torch.maximum(rounded, rounded.median()))
         moved = ~(change <= allowed)
         if moved.any():
             row = int(moved.any(1).nonzero()[0])
@@ -183,6 +183,6 @@ def _first_moved(
                 leaf,
                 int(kept.nonzero()[row]),
                 float(change[row].max()),
-                float(torch.where(change > 0, change / scale, 0.0).max()),
+                float(torch.where(moved, change / own, 0.0).max()),
             )
     return None

@@ -43,8 +43,8 @@ def refuse_unequal_trees(request: Request, outputs: Outputs) -> None:
     ):
         if output[ahead:] != shape or output[:ahead] != outputs.shapes[0][:ahead]:
             raise ShapeError(
-                f"{path} has sample shape {output} and {input_path} {shape}, but the divergence needs equal ones; "
-                f"use diag_jac, batch_jac, or laplacian{_instead(request, outputs)}"
+                f"{path} has sample shape {output[ahead:]} and {input_path} {shape}, but the divergence needs equal "
+                f"ones; use diag_jac, batch_jac, or laplacian{_instead(request, outputs)}"
             )
 
 

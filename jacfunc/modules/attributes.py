@@ -1,41 +1,93 @@
-"""What a forward leaves in the attributes of modules, taken back where it was made without a graph.
+"""What a forward leaves behind, taken back where it was made without a graph: in modules, and in what a function holds.
 
 A module may keep what it computes of its parameters (a cache, the factors of a Gaussian process) and use it from then
-on.  Kept from a forward under ``no_grad``, it would have no gradients ever after.
+on.  Kept from a forward under ``no_grad``, it would have no gradients ever after.  It may lie in an attribute, in a
+dict or list in one or that the function closes over, or in an object there.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from types import FunctionType, ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
-Attributes = tuple[dict[str, Any], dict[str, Any]]
-"""Those of a module, and a copy of what they were."""
+Contents = tuple[Any, Any]
+"""A dict or a list, and a copy of it as it was."""
+
+OWN = frozenset(nn.Module().__dict__) - {"training"}
+"""Tables that modules are made of, which have their own guards."""
+DICTS = (dict, OrderedDict, defaultdict)
+PLAIN = (type(None), bool, int, float, complex, str, bytes)
+"""What holds no tensor: outside of modules it stays as the function wrote it, as it does from any other call."""
+LEAVES = (*PLAIN, torch.Tensor, type, ModuleType, FunctionType)
+MOST = 4096
+"""Containers that are looked into."""
 
 
-def attributes_of(modules: Iterable[nn.Module]) -> list[Attributes]:
-    """Those of each module, as they are."""
-    return [(module.__dict__, dict(module.__dict__)) for module in modules]
+def contents_of(modules: Iterable[nn.Module], function: Any = None) -> list[Contents]:
+    """All that modules, and what a function closes over, keep things in, as it is."""
+    found: list[Contents] = []
+    waiting, seen = [module.__dict__ for module in modules], set[int]()
+    for item in waiting:
+        found.append((item, dict(item)))
+        seen.add(id(item))
+    held = [value for home, before in found for name, value in before.items() if name not in OWN]
+    held += _closed_over(function)
+    while held and len(found) < MOST:
+        item = held.pop()
+        if isinstance(item, (*LEAVES, nn.Module)):
+            continue
+        if isinstance(item, tuple):
+            held += item
+            continue
+        home: Any = item if type(item) in (*DICTS, list) else getattr(item, "__dict__", None)
+        if type(home) not in (*DICTS, list) or id(home) in seen:
+            continue
+        seen.add(id(home))
+        found.append((home, list(home) if type(home) is list else dict(home)))
+        held += home if type(home) is list else home.values()
+    return found
 
 
-def put_back(attributes: Iterable[Attributes]) -> None:
-    """Have modules as they were, but for what is in their own tables of parameters, buffers and modules."""
-    for home, before in attributes:
+def _closed_over(function: Any) -> list[Any]:
+    while hasattr(function, "transformed"):
+        function = function.transformed
+    if not inspect.isfunction(function):
+        return []
+    scopes = inspect.getclosurevars(function)
+    return [*scopes.nonlocals.values(), *scopes.globals.values()]
+
+
+def put_back(contents: Iterable[Contents], modules: int = 0) -> None:
+    """Have them as they were; but for the first so many, of modules, what holds no tensor stays."""
+    for place, (home, before) in enumerate(contents):
+        whole = place < modules
+        if type(home) is list:
+            known = set(map(id, before))
+            if not all(id(item) in known or isinstance(item, PLAIN) for item in home):
+                home[:] = before
+            continue
         for name in home.keys() - before.keys():
-            del home[name]
+            if whole or not isinstance(home[name], PLAIN):
+                del home[name]
         for name, value in before.items():
-            if home.get(name) is not value:
+            now = home.get(name)
+            if now is not value and (whole or name not in home or not isinstance(now, PLAIN)):
                 home[name] = value
 
 
 @contextmanager
-def as_they_were(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """A context that modules leave with the attributes that they entered with."""
-    before = attributes_of(modules)
+def as_they_were(modules: Iterable[nn.Module], function: Any = None) -> Iterator[None]:
+    """A context that modules, and what a function closes over, leave as they entered."""
+    modules = list(modules)
+    before = contents_of(modules, function)
     try:
         yield
     finally:
-        put_back(before)
+        put_back(before, len(modules))

@@ -24,7 +24,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 from ..core import caches
 from ..errors import JacfuncError
-from .attributes import Attributes, attributes_of, put_back
+from .attributes import Contents, contents_of, put_back
 from .fingerprint import Fingerprint
 from .swapping import Inventory, exchanged, locked
 
@@ -100,7 +100,7 @@ class Watch:
         self.called: list[weakref.ref[nn.Module]] = []
         self.made: list[nn.Module] = []
         self.running: list[tuple[nn.Module, set[int], Any]] = []
-        self.before: list[Attributes] = []
+        self.before: list[Contents] = []
 
     def told(self, frame: Any, event: str, _: Any) -> None:
         """What Python tells of each call."""
@@ -129,7 +129,7 @@ class Watch:
         if not any(reference() is module for reference in self.called):
             self.called.append(weakref.ref(module))
             if not torch.is_grad_enabled():
-                self.before += attributes_of(module.modules())
+                self.before += contents_of(module.modules())
         # By the outermost alone, whose hooks come first at the end as well.
         done = any(watch.exchanges(module) for watch in caches.AROUND.watches)
         self.running.append((module, set(map(id, module.modules())), None if done else _exchanged(module)))
@@ -147,7 +147,7 @@ class Watch:
         """Nothing runs any more."""
         while self.running:
             self._restore()
-        put_back(self.before)
+        put_back(self.before, len(self.before))
         self.made.clear()
         if self.used is None:
             self.found += [module for reference in self.called if (module := reference()) is not None]

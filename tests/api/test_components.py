@@ -103,6 +103,7 @@ def test_plans_of_other_components_are_others() -> None:
         ("u[-1]", "is no name with components in brackets"),
         ("u[3", "is no name with components in brackets"),
         ("[3]", "is no name with components in brackets"),
+        ("u[5]p", "is no name with components in brackets"),
         ("u[2] u[3]", "'u' in outputs='u u' is there twice"),
     ],
 )
@@ -122,7 +123,7 @@ def test_brackets_that_mean_nothing_are_refused(outputs: str, message: str) -> N
         ),
         ("u[3]", r"outputs='u\[3\]' has other components than there are, for f returned 4"),
         ("u[3] v[2]", "has other components than there are"),
-        ("u[:] v[:]", "has other components than there are"),
+        ("u[:] v[:]", "has several names of all components that there are; give all but one their numbers"),
         ("u[4] v[:] w", "has other components than there are"),
     ],
 )

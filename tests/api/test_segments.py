@@ -16,6 +16,7 @@ from jacfunc import (
     ShapeError,
     batch_jac,
     biharmonic,
+    check_independent,
     diag_jac,
     divergence,
     explain,
@@ -198,12 +199,30 @@ def test_segments_of_one_row_each() -> None:
     torch.testing.assert_close(diag_jac(lambda x: x.sin(), segments=order)(x), x.cos())
     gaps = torch.tensor([0, 2, 3])
     torch.testing.assert_close(diag_jac(lambda x: x.sin(), segments=gaps)(x[:3]), x[:3].cos())
+    assert hess_diag(energies_of(order), segments=order)(x).shape == (5, 2)  # of segments, as of longer ones
     energies = lambda x: x.new_zeros(4).index_add(0, gaps, x.square().sum(1))
     torch.testing.assert_close(laplacian(energies, segments=gaps)(x[:3]), torch.tensor([4.0, 0, 4, 4]).double())
     with pytest.raises(
         ShapeError, match="3 rows in as many segments, so that it may be of either; number the segments"
     ):
         laplacian(lambda x: x.sin(), segments=torch.tensor([2, 0, 1]))(x[:3])
+
+
+def energies_of(segments: torch.Tensor) -> Callable[[Any], Any]:
+    return lambda x: x.new_zeros(int(segments.max()) + 1).index_add(0, segments, x.square().sum(1))
+
+
+def test_no_rows_at_all() -> None:
+    none, x = SEGMENTS[:0], X[:0]
+    nothing = lambda x: x.new_zeros(0).index_add(0, none, x.sum(1))
+    assert laplacian(nothing, segments=none)(x).shape == (0,)
+    assert diag_jac(nothing, segments=none)(x).shape == hess_diag(nothing, segments=none)(x).shape == (0, 2)
+
+
+def test_independence_on_demand() -> None:
+    assert check_independent(GRAPHS, segments=SEGMENTS)(X)
+    with pytest.raises(CoupledSamplesError):
+        check_independent(COUPLED["an edge between two"], segments=SEGMENTS)(X)
 
 
 COUPLED: dict[str, Callable[[Any], Any]] = {
@@ -240,7 +259,8 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
     ),
     (torch.zeros(8, 1, dtype=torch.long), ArgumentTypeError, r"segments has shape \(8, 1\) and dtype torch.int64"),
     (torch.tensor([0, -1]), ArgumentError, "segments has -1 among its numbers; pass the number of the segment of each"),
-    (torch.zeros(0, dtype=torch.long), ArgumentError, "segments is empty; pass the number"),
+    (torch.tensor([0, 10**13]), ArgumentError, r"segments cannot be read \(.*; pass a tensor of numbers below that of"),
+    (torch.zeros(8, dtype=torch.long, device="meta"), ArgumentError, "segments cannot be read"),
 ]
 
 

@@ -187,7 +187,7 @@ def test_what_is_no_rounding_costs_a_forward_more() -> None:
     calls = []
 
     def f(x: torch.Tensor) -> torch.Tensor:
-        calls.append(x)
+        calls.append(len(x))
         return x - x.mean(0)
 
     with pytest.raises(CoupledSamplesError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -75,6 +76,62 @@ def test_gradients_go_through_what_a_first_call_keeps(transform: Callable[..., A
     holder = Holder(Lazy())
     weights = holder.net.w  # type: ignore[union-attr]
     torch.testing.assert_close(slopes(lambda x: holder.net(x), transform, weights, method=method), truth(transform))
+
+
+class Dict(Lazy):
+    def forward(self, x: Any) -> Any:
+        if "w" not in self.places:
+            self.places["w"] = self.w.square()
+        return torch.sin(x * self.places["w"]) * self.w
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: dict[str, torch.Tensor] = {}
+
+
+class Object(Lazy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = SimpleNamespace(kept=[])
+
+    def forward(self, x: Any) -> Any:
+        if not self.place.kept:
+            self.place.kept.append(self.w.square())
+        return torch.sin(x * self.place.kept[0]) * self.w
+
+
+def closed_over(net: Lazy) -> Callable[[Any], Any]:
+    place: dict[str, torch.Tensor] = {}
+
+    def f(x: Any) -> Any:
+        if "w" not in place:
+            place["w"] = net.w.square()
+        return torch.sin(x * place["w"]) * net.w
+
+    return f
+
+
+@pytest.mark.parametrize("method", ["auto", "taylor", "forward", "reverse"])
+@pytest.mark.parametrize("transform", [diag_jac, laplacian])
+def test_wherever_it_is_kept(transform: Callable[..., Any], method: Any) -> None:
+    for net in (Dict(), Object()):
+        torch.testing.assert_close(slopes(net, transform, net.w, method=method), truth(transform))
+    net = Lazy()
+    torch.testing.assert_close(slopes(closed_over(net), transform, net.w, method=method), truth(transform))
+
+
+def test_numbers_in_a_dict_stay_as_a_call_leaves_them() -> None:
+    told, kept = {"calls": 0}, []
+    sizes: list[int] = []
+
+    def f(x: Any) -> Any:
+        told["calls"] += 1
+        kept.append(x)
+        sizes.append(len(x))
+        return x.sin()
+
+    assert check_independent(f)(X)
+    assert told["calls"] == len(sizes) >= 3 and not kept
 
 
 def test_a_look_leaves_attributes_as_they_were() -> None:
