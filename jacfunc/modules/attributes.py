@@ -23,9 +23,7 @@ Contents = tuple[Any, Any]
 OWN = frozenset(nn.Module().__dict__) - {"training"}
 """Tables that modules are made of, which have their own guards."""
 DICTS = (dict, OrderedDict, defaultdict)
-PLAIN = (type(None), bool, int, float, complex, str, bytes)
-"""What holds no tensor: outside of modules it stays as the function wrote it, as it does from any other call."""
-LEAVES = (*PLAIN, torch.Tensor, type, ModuleType, FunctionType)
+LEAVES = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, type, ModuleType, FunctionType)
 MOST = 4096
 """Containers that are looked into."""
 
@@ -64,22 +62,35 @@ def _closed_over(function: Any) -> list[Any]:
     return [*scopes.nonlocals.values(), *scopes.globals.values()]
 
 
+def _holds_tensors(item: Any) -> bool:
+    if isinstance(item, LEAVES):
+        return isinstance(item, torch.Tensor)
+    within = getattr(item, "__dict__", item)
+    parts = within.values() if isinstance(within, dict) else within if isinstance(within, list | tuple | set) else ()
+    return any(isinstance(part, torch.Tensor) for part in parts)
+
+
 def put_back(contents: Iterable[Contents], modules: int = 0) -> None:
-    """Have them as they were; but for the first so many, of modules, what holds no tensor stays."""
+    """Have them as they were: the first so many, of modules, as a whole, others where there are tensors now.
+
+    What else there is may be another thread's, or count calls, and stays as the function wrote it.
+    """
     for place, (home, before) in enumerate(contents):
-        whole = place < modules
         if type(home) is list:
             known = set(map(id, before))
-            if not all(id(item) in known or isinstance(item, PLAIN) for item in home):
+            if any(id(item) not in known and _holds_tensors(item) for item in home):
                 home[:] = before
             continue
-        for name in home.keys() - before.keys():
-            if whole or not isinstance(home[name], PLAIN):
-                del home[name]
-        for name, value in before.items():
-            now = home.get(name)
-            if now is not value and (whole or name not in home or not isinstance(now, PLAIN)):
-                home[name] = value
+        for name, now in list(home.items()):
+            if name in before and now is before[name]:
+                continue
+            if place < modules or _holds_tensors(now):
+                if name in before:
+                    home[name] = before[name]
+                else:
+                    del home[name]
+        if place < modules:
+            home.update({name: value for name, value in before.items() if name not in home})
 
 
 @contextmanager
