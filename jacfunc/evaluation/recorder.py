@@ -156,10 +156,12 @@ class Recorder:
 
     def end(self, outputs: Iterable[object]) -> None:
         """The evaluation has ended with these outputs."""
+        step: Step = [Flag.OUTPUT]
+        if not self.changed:
+            self._tell_all(outputs, step)
+        self.given = []  # jets know who notes them: together they would wait for the collector
         if self.changed:
             raise ProgramChangedError
-        step: Step = [Flag.OUTPUT]
-        self._tell_all(outputs, step)
         self._take(step)
         self.busy = True  # what is checkpointed in it may run again
         if self.known is None:
