@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import Any, Literal, TypedDict
@@ -10,6 +11,9 @@ from .errors import ArgumentError, ArgumentTypeError
 
 Method = Literal["auto", "taylor", "forward", "reverse"]
 METHODS = ("auto", "taylor", "forward", "reverse")
+
+SAMPLE_AXES = ("batch_dims", "sample_chunk_size", "in_dims", "out_dims")
+"""The keywords that say where samples lie, and how they are cut."""
 
 InDims = int | tuple[int | None, ...] | None
 
@@ -109,6 +113,18 @@ class Options:
     def out_axis(self) -> int:
         """The axis of the outputs that the samples lie on, or how many axes lie before it."""
         return self.out_dims or 0
+
+    @property
+    def tolerance(self) -> float:
+        """The part of its size by which an output may move, beyond rounding."""
+        return self.check_tolerance or 0.0
+
+    def refuse(self, names: Iterable[str], beside: str, why: str) -> None:
+        """Refuse keywords that are not as by default ``beside`` something that has no use for them."""
+        for name in names:
+            value = getattr(self, name)
+            if value != getattr(Options(), name):
+                raise ArgumentError(f"{beside} with {name}={value!r}: {why}; leave it out")
 
     def __post_init__(self) -> None:
         # Once for a transform, as every call asks for them; a frozen dataclass has no other way.

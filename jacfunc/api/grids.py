@@ -15,17 +15,18 @@ import torch
 
 from ..call.independence import settle
 from ..call.inside import values
-from ..call.request import Request, requested
-from ..core import caches, trees
+from ..call.positions import at_call
+from ..call.request import requested
+from ..core import trees
 from ..core.levels import inside_transform, tracing
 from ..core.reasons import name_of
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError
 from ..jet import Jet
-from ..options import Options
+from ..options import SAMPLE_AXES, Options
 from .asked import Asked
 from .named import Partials
 from .notation import Variables
-from .places import SamplesInFront
+from .places import SamplesInFront, with_output
 from .transform import Transform
 
 
@@ -39,18 +40,20 @@ class OnGrid:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What ``f`` returns."""
-        count, sizes = len(self.places), tuple([args[place].shape[0] for place in self.places])
+        sizes = tuple([args[place].shape[0] for place in self.places])
         result = self.transformed(*args, **kwargs)
-        output = result[0] if self.has_aux and isinstance(result, tuple) and len(result) == 2 else result
+        return with_output(result, self.has_aux, lambda output: self._on_the_grid(output, sizes))
+
+    def _on_the_grid(self, output: Any, sizes: tuple[int, ...]) -> Any:
         leaves, structure = trees.flatten(output)
         for leaf, path in zip(leaves, structure.paths("output"), strict=True):
             shape = tuple(getattr(leaf, "shape", ()))
-            if shape[:count] != sizes:
+            if shape[: len(sizes)] != sizes:
                 raise ShapeError(
                     f"{path} has shape {shape}, whose first axes are not those of the grid, {sizes}; return an entry "
                     "for each choice of a point of each coordinate, or leave grid=True out"
                 )
-        return result
+        return output
 
     def _fingerprint(self) -> tuple[object, ...]:
         return (self.places, self.has_aux, self.transformed)
@@ -95,7 +98,7 @@ class GridPartials(Partials):
 
     def coordinates(self, args: Sequence[Any], options: Options) -> list[torch.Tensor]:
         """The points of each coordinate, along the axis of its own."""
-        places = self._checked(args)
+        places = self._places(args)
         return [
             args[place].reshape(*(-1 if axis == own else 1 for own in range(len(places))))
             for axis, place in enumerate(places)
@@ -112,8 +115,8 @@ class GridPartials(Partials):
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, grid=True)"
 
-    def _checked(self, args: Sequence[Any]) -> tuple[int, ...]:
-        """Where the coordinates are among the arguments, each a tensor of points."""
+    def _places(self, args: Sequence[Any]) -> tuple[int, ...]:
+        """Where the coordinates are among the arguments."""
         names, numbers, count = self.asked.variables.inputs, self.options.numbers, len(args)
         if self.options.argnums == -1:
             numbers = tuple(range(-len(names), 0))
@@ -123,20 +126,25 @@ class GridPartials(Partials):
                 f"argnums={self.options.argnums!r} does not select among {count}; pass the points of each coordinate "
                 "as a positional argument"
             )
-        for name, number in zip(names, numbers, strict=True):
-            points = args[number]
+        return tuple([number % count for number in numbers])
+
+    def _checked(self, args: Sequence[Any]) -> tuple[int, ...]:
+        """The same, each a tensor of points."""
+        places = self._places(args)
+        for name, place in zip(self.asked.variables.inputs, places, strict=True):
+            points = args[place]
             if not isinstance(points, torch.Tensor | Jet) or not points.dtype.is_floating_point:
                 kind = f"has {points.dtype}" if isinstance(points, torch.Tensor) else f"is a {type(points).__name__}"
                 raise ArgumentTypeError(
-                    f"args[{number % count}], the points of {name!r}, {kind}; on a grid each coordinate has a tensor "
+                    f"args[{place}], the points of {name!r}, {kind}; on a grid each coordinate has a tensor "
                     "of floating-point numbers of its own"
                 )
             if tuple(points.shape[1:]) not in ((), (1,)) or not points.dim():
                 raise ShapeError(
-                    f"args[{number % count}], the points of {name!r}, has shape {tuple(points.shape)}; on a grid each "
+                    f"args[{place}], the points of {name!r}, has shape {tuple(points.shape)}; on a grid each "
                     "coordinate has points (N,) or (N, 1) of its own"
                 )
-        return tuple([number % count for number in numbers])
+        return places
 
     def _settle(self, on_grid: OnGrid, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Check, at calls 1, 2, 4, 8 and so on, that along each axis an output depends on its own point alone."""
@@ -146,28 +154,15 @@ class GridPartials(Partials):
         for axis, place in enumerate(on_grid.places):
             own = replace(self.options, argnums=place, return_value=False, compile=False)
             along = SamplesInFront(on_grid, axis, place, own.has_aux) if axis else on_grid
-            with requested(along, own, args, kwargs) as request:
-                _settle_due(request, axis)
-
-
-def _settle_due(request: Request, axis: int) -> None:
-    fingerprint, signature = request.fingerprint, (request.signature, axis)
-    passed: int = caches.CUT.get(fingerprint.key, signature) or 0
-    if caches.due(passed + 1):
-        settle(request)
-    if fingerprint.watchable:
-        caches.CUT.put(fingerprint.key, fingerprint.parts, signature, passed + 1)
+            with requested(along, own, args, kwargs) as request, at_call(request, ("grid", axis)) as due:
+                if due:
+                    settle(request)
 
 
 def made_on_grid(function: Callable[..., Any], wanted: str, variables: Variables, options: Options) -> GridPartials:
     """The transform for these names on a grid, of a function and options that are checked."""
-    plain = Options()
-    for name in ("batch_dims", "sample_chunk_size", "in_dims", "out_dims"):
-        if getattr(options, name) != getattr(plain, name):
-            raise ArgumentError(
-                f"grid=True with {name}={getattr(options, name)!r}: on a grid each coordinate has an axis of its own, "
-                "in the order of inputs; leave it out"
-            )
+    why = "on a grid each coordinate has an axis of its own, in the order of inputs"
+    options.refuse(SAMPLE_AXES, "grid=True", why)
     count = len(variables.inputs)
     asked = Asked(variables, variables.names(wanted), count, grid=True)
     inner = replace(options, argnums=tuple(range(-count, 0)), batch_dims=0)

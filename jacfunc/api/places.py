@@ -20,6 +20,13 @@ from ..options import Options
 from ..routes.collect import owned
 
 
+def with_output(result: Any, has_aux: bool, changed: Callable[[Any], Any]) -> Any:
+    """What a function returned, with its output changed and aux as it is; what is no pair is refused later."""
+    if has_aux and isinstance(result, tuple) and len(result) == 2:
+        return changed(result[0]), result[1]
+    return changed(result)
+
+
 @dataclass(frozen=True, eq=False)
 class SamplesInFront:
     """A function whose outputs have their sample axis at a later place, with that axis moved to the front."""
@@ -33,9 +40,7 @@ class SamplesInFront:
         """What the function returns, samples in front."""
         result = self.transformed(*args, **kwargs)
         count = trees.flatten(args[self.number])[0][0].shape[0]
-        if self.has_aux and isinstance(result, tuple) and len(result) == 2:
-            return self._moved(result[0], count), result[1]
-        return self._moved(result, count)
+        return with_output(result, self.has_aux, lambda output: self._moved(output, count))
 
     def _moved(self, output: Any, count: int) -> Any:
         leaves, structure = trees.flatten(output)

@@ -18,7 +18,8 @@ from ..core import trees
 from ..core.reasons import first_line, name_of
 from ..core.subclasses import dressed, undressed
 from ..errors import ArgumentError, ArgumentTypeError, CoupledSamplesError, ShapeError
-from ..options import Options
+from ..options import SAMPLE_AXES
+from .places import with_output
 from .transform import Transform
 
 
@@ -102,9 +103,7 @@ class Ragged:
             leaves, structure = trees.flatten(own[place])
             own[place] = structure.build([self.segments.taken(leaf) for leaf in leaves])
         result = self.transformed(*own, **kwargs)
-        if self.has_aux and isinstance(result, tuple) and len(result) == 2:
-            return self._put(result[0]), result[1]
-        return self._put(result)
+        return with_output(result, self.has_aux, self._put)
 
     def _put(self, output: Any) -> Any:
         leaves, structure = trees.flatten(output)
@@ -215,11 +214,5 @@ def segmented(transform: Transform, segments: Any) -> Transform:
     """The transform for rows that belong to segments; itself where there are none."""
     if segments is None:
         return transform
-    plain = Options()
-    for name in ("batch_dims", "sample_chunk_size", "in_dims", "out_dims"):
-        if getattr(transform.options, name) != getattr(plain, name):
-            raise ArgumentError(
-                f"segments with {name}={getattr(transform.options, name)!r}: rows lie on the first axis, and belong to "
-                "all segments at once; leave it out"
-            )
+    transform.options.refuse(SAMPLE_AXES, "segments", "rows lie on the first axis, and belong to all segments at once")
     return Segmented(transform.transformed, transform.quantity, transform.options, Segments.of(segments))

@@ -149,7 +149,7 @@ def _probed(evaluator: Evaluator, outputs: Tensors, state: RandomState, forwards
     if isinstance(probes, str):
         _warn(probes)
         return Independence.UNDECIDED
-    tolerance = evaluator.request.options.check_tolerance or 0.0
+    tolerance = evaluator.request.options.tolerance
     first = moved([outputs, *(probe.outputs for probe in probes)], replaced, tolerance)
     if first is None or _only_rounding(evaluator, first, outputs, probes, replaced, state):
         return Independence.CHECKED
@@ -176,7 +176,7 @@ def _only_rounding(
     own = Evaluated(request.leaves, tuple(outputs), state)
     if not may_be_rounding(evaluator, own, first.change, state):
         return False
-    tolerance = request.options.check_tolerance or 0.0
+    tolerance = request.options.tolerance
     for found in (probes, probes_of(evaluator, replaced, state, inside=True)):
         if isinstance(found, str):
             return False

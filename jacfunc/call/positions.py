@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,10 +36,17 @@ def refuse_positions(request: Request, size: int, part: Callable[[int, int], Req
     """
     if not request.options.check:
         return
-    fingerprint, signature = request.fingerprint, (request.signature, size)
+    with at_call(request, size) as due:
+        if due and _differs(request, size, part):
+            raise ArgumentError(_message(request))
+
+
+@contextmanager
+def at_call(request: Request, way: object) -> Iterator[bool]:
+    """Whether it is one of calls 1, 2, 4, 8 and so on of a function in some way; one that raises is not counted."""
+    fingerprint, signature = request.fingerprint, (request.signature, way)
     passed: int = caches.CUT.get(fingerprint.key, signature) or 0
-    if caches.due(passed + 1) and _differs(request, size, part):
-        raise ArgumentError(_message(request))
+    yield caches.due(passed + 1)
     if fingerprint.watchable:
         caches.CUT.put(fingerprint.key, fingerprint.parts, signature, passed + 1)
 
@@ -63,7 +71,7 @@ def _differs(request: Request, size: int, part: Callable[[int, int], Request]) -
             alone, _ = Evaluator(part(start, stop)).look(state)
         except REFUSED:  # of so many samples: then it does of no block of another size either
             continue
-        room = (joint.options.check_tolerance or 0.0) ** 2
+        room = joint.options.tolerance**2
         if not all(agree(own, whole[start:stop], room) for own, whole in zip(alone, together, strict=True)):
             return True
     return False

@@ -114,7 +114,7 @@ OPAQUE = Memory()
 """How often a function was called that has something no program shows (``known.py``)."""
 
 CUT = Memory()
-"""How often a function was called in blocks of samples (``positions.py``)."""
+"""How often a function was called in blocks of samples, or on a grid (``positions.py``)."""
 
 COMPILED = Memory()
 """Transforms under ``torch.compile``, by function and signature (``compiled.py``)."""

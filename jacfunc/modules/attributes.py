@@ -12,13 +12,19 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-Contents = tuple[Any, Any]
-"""A dict or a list, and a copy of it as it was."""
+
+class Contents(NamedTuple):
+    """A dict or a list, a copy of it as it was, and whether it is that of a module, which is put back as a whole."""
+
+    home: Any
+    before: Any
+    of_module: bool = False
+
 
 OWN = frozenset(nn.Module().__dict__) - {"training"}
 """Tables that modules are made of, which have their own guards."""
@@ -30,12 +36,9 @@ MOST = 4096
 
 def contents_of(modules: Iterable[nn.Module], function: Any = None) -> list[Contents]:
     """All that modules, and what a function closes over, keep things in, as it is."""
-    found: list[Contents] = []
-    waiting, seen = [module.__dict__ for module in modules], set[int]()
-    for item in waiting:
-        found.append((item, dict(item)))
-        seen.add(id(item))
-    held = [value for home, before in found for name, value in before.items() if name not in OWN]
+    found = [Contents(module.__dict__, dict(module.__dict__), of_module=True) for module in modules]
+    seen = {id(contents.home) for contents in found}
+    held = [value for contents in found for name, value in contents.before.items() if name not in OWN]
     held += _closed_over(function)
     while held and len(found) < MOST:
         item = held.pop()
@@ -48,7 +51,7 @@ def contents_of(modules: Iterable[nn.Module], function: Any = None) -> list[Cont
         if type(home) not in (*DICTS, list) or id(home) in seen:
             continue
         seen.add(id(home))
-        found.append((home, list(home) if type(home) is list else dict(home)))
+        found.append(Contents(home, list(home) if type(home) is list else dict(home)))
         held += home if type(home) is list else home.values()
     return found
 
@@ -70,35 +73,30 @@ def _holds_tensors(item: Any) -> bool:
     return any(isinstance(part, torch.Tensor) for part in parts)
 
 
-def put_back(contents: Iterable[Contents], modules: int = 0) -> None:
-    """Have them as they were: the first so many, of modules, as a whole, others where there are tensors now.
+def put_back(contents: Iterable[Contents]) -> None:
+    """Have them as they were: those of modules as a whole, others where there are tensors now.
 
     What else there is may be another thread's, or count calls, and stays as the function wrote it.
     """
-    for place, (home, before) in enumerate(contents):
+    for home, before, of_module in contents:
         if type(home) is list:
             known = set(map(id, before))
             if any(id(item) not in known and _holds_tensors(item) for item in home):
                 home[:] = before
             continue
-        for name, now in list(home.items()):
-            if name in before and now is before[name]:
-                continue
-            if place < modules or _holds_tensors(now):
-                if name in before:
-                    home[name] = before[name]
-                else:
-                    del home[name]
-        if place < modules:
-            home.update({name: value for name, value in before.items() if name not in home})
+        new = [name for name, now in home.items() if name not in before or now is not before[name]]
+        taken = [name for name in new if of_module or _holds_tensors(home[name])]
+        for name in taken:
+            del home[name]
+        lost = before.keys() - home.keys() if of_module else before.keys() & set(taken)
+        home.update({name: before[name] for name in lost})
 
 
 @contextmanager
 def as_they_were(modules: Iterable[nn.Module], function: Any = None) -> Iterator[None]:
     """A context that modules, and what a function closes over, leave as they entered."""
-    modules = list(modules)
     before = contents_of(modules, function)
     try:
         yield
     finally:
-        put_back(before, len(modules))
+        put_back(before)

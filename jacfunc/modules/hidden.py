@@ -147,7 +147,7 @@ class Watch:
         """Nothing runs any more."""
         while self.running:
             self._restore()
-        put_back(self.before, len(self.before))
+        put_back(self.before)
         self.made.clear()
         if self.used is None:
             self.found += [module for reference in self.called if (module := reference()) is not None]

@@ -158,3 +158,20 @@ def test_attributes_come_back_whatever_happens_to_them() -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - any
         change()
     assert net.calls == 0 and net.other == [1] and not hasattr(net, "new")
+
+
+class Told(Lazy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = {"calls": 0}
+
+    def forward(self, x: Any) -> Any:
+        self.told["calls"] += 1
+        return super().forward(x)
+
+
+def test_what_holds_no_tensor_stays_in_modules_that_no_walk_finds_too() -> None:
+    told, holder = Told(), Holder(Told())
+    assert check_independent(told)(X) and check_independent(lambda x: holder.net(x))(X)
+    found = holder.net.told["calls"]  # type: ignore[union-attr, index]
+    assert told.told["calls"] >= 3 and found >= 3 and told.kept is holder.net.kept is None
