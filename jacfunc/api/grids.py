@@ -129,7 +129,7 @@ class GridPartials(Partials):
         return tuple([number % count for number in numbers])
 
     def _checked(self, args: Sequence[Any]) -> tuple[int, ...]:
-        """The same, each a tensor of points."""
+        """Where the coordinates are among the arguments, each a tensor of points."""
         places = self._places(args)
         for name, place in zip(self.asked.variables.inputs, places, strict=True):
             points = args[place]
