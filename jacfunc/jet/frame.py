@@ -19,6 +19,7 @@ from ..core.levels import compiling
 from ..core.torch_private import next_node_number
 from ..errors import UnsupportedOperationError
 from ..evaluation.recorder import Recorder
+from .generic import Generic
 from .joined import Joined
 from .layout import Layout, Product, first_order, summed
 from .shared import Origin, Shared
@@ -59,7 +60,8 @@ class Propagation:
     what shares memory with a jet's value, and its version then.  ``scaled``: rows that are one-hot rows times a scale,
     as an activation after a narrow layer leaves them, each with its scale.  ``within``: what it runs inside of.
     ``origin``: what the rows of its first frame are, where that is known.  ``recorder``: who notes its operations.
-    ``rooted``: whether a norm was zero (``root.py``).  ``began``: the number of the first node of its graph.
+    ``rooted``: whether a norm was zero (``root.py``).  ``generic``: what such a one is multiplied by where rows do not
+    tell.  ``began``: the number of the first node of its graph.
     """
 
     batch: tuple[int, ...]
@@ -79,6 +81,7 @@ class Propagation:
     origin: Origin | None = None
     recorder: Recorder | None = None
     rooted: bool = False
+    generic: Generic | None = None
     began: int = field(default_factory=lambda: 0 if compiling() else next_node_number())
 
     def apart(self, value: Tensor) -> Tensor:

@@ -26,7 +26,8 @@ CANCELLED = 2.0**12
 
 def lost_where(rows: Tensor, moved: Tensor, lost: Tensor) -> Tensor:
     """Rows, without gradients by what moves a norm where they are ``lost``; ``moved`` is of :func:`with_moved`."""
-    found: Tensor = _Lost.apply(rows, moved, lost)  # type: ignore[no-untyped-call]
+    function = _Lost if compiling() else _LostForward
+    found: Tensor = function.apply(rows, moved, lost)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -36,7 +37,8 @@ def moving_with(moves: Jet, vector: Tensor, dims: tuple[int, ...], keepdim: bool
         return moves
     graph = _graph_of(vector, moves.frame)
     leaves = [] if graph is None else graph.leaves
-    zeros = _Moved.apply(vector, dims, keepdim, graph, *leaves)  # type: ignore[no-untyped-call]
+    function = _Moved if compiling() else _MovedForward
+    zeros = function.apply(vector, dims, keepdim, graph, *leaves)  # type: ignore[no-untyped-call]
     return Jet(moves.value + zeros.to(moves.value.dtype), moves.coefficients, moves.frame)
 
 
@@ -54,7 +56,6 @@ class _Lost(torch.autograd.Function):
         """Keep where it is."""
         _, moved, lost = inputs
         ctx.save_for_backward(moved, lost)
-        ctx.save_for_forward(lost)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Any:
@@ -64,6 +65,16 @@ class _Lost(torch.autograd.Function):
         if torch.is_grad_enabled():
             cotangent = lost_where(cotangent, moved, lost)
         return cotangent, asked, None
+
+
+class _LostForward(_Lost):
+    """Also in forward mode, which Dynamo does not take."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keep where it is."""
+        _Lost.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(inputs[2])
 
     @staticmethod
     def jvp(ctx: Any, rows: Tensor, moved: Tensor, lost: Any) -> Any:
@@ -99,6 +110,10 @@ class _Moved(torch.autograd.Function):
             count = 0 if graph is None else len(graph.leaves)
             return _nan_where(asked, ctx.dtype), None, None, None, *[None] * count
         return None, None, None, None, *moved
+
+
+class _MovedForward(_Moved):
+    """Also in forward mode, which Dynamo does not take."""
 
     @staticmethod
     def jvp(ctx: Any, vector: Tensor, *others: Any) -> Any:

@@ -100,12 +100,13 @@ def with_value(value: Tensor, jet: Jet) -> Jet:
 def with_root(root: Root, value: Tensor) -> Jet:
     """The jet of this value whose rows are derivatives where there are any, with its root, unless that has gone."""
     even, parts, recorded = root.even, parts_of(root), differentiated_again()
+    orders = orders_of(root, parts)
     if recorded:
         value = exactly_where_finite(value.detach(), even.value)
-    if looked_at(even.frame) and not any(bool(part.any()) for part in parts if part is not None):
+    if looked_at(even.frame) and not any(bool(part.any()) for part in orders if part is not None):
         return Jet(value, even.coefficients, even.frame)
     rows = _derivatives(root, parts)
-    jet = Jet(value, _without_gradients(root, parts, rows) if recorded else rows, even.frame)
+    jet = Jet(value, _without_gradients(root, orders, rows) if recorded else rows, even.frame)
     jet.root = root
     propagation: Propagation | None = even.propagation
     while propagation is not None:  # and those around it
@@ -122,6 +123,13 @@ def parts_of(root: Root) -> list[Tensor | None]:
         # Written so that NaN counts as well.
         found.append(None if rows is None or sizes is None else ~(rows.detach().abs() <= eps * sizes))
     return found
+
+
+def orders_of(root: Root, parts: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """By order, where any part of ``B`` is not zero, also where no row shows it, if that was looked at."""
+    own = [None if stack is None else stack.any(0) for stack in parts]
+    generic = root.even.propagation.generic
+    return own if generic is None else generic.with_own(own, root.moves.value)
 
 
 def _stacks(jet: Jet) -> list[Tensor | None]:
@@ -145,11 +153,11 @@ def _derivatives(root: Root, parts: Sequence[Tensor | None]) -> Coefficients:
     return tuple(found)
 
 
-def _without_gradients(root: Root, parts: Sequence[Tensor | None], rows: Coefficients) -> Coefficients:
+def _without_gradients(root: Root, orders: Sequence[Tensor | None], rows: Coefficients) -> Coefficients:
     """Rows whose gradients by what the root is of are NaN where there are none."""
     moving, found = _moving(root), []
     for order, stack in enumerate(rows, start=1):
-        alive = any_of(parts[: order + 1])
+        alive = either_of(orders[: order + 1])
         lost = None if moving is None or alive is None else moving & alive
         if stack is None or lost is None or (looked_at(root.even.frame) and not bool(lost.any())):
             found.append(stack)
@@ -161,15 +169,15 @@ def _without_gradients(root: Root, parts: Sequence[Tensor | None], rows: Coeffic
 
 def _moving(root: Root) -> Tensor | None:
     """Where the root moves along any direction."""
-    return any_of([None if rows is None else rows > 0 for rows in root.moves.coefficients])
+    return either_of([None if rows is None else (rows > 0).any(0) for rows in root.moves.coefficients])
 
 
-def any_of(stacks: Sequence[Tensor | None]) -> Tensor | None:
-    """Where any row of any stack says so."""
+def either_of(places: Sequence[Tensor | None]) -> Tensor | None:
+    """Where any of them says so."""
     found: Tensor | None = None
-    for stack in stacks:
-        if stack is not None:
-            found = stack.any(0) if found is None else found | stack.any(0)
+    for place in places:
+        if place is not None:
+            found = place if found is None else found | place
     return found
 
 

@@ -26,7 +26,7 @@ from . import layout
 from .build import composed, constant_rows
 from .frame import Frame, Propagation
 from .jet import Jet
-from .root import Root, any_of, parts_of
+from .root import Root, either_of, orders_of, parts_of
 from .values import jets_in
 
 Tensor = torch.Tensor
@@ -86,7 +86,7 @@ def _together(one: Root, other: Root) -> tuple[Root, Tensor | None]:
     """The square of the root of either of two numbers, of which nothing is known where there are two; and where."""
     if one.square is other.square:
         return one, None
-    first, second = any_of(parts_of(one)), any_of(parts_of(other))
+    first, second = [either_of(orders_of(root, parts_of(root))) for root in (one, other)]
     assert first is not None
     assert second is not None
     two = first & second & _different(one.square, other.square)

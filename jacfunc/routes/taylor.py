@@ -6,34 +6,27 @@ another route; that what it went through was right is verified once against reve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 import torch
 
 from ..core import caches
-from ..core.levels import exporting, grad_mode
-from ..evaluation.checkpoint import begin, end
-from ..jet import CannotFollowError, Frame, Jet, Propagation, layout
-from ..jet.dispatch import lifted
-from ..jet.frame import ApartError, OneHot, Within
-from ..jet.joined import Joined
+from ..jet import Propagation, layout
+from ..jet.frame import ApartError, OneHot
 from ..jet.multiindices import MultiIndices
 from ..jet.readout import diagonal_of, rows_of
-from ..jet.shared import Origin, Rows, single
-from ..jet.within import differentiated, origin_within, shared_with, value_of
+from ..jet.shared import single
+from ..jet.within import value_of
 from .collect import Diagonal, Entries, Laplacian, Partials
+from .followed import Followed, Outputs, follow_all
 from .hessians import Hessians, Patch, patches
 from .route import Route
 from .task import Evaluation, Task, times
 from .verify_followed import verify_followed
 
 Part = TypeVar("Part")
-Outputs = tuple[Any, ...]
-"""Jets, or tensors that do not depend on the input."""
-Followed = tuple[Outputs, tuple[torch.Tensor, ...], tuple[str, ...]]
-"""What a function on jets gave: outputs, aux, and what is to be told of it."""
 
 
 class Taylor(Route):
@@ -83,8 +76,9 @@ class Taylor(Route):
             # A sum of second derivatives in a new frame leaves no first ones.
             narrowing = not part.layout.total or part.taken[0][0] > 1
             indices = None if part.sums else partial(getattr, part, "indices")
-            found = follow(task, part.layout, _along(task, part.directions), _started(task, part), narrowing, indices)
-            _take_partials(task, partials, part, found[0])
+            rows, started = _along(task, part.directions), _started(task, part)
+            found = follow_all(task, part.layout, rows, started, narrowing, indices)
+            _take_partials(task, partials, part, found.outputs)
             return found
 
         try:
@@ -108,8 +102,8 @@ class Taylor(Route):
 
         def followed(part: Patch) -> Followed:
             indices = partial(part.indices, sum(task.inputs.sizes))
-            found = follow(task, part.layout, _along(task, part.coordinates), indices=indices)
-            _take_patch(task, hessians, part, found[0])
+            found = follow_all(task, part.layout, _along(task, part.coordinates), indices=indices)
+            _take_patch(task, hessians, part, found.outputs)
             return found
 
         return _in_parts(task, patches(task.inputs.total, task.chunk_size), followed)
@@ -184,14 +178,14 @@ def _swept(
         sizes = tuple([segment.size for segment in task.inputs.segments(start, stop)])
         indices = None if order is None else partial(single, start, stop, task.inputs.sizes, order)
         try:
-            found = follow(task, make_layout(sizes), _one_hot(task, start, stop), indices=indices)
+            found = follow_all(task, make_layout(sizes), _one_hot(task, start, stop), indices=indices)
         except ApartError:
             if by_each is None:
                 raise
-            found = follow(task, layout.diagonal(sum(sizes)), _one_hot(task, start, stop), narrowing=False)
-            by_each(start, stop, found[0])
+            found = follow_all(task, layout.diagonal(sum(sizes)), _one_hot(task, start, stop), narrowing=False)
+            by_each(start, stop, found.outputs)
         else:
-            take(start, stop, found[0])
+            take(start, stop, found.outputs)
         return found
 
     return _in_parts(task, task.inputs.chunks(task.chunk_size), followed, task.mode.wants_value)
@@ -202,127 +196,14 @@ def _in_parts(
 ) -> Evaluation:
     """What came with the rows of the first part, once all are followed; without a part that of a plain evaluation."""
     if task.mode.verified:
-        verify_followed(task, follow)
+        verify_followed(task)
     evaluation = None
     for part in task.evaluated_for(parts):
-        outputs, aux, notes = followed(part)
+        found = followed(part)
         if evaluation is None:
-            values = tuple(map(value_of, outputs)) if valued else ()
-            evaluation = Evaluation(values, aux, notes=notes)
+            values = tuple(map(value_of, found.outputs)) if valued else ()
+            evaluation = Evaluation(values, found.aux, notes=found.notes)
     return evaluation or Evaluation(*task.evaluate(*task.leaves))
-
-
-def follow(
-    task: Task,
-    rows_layout: layout.Layout,
-    rows: Callable[[Propagation], list[Any]],
-    started: Mapping[int, Sequence[torch.Tensor]] | None = None,
-    narrowing: bool = True,
-    indices: Callable[[], Rows] | None = None,
-) -> Followed:
-    """Run ``f`` on jets of the leaves with these first-order rows: outputs, aux, and what is to be told of it.
-
-    ``started`` has the rows of other orders, or all of the first, where there are some; ``indices`` gives the
-    derivative that each row is, where it is one.  Every call sees the same random draw.
-    """
-    task.redraw()
-    if task.within is not None:
-        return _within(task, task.within, rows_layout, rows, started or {}, indices)
-    exported = task.mode.traced and exporting()
-    quiet = not (exported or torch.is_grad_enabled())
-    narrowing = narrowing and task.mode.vectorised
-    propagation = Propagation(task.batch, quiet=quiet, narrowing=narrowing, traced=task.mode.traced)
-    frame = Frame(propagation, rows_layout)
-    coefficients = _coefficients(task, rows_layout, {1: rows(propagation), **(started or {})})
-    if indices is not None:
-        propagation.origin = Origin(indices, coefficients, task.inputs.sizes)
-    jets = [Jet(leaf, row, frame) for leaf, row in zip(task.leaves, coefficients, strict=True)]
-    run = _quietly if quiet or exported else (_recomputed if task.mode.recomputes else _directly)
-    outputs, aux = run(task, jets, propagation)
-    _end(propagation)
-    return outputs, aux, tuple(propagation.slow)
-
-
-def _coefficients(
-    task: Task, rows_layout: layout.Layout, of_order: Mapping[int, Sequence[Any]]
-) -> list[tuple[Any, ...]]:
-    """The rows of each leaf, of every order."""
-    if rows_layout.order == 1:
-        return [(row,) for row in of_order[1]]
-    none = [None] * len(task.leaves)
-    return list(zip(*[of_order.get(order, none) for order in range(1, rows_layout.order + 1)], strict=True))
-
-
-def _end(propagation: Propagation) -> None:
-    propagation.alive = False
-    if propagation.detached and any(value._version != version for value, version in propagation.detached):
-        raise CannotFollowError("a detached tensor that is changed in place, and the differentiated one with it")
-
-
-def _within(
-    task: Task,
-    around: Frame,
-    rows_layout: layout.Layout,
-    rows: Callable[[Propagation], list[Any]],
-    started: Mapping[int, Sequence[torch.Tensor]],
-    indices: Callable[[], Rows] | None,
-) -> Followed:
-    """Run ``f`` inside a function that jets go through: those rows and these together."""
-    outer = around.propagation
-    shared = shared_with(task.given, around, task.batch, rows_layout, indices) if task.mode.vectorised else None
-    joined = shared or Joined.of(around.layout, rows_layout)
-    propagation = Propagation(task.batch, outer.quiet, narrowing=False, slow=outer.slow, within=Within(around, joined))
-    propagation.recorder = outer.recorder
-    frame = Frame(propagation, joined.layout)
-    coefficients = _coefficients(task, rows_layout, {1: rows(propagation), **started})
-    jets = [
-        differentiated(lifted(given, around) if type(given) is Jet else given, value, own, frame)
-        for given, value, own in zip(task.given, task.leaves, coefficients, strict=True)
-    ]
-    if shared is not None:
-        propagation.origin = origin_within(task.given, jets, around, shared)
-    run = _recomputed if task.mode.recomputes and not outer.quiet else _directly
-    outputs, aux = run(task, jets, propagation)
-    _end(propagation)
-    outer.coarsest = max(outer.coarsest, propagation.coarsest)
-    return tuple([_ours(output, frame) for output in outputs]), aux, ()
-
-
-def _ours(output: Any, frame: Frame) -> Any:
-    """An output in this frame, whatever it was made of: a jet of the evaluation around moves with that alone."""
-    if type(output) is not Jet or output.propagation is frame.propagation:
-        return output
-    return lifted(output, frame) if output.propagation.alive else output.value
-
-
-def _directly(task: Task, jets: list[Jet], propagation: Propagation) -> tuple[Outputs, tuple[torch.Tensor, ...]]:
-    return task.propagate(jets, others_copied=task.mode.verified)
-
-
-def _quietly(task: Task, jets: list[Jet], propagation: Propagation) -> tuple[Outputs, tuple[torch.Tensor, ...]]:
-    """Gradients on while ``f`` runs, so that an inner ``no_grad`` can be told; rules record nothing where quiet."""
-    with grad_mode(True):
-        return _directly(task, jets, propagation)
-
-
-def _recomputed(task: Task, jets: list[Jet], propagation: Propagation) -> tuple[Outputs, tuple[torch.Tensor, ...]]:
-    """What is checkpointed while ``f`` runs finds its jets alive when it runs again in the backward."""
-
-    def revived(function: Callable[..., Any]) -> Callable[..., Any]:
-        def again(*args: Any, **kwargs: Any) -> Any:
-            before, propagation.alive = propagation.alive, True
-            try:
-                return function(*args, **kwargs)
-            finally:
-                propagation.alive = before
-
-        return again
-
-    begin(revived)
-    try:
-        return _directly(task, jets, propagation)
-    finally:
-        end()
 
 
 def _one_hot(task: Task, start: int, stop: int) -> Callable[[Propagation], list[Any]]:

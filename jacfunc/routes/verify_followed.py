@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -20,6 +20,7 @@ from ..evaluation.linear import graph_gradients, pullback
 from ..jet import CannotFollowError, Propagation, layout
 from ..jet.readout import rows_of
 from ..jet.values import plain
+from .followed import follow
 from .points import REFUSED, Projection, moved, others, projected, quotient, recorded, waves
 from .task import Task, Tensors, aside
 
@@ -41,22 +42,22 @@ STEPS = (1.0, 4.0, 0.5)
 
 
 @aside
-def verify_followed(task: Task, follow: Callable[..., Any]) -> None:
+def verify_followed(task: Task) -> None:
     """Raise unless the jets' derivatives along one direction, projected to one number a sample, are the true ones.
 
-    ``follow`` runs the function on jets (``taylor.py``).  Orders of which no sample told anything, all derivatives zero
-    or not finite, are compared at other values; if nothing is finite there either, it stays open.  Inside a function
-    that jets go through nothing is verified but that function.
+    Orders of which no sample told anything, all derivatives zero or not finite, are compared at other values; if
+    nothing is finite there either, it stays open.  Inside a function that jets go through nothing is verified but that
+    function.
     """
     if task.within is not None:
         return
-    untold, _ = _untold(task, follow, set(range(1, task.order + 1)))
+    untold, _ = _untold(task, set(range(1, task.order + 1)))
     infinite = untold
     for leaves in others(task.leaves) if task.leaves[0].numel() else ():
         if not untold:
             break
         try:
-            zero, unknown = _untold(replace(task, leaves=leaves), follow, untold)
+            zero, unknown = _untold(replace(task, leaves=leaves), untold)
         except OtherwiseError:
             raise
         except REFUSED:
@@ -66,9 +67,9 @@ def verify_followed(task: Task, follow: Callable[..., Any]) -> None:
         task.open.append("no sample told whether its derivatives by jets are right")
 
 
-def _untold(task: Task, follow: Callable[..., Any], wanted: set[int]) -> tuple[set[int], set[int]]:
+def _untold(task: Task, wanted: set[int]) -> tuple[set[int], set[int]]:
     """Of the wanted orders those that are zero but for rounding, and nowhere finite; raise if one is not the truth."""
-    found, cotangents, coarsest, rooted = _followed_projections(task, follow)
+    found, cotangents, coarsest, rooted = _followed_projections(task)
     references = (_graph_projections, _reverse_projections)  # a thread that f starts is inside of no transform
     ordered = reversed(references) if inside_transform() else references
     for reference in () if rooted else ordered:  # of a norm that is zero these have a constant
@@ -77,10 +78,10 @@ def _untold(task: Task, follow: Callable[..., Any], wanted: set[int]) -> tuple[s
                 true = reference(task, cotangents)
         except (RuntimeError, NotImplementedError):
             continue
-        _compare(task, follow, reference, found, true, coarsest, wanted)
+        _compare(task, reference, found, true, coarsest, wanted)
         break
     else:
-        true = _compare_differences(task, follow, found, cotangents, coarsest, rooted)
+        true = _compare_differences(task, found, cotangents, coarsest, rooted)
     pairs = list(zip(found, true, strict=True))
     sizes = [_scale(*pair) for pair in pairs]
     least = coarsest * torch.stack(sizes).amax()
@@ -89,7 +90,6 @@ def _untold(task: Task, follow: Callable[..., Any], wanted: set[int]) -> tuple[s
 
 def _compare(
     task: Task,
-    follow: Callable[..., Any],
     reverse: Callable[..., list[Projection]],
     found: list[Projection],
     true: list[Projection],
@@ -99,13 +99,13 @@ def _compare(
     room = [min(0.5, 4**k * coarsest**0.5) * _scale(found[k], true[k]) for k in range(task.order + 1)]
     if _agree(found, true, room, wanted):
         return
-    noise = _noise(task, follow, reverse, found, true, coarsest)
+    noise = _noise(task, reverse, found, true, coarsest)
     if not _agree(found, true, [a + b for a, b in zip(room, noise, strict=True)], wanted):
         raise OtherwiseError("the derivatives by jets are not those of reverse mode")
 
 
 def _compare_differences(
-    task: Task, follow: Callable[..., Any], found: list[Projection], cotangents: Tensors, coarsest: float, rooted: bool
+    task: Task, found: list[Projection], cotangents: Tensors, coarsest: float, rooted: bool
 ) -> list[Projection]:
     """What neither torch.func nor a graph differentiates: each order by differences of the one below, the first of f.
 
@@ -113,13 +113,13 @@ def _compare_differences(
     is off there is compared at other steps too, without more room.
     """
     step, last = coarsest ** (1 / 3), min(task.order, 2) if rooted else task.order
-    true, further, room = _differences(task, follow, found, cotangents, step, last, rooted)
+    true, further, room = _differences(task, found, cotangents, step, last, rooted)
     off = {k: _off(found[k], true[k], room[k], rooted) for k in range(1, last + 1)}
     for times in STEPS if rooted else ():
         if not any(bool(where.any()) for where in off.values()):
             break
         with suppress(*REFUSED):  # of what f may not be asked there
-            _, further, _ = _differences(task, follow, found, cotangents, times * step, last, rooted)
+            _, further, _ = _differences(task, found, cotangents, times * step, last, rooted)
             off = {k: where & _off(found[k], further[k], room[k], rooted) for k, where in off.items()}
     if any(bool(where.any()) for where in off.values()):
         if rooted:
@@ -142,7 +142,6 @@ def _zero_norm(task: Task, cotangents: Tensors) -> str:
 
 def _differences(
     task: Task,
-    follow: Callable[..., Any],
     found: list[Projection],
     cotangents: Tensors,
     step: float,
@@ -156,8 +155,8 @@ def _differences(
     from those at twice the step.  Near it higher derivatives than the first are lost to rounding: of those above the
     second nothing is said then.
     """
-    here, below, above = [_stepped(task, follow, cotangents, sign * step) for sign in (0, -1, 1)]
-    wide = [_stepped(task, follow, cotangents, sign * 2 * step) for sign in (-1, 1)] if rooted else []
+    here, below, above = [_stepped(task, cotangents, sign * step) for sign in (0, -1, 1)]
+    wide = [_stepped(task, cotangents, sign * 2 * step) for sign in (-1, 1)] if rooted else []
     true, further, room = [here[0]], [here[0]], [torch.zeros(())]
     for k in range(1, last + 1):
         middle, half = quotient(here[k - 1][0], below[k - 1][0], above[k - 1][0], k * step)
@@ -172,19 +171,18 @@ def _differences(
     return true, further, room
 
 
-def _stepped(task: Task, follow: Callable[..., Any], cotangents: Tensors, step: float) -> list[Projection]:
+def _stepped(task: Task, cotangents: Tensors, step: float) -> list[Projection]:
     """Value by a plain forward, and derivatives by jets below the highest order, so far along the tangents."""
     there = replace(task, leaves=moved(task.leaves, step))
     there.redraw()
     with torch.no_grad(), Differentiated(-task.order, by_tensors=False):
         outputs, _ = there.evaluate(*there.leaves, others_copied=True)
-    by_jets = _followed_projections(there, follow).found if task.order > 1 else []
+    by_jets = _followed_projections(there).found if task.order > 1 else []
     return [projected(cotangents, outputs, task), *by_jets[1:]]
 
 
 def _noise(
     task: Task,
-    follow: Callable[..., Any],
     reverse: Callable[..., list[Projection]],
     found: list[Projection],
     true: list[Projection],
@@ -196,7 +194,7 @@ def _noise(
     """
     along = waves(task.leaves)
     near = tuple(leaf + leaf * wave * coarsest**0.25 for leaf, wave in zip(task.leaves, along, strict=True))
-    beyond, cotangents, *_ = _followed_projections(replace(task, leaves=near), follow)
+    beyond, cotangents, *_ = _followed_projections(replace(task, leaves=near))
     turned = reverse(replace(task, leaves=near), cotangents)
     allowed, beside = [torch.zeros(())], torch.zeros(())
     for k in range(1, task.order + 1):
@@ -215,7 +213,7 @@ class _Followed(NamedTuple):
     rooted: bool
 
 
-def _followed_projections(task: Task, follow: Callable[..., Any]) -> _Followed:
+def _followed_projections(task: Task) -> _Followed:
     """What :func:`_reverse_projections` gives, by jets."""
     tangents = waves(task.leaves)
     rows_layout = layout.closed(tuple((k,) for k in range(1, task.order + 1)))
@@ -225,14 +223,14 @@ def _followed_projections(task: Task, follow: Callable[..., Any]) -> _Followed:
         propagations.append(propagation)
         return [tangent[None] for tangent in tangents]
 
-    outputs, _, _ = follow(task, rows_layout, rows)
+    outputs, _, _, rooted = follow(task, rows_layout, rows)
     values = tuple(output.detach() for output in plain(outputs))
     cotangents = waves(values)
     found = [projected(cotangents, values, task)]
     for k in range(1, task.order + 1):
         found.append(projected(cotangents, [rows_of(o, k, 1, task.leaves[0])[0] for o in outputs], task))
     coarsest = max(propagations[0].coarsest, *(torch.finfo(leaf.dtype).eps for leaf in task.leaves))
-    return _Followed(found, cotangents, coarsest, propagations[0].rooted)
+    return _Followed(found, cotangents, coarsest, rooted)
 
 
 def _reverse_projections(task: Task, cotangents: Tensors) -> list[Projection]:

@@ -15,7 +15,7 @@ from torch import nn
 from jacfunc import UnsupportedOperationError, laplacian
 from jacfunc.jet import Jet
 from jacfunc.jet.layout import first_order
-from jacfunc.routes.taylor import follow
+from jacfunc.routes.followed import follow
 from jacfunc.routes.verify_followed import OtherwiseError, grouped, verify_followed
 
 X = LEAVES[0]
@@ -39,7 +39,7 @@ def otherwise(right: Function, wrong: Function) -> Function:
 @pytest.mark.parametrize("name", ["field", *SOUND])
 def test_right_derivatives_by_jets_pass(name: str, order: int) -> None:
     task = made(field, *LEAVES, order=order) if name == "field" else made(SOUND[name], X, order=order)
-    verify_followed(task, follow)
+    verify_followed(task)
 
 
 WRONG: dict[str, tuple[Function, Function, int]] = {
@@ -60,10 +60,10 @@ def test_wrong_derivatives_by_jets_are_found_out_at_the_order_that_they_are_of(n
     for order in (1, 2, 3):
         task = made(otherwise(right, wrong), X, order=order)
         if order < first:
-            verify_followed(task, follow)
+            verify_followed(task)
         else:
             with pytest.raises(OtherwiseError, match="the derivatives by jets are not those of reverse mode"):
-                verify_followed(task, follow)
+                verify_followed(task)
 
 
 def test_one_sample_that_is_wrong_is_enough() -> None:
@@ -71,22 +71,22 @@ def test_one_sample_that_is_wrong_is_enough() -> None:
     mask = (torch.arange(100) == 70)[:, None]
     task = made(otherwise(torch.sin, lambda x: torch.where(mask, x.cos(), x.sin())), x)
     with pytest.raises(OtherwiseError):
-        verify_followed(task, follow)
+        verify_followed(task)
 
 
 def test_what_is_finite_by_reverse_mode_has_to_be_by_jets() -> None:
     f = otherwise(torch.sin, lambda x: torch.where(x > 0, x.sin(), (x - x.detach()).sqrt()))
     with pytest.raises(OtherwiseError):
-        verify_followed(made(f, X), follow)
-    verify_followed(made(lambda x: (x - x.detach()).sqrt(), X), follow)  # infinite both ways
+        verify_followed(made(f, X))
+    verify_followed(made(lambda x: (x - x.detach()).sqrt(), X))  # infinite both ways
 
 
 def test_what_torch_func_cannot_transform_is_compared_with_a_graph() -> None:
     old = lambda x: OldStyle.apply(x)
-    verify_followed(made(otherwise(old, torch.sin), X, order=2), follow)
+    verify_followed(made(otherwise(old, torch.sin), X, order=2))
     task = made(otherwise(old, torch.cos), X)
     with pytest.raises(OtherwiseError):
-        verify_followed(task, follow)
+        verify_followed(task)
 
 
 class Never(OldStyle):
@@ -104,7 +104,7 @@ def test_what_nothing_can_differentiate_is_compared_with_differences(order: int,
     x = X.to(dtype)
     for right in (torch.sin, lambda x: x.sin() + torch.where(x > 0.35, 1e-9 * x, 0)):
         task = made(otherwise(never, right), x, order=order)
-        verify_followed(task, follow)
+        verify_followed(task)
         assert not task.open
     wrongs: list[tuple[int, Function]] = [
         (1, torch.cos),
@@ -115,16 +115,16 @@ def test_what_nothing_can_differentiate_is_compared_with_differences(order: int,
     for first, wrong in wrongs:
         task = made(otherwise(never, wrong), x, order=order)
         if order < first:
-            verify_followed(task, follow)
+            verify_followed(task)
         else:
             with pytest.raises(OtherwiseError, match="the derivatives by jets are not the differences of f"):
-                verify_followed(task, follow)
+                verify_followed(task)
 
 
 def test_a_kink_lies_between_its_differences() -> None:
     never: Function = lambda x: Never.apply(x).abs()
     x = torch.tensor([[0.0, 1.0, -1.0], [2.0, 0.0, 0.0]], dtype=torch.double)
-    verify_followed(made(otherwise(never, lambda x: x.sin().abs()), x), follow)
+    verify_followed(made(otherwise(never, lambda x: x.sin().abs()), x))
 
 
 # -------------------------------------------------------------------- what tells nothing
@@ -136,23 +136,23 @@ def test_where_nothing_is_told_other_values_are_compared(at: float, order: int) 
     x = torch.full_like(X, at)
     right: Function = lambda x: (x**4).sum(1, keepdim=True)
     task = made(right, x, order=order)
-    verify_followed(task, follow)
+    verify_followed(task)
     assert not task.open
     task = made(otherwise(right, lambda x: (3 * x**4).sum(1, keepdim=True)), x, order=order)
     with pytest.raises(OtherwiseError):
-        verify_followed(task, follow)
+        verify_followed(task)
 
 
 def test_what_is_finite_nowhere_and_no_sample_at_all_stay_open() -> None:
     for f, x in ((lambda x: x * float("nan"), X), (torch.sin, X[:0])):
         task = made(otherwise(f, torch.cos), x)
-        verify_followed(task, follow)
+        verify_followed(task)
         assert task.open == ["no sample told whether its derivatives by jets are right"]
 
 
 def test_an_order_that_is_zero_everywhere_is_told() -> None:
     task = made(lambda x: 3 * x, X, order=3)
-    verify_followed(task, follow)
+    verify_followed(task)
     assert not task.open
 
 
@@ -163,7 +163,7 @@ def test_other_values_that_the_function_refuses_say_nothing() -> None:
         return x**4
 
     task = made(f, torch.zeros_like(X))
-    verify_followed(task, follow)
+    verify_followed(task)
     assert task.open
 
 
@@ -172,7 +172,7 @@ def test_inside_a_function_that_jets_go_through_nothing_is_compared() -> None:
 
     def outer(x: Jet) -> Any:
         inner = made(otherwise(torch.sin, torch.cos), X)
-        verify_followed(replace(inner, within=x.frame), follow)
+        verify_followed(replace(inner, within=x.frame))
         seen.append(1)
         return x
 
@@ -185,10 +185,10 @@ def test_rounding_of_single_precision_is_forgiven() -> None:
     net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3))
     for dtype in (torch.float32, torch.bfloat16):
         net.to(dtype)
-        verify_followed(made(net, X.to(dtype), order=2), follow)
+        verify_followed(made(net, X.to(dtype), order=2))
     task = made(otherwise(net.float(), lambda x: net(x) * 1.1), X.float())
     with pytest.raises(OtherwiseError):
-        verify_followed(task, follow)
+        verify_followed(task)
 
 
 def test_tensors_in_groups() -> None:
