@@ -177,6 +177,11 @@ def tracked(tensor: torch.Tensor, strictly: bool = True) -> bool:
     return False
 
 
+def in_a_graph(tensor: torch.Tensor) -> bool:
+    """Whether autograd, or torch.func, may differentiate what a tensor depends on."""
+    return tensor.requires_grad or (not compiling() and tracked(tensor, strictly=False))
+
+
 def apart(tensor: torch.Tensor) -> bool:
     """Whether a tensor has memory of its own, no more than its numbers, and these are there: zeros may do without."""
     try:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..core.levels import differentiated_again, exporting, grad_mode, inside_vmap, tracked
+from ..core.levels import differentiated_again, exporting, grad_mode, in_a_graph, inside_vmap
 from ..evaluation.checkpoint import begin, end
 from ..jet import CannotFollowError, Frame, Jet, Propagation, layout
 from ..jet.dispatch import lifted
@@ -46,7 +46,7 @@ def follow_all(
     """What :func:`follow` gives, with no gradient where there is none though no row shows it."""
     own = Generic()
     found = follow(task, rows_layout, rows, started, narrowing, indices, own)
-    if not (found.rooted and differentiated_again() and any(map(_in_a_graph, found.outputs))):
+    if not (found.rooted and differentiated_again() and any(map(_recorded, found.outputs))):
         return found
     if task.within is None and tells_all(rows_layout, task.inputs.total):
         return found
@@ -57,9 +57,9 @@ def follow_all(
     return follow(task, rows_layout, rows, started, narrowing, indices, generic.again())
 
 
-def _in_a_graph(output: Any) -> bool:
+def _recorded(output: Any) -> bool:
     rows = output.coefficients if type(output) is Jet else ()
-    return any(stack is not None and (stack.requires_grad or tracked(stack, strictly=False)) for stack in rows)
+    return any(stack is not None and in_a_graph(stack) for stack in rows)
 
 
 def _seen_along_one(task: Task, order: int) -> Generic:
@@ -134,8 +134,9 @@ def _within(
     outer = around.propagation
     shared = shared_with(task.given, around, task.batch, rows_layout, indices) if task.mode.vectorised else None
     joined = shared or Joined.of(around.layout, rows_layout)
-    propagation = Propagation(task.batch, outer.quiet, narrowing=False, slow=outer.slow, within=Within(around, joined))
-    propagation.recorder, propagation.generic = outer.recorder, generic
+    within = Within(around, joined)
+    propagation = Propagation(task.batch, outer.quiet, narrowing=False, slow=outer.slow, within=within, generic=generic)
+    propagation.recorder = outer.recorder
     frame = Frame(propagation, joined.layout)
     coefficients = _coefficients(task, rows_layout, {1: rows(propagation), **started})
     jets = [

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from ...core import caches
-from ...core.levels import differentiated_again, tracked
+from ...core.levels import differentiated_again, in_a_graph
 from ..build import constant_rows
 from ..frame import ApartError, CannotFollowError
 from ..jet import Jet
@@ -54,7 +54,7 @@ def rooted(square: Any, vector: Callable[[], Any], dims: tuple[int, ...], keepdi
 
 def _in_a_graph(square: Jet) -> bool:
     tensors = [square.value, *[rows for rows in square.coefficients if rows is not None]]
-    return any(tensor.requires_grad or tracked(tensor, strictly=False) for tensor in tensors)
+    return any(map(in_a_graph, tensors))
 
 
 def _moves(norm: Jet, vector: Jet, dims: tuple[int, ...], keepdim: bool, zero: Tensor) -> Jet:
