@@ -1,0 +1,1 @@
+"""Derivatives as modules, for whatever wraps a module: DDP, FSDP2, ``torch.compile``, Lightning."""
