@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from jacfunc.core.ranks import count, summed
 from ranks import on_ranks
+
+from jacfunc.core.ranks import count, summed
 
 
 def of_all(rank: int) -> tuple[int, list[float]]:
