@@ -1,1 +1,5 @@
 """Derivatives as modules, for whatever wraps a module: DDP, FSDP2, ``torch.compile``, Lightning."""
+
+from .modules import Derivative, Equation
+
+__all__ = ["Derivative", "Equation"]
