@@ -10,11 +10,13 @@ from torch import nn
 
 from ..api.residual import residual
 from ..core.reasons import name_of
+from ..core.torch_private import NON_PERSISTENT
 from ..errors import ArgumentTypeError, UnsupportedOperationError
 from ..options import Keywords
+from .alike import settled
 from .connected import connected, in_sight
 
-SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+SHARED = ("_parameters", "_buffers", "_modules", NON_PERSISTENT)
 """What a module holds its tensors and children in."""
 
 
@@ -80,6 +82,7 @@ class Derivative(nn.Module):
     _net: nn.Module
     _made: Made
     _derived: Callable[..., Any]
+    _settled: bool
 
     def __init__(self, net: nn.Module, transform: Callable[..., Any], *args: Any, **keywords: Any) -> None:
         super().__init__()
@@ -95,11 +98,15 @@ class Derivative(nn.Module):
         made = Made(transform, args, keywords)
         # Past nn.Module, which would make a child of the network, and put its name before those of the parameters.
         vars(self).update({name: vars(net)[name] for name in SHARED})
-        vars(self).update(_net=net, _made=made, _derived=made(net), training=net.training)
+        vars(self).update(_net=net, _made=made, _derived=made(net), _settled=False, training=net.training)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The derivative at the arguments of the network."""
-        return connected(in_sight(self._derived(*args, **kwargs)), list(self.parameters()))
+        if self._settled:
+            result = self._derived(*args, **kwargs)
+        else:
+            result, vars(self)["_settled"] = settled(self, lambda: self._derived(*args, **kwargs))
+        return connected(in_sight(result), list(self.parameters()))
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of the network, as of any module."""
@@ -111,7 +118,7 @@ class Derivative(nn.Module):
         return repr(self._derived)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_derived"}
+        return {name: value for name, value in vars(self).items() if name != "_derived"} | {"_settled": False}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]

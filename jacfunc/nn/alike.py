@@ -1,0 +1,60 @@
+"""What one process raises at the first call of a module, raised by all of them, so that none waits for the others.
+
+Gradients are reduced in the backward, to which a process that raised never comes.  So at the first call inside a
+wrapper, where the function is looked at, all processes ask each other once whether any raised.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from .. import errors
+from ..core.levels import compiling
+from ..core.ranks import count, summed
+from ..core.torch_private import ddp_is_active
+
+FSDP = "torch.distributed.fsdp"
+
+
+def settled(module: nn.Module, compute: Callable[[], Any]) -> tuple[Any, bool]:
+    """What is computed, or what another process raised instead; and whether they have asked each other."""
+    if not _reduced(module):
+        return compute(), False
+    result, error = None, None
+    try:
+        result = compute()
+    except Exception as raised:
+        error = raised
+    _raise_alike(error, next((parameter.device for parameter in module.parameters()), torch.device("cpu")))
+    return result, True
+
+
+def _reduced(module: nn.Module) -> bool:
+    """Whether all processes call this together, as a wrapper has them do in training."""
+    if compiling() or not torch.is_grad_enabled() or not module.training or count() == 1:
+        return False
+    fsdp = sys.modules.get(FSDP)
+    return ddp_is_active() or (fsdp is not None and isinstance(module, fsdp.FSDPModule))
+
+
+def _raise_alike(error: Exception | None, device: torch.device) -> None:
+    if summed([error is not None], device) == [0.0]:
+        return
+    told: list[Any] = [None] * count()
+    distributed.all_gather_object(told, None if error is None else (type(error).__name__, str(error)))
+    if error is not None:
+        raise error
+    rank, (name, message) = next((rank, found) for rank, found in enumerate(told) if found is not None)
+    raise _kind(name)(f"{message} (raised on rank {rank})")
+
+
+def _kind(name: str) -> type[Exception]:
+    """The class of an error of this name, if it is one of ours or of Python's."""
+    found = getattr(errors, name, None) or getattr(builtins, name, None)
+    return found if isinstance(found, type) and issubclass(found, Exception) else RuntimeError
