@@ -25,6 +25,7 @@ from .errors import (
 from .explain import explain
 from .jet import register_rule
 from .modules.functional import FunctionalModule, make_functional
+from .training import accumulate
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ __all__ = [
     "ShapeError",
     "Transform",
     "UnsupportedOperationError",
+    "accumulate",
     "batch_jac",
     "biharmonic",
     "check_independent",

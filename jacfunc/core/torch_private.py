@@ -231,6 +231,8 @@ arguments_of: Callable[[Any], Sequence[Any]] = attrgetter("_input_metadata")
 """Shape and dtype of each tensor that a node's backward takes; the abstract class has it under this name as well."""
 SAVED = "_saved_"
 """How the attributes of a node begin that hold what it keeps for its backward, as torch's notes on autograd have it."""
+RAW_SAVED = "_raw_saved_"
+"""How those begin that hold it unopened, of the nodes of ``autograd.Function`` too: looking in runs no hook."""
 data_getter: Callable[..., Any] = torch._C._autograd._get_data_attr  # type: ignore[attr-defined]
 """Access to ``.data``, as Dynamo tells a mode of it."""
 base_of: Callable[[torch.Tensor], torch.Tensor | None] = attrgetter("_base")
@@ -371,3 +373,27 @@ inline_calls: Callable[[Any], None] = torch._C._jit_pass_inline
 """Let a graph do what the functions that it calls do."""
 function_of_graph: Callable[[str, Any], Any] = torch._C._create_function_from_graph
 """A scripted function of a graph, which nobody else calls."""
+
+
+# -------------------------------------------------------------------- modules that share a process group
+
+
+def ready_to_run(ddp: Any) -> None:
+    """What the next forward of a ``DistributedDataParallel`` would do with other ranks, done now on each of them."""
+    with torch.enable_grad():
+        ddp.reducer._rebuild_buckets()
+    if ddp._check_sync_bufs_pre_fwd():
+        ddp._sync_buffers()
+
+
+def sharded_groups(module: Any) -> list[Any]:
+    """What ``fully_shard`` knows of a module's parameters by group: the divisor, gradients that are not reduced yet."""
+    state = module._get_fsdp_state()
+    groups = getattr(state, "_fsdp_param_groups", None)
+    found = [state._fsdp_param_group] if groups is None else groups  # torch 2.11 has one
+    return [group for group in found if group is not None]
+
+
+def unsharded(group: Any) -> list[torch.Tensor]:
+    """The whole parameters of such a group, which take its place in a forward."""
+    return [each._unsharded_param for each in group.fsdp_params if hasattr(each, "_unsharded_param")]

@@ -1,0 +1,151 @@
+"""``accumulate``: the gradients of a loss over any number of points, forward and backward block by block.
+
+Here is what is asked for and in which order things are done; ``passing.py`` runs the blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+
+from ..core.levels import inside_transform, tracing
+from ..errors import ArgumentError, ArgumentTypeError, JacfuncError, UnsupportedOperationError
+from ..options import check_flag
+from .blocks import Bar, Sizes, check_size, check_tqdm
+from .parallel import Parallel, check_extra
+from .passing import Pass
+from .seeds import seeded
+from .terms import Term, divisor, read_terms, told_apart
+
+
+def accumulate(
+    loss: Callable[..., torch.Tensor] | tuple[Any, ...],
+    *terms: Any,
+    sample_chunk_size: int | Literal["auto"] = "auto",
+    reduction: Literal["mean", "sum"] = "mean",
+    scaler: Any = None,
+    seed: int | None = None,
+    group: Any = None,
+    modules: Sequence[Any] = (),
+    progress: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    r"""Add the gradients of a loss over any number of points to ``.grad``, in memory that does not grow with them.
+
+    .. math:: L = \sum_k L_k, \qquad L_k = \lambda_k \frac{\sum_n w_{kn} \ell_k(x_{kn})}{\sum_n w_{kn}}
+
+    Forward and backward run block by block, and no graph outlives its block.  Nothing is zeroed and no step is made;
+    what optimisers expect of ``loss.backward()`` holds for ``accumulate``.
+
+    Where the loss runs what ``DistributedDataParallel`` or ``fully_shard`` made, every rank calls ``accumulate`` with
+    points of its own, as many as it has, or none.  Sums then run over the points of all ranks: gradients and results
+    are those of one process with all points, so that the wrapper's average over ranks is undone.  Gradients of a
+    ``DistributedDataParallel`` are added up by one all-reduce at the end, which is not its communication hook's.  Those
+    of ``fully_shard`` are reduced in the last block, and not sharded until then.
+
+    Args:
+        loss: a function of one block of points that returns one number for each, ``(n,)``, such as a squared residual;
+            or the first of several terms.
+        *terms: the points: a tensor ``(N, ..)``, several with as many rows each, which ``loss`` is given as as many
+            arguments, or an iterable of blocks of them, such as a ``DataLoader``.  Or, where ``loss`` is one too, terms
+            ``(loss, points)`` or ``(loss, points, weight)``, several tensors in a tuple.  A number as weight is a
+            factor :math:`\lambda_k` of its term; a tensor ``(N,)`` weighs each point, and the mean is divided by the
+            sum of these :math:`w_{kn}`.
+        sample_chunk_size: how many points a block has at most; ``"auto"`` as many as fit caches, by what the graph of a
+            first block of 256 keeps, and for an iterable its own blocks.
+        reduction: ``"mean"``, by the number of points (or the sum of weights) of each term by itself, or ``"sum"``.
+        scaler: a ``torch.amp.GradScaler``, by which losses are scaled; results are not, and it makes no step.
+        seed: draw the same random numbers at every call, and leave the generators as they were, which a closure of
+            ``torch.optim.LBFGS`` needs if its loss draws.  Each rank adds its number to it.  Without, draws go on from
+            block to block and from call to call.
+        group: without a wrapper, the process group that shares the points, or ``"alone"``.
+        modules: modules and tensors that the loss trains, where it does not close over them but reaches them in another
+            way; only needed with several ranks.
+        progress: show a bar of the points that are done, on rank 0 (needs the extra ``progress``).
+
+    Returns:
+        The value :math:`L_k`, a tensor ``()`` without a graph, or for terms a tuple of them, whose sum is what the
+        gradients are of.  In half precision gradients are added up in float32, and rounded once.
+
+    Raises:
+        ShapeError: a loss that is not one number for each point, or tensors of points with different numbers of rows.
+        ArgumentError: there are no points, an option that cannot be meant, or nothing that requires gradients.
+        ArgumentTypeError: a loss, points or a weight of another type.
+        UnsupportedOperationError: ``torch.func`` or ``torch.compile`` is around, or ``FullyShardedDataParallel``.
+        JacfuncError: another rank raised.  After any error, the loss's own too, every ``.grad`` is as it was.
+
+    Example:
+        >>> import torch
+        >>> from jacfunc import accumulate
+        >>> w = torch.tensor(2.0, requires_grad=True)
+        >>> x = torch.arange(6.0)
+        >>> accumulate(lambda x: (w * x) ** 2, x, sample_chunk_size=4)
+        tensor(36.6667)
+        >>> w.grad  # of the mean of w^2 x^2 over all points
+        tensor(36.6667)
+    """
+    given, single = told_apart(loss, terms), not isinstance(loss, tuple)
+    size = check_size(sample_chunk_size)
+    _check(reduction, scaler, seed, progress)
+    tqdm = check_tqdm() if progress else None
+    parallel = Parallel.of([each for each, _, _ in given], group, check_extra(modules))
+    tensors = [tensor for _, points, _ in given for tensor in _tensors(points)]
+    own_seed = None if seed is None else seed + parallel.rank
+    with seeded(own_seed, (*parallel.parameters, *tensors), parallel.generators):
+        read, masses = _read(given, single, parallel, reduction == "mean")
+        bar = Bar(tqdm if parallel.rank == 0 else None, _count(read))
+        try:
+            results = Pass(read, parallel, Sizes(size), scaler, bar).run(masses, reduction == "mean")
+        finally:
+            bar.close()
+    return results[0] if single else tuple(results)
+
+
+def _check(reduction: Any, scaler: Any, seed: Any, progress: Any) -> None:
+    check_flag("progress", progress)
+    if reduction not in {"mean", "sum"}:
+        raise ArgumentError(f'reduction={reduction!r} is not known; pass "mean" or "sum"')
+    if scaler is not None and not callable(getattr(scaler, "scale", None)):
+        raise ArgumentTypeError(f"scaler is a {type(scaler).__name__}; pass a torch.amp.GradScaler, or leave it out")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
+        raise ArgumentError(f"seed={seed!r} is no number from 0; pass one, or None to go on drawing")
+    if inside_transform() or tracing():
+        raise UnsupportedOperationError(
+            "accumulate writes to .grad, which torch.func and torch.compile do not follow; call it outside of them "
+            "and compile the loss"
+        )
+
+
+def _read(
+    given: list[tuple[Any, ...]], single: bool, parallel: Parallel, mean: bool
+) -> tuple[list[Term], list[float | None]]:
+    """The terms, and over all ranks what the mean of each divides by, None where only the blocks tell."""
+    terms, numbers, error = [], [0.0] * (2 * len(given)), None
+    try:
+        terms = read_terms(given, single)
+        wholes = [term.supply.whole for term in terms]
+        numbers = [float(whole.count) if whole else 0.0 for whole in wholes]
+        numbers += [whole.mass() if whole else 0.0 for whole in wholes]
+    except JacfuncError as raised:  # which other ranks have to be told
+        error = raised
+    numbers = parallel.raise_together(error, numbers)
+    masses: list[float | None] = []
+    for place, term in enumerate(terms):
+        count, mass = numbers[place], numbers[len(terms) + place]
+        if term.supply.whole is not None and count == 0:
+            raise ArgumentError(f"{term.supply.name} are none, on no rank any; pass one point at least")
+        known = term.supply.whole is not None
+        masses.append((divisor(mass, term.supply.name) if mean else mass) if known else None)
+    return terms, masses
+
+
+def _count(terms: Sequence[Term]) -> int | None:
+    """How many points there are, if that is known."""
+    wholes = [term.supply.whole for term in terms]
+    return None if None in wholes else sum(whole.count for whole in wholes if whole is not None)
+
+
+def _tensors(points: Any) -> list[torch.Tensor]:
+    items = points if isinstance(points, tuple) else (points,)
+    return [item for item in items if isinstance(item, torch.Tensor)]

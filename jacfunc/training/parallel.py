@@ -1,0 +1,255 @@
+"""Processes that share the points: which wrappers a loss runs, over whom its gradients are added up, and when.
+
+Under ``DistributedDataParallel`` no block is reduced by the wrapper: the sums of all of them are, at the end, by one
+collective that ranks with fewer blocks or none take part in as well.  What ``fully_shard`` made reduces by itself in
+the last block.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import distributed, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from ..core import caches, ranks
+from ..core.torch_private import ready_to_run, sharded_groups, unsharded
+from ..errors import ArgumentError, ArgumentTypeError, JacfuncError, UnsupportedOperationError
+from ..modules.fingerprint import Fingerprint
+from ..modules.swapping import locked
+
+ALONE = "alone"
+"""What is passed as ``group`` for gradients of this rank only."""
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """What the losses run: wrappers, and parameters that this package reduces, in an order that all ranks share.
+
+    ``groups`` are those over which numbers are added up, one after the other; empty for one process.  ``generators``
+    are random generators of the losses' own.
+    """
+
+    groups: tuple[Any, ...] = ()
+    wrapped: tuple[Any, ...] = ()
+    sharding: tuple[Any, ...] = ()
+    parameters: tuple[torch.Tensor, ...] = ()
+    generators: tuple[Any, ...] = ()
+    known: frozenset[int] = field(default_factory=frozenset)
+
+    @classmethod
+    def of(cls, losses: Sequence[Callable[..., Any]], group: Any, extra: Sequence[Any]) -> Parallel:
+        """What is found in the losses and said by the user; refuses what cannot be told or reduced."""
+        prints = [Fingerprint.by(loss, ()) for loss in losses]
+        named = [module for module in extra if isinstance(module, nn.Module)]
+        found = [module for each in prints for module in each.tree()]
+        found += [module for root in named for module in root.modules()]
+        modules = list({id(module): module for module in found}.values())
+        wrapped, sharding = _wrappers(modules)
+        sharded = {id(each.sharded_param) for one in sharding for group_ in _groups(one) for each in group_.fsdp_params}
+        sharded |= {id(each) for one in sharding for group_ in _groups(one) for each in unsharded(group_)}
+        leaves: list[torch.Tensor] = []
+        for module in modules:
+            leaves += module.parameters(recurse=False)
+        leaves += [tensor for tensor in extra if isinstance(tensor, torch.Tensor)]
+        parameters = {id(leaf): leaf for leaf in leaves if leaf.requires_grad and id(leaf) not in sharded}
+        return cls(
+            _groups_of(group, wrapped, sharding),
+            tuple(wrapped),
+            tuple(sharding),
+            tuple(parameters.values()),
+            tuple(generator for each in prints for generator in each.generators()),
+            frozenset(map(id, modules)),
+        )
+
+    def summed(self, numbers: Sequence[float]) -> list[float]:
+        """Each of the numbers, added up over all ranks."""
+        device = self.parameters[0].device if self.parameters else self._device()
+        for group in self.groups:
+            numbers = ranks.summed(numbers, device, group)
+        return list(numbers)
+
+    def any(self, answer: bool) -> bool:
+        """Whether the answer is yes on any rank."""
+        return self.summed([float(answer)])[0] > 0
+
+    def raise_together(self, error: BaseException | None, numbers: Sequence[float]) -> list[float]:
+        """The numbers added up; where there is an error on any rank it is raised there, and told on the others."""
+        *total, failed = self.summed([*(numbers if error is None else [0.0] * len(numbers)), float(error is not None)])
+        if error is not None:
+            raise error
+        if failed:
+            raise JacfuncError("accumulate failed on another rank, which says why; no gradient was changed on any")
+        return total
+
+    @property
+    def rank(self) -> int:
+        """The number of this process among those that share points."""
+        return distributed.get_rank() if self.groups else 0
+
+    def sharded(self) -> dict[int, tuple[torch.Tensor, float]]:
+        """The parameters that ``fully_shard`` reduces, and what it divides their gradients by."""
+        found = {}
+        for module in self.sharding:
+            for group in _groups(module):
+                divisor = group.gradient_divide_factor
+                for each in group.fsdp_params:
+                    mesh = each.sharded_param.device_mesh
+                    found[id(each.sharded_param)] = (each.sharded_param, float(divisor or mesh.size()))
+        return found
+
+    def whole(self) -> set[int]:
+        """The parameters that stand for sharded ones while a block runs, whose ``.grad`` is not ours."""
+        return {id(each) for module in self.sharding for group in _groups(module) for each in unsharded(group)}
+
+    def reduce_next(self, wanted: bool) -> None:
+        """Let what ``fully_shard`` made reduce its gradients in the next backward, or not yet."""
+        for module in self.sharding:
+            module.set_requires_gradient_sync(wanted, recurse=False)
+
+    def forget(self) -> None:
+        """Drop gradients that ``fully_shard`` holds and has not reduced."""
+        for module in self.sharding:
+            for group in _groups(module):
+                for each in group.fsdp_params:
+                    each.unsharded_accumulated_grad = None
+                for parameter in unsharded(group):
+                    parameter.grad = None
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """While it lasts, no wrapper reduces by itself; all that a forward does with other ranks is done before."""
+        before = [[group.reduce_grads for group in _groups(module)] for module in self.sharding]
+        with ExitStack() as stack:
+            for ddp in self.wrapped:
+                ready_to_run(ddp)
+                stack.enter_context(ddp.no_sync())
+                stack.enter_context(_exchanged(ddp, "require_forward_param_sync", False))
+                # Or the first backward of a static graph would reduce in spite of no_sync.
+                stack.enter_context(_exchanged(ddp, "static_graph", False))
+            try:
+                yield
+            finally:
+                for module, wanted in zip(self.sharding, before, strict=True):
+                    module.set_requires_gradient_sync(all(wanted), recurse=False)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """While it lasts, a wrapper that runs in this thread and was not found in a loss is refused."""
+        if not self.groups:
+            yield
+            return
+        thread = threading.get_ident()
+
+        def look(module: nn.Module, _: Any) -> None:
+            if threading.get_ident() == thread and id(module) not in self.known and any(_kinds(module)):
+                raise ArgumentError(
+                    f"the loss runs a {type(module).__name__} that is not found in what it closes over; pass it as "
+                    "modules=[..]"
+                )
+
+        with locked():
+            hook = register_module_forward_pre_hook(look)
+            caches.OWN_HOOKS |= {hook.id}
+        try:
+            yield
+        finally:
+            with locked():
+                hook.remove()
+                caches.OWN_HOOKS -= {hook.id}
+
+    def _device(self) -> torch.device | str:
+        for leaf, _ in self.sharded().values():
+            return leaf.device
+        return "cpu"
+
+
+# -------------------------------------------------------------------- what is found in losses
+
+
+def _kinds(module: nn.Module) -> tuple[bool, bool]:
+    """Whether it is a DistributedDataParallel, and whether ``fully_shard`` made it what it is."""
+    if not distributed.is_available():
+        return False, False
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(module, nn.parallel.DistributedDataParallel), isinstance(module, FSDPModule)
+
+
+def _groups(module: Any) -> list[Any]:
+    return sharded_groups(module)
+
+
+def _wrappers(modules: Sequence[nn.Module]) -> tuple[list[Any], list[Any]]:
+    if ranks.count() == 1 and not (distributed.is_available() and distributed.is_initialized()):
+        return [], []
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    for module in modules:
+        if isinstance(module, FullyShardedDataParallel):
+            raise UnsupportedOperationError(
+                "the loss runs a FullyShardedDataParallel, which shards in a way that accumulate does not know; use "
+                "torch.distributed.fsdp.fully_shard"
+            )
+    kinds = [(module, *_kinds(module)) for module in modules]
+    return [module for module, ddp, _ in kinds if ddp], [module for module, _, fsdp in kinds if fsdp]
+
+
+def _groups_of(group: Any, wrapped: Sequence[Any], sharding: Sequence[Any]) -> tuple[Any, ...]:
+    """The process groups to add up over: those of the wrappers, or that of the user."""
+    several = ranks.count() > 1
+    found = [(ddp.process_group,) for ddp in wrapped]
+    found += [
+        _mesh_groups(each.sharded_param) for one in sharding for part in _groups(one) for each in part.fsdp_params
+    ]
+    different = {tuple(tuple(distributed.get_process_group_ranks(one)) for one in groups) for groups in found}
+    if group is not None:
+        if isinstance(group, str) and group != ALONE:
+            raise ArgumentError(f'group={group!r} is not known; pass a process group, "alone" or None')
+        if found:
+            raise ArgumentError("group was given, but the loss runs wrappers that have one; leave it out")
+        return () if group == ALONE or not several else (group,)
+    if len(different) > 1:
+        raise UnsupportedOperationError(
+            f"the losses run modules of {len(different)} different process groups, over which one mean does not exist; "
+            "wrap them by one group, or accumulate the losses one by one"
+        )
+    if not found and several:
+        raise ArgumentError(
+            f"there are {ranks.count()} ranks, and no module that DistributedDataParallel or fully_shard made was "
+            "found in the loss; pass it as modules=[..], or group=torch.distributed.group.WORLD to add up over all "
+            'ranks without one, or group="alone" for the points and gradients of this rank'
+        )
+    return found[0] if found else ()
+
+
+def _mesh_groups(parameter: Any) -> tuple[Any, ...]:
+    mesh, places = parameter.device_mesh, parameter.placements
+    if mesh.ndim == 1 or (mesh.ndim == 2 and places[0].is_replicate() and places[1].is_shard()):
+        return tuple(mesh.get_group(axis) for axis in range(mesh.ndim))
+    raise UnsupportedOperationError(
+        f"a parameter is placed by {places} on a mesh of {mesh.ndim} axes, as tensor-parallel ones are, and which "
+        "ranks share points is not known; use fully_shard on a mesh of its own"
+    )
+
+
+def check_extra(modules: Any) -> Sequence[Any]:
+    """What the user says that the losses run, a sequence of modules and tensors."""
+    if not isinstance(modules, list | tuple) or not all(isinstance(each, nn.Module | torch.Tensor) for each in modules):
+        raise ArgumentTypeError(f"modules={modules!r} is no list of modules and tensors; pass modules=[net]")
+    return modules
+
+
+@contextmanager
+def _exchanged(item: Any, name: str, value: Any) -> Iterator[None]:
+    found = getattr(item, name)
+    setattr(item, name, value)
+    try:
+        yield
+    finally:
+        setattr(item, name, found)

@@ -1,0 +1,161 @@
+"""All blocks of all terms, run one after the other, and what they add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from ..errors import ArgumentError
+from .blocks import Bar, Sizes
+from .gradients import SetAside, Sums, wide
+from .graph import leaves
+from .parallel import Parallel
+from .terms import Block, Term, check_values, summed
+
+
+class Pass:
+    """One call of ``accumulate``: what is run, and what is added up on this rank.
+
+    Terms whose points are known are run as one stage.  One whose points an iterable gives is a stage by itself, with
+    sums of its own, since only its end tells what they are divided by.  ``values`` are the sums of the losses of each
+    term on this rank, ``counts`` its points.
+    """
+
+    def __init__(self, terms: Sequence[Term], parallel: Parallel, sizes: Sizes, scaler: Any, bar: Bar) -> None:
+        self.terms, self.parallel, self.sizes, self.scaler, self.bar = terms, parallel, sizes, scaler, bar
+        self.sharded = parallel.sharded()
+        self.aside = SetAside()
+        self.values: list[torch.Tensor | None] = [None] * len(terms)
+        self.counts = [0] * len(terms)
+        self.like: list[torch.Tensor | None] = [None] * len(terms)
+
+    def run(self, masses: Sequence[float | None], mean: bool) -> list[torch.Tensor]:
+        """Add all gradients to ``.grad``, or none if anything fails; the value of each term, over all ranks."""
+        factors = [
+            None if mass is None else term.factor / (mass if mean else 1.0)
+            for term, mass in zip(self.terms, masses, strict=True)
+        ]
+        sums = {place: Sums() for place, factor in enumerate(factors) if factor is None}
+        known = Sums()
+        for leaf in (*self.parallel.parameters, *(leaf for leaf, _ in self.sharded.values())):
+            self.aside.put(leaf)
+        try:
+            error = self._stages(factors, known, sums)
+            values, counts, used = self._of_all_ranks(error, [known, *sums.values()])
+            ends = [self._factor(place, factor, counts[place], mean) for place, factor in enumerate(factors)]
+            for place, each in sums.items():
+                known.merge(each, ends[place])
+            known.reduce(used, self.parallel.groups)
+        except BaseException:
+            self.parallel.forget()
+            self.aside.back()
+            raise
+        self.aside.finish(known)
+        return [self._result(value, end, like) for value, end, like in zip(values, ends, self.like, strict=True)]
+
+    # -------------------------------------------------------------------- the blocks
+
+    def _stages(self, factors: Sequence[float | None], known: Sums, sums: dict[int, Sums]) -> Exception | None:
+        """Run everything; an error comes back where other ranks can still be told of it."""
+        together = [(place, factor) for place, factor in enumerate(factors) if factor is not None]
+        try:
+            with self.parallel.quiet():
+                for number, (place, factor) in enumerate(together):
+                    self._term(place, factor, known, last=number == len(together) - 1)
+                for place, each in sums.items():
+                    self._term(place, 1.0, each, last=True)
+        except Exception as error:
+            if self.sharded:  # other ranks wait inside of the module, where they cannot be told
+                raise
+            return error
+        return None
+
+    def _term(self, place: int, factor: float, sums: Sums, last: bool) -> None:
+        """Run all blocks of a term; what is sharded is reduced in the last of the last term."""
+        term, first = self.terms[place], True
+        more = self._more(term)
+        while more or (first and last and self.sharded):
+            size = self.sizes.next(place, term.supply.whole is None)
+            block = term.supply.take(size) if term.supply.more() else term.supply.none()
+            more = self._more(term)
+            with self.parallel.watched() if first else nullcontext():
+                values = check_values(term.loss(*block.points), block.count, term.name)
+            self._backward(place, block, values, factor, sums, last and not more)
+            self.bar.update(block.count)
+            first = False
+
+    def _more(self, term: Term) -> bool:
+        """Whether there is another block; what is sharded has to run alike on all ranks, so that all are asked."""
+        here = term.supply.more()
+        return self.parallel.any(here) if self.sharded else here
+
+    def _backward(
+        self, place: int, block: Block, values: torch.Tensor, factor: float, sums: Sums, reduced: bool
+    ) -> None:
+        self.like[place] = values.new_empty((), dtype=wide(values.dtype), requires_grad=False)
+        self.sizes.note(place, block, values)
+        self._put_aside(values)
+        weighted = values if block.weights is None else values * block.weights.to(values.dtype)
+        value, before = summed(weighted), self.values[place]
+        self.values[place] = value if before is None else before + value
+        self.counts[place] += block.count
+        # The sums of what is sharded are its own, and take no factor: the loss has it.  Elsewhere the mean of the block
+        # goes backward, which overflows in no half precision.
+        inside, after = (factor, 1.0) if self.sharded else (1.0 / max(block.count, 1), factor * block.count)
+        total = weighted.sum() * inside
+        self.parallel.reduce_next(reduced)
+        (total if self.scaler is None else self.scaler.scale(total)).backward()
+        self.aside.collect(sums, {key: by for key, (_, by) in self.sharded.items()}, after)
+
+    def _put_aside(self, values: torch.Tensor) -> None:
+        """Take away what the leaves of a block have in ``.grad``; with other ranks each of them has to be known."""
+        whole = self.parallel.whole()
+        for leaf in leaves(values):
+            if id(leaf) in whole or leaf in self.aside:
+                continue
+            if self.parallel.groups:
+                raise ArgumentError(
+                    f"the loss trains a tensor of shape {tuple(leaf.shape)} that is found in no module in it, so that "
+                    "ranks cannot add up its gradient; make it a parameter of the wrapped module, or pass it in "
+                    "modules=[..]"
+                )
+            self.aside.put(leaf)
+
+    # -------------------------------------------------------------------- the end
+
+    def _of_all_ranks(
+        self, error: Exception | None, sums: Sequence[Sums]
+    ) -> tuple[list[torch.Tensor], list[float], list[torch.Tensor]]:
+        """Values and counts over all ranks, and the parameters with a gradient on any; raises what any of them did."""
+        if not self.parallel.groups:
+            if error is not None:
+                raise error
+            values = [torch.zeros(()) if value is None else value for value in self.values]
+            return values, [float(count) for count in self.counts], []
+        terms, parameters = len(self.terms), self.parallel.parameters
+        numbers = [0.0 if value is None else float(value) for value in self.values]
+        numbers += [float(count) for count in self.counts]
+        numbers += [float(any(id(leaf) in each.of for each in sums)) for leaf in parameters]
+        numbers = self.parallel.raise_together(error, numbers)
+        used = [leaf for leaf, ranks in zip(parameters, numbers[2 * terms :], strict=True) if ranks]
+        values = [torch.tensor(value, dtype=torch.float64) for value in numbers[:terms]]
+        return values, numbers[terms : 2 * terms], used
+
+    def _factor(self, place: int, factor: float | None, count: float, mean: bool) -> float:
+        """What a term is multiplied by in the end, where its points are counted."""
+        term = self.terms[place]
+        if factor is not None:
+            return factor
+        if not count:
+            raise ArgumentError(f"{term.supply.name} are none, on no rank any; pass one block with points at least")
+        return term.factor / count if mean else term.factor
+
+    def _result(self, value: torch.Tensor, factor: float, like: torch.Tensor | None) -> torch.Tensor:
+        """A value times its factor, of the dtype and device of the losses, or of a parameter where no block was run."""
+        leaves = [*self.parallel.parameters, *(leaf for leaf, _ in self.sharded.values())]
+        if like is None and leaves:
+            like = torch.empty((), dtype=wide(leaves[0].dtype), device=leaves[0].device)
+        return value.mul(factor) if like is None else value.mul(factor).to(like)
