@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import tempfile
 import time
 import traceback
@@ -59,7 +60,7 @@ def _received(pipe: Any, process: Any, end: float) -> tuple[Any, str | None]:
     if not pipe.poll(max(0.1, end - time.monotonic())):
         return None, "hangs" if process.is_alive() else "died"
     try:
-        result: tuple[Any, str | None] = pipe.recv()
+        result: tuple[Any, str | None] = pickle.loads(pipe.recv())
     except EOFError:
         return None, "died"
     return result
@@ -71,8 +72,8 @@ def _run(work: Callable[..., Any], rank: int, ranks: int, store: str, pipe: Any,
         "gloo", init_method=f"file://{store}", rank=rank, world_size=ranks, timeout=timedelta(seconds=SECONDS)
     )
     try:
-        pipe.send((work(rank, *args), None))
+        pipe.send(pickle.dumps((work(rank, *args), None)))  # by value: tensors outlive the process
     except BaseException as error:
-        pipe.send((None, f"{type(error).__name__}: {error}\n{traceback.format_exc()}"))
+        pipe.send(pickle.dumps((None, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")))
     finally:
         distributed.destroy_process_group()
