@@ -20,6 +20,7 @@ from .errors import (
     PrecisionWarning,
     RuleError,
     ShapeError,
+    UnreducedGradientsWarning,
     UnsupportedOperationError,
 )
 from .explain import explain
@@ -42,6 +43,7 @@ __all__ = [
     "RuleError",
     "ShapeError",
     "Transform",
+    "UnreducedGradientsWarning",
     "UnsupportedOperationError",
     "batch_jac",
     "biharmonic",

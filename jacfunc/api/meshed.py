@@ -1,8 +1,9 @@
 """Tensors of a device mesh (``DTensor``) at the door: inside there is what lies on this rank, and no other.
 
-Samples are independent, so the derivatives of a rank's own samples are its part of all of them.  The arguments are taken
-to be local, the transform runs as on any tensors, and its results are of the mesh again: no collective, neither forward
-nor backward.  What all ranks have alike, such as parameters, gets from each the gradient of its own samples: ``Partial``.
+Samples are independent, so the derivatives of a rank's own samples are its part of all of them.  The arguments are
+taken to be local, the transform runs as on any tensors, and its results are of the mesh again: no collective, neither
+forward nor backward.  What all ranks have alike, such as parameters, gets from each the gradient of its own samples, a
+DTensor that is ``Partial`` (``training/gradients.py`` adds it up).
 """
 
 from __future__ import annotations

@@ -46,6 +46,9 @@ class Transform(Entrance, Uncalled):
         traced = tracing()
         if not traced and meshed(args, kwargs):
             return on_own_samples(self, self.options, args, kwargs)
+        return self._called(args, kwargs, traced)
+
+    def _called(self, args: tuple[Any, ...], kwargs: dict[str, Any], traced: bool) -> Any:
         if self.options.sample_chunk_size is not None:
             return self._in_blocks(args, kwargs, traced)
         if self.options.compile and not traced:

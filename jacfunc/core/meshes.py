@@ -1,4 +1,4 @@
-"""Tensors of a device mesh (``DTensor``): whether there can be any, and which a value is, without loading their class."""
+"""Tensors of a device mesh (``DTensor``): whether there can be any, and which are, without loading their class."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def any_meshed(args: Iterable[Any], kwargs: dict[str, Any], tensors: Any) -> boo
         if hasattr(argument, "shape"):
             continue
         # Parameters come with every call: without a tree of them.
-        flat = type(argument) is dict and all([hasattr(leaf, "shape") for leaf in argument.values()])
-        if any([isinstance(leaf, kind) for leaf in (argument.values() if flat else tensors(argument))]):
+        flat = type(argument) is dict and all(hasattr(leaf, "shape") for leaf in argument.values())
+        if any(isinstance(leaf, kind) for leaf in (argument.values() if flat else tensors(argument))):
             return True
     return False
 
