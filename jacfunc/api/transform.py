@@ -41,14 +41,11 @@ class Transform(Entrance, Uncalled):
     quantity: Quantity
     options: Options
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: PLR0911  # one door, in order
         """The derivative of ``f`` at its arguments."""
         traced = tracing()
         if not traced and meshed(args, kwargs):
             return on_own_samples(self, self.options, args, kwargs)
-        return self._called(args, kwargs, traced)
-
-    def _called(self, args: tuple[Any, ...], kwargs: dict[str, Any], traced: bool) -> Any:
         if self.options.sample_chunk_size is not None:
             return self._in_blocks(args, kwargs, traced)
         if self.options.compile and not traced:

@@ -22,7 +22,6 @@ MIXED = "mixed torch.Tensor and DTensor"
 def looked_at(request: Request) -> Iterator[None]:
     """While the function of a request is looked at, by a plain forward, which may find modules in it."""
     refuse_wrappers(request.fingerprint.tree())
-    _warn(request)
     try:
         yield
     except Exception as error:
@@ -35,6 +34,7 @@ def looked_at(request: Request) -> Iterator[None]:
             ) from error
         raise
     refuse_wrappers(request.fingerprint.hidden)
+    _warn(request)
 
 
 def _warn(request: Request) -> None:

@@ -67,8 +67,16 @@ def warn_of_own_gradients(tensors: Callable[[], Iterable[Any]]) -> None:
         "DistributedDataParallel(jacfunc.nn.Equation(net, ...)), or add them up by hand (torch.distributed.all_reduce) "
         "and filter this warning",
         UnreducedGradientsWarning,
-        stacklevel=2,
+        stacklevel=_outside(),
     )
+
+
+def _outside() -> int:
+    """How far above its caller the first frame is that is not of this package."""
+    level, frame, package = 0, inspect.currentframe(), __name__.partition(".")[0]
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in (package, "contextlib"):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 _WAY_OUT = (

@@ -67,7 +67,7 @@ def _reduce_together(mesh: Any, dtype: torch.dtype, device: torch.device, parame
     ]
     total = torch.cat([asked, *(each.detach().to(dtype) for each in filled)])
     distributed.all_reduce(total, group=mesh.get_group())
-    sums = total[len(parameters) :].split([each.numel() for each in filled])
+    sums = torch.split(total[len(parameters) :], [each.numel() for each in filled])
     for parameter, number, flat in zip(parameters, total[: len(parameters)].tolist(), sums, strict=True):
         if number:
             reduced = flat.reshape(parameter.to_local().shape).clone()  # else each would keep all of them alive
