@@ -20,6 +20,7 @@ from .errors import (
     PrecisionWarning,
     RuleError,
     ShapeError,
+    UnreducedGradientsWarning,
     UnsupportedOperationError,
 )
 from .explain import explain
@@ -43,6 +44,7 @@ __all__ = [
     "RuleError",
     "ShapeError",
     "Transform",
+    "UnreducedGradientsWarning",
     "UnsupportedOperationError",
     "accumulate",
     "batch_jac",

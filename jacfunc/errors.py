@@ -51,5 +51,9 @@ class IndependenceWarning(UserWarning):
     """The independence of the samples could not be tested."""
 
 
+class UnreducedGradientsWarning(UserWarning):
+    """Parameters are differentiated on one of several ranks where nobody adds up their gradients."""
+
+
 class PrecisionWarning(UserWarning):
     """Derivatives of an order that the dtype can hardly carry."""

@@ -1,4 +1,4 @@
-"""What a process asks of the others: each collective that runs in a block, by its name."""
+"""Which collectives run: a dispatch mode that counts the operations of ``c10d``, in a forward and its backward."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
+SPACES = ("c10d", "_c10d_functional", "c10d_functional", "_c10d_functional_autograd")
+"""The namespaces of what processes do together."""
+WAITING = ("wait_tensor",)
+
 
 class Collectives(TorchDispatchMode):
-    """A context that counts the operations of process groups (torch's own ``CommDebugMode`` breaks within vmap)."""
+    """Counts, by name, what processes do together in this thread while it is entered."""
 
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[str] = Counter()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        space, _, name = function.name().partition("::")
-        if space in ("c10d", "_c10d_functional", "_c10d_functional_autograd", "c10d_functional"):
-            self.counts[name.rstrip("_").partition(".")[0]] += "wait" not in name
+        space, _, name = function._schema.name.partition("::")
+        if space in SPACES and name not in WAITING:
+            self.counts[name.rstrip("_")] += 1
+        if any(kind.__name__ == "DTensor" for kind in types):  # which does it by operations of its own, seen below
+            return NotImplemented
         return function(*args, **(kwargs or {}))
-
-    def found(self) -> dict[str, int]:
-        """How often each was asked for."""
-        return {name: count for name, count in self.counts.items() if count}

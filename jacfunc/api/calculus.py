@@ -26,6 +26,7 @@ from ..jet.multiindices import MultiIndices, index_of
 from ..options import Keywords, Options
 from ..routes.collect import Block
 from .calling import Uncalled
+from .meshed import meshed, on_own_samples
 from .places import in_front
 from .results import by_output, per_argument, sizes
 from .segments import segmented
@@ -189,6 +190,9 @@ class Directional(Uncalled):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The derivative of ``f`` at its arguments along the direction that comes last."""
+        if not tracing() and meshed(args, kwargs):
+            place = self._position(list(args[:-1]))
+            return on_own_samples(self, self.options, args, kwargs, (place,), frozenset([len(args) - 1]))
         transform, args = self.resolved(args, kwargs)
         return transform(*args, **kwargs)
 

@@ -24,6 +24,7 @@ from ..errors import ArgumentError, ArgumentTypeError, ShapeError
 from ..jet import Jet
 from ..options import SAMPLE_AXES, Options
 from .asked import Asked
+from .meshed import meshed, refuse_meshed
 from .named import Partials
 from .notation import Variables
 from .places import SamplesInFront, with_output
@@ -89,6 +90,8 @@ class GridPartials(Partials):
 
     def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
         """The transform that is called for these arguments, and its own."""
+        if not tracing() and meshed(args, kwargs):
+            refuse_meshed(args, kwargs, "the points of a grid belong to all samples at once")
         places = self._checked(args)
         on_grid = OnGrid(self.function, places, self.options.has_aux)
         self._settle(on_grid, args, kwargs)

@@ -44,12 +44,8 @@ class Partials(Entrance, Uncalled):
 
     def chosen(self, args: Sequence[Any]) -> Transform:
         """The transform for these arguments: that of separate tensors where the last one has a single coordinate."""
-        options = self.transform.options
-        last = args[-1] if args else None
-        if options.argnums != -1 or len(self.asked.variables.inputs) == 1 or not isinstance(last, torch.Tensor | Jet):
-            return self.transform
-        shape = tuple(last.shape[options.batch_dims :])
-        return self.separate if shape in ((), (1,)) else self.transform
+        separate = are_separate(args, self.transform.options, len(self.asked.variables.inputs))
+        return self.separate if separate else self.transform
 
     def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
         """The transform that is called for these arguments, and its own."""
@@ -83,6 +79,14 @@ class Partials(Entrance, Uncalled):
 
     def __repr__(self) -> str:
         return f"partials({name_of(self.transform.transformed)}, {self.written!r}, {_told(self.asked, self.transform)})"
+
+
+def are_separate(args: Sequence[Any], options: Options, count: int) -> bool:
+    """Whether so many coordinates are as many arguments, the last ones, each with a single coordinate."""
+    last = args[-1] if args else None
+    if options.argnums != -1 or count == 1 or not isinstance(last, torch.Tensor | Jet):
+        return False
+    return tuple(last.shape[options.batch_dims :]) in ((), (1,))
 
 
 def _told(asked: Asked, transform: Transform) -> str:

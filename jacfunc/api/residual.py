@@ -23,7 +23,8 @@ from ..jet import Jet
 from ..options import Keywords, Options, check_flag
 from .calling import Uncalled, keywords_only
 from .derivatives import Derivatives
-from .named import Partials
+from .meshed import meshed, on_own_samples, refuse_meshed
+from .named import Partials, are_separate
 from .notation import Variables
 from .partials import made
 from .transform import Transform
@@ -110,6 +111,8 @@ class Residual(Entrance, Uncalled):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The residual of the equation at the arguments of ``f``."""
+        if not tracing() and meshed(args, kwargs):
+            return self._on_own_samples(args, kwargs)
         partials, kind = self._known(args, kwargs), Reading
         while True:
             derivatives, others = self._computed(partials, args, kwargs)
@@ -128,6 +131,13 @@ class Residual(Entrance, Uncalled):
                 self._last_read.update(dict.fromkeys(noted, self._growths))
             _check(result, list(derivatives), self._axes())
             return (result, *others) if others else result
+
+    def _on_own_samples(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.grid:
+            refuse_meshed(args, kwargs, "the points of a grid belong to all samples at once")
+        count = len(self.variables.inputs)
+        separate = are_separate(args, self.options, count)
+        return on_own_samples(self, self.options, args, kwargs, tuple(range(-count, 0)) if separate else None)
 
     def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
         """The transform that is called for these arguments, and its own."""

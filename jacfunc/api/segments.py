@@ -15,10 +15,12 @@ import torch
 
 from ..call.quantity import Axes
 from ..core import trees
+from ..core.levels import tracing
 from ..core.reasons import first_line, name_of
 from ..core.subclasses import dressed, undressed
 from ..errors import ArgumentError, ArgumentTypeError, CoupledSamplesError, ShapeError
 from ..options import SAMPLE_AXES
+from .meshed import meshed, refuse_meshed
 from .places import with_output
 from .transform import Transform
 
@@ -143,6 +145,8 @@ class Segmented(Transform):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The derivative of ``f`` at its arguments."""
+        if not tracing() and meshed(args, kwargs):
+            refuse_meshed(args, kwargs, "rows of one segment may lie on several ranks")
         transform, own = self.resolved(args, kwargs)
         try:
             result = transform(*own, **kwargs)

@@ -27,6 +27,7 @@ from ..core.levels import tracing
 from ..core.reasons import name_of
 from ..options import Keywords, Options
 from .calling import Uncalled, keywords_only
+from .meshed import meshed, on_own_samples
 from .places import in_front, put_back
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -40,9 +41,11 @@ class Transform(Entrance, Uncalled):
     quantity: Quantity
     options: Options
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: PLR0911  # one door, in order
         """The derivative of ``f`` at its arguments."""
         traced = tracing()
+        if not traced and meshed(args, kwargs):
+            return on_own_samples(self, self.options, args, kwargs)
         if self.options.sample_chunk_size is not None:
             return self._in_blocks(args, kwargs, traced)
         if self.options.compile and not traced:

@@ -35,6 +35,7 @@ from ..modules.functional import FunctionalModule, LiveModule
 from ..modules.hidden import ModuleUsedError, Watch, watched
 from ..modules.swapping import call_guarded
 from ..routes.points import REFUSED
+from .among_ranks import looked_at
 from .refusals import check_outputs, refuse_classes
 from .request import Request, Shape
 
@@ -190,9 +191,10 @@ class Evaluator:
 
     def look(self, state: RandomState) -> tuple[Tensors, bool]:
         """The outputs of a plain forward, and whether it drew random numbers; refuses what is no batch of samples."""
-        for _ in range(USED):
-            with contextlib.suppress(_AgainError):
-                return self._look(state)
+        with looked_at(self.request):
+            for _ in range(USED):
+                with contextlib.suppress(_AgainError):
+                    return self._look(state)
         raise UnsupportedOperationError(
             f"f uses more than {USED} modules that it neither closes over nor calls; call them, or close over them"
         )

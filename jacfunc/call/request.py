@@ -23,6 +23,7 @@ from ..evaluation.rng import GENERATORS, RandomState
 from ..jet.frame import Frame
 from ..modules.fingerprint import Fingerprint, tensor_signature, unproxied
 from ..modules.functional import FunctionalModule, LiveModule
+from ..modules.wrappers import refuse_wrapper
 from ..options import Options
 from .refusals import Fits, check_inputs, other_arguments, refuse_compiled, refuse_jets
 
@@ -34,7 +35,10 @@ def as_function(f: Any) -> Callable[..., Any]:
     """``f`` itself, or a module as a function of its inputs alone."""
     f = unproxied(f)
     if isinstance(f, nn.Module):
-        return f if compiling() else LiveModule(f)  # a forward that writes to a buffer is refused while compiling
+        if compiling():  # a forward that writes to a buffer is refused
+            return f
+        refuse_wrapper(f, "f")
+        return LiveModule(f)
     if isinstance(f, type):
         raise ArgumentTypeError(f"f is the class {f.__name__}; pass an instance of it, {f.__name__}(...)")
     if not callable(f):

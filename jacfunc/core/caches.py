@@ -258,6 +258,19 @@ class Toolchain:
 
 TOOLCHAIN = Toolchain()
 
+
+class Warned:
+    """Of what this process was warned, which it is once (``modules/wrappers.py``)."""
+
+    gradients = False
+
+    def clear(self) -> None:
+        """Nothing yet."""
+        self.gradients = False
+
+
+WARNED = Warned()
+
 RULES: dict[Any, tuple[Any, bool]] = {}
 """The rule of each operation of the Taylor route, and whether it keeps a frame (``jet/registry.py``)."""
 ROOTED: dict[Any, Any] = {}
@@ -304,6 +317,7 @@ _MEMORIES = (
     INVENTORIES,
     HIDDEN,
     DRAWS,
+    WARNED,
 )
 
 

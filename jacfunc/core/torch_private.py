@@ -36,7 +36,6 @@ from torch import overrides
 from torch.autograd import forward_ad, graph
 from torch.nn import functional as F
 from torch.nn.modules import batchnorm, module
-from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
 from torch.torch_version import TorchVersion
 from torch.utils import _python_dispatch, _pytree
@@ -354,11 +353,6 @@ CHECKPOINT_FRAME = "_CheckpointFrame"
 
 NON_PERSISTENT = "_non_persistent_buffers_set"
 """Where a module keeps the names of buffers that are in no state dict: two modules that share buffers share it."""
-
-
-def ddp_is_active() -> bool:
-    """Whether this runs in the forward of ``DistributedDataParallel``, of which nothing public tells."""
-    return DistributedDataParallel._active_ddp_module is not None
 
 
 NODES: dict[type, Any] = _pytree.SUPPORTED_NODES

@@ -18,6 +18,7 @@ from ..jet import Jet
 from ..jet.layers import PlainLayers
 from .fingerprint import shape_of
 from .swapping import Inventory, Slot, call_with, held, locked
+from .wrappers import refuse_wrapper
 
 Tensors = dict[str, torch.Tensor]
 _NONE: Tensors = {}
@@ -304,6 +305,8 @@ def make_functional(
     """
     if not isinstance(module, nn.Module):
         raise ArgumentTypeError(f"module is a {type(module).__name__}; make_functional takes an nn.Module")
+    if not compiling():
+        refuse_wrapper(module, "module")
     if not isinstance(method, str):
         raise ArgumentTypeError(f"method={method!r} is not the name of a method; pass a str")
     if not callable(getattr(module, method, None)):

@@ -7,7 +7,6 @@ wrapper, where the function is looked at, all processes ask each other once whet
 from __future__ import annotations
 
 import builtins
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +16,7 @@ from torch import distributed, nn
 from .. import errors
 from ..core.levels import compiling
 from ..core.ranks import count, summed
-from ..core.torch_private import ddp_is_active
-
-FSDP = "torch.distributed.fsdp"
-
+from ..modules.wrappers import inside_wrapper
 
 def settled(module: nn.Module, compute: Callable[[], Any]) -> tuple[Any, bool]:
     """What is computed, or what another process raised instead; and whether they have asked each other."""
@@ -39,8 +35,7 @@ def _reduced(module: nn.Module) -> bool:
     """Whether all processes call this together, as a wrapper has them do in training."""
     if compiling() or not torch.is_grad_enabled() or not module.training or count() == 1:
         return False
-    fsdp = sys.modules.get(FSDP)
-    return ddp_is_active() or (fsdp is not None and isinstance(module, fsdp.FSDPModule))
+    return inside_wrapper()
 
 
 def _raise_alike(error: Exception | None, device: torch.device) -> None:

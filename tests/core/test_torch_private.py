@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.utils.checkpoint
-from ranks import on_ranks
 from torch import nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
@@ -656,18 +655,6 @@ def test_buffers_that_are_in_no_state_dict_are_kept_by_name():
     module = torch.nn.Module()
     module.register_buffer("a", torch.ones(1), persistent=False)
     assert getattr(module, private.NON_PERSISTENT) == {"a"}
-
-
-def within_ddp(rank):
-    module = torch.nn.Linear(1, 1)
-    module.register_forward_hook(lambda *_: seen.append(private.ddp_is_active()))
-    seen = []
-    torch.nn.parallel.DistributedDataParallel(module)(torch.ones(1, 1))
-    return [*seen, private.ddp_is_active()]
-
-
-def test_the_forward_of_ddp_is_known():
-    assert on_ranks(within_ddp, ranks=1) == [[True, False]]
 
 
 def test_a_graph_is_made_plain_and_run():

@@ -93,7 +93,7 @@ def trained(module: nn.Module, inner: nn.Module, share: slice, count: int, ranks
         optimiser.step()
         losses.append(loss.detach() / ranks)
     gradients = [full(p.grad) for p in inner.parameters() if p.grad is not None]
-    return losses, [full(p) for p in inner.parameters()], gradients, (forward.found(), backward.found())
+    return losses, [full(p) for p in inner.parameters()], gradients, (dict(forward.counts), dict(backward.counts))
 
 
 def on_rank(rank: int, wrapper: str, cases: list[tuple[str, str, tuple[int, int], dict[str, Any]]]) -> list[Any]:

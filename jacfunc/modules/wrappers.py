@@ -1,0 +1,116 @@
+"""Modules that wrap another one for several processes: refused inside of a derivative, and who is left to warn.
+
+DDP and FSDP reduce the gradients of what goes through their own forward.  A derivative around that forward goes past
+it: measured, gradients are those of one rank alone (DDP in the first step, FSDP2 in every one), later steps raise.  The
+derivative belongs inside, as ``jacfunc.nn.Equation`` has it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core import caches, ranks
+from ..errors import ArgumentTypeError, UnreducedGradientsWarning
+
+PARALLEL = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+FSDP = "torch.distributed.fsdp"
+"""The module that has the classes of FSDP, if anybody loaded it."""
+CLASSES = ("FullyShardedDataParallel", "FSDPModule")
+
+
+def kinds() -> tuple[type[nn.Module], ...]:
+    """The classes of modules that wrap others for several processes or devices."""
+    module = sys.modules.get(FSDP)
+    return PARALLEL if module is None else (*PARALLEL, *[getattr(module, name) for name in CLASSES])
+
+
+def refuse_wrapper(module: Any, what: str) -> None:
+    """Refuse a module that is a wrapper, or has one below it, as what is differentiated."""
+    if isinstance(module, kinds()):
+        raise ArgumentTypeError(f"{what} is {_told(module)}{_way_out(module)}")
+    for name, child in module.named_modules():
+        if isinstance(child, kinds()):
+            raise ArgumentTypeError(f"the submodule {name!r} of {what} is {_told(child)}{_way_out(child)}")
+
+
+def refuse_wrappers(modules: Iterable[nn.Module]) -> None:
+    """Refuse wrappers among the modules of a function, but for those whose forward it is called in."""
+    wrapping = [module for module in modules if isinstance(module, kinds())]
+    around = list(map(id, _running())) if wrapping else []
+    for module in wrapping:
+        if id(module) not in around:  # else it is there for what f is written in, as self
+            raise ArgumentTypeError(f"f uses {_told(module)}{_way_out(module)}")
+
+
+def warn_of_own_gradients(tensors: Callable[[], Iterable[Any]]) -> None:
+    """Warn, once in a process, where parameters are differentiated of which no wrapper adds up the gradients.
+
+    Asked at the first look at a function only, and where there is one process nothing is asked.
+    """
+    if caches.WARNED.gradients or ranks.count() == 1 or not torch.is_grad_enabled():
+        return
+    if not any(isinstance(each, torch.Tensor) and each.requires_grad and each.is_leaf for each in tensors()):
+        return
+    if inside_wrapper():
+        return
+    caches.WARNED.gradients = True
+    warnings.warn(
+        f"parameters are differentiated on one of {ranks.count()} ranks outside of the forward of any wrapper, so "
+        "their gradients will be of this rank's own samples, and nobody adds them up; put the derivative inside, "
+        "DistributedDataParallel(jacfunc.nn.Equation(net, ...)), or add them up by hand (torch.distributed.all_reduce) "
+        "and filter this warning",
+        UnreducedGradientsWarning,
+        stacklevel=_outside(),
+    )
+
+
+def inside_wrapper() -> bool:
+    """Whether this runs in the forward of a wrapper, which reduces the gradients of what is computed there."""
+    return next(_running(), None) is not None
+
+
+def _outside() -> int:
+    """How far above its caller the first frame is that is not of this package."""
+    level, frame, package = 0, inspect.currentframe(), __name__.partition(".")[0]
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in (package, "contextlib"):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+_WAY_OUT = (
+    ", which adds up gradients of its own forward only, and a derivative goes around that; put the derivative inside, "
+    "as in DistributedDataParallel(Equation(net, ...)) (see jacfunc.nn)"
+)
+_WHOLE = (
+    ", which gathers and frees its parameters while f is differentiated; shard the module that computes the derivative "
+    "as one, as in fully_shard(Equation(net, ...)) (see jacfunc.nn), and nothing inside of it"
+)
+
+
+def _way_out(module: Any) -> str:
+    return _WAY_OUT if isinstance(module, PARALLEL) else _WHOLE
+
+
+def _told(module: Any) -> str:
+    name = type(module).__name__
+    fully = getattr(sys.modules.get(FSDP), "FSDPModule", None)
+    return f"{name}, a module of fully_shard" if fully is not None and isinstance(module, fully) else f"a {name}"
+
+
+def _running() -> Iterator[nn.Module]:
+    """The wrappers whose forward this thread is in, innermost first: those that are ``self`` of a frame around."""
+    classes, frame = kinds(), inspect.currentframe()
+    while frame is not None:
+        # Without the locals of all frames, which are copied: a method's first argument is its self.
+        if frame.f_code.co_argcount and frame.f_code.co_varnames[0] == "self":
+            own = frame.f_locals.get("self")
+            if isinstance(own, classes):
+                yield own
+        frame = frame.f_back
