@@ -18,6 +18,7 @@ from ..core.levels import compiling
 from ..core.ranks import count, summed
 from ..modules.wrappers import inside_wrapper
 
+
 def settled(module: nn.Module, compute: Callable[[], Any]) -> tuple[Any, bool]:
     """What is computed, or what another process raised instead; and whether they have asked each other."""
     if not _reduced(module):

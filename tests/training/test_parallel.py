@@ -84,10 +84,7 @@ def worked(rank: int, kind: str, starts: list[int], steps: int) -> list[Any]:
     optimiser = torch.optim.SGD(module.parameters(), lr=0.1)
     found = []
     for _ in range(steps):
-        if kind == "fsdp" and rank == 0:
-            stream = [mine, mine[:0]]
-        else:
-            stream = list(mine.split(5)) or [mine]
+        stream = [mine, mine[:0]] if kind == "fsdp" and rank == 0 else list(mine.split(5)) or [mine]
         group = distributed.group.WORLD if kind == "none" and distributed.is_initialized() else None
         values = accumulate(
             (loss, of_rank(rank, first, starts), of_rank(rank, weights, starts)),
