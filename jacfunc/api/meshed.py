@@ -21,6 +21,7 @@ from ..core.meshes import DTENSOR, MODULES, any_meshed, is_meshed, told
 from ..errors import ArgumentError, ArgumentTypeError
 from ..modules.fingerprint import Fingerprint
 from ..modules.swapping import Inventory, call_with, held, locked
+from ..modules.wrappers import refuse_wrappers
 from ..options import Options
 
 Call = Callable[..., Any]
@@ -28,7 +29,7 @@ Call = Callable[..., Any]
 
 def meshed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a call is to be made on this rank's own part of its arguments; to be asked where nothing is traced."""
-    return DTENSOR in MODULES and any_meshed(args, kwargs, trees.tensors)
+    return DTENSOR in MODULES and any_meshed(args, kwargs)
 
 
 def on_own_samples(
@@ -52,6 +53,7 @@ def on_own_samples(
         ArgumentError: samples that are not cut along the first axis, or something else that is cut.
     """
     count = len(args)
+    refuse_wrappers(Fingerprint.by(transform.transformed, ()).tree())
     own = {number % count for number in (numbers or options.numbers) if -count <= number < count}
     lie = _Lie.of(args, kwargs, own, options)
     local = _Local(lie)
@@ -144,7 +146,8 @@ def _refuse_plain_batch(named: list[tuple[str, Any]], args: Sequence[Any], kwarg
     batch = named[0][0] if named else "what is differentiated"
     raise ArgumentTypeError(
         f"{path} is {told(tensor)}, but {batch} is a plain tensor; pass the batch as a DTensor with placements "
-        "[Shard(0)] (torch.distributed.tensor.distribute_tensor), or the parameters as plain tensors (.full_tensor())"
+        "[Shard(0)] (torch.distributed.tensor.distribute_tensor), or the parameters as plain tensors (.full_tensor()); "
+        "of a module that fully_shard has sharded, compute the derivative inside of its forward (see jacfunc.nn)"
     )
 
 

@@ -307,7 +307,7 @@ SENTENCES = {
     "one sample": r"args\[0\] is a DTensor.*batch_dims=0.*full_tensor",
     "cut parameter": r"args\[0\]\['2.weight'\] is a DTensor with placements \[Shard\(0\)\].*Replicate.*in_dims",
     "cut parameter of a module": r"the parameter '2.weight', which f uses, is a DTensor.*full_tensor",
-    "plain batch": r"args\[0\]\['0.weight'\] is a DTensor.*but args\[1\] is a plain tensor.*distribute_tensor",
+    "plain batch": r"args\[0\]\['0.bias'\] is a DTensor.*but args\[1\] is a plain tensor.*distribute_tensor",
     "plain batch and module": r"f mixes DTensors with plain tensors.*distribute_tensor",
     "one of two": r"args\[1\] is a plain tensor, but args\[0\] is a DTensor.*full_tensor",
     "two ways": r"args\[1\] is a DTensor with placements \[Replicate\(\)\], but args\[0\] lies otherwise",
