@@ -17,8 +17,11 @@ from typing import Any
 import torch
 
 from ..core import trees
+from ..core.levels import compiling, inside_transform
 from ..core.meshes import DTENSOR, MODULES, any_meshed, is_meshed, told
+from ..core.torch_private import DYNAMO
 from ..errors import ArgumentError, ArgumentTypeError
+from ..evaluation import checkpoint
 from ..modules.fingerprint import Fingerprint
 from ..modules.swapping import Inventory, call_with, held, locked
 from ..modules.wrappers import refuse_wrappers
@@ -52,9 +55,32 @@ def on_own_samples(
         ArgumentTypeError: tensors of a mesh beside others where both carry samples, or a plain batch.
         ArgumentError: samples that are not cut along the first axis, or something else that is cut.
     """
+    if compiling():
+        raise ArgumentTypeError(
+            "DTensors came in while torch.compile traces, which cannot take their local part; call the transform "
+            "outside of what is compiled, or give it compile=True"
+        )
+    if inside_transform():
+        refuse_meshed(
+            args, kwargs, "torch.func (grad, vmap, jvp) has no derivative of taking its local part; use .backward()"
+        )
+    run: Call = _run
+    if DYNAMO in MODULES:  # whose frame around this one may have been given up
+        run = torch.compiler.disable(_run)  # type: ignore[no-untyped-call]
+    return run(transform, options, args, kwargs, numbers or options.numbers, beside)
+
+
+def _run(
+    transform: Any,
+    options: Options,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    numbers: tuple[int, ...],
+    beside: frozenset[int],
+) -> Any:
     count = len(args)
     refuse_wrappers(Fingerprint.by(transform.transformed, ()).tree())
-    own = {number % count for number in (numbers or options.numbers) if -count <= number < count}
+    own = {number % count for number in numbers if -count <= number < count}
     lie = _Lie.of(args, kwargs, own, options)
     local = _Local(lie)
     samples = own | _carrying(options, count, own)
@@ -254,5 +280,15 @@ def _with_local_modules(transform: Any, options: Options, local: _Local) -> Call
     return call
 
 
+def _again(function: Call, inventory: Inventory, parameters: Any, buffers: Any, /, *args: Any, **kwargs: Any) -> Any:
+    with locked():
+        return call_with(function, args, kwargs, inventory, parameters, buffers)
+
+
 def _holding(call: Call, inventory: Inventory, parameters: Any, buffers: Any, /, *args: Any, **kwargs: Any) -> Any:
-    return call_with(call, args, kwargs, inventory, parameters, buffers)
+    # Whoever calls checkpoint: what runs again in the backward finds these tensors, and not those of the mesh.
+    checkpoint.begin(lambda function: partial(_again, function, inventory, parameters, buffers))
+    try:
+        return call_with(call, args, kwargs, inventory, parameters, buffers)
+    finally:
+        checkpoint.end()
