@@ -247,7 +247,11 @@ class _Local:
                     "samples"
                 )
             gradient = lie.placements if samples else lie.shared
-            self.known[id(tensor)] = tensor, tensor.to_local(grad_placements=gradient)
+            own = tensor.to_local(grad_placements=gradient)
+            if own.requires_grad and not samples:
+                # One that is laid out otherwise is copied by autograd, which torch 2.11 adds up for on the way.
+                own.register_hook(torch.Tensor.contiguous)
+            self.known[id(tensor)] = tensor, own
         return self.known[id(tensor)][1]
 
     def slots(self, slots: Sequence[Any], kind: str) -> dict[str, torch.Tensor]:
