@@ -26,6 +26,7 @@ BUILTIN = {
     "RuleError": TypeError,
     "IndependenceWarning": UserWarning,
     "PrecisionWarning": UserWarning,
+    "UnreducedGradientsWarning": UserWarning,
 }
 
 

@@ -17,10 +17,14 @@ from typing import Any
 import torch
 
 from ..core import trees
+from ..core.levels import compiling, inside_transform
 from ..core.meshes import DTENSOR, MODULES, any_meshed, is_meshed, told
+from ..core.torch_private import DYNAMO
 from ..errors import ArgumentError, ArgumentTypeError
+from ..evaluation import checkpoint
 from ..modules.fingerprint import Fingerprint
 from ..modules.swapping import Inventory, call_with, held, locked
+from ..modules.wrappers import refuse_wrappers
 from ..options import Options
 
 Call = Callable[..., Any]
@@ -28,7 +32,7 @@ Call = Callable[..., Any]
 
 def meshed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a call is to be made on this rank's own part of its arguments; to be asked where nothing is traced."""
-    return DTENSOR in MODULES and any_meshed(args, kwargs, trees.tensors)
+    return DTENSOR in MODULES and any_meshed(args, kwargs)
 
 
 def on_own_samples(
@@ -51,8 +55,32 @@ def on_own_samples(
         ArgumentTypeError: tensors of a mesh beside others where both carry samples, or a plain batch.
         ArgumentError: samples that are not cut along the first axis, or something else that is cut.
     """
+    if compiling():
+        raise ArgumentTypeError(
+            "DTensors came in while torch.compile traces, which cannot take their local part; call the transform "
+            "outside of what is compiled, or give it compile=True"
+        )
+    if inside_transform():
+        refuse_meshed(
+            args, kwargs, "torch.func (grad, vmap, jvp) has no derivative of taking its local part; use .backward()"
+        )
+    run: Call = _run
+    if DYNAMO in MODULES:  # whose frame around this one may have been given up
+        run = torch.compiler.disable(_run)  # type: ignore[no-untyped-call]
+    return run(transform, options, args, kwargs, numbers or options.numbers, beside)
+
+
+def _run(
+    transform: Any,
+    options: Options,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    numbers: tuple[int, ...],
+    beside: frozenset[int],
+) -> Any:
     count = len(args)
-    own = {number % count for number in (numbers or options.numbers) if -count <= number < count}
+    refuse_wrappers(Fingerprint.by(transform.transformed, ()).tree())
+    own = {number % count for number in numbers if -count <= number < count}
     lie = _Lie.of(args, kwargs, own, options)
     local = _Local(lie)
     samples = own | _carrying(options, count, own)
@@ -144,7 +172,8 @@ def _refuse_plain_batch(named: list[tuple[str, Any]], args: Sequence[Any], kwarg
     batch = named[0][0] if named else "what is differentiated"
     raise ArgumentTypeError(
         f"{path} is {told(tensor)}, but {batch} is a plain tensor; pass the batch as a DTensor with placements "
-        "[Shard(0)] (torch.distributed.tensor.distribute_tensor), or the parameters as plain tensors (.full_tensor())"
+        "[Shard(0)] (torch.distributed.tensor.distribute_tensor), or the parameters as plain tensors (.full_tensor()); "
+        "of a module that fully_shard has sharded, compute the derivative inside of its forward (see jacfunc.nn)"
     )
 
 
@@ -218,7 +247,11 @@ class _Local:
                     "samples"
                 )
             gradient = lie.placements if samples else lie.shared
-            self.known[id(tensor)] = tensor, tensor.to_local(grad_placements=gradient)
+            own = tensor.to_local(grad_placements=gradient)
+            if own.requires_grad and not samples:
+                # One that is laid out otherwise is copied by autograd, which torch 2.11 adds up for on the way.
+                own.register_hook(torch.Tensor.contiguous)
+            self.known[id(tensor)] = tensor, own
         return self.known[id(tensor)][1]
 
     def slots(self, slots: Sequence[Any], kind: str) -> dict[str, torch.Tensor]:
@@ -251,5 +284,15 @@ def _with_local_modules(transform: Any, options: Options, local: _Local) -> Call
     return call
 
 
+def _again(function: Call, inventory: Inventory, parameters: Any, buffers: Any, /, *args: Any, **kwargs: Any) -> Any:
+    with locked():
+        return call_with(function, args, kwargs, inventory, parameters, buffers)
+
+
 def _holding(call: Call, inventory: Inventory, parameters: Any, buffers: Any, /, *args: Any, **kwargs: Any) -> Any:
-    return call_with(call, args, kwargs, inventory, parameters, buffers)
+    # Whoever calls checkpoint: what runs again in the backward finds these tensors, and not those of the mesh.
+    checkpoint.begin(lambda function: partial(_again, function, inventory, parameters, buffers))
+    try:
+        return call_with(call, args, kwargs, inventory, parameters, buffers)
+    finally:
+        checkpoint.end()

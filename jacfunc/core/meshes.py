@@ -6,9 +6,14 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+import torch
+
+from . import trees
+
 DTENSOR = "torch.distributed.tensor"
 """The module whose presence tells that there may be such tensors; to ask it would load it, and take a second."""
 MODULES = sys.modules
+PLAIN = frozenset([torch.Tensor, torch.nn.Parameter])
 
 
 def is_meshed(value: Any) -> bool:
@@ -17,17 +22,15 @@ def is_meshed(value: Any) -> bool:
     return module is not None and isinstance(value, module.DTensor)
 
 
-def any_meshed(args: Iterable[Any], kwargs: dict[str, Any], tensors: Any) -> bool:
-    """Whether any argument is one or, by ``tensors`` of a tree, has one in it; asked only where the class is loaded."""
-    kind = MODULES[DTENSOR].DTensor
+def any_meshed(args: Iterable[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether any argument is one or has one in it; to be asked only where the class is loaded."""
     for argument in (*args, *kwargs.values()):
-        if isinstance(argument, kind):
-            return True
-        if hasattr(argument, "shape"):
+        kind = type(argument)
+        if kind in PLAIN:
             continue
-        # Parameters come with every call: without a tree of them.
-        flat = type(argument) is dict and all(hasattr(leaf, "shape") for leaf in argument.values())
-        if any(isinstance(leaf, kind) for leaf in (argument.values() if flat else tensors(argument))):
+        if kind is dict and PLAIN.issuperset(map(type, argument.values())):  # parameters, of every call: without a tree
+            continue
+        if any(map(is_meshed, trees.tensors(argument))):
             return True
     return False
 

@@ -12,6 +12,7 @@ from ranks import on_ranks
 from torch import nn
 from torch.distributed import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_module, distribute_tensor
+from torch.utils.checkpoint import checkpoint
 
 from jacfunc import (
     ArgumentError,
@@ -187,6 +188,7 @@ def of_every_kind(rank: int) -> list[tuple[str, Any, Any, bool]]:
             batch_jac(lambda p, x, k: f0(p, x) * k, argnums=1)(p0, x0, k=k0),
         ),
     }
+    calls["by torch.compile"] = torch.compile(laplacian(f), backend="eager")(p, x), laplacian(f0)(p0, x0)
     calls["tree"] = (
         batch_jac(lambda p, xy: pair(p, xy, 2.0)[0])(p, tree(x)),
         batch_jac(lambda p, xy: pair(p, xy, 2.0)[0])(p0, tree(x0)),
@@ -221,6 +223,25 @@ def test_every_kind_of_call() -> None:
 
 
 # -------------------------------------------------------------------- gradients of what all ranks have
+
+
+def checkpointed(rank: int) -> float:
+    """How far gradients through a checkpoint are from those without."""
+    mesh, found = init_device_mesh("cpu", (2,)), []
+    x = distribute_tensor(points(5), mesh, [Shard(0)])
+    for again in (False, True):
+        net = distribute_module(network(), mesh)
+
+        def f(x: Any, net: Any = net, again: bool = again) -> Any:
+            return checkpoint(net, x, use_reentrant=False) if again else net(x)
+
+        laplacian(f)(x).square().sum().backward()
+        found.append(net[0].weight.grad.full_tensor())
+    return float((found[1] - found[0]).abs().max())
+
+
+def test_what_a_checkpoint_runs_again_is_local() -> None:
+    assert max(on_ranks(checkpointed)) < 1e-12
 
 
 def gradients(rank: int) -> list[Any]:
@@ -289,6 +310,7 @@ def refusals(rank: int) -> dict[str, str]:
         "grid residual": lambda: residual(f0, lambda d: d.u_x, inputs="x y", outputs="u", grid=True)(p0, x, x),
         "segments": lambda: laplacian(f0, segments=segments)(p0, x),
         "explain": lambda: explain(diag_jac(f0))(p0, x),
+        "torch.func": lambda: torch.func.grad(lambda k: diag_jac(lambda x: x * k)(x).sum())(torch.tensor(2.0)),
     }
     for name, call in calls.items():
         try:
@@ -307,7 +329,7 @@ SENTENCES = {
     "one sample": r"args\[0\] is a DTensor.*batch_dims=0.*full_tensor",
     "cut parameter": r"args\[0\]\['2.weight'\] is a DTensor with placements \[Shard\(0\)\].*Replicate.*in_dims",
     "cut parameter of a module": r"the parameter '2.weight', which f uses, is a DTensor.*full_tensor",
-    "plain batch": r"args\[0\]\['0.weight'\] is a DTensor.*but args\[1\] is a plain tensor.*distribute_tensor",
+    "plain batch": r"args\[0\]\['0.bias'\] is a DTensor.*but args\[1\] is a plain tensor.*distribute_tensor",
     "plain batch and module": r"f mixes DTensors with plain tensors.*distribute_tensor",
     "one of two": r"args\[1\] is a plain tensor, but args\[0\] is a DTensor.*full_tensor",
     "two ways": r"args\[1\] is a DTensor with placements \[Replicate\(\)\], but args\[0\] lies otherwise",
@@ -317,6 +339,7 @@ SENTENCES = {
     "grid": r"args\[1\] is a DTensor.*grid.*full_tensor",
     "grid residual": r"args\[1\] is a DTensor.*grid.*full_tensor",
     "segments": r"args\[1\] is a DTensor.*several ranks.*full_tensor",
+    "torch.func": r"args\[0\] is a DTensor.*torch.func.*full_tensor",
     "explain": r"args\[1\] is a DTensor.*to_local",
 }
 
