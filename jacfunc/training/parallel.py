@@ -7,6 +7,7 @@ the last block.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,7 @@ from torch import distributed, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ..core import caches, ranks
-from ..core.torch_private import ready_to_run, sharded_groups, unsharded
+from ..core.torch_private import DYNAMO, ready_to_run, sharded_groups, unsharded
 from ..errors import ArgumentError, ArgumentTypeError, JacfuncError, UnsupportedOperationError
 from ..modules.fingerprint import Fingerprint
 from ..modules.swapping import locked
@@ -140,8 +141,11 @@ class Parallel:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """While it lasts, a wrapper that runs in this thread and was not found in a loss is refused."""
-        if not self.groups:
+        """While it lasts, a wrapper that runs in this thread and was not found is refused, where none was.
+
+        Not where Dynamo may be at work, which would compile what looks into what it traces.
+        """
+        if not self.groups or self.wrapped or self.sharding or DYNAMO in sys.modules:
             yield
             return
         thread = threading.get_ident()

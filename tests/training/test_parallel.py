@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from jacfunc import accumulate, residual
+from jacfunc import JacfuncError, accumulate, residual
 
 double = torch.float64
 
@@ -118,17 +118,25 @@ def alone(kind: str, steps: int) -> list[Any]:
 KINDS = ["ddp", "ddp unused", "ddp static", "ddp view", "fsdp", "fsdp nested", "none"]
 
 
-@pytest.mark.parametrize("starts", [[0, 20, 40], [0, 7, 40], [0, 40, 40]], ids=["even", "uneven", "none on one"])
+STARTS = {"even": [0, 20, 40], "uneven": [0, 7, 40], "none on one": [0, 40, 40]}
+STEPS = 3
+"""The first two of which are where a static graph and rebuilt buckets begin."""
+
+
+def in_every_split(rank: int, kind: str) -> dict[str, Any]:
+    return {name: worked(rank, kind, starts, STEPS) for name, starts in STARTS.items()}
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_ranks_are_one_process(kind, starts):
-    steps = 3 if starts[1] == 7 else 1
-    expected = alone(kind, steps)
-    for found in on_ranks(worked, kind, starts, steps):
-        for (values, gradients), (right, others) in zip(found, expected, strict=True):
-            assert torch.allclose(torch.stack(values), torch.stack(right), rtol=1e-10)
-            for one, other in zip(gradients, others, strict=True):
-                assert (one is None) == (other is None)
-                assert one is None or torch.allclose(one, other, rtol=1e-10, atol=1e-10)
+def test_ranks_are_one_process(kind):
+    expected = alone(kind, STEPS)
+    for every in on_ranks(in_every_split, kind):
+        for name, found in every.items():
+            for (values, gradients), (right, others) in zip(found, expected, strict=True):
+                assert torch.allclose(torch.stack(values), torch.stack(right), rtol=1e-10), name
+                for one, other in zip(gradients, others, strict=True):
+                    assert (one is None) == (other is None), name
+                    assert one is None or torch.allclose(one, other, rtol=1e-10, atol=1e-10), name
 
 
 def mixed_steps(rank: int) -> Any:
@@ -232,18 +240,30 @@ class Holder:
         return self.held[0]["module"](x) ** 2
 
 
-def refused(rank: int, case: str) -> Any:
+def refused(rank: int) -> dict[str, str]:
+    """What each of some calls raises, on a rank."""
     module = Burgers()
     ddp = wrapped("ddp", module)
+    sharding = FullyShardedDataParallel.__new__(FullyShardedDataParallel)  # which a CPU alone cannot make
+    nn.Module.__init__(sharding)
+    sharding._fsdp_wrapped_module = Burgers()
     trained = torch.ones((), dtype=double, requires_grad=True)
+    world = distributed.group.WORLD
     calls: dict[str, Callable[[], Any]] = {
         "no wrapper": lambda: accumulate(lambda x: module(x) ** 2, points()),
-        "hidden": lambda: accumulate(Holder(ddp), points(), group=distributed.group.WORLD),
+        "hidden": lambda: accumulate(Holder(ddp), points(), group=world),
         "leaf": lambda: accumulate(lambda x: trained * ddp(x) ** 2, points()),
-        "both": lambda: accumulate(lambda x: ddp(x) ** 2, points(), group=distributed.group.WORLD),
-        "fsdp1": lambda: accumulate(FullyShardedDataParallel(module), points()),
+        "both": lambda: accumulate(lambda x: ddp(x) ** 2, points(), group=world),
+        "fsdp1": lambda: accumulate(sharding, points()),
+        "no points": lambda: accumulate(lambda x: ddp(x) ** 2, points(0)),
+        "no blocks": lambda: accumulate(lambda x: ddp(x) ** 2, []),
     }
-    calls[case]()
+    found = {}
+    for case, call in calls.items():
+        with pytest.raises(JacfuncError) as raised:
+            call()
+        found[case] = str(raised.value)
+    return found
 
 
 REFUSED = {
@@ -252,12 +272,15 @@ REFUSED = {
     "leaf": "trains a tensor of shape",
     "both": "leave it out",
     "fsdp1": "fully_shard",
+    "no points": "points are none",
+    "no blocks": "points are none",
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_refusals(case):
-    assert all(REFUSED[case] in error for _, error in outcomes(refused, case))
+def test_refusals():
+    for found in on_ranks(refused):
+        assert found.keys() == REFUSED.keys()
+        assert all(part in found[case] for case, part in REFUSED.items())
 
 
 def told(rank: int) -> Any:
