@@ -268,7 +268,7 @@ def refused(rank: int) -> dict[str, str]:
 
 REFUSED = {
     "no wrapper": "pass it as modules=",
-    "hidden": "runs a DistributedDataParallel that is not found",
+    "hidden": "the (wrapped) module it belongs to",
     "leaf": "trains a tensor of shape",
     "both": "leave it out",
     "fsdp1": "fully_shard",
