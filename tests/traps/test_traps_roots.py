@@ -12,7 +12,7 @@ import torch
 from quick import mostly_slow
 from torch.nn import functional as F
 
-from jacfunc import UnsupportedOperationError, batch_jac, diag_jac, hess_diag, hessian, laplacian, partials
+from jacfunc import UnsupportedOperationError, batch_jac, biharmonic, diag_jac, hess_diag, hessian, laplacian, partials
 
 Function = Callable[[Any], Any]
 DOUBLE = torch.float64
@@ -360,10 +360,66 @@ def test_kinks_elsewhere(positive: Function) -> None:
     torch.testing.assert_close(found, torch.full((2, 1), -40.0, dtype=DOUBLE))
 
 
-def test_kinks_there() -> None:
-    with pytest.raises(UnsupportedOperationError, match="where it is zero"):
-        laplacian(lambda x: torch.relu(size(x)) ** 2)(AT_ZERO)
+GATES: dict[str, Function] = {
+    "relu": torch.relu,
+    "leaky_relu": F.leaky_relu,
+    "clamp": lambda r: r.clamp(min=0),
+    "abs": torch.abs,
+    "threshold": lambda r: F.threshold(r, 0.0, 0.0),
+    "hardshrink": lambda r: F.hardshrink(r, 0.0),
+    "elu": F.elu,
+}
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_kinks_there_are_taken_on_the_side_of_the_norm(name: str) -> None:
+    centre = torch.zeros(2, dtype=DOUBLE, requires_grad=True)
+    for wanted in ("u_xxx", "u_xxy", "u_xx+u_yy", "u_x"):
+        rows, slopes = [], []
+        for gate in (GATES[name], lambda r: r):
+            f = lambda x, gate=gate: gate(size(x - centre)) ** 4
+            row = partials(f, wanted, inputs="x y", outputs="u")(AT_ZERO)[wanted]
+            rows.append(row.detach())
+            slopes.append(torch.autograd.grad(row.sum(), centre)[0])
+        torch.testing.assert_close(rows[0], rows[1])
+        torch.testing.assert_close(slopes[0], slopes[1])
+    assert torch.equal(laplacian(lambda x: GATES[name](size(x)) ** 2)(AT_ZERO), torch.full((2, 1), 4.0, dtype=DOUBLE))
+
+
+def test_kinks_that_nobody_knows_the_side_of() -> None:
     assert laplacian(lambda x: size(x).abs())(AT_ZERO).isnan().all()
+    for f, wanted in (
+        (lambda x: torch.relu(x[:, :1] + size(x)) ** 2, "u_xx"),
+        (lambda x: torch.relu(size(x) * x[:, :1]) * size(x), "u_xxx"),
+    ):
+        try:
+            found = partials(f, wanted, inputs="x y", outputs="u")(AT_ZERO)[wanted]
+        except UnsupportedOperationError:  # by what was verified
+            continue
+        assert found.isnan().all()
+
+
+def test_lone_mixed_derivatives_know_what_they_have_no_row_of() -> None:
+    at = torch.zeros(1, 3, dtype=DOUBLE)
+    both = torch.tensor([1.0, 2.0, 1.0], dtype=DOUBLE)
+    for f, wanted, nan in (
+        (lambda x: size(x) ** 3, "u_xyz", True),
+        (lambda x: size(x) ** 3, "u_xy", False),
+        (lambda x: size(x) ** 5, "u_xyz", False),
+        (lambda x: torch.tanh(x.sum(1, keepdim=True) + matern3(size(x))), "u_xyz", True),
+        (lambda x: size(x) * size(x * both), "u_xy", True),
+        (lambda x: size(x) ** 2 * size(x * both), "u_zyx", True),
+    ):
+        alone = partials(f, wanted, inputs="x y z", outputs="u")
+        beside = partials(f, f"{wanted} u_xx u_yy u_zz", inputs="x y z", outputs="u")
+        assert bool(alone(at)[wanted].isnan().all()) == nan
+        torch.testing.assert_close(alone(at)[wanted], beside(at)[wanted], equal_nan=True)
+
+
+def test_a_sum_beside_what_another_route_gives_in_parts() -> None:
+    f = lambda x: torch.exp(-(size(x) ** 2))
+    assert biharmonic(f)(torch.zeros(1, 2, dtype=DOUBLE)) == 32
+    biharmonic(f)(torch.full((1, 2), 1e-100, dtype=DOUBLE))  # of which nothing is left but rounding
 
 
 @pytest.mark.parametrize("mask", [torch.tensor([False]), torch.tensor([0]), torch.tensor([0.0])])
