@@ -17,6 +17,7 @@ from .. import errors
 from ..core.levels import compiling
 from ..core.ranks import count, summed
 from ..modules.wrappers import inside_wrapper
+from .connected import refuse_out_of_sight
 
 
 def settled(module: nn.Module, compute: Callable[[], Any]) -> tuple[Any, bool]:
@@ -26,6 +27,7 @@ def settled(module: nn.Module, compute: Callable[[], Any]) -> tuple[Any, bool]:
     result, error = None, None
     try:
         result = compute()
+        refuse_out_of_sight(result)
     except Exception as raised:
         error = raised
     _raise_alike(error, next((parameter.device for parameter in module.parameters()), torch.device("cpu")))

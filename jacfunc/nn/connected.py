@@ -15,6 +15,7 @@ import torch
 from ..api.derivatives import Derivatives
 from ..core import trees
 from ..core.levels import compiling
+from ..errors import UnsupportedOperationError
 
 Tensor = torch.Tensor
 
@@ -44,6 +45,32 @@ def in_sight(result: Any) -> Any:
     if type(result) is tuple:
         return tuple([in_sight(part) for part in result])
     return result
+
+
+def refuse_out_of_sight(result: Any) -> None:
+    """Refuse a result with a tensor in a container of another class, whose gradients FSDP2 would not reduce."""
+    unseen = len(trees.tensors(result)) - len(_seen(result))
+    if unseen:
+        raise UnsupportedOperationError(
+            f"the derivative has {unseen} of its tensors in a {_holder(result)}, in which DDP and FSDP2 do not look "
+            "for them; let net return tensors in a tuple, list or dict"
+        )
+
+
+def _seen(result: Any) -> list[Tensor]:
+    """The tensors in Python's containers."""
+    if isinstance(result, Tensor):
+        return [result]
+    parts = result.values() if isinstance(result, dict) else result if isinstance(result, list | tuple) else ()
+    return [tensor for part in parts for tensor in _seen(part)]
+
+
+def _holder(result: Any) -> str:
+    """The class of the first container of another kind."""
+    if isinstance(result, dict | list | tuple):
+        parts = result.values() if isinstance(result, dict) else result
+        return next((found for found in map(_holder, parts) if found), "")
+    return "" if isinstance(result, Tensor) or not trees.tensors(result) else type(result).__name__
 
 
 class _Connected(torch.autograd.Function):

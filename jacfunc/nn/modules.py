@@ -103,10 +103,13 @@ class Derivative(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The derivative at the arguments of the network."""
         if self._settled:
-            result = self._derived(*args, **kwargs)
+            result = self._told(args, kwargs)
         else:
-            result, vars(self)["_settled"] = settled(self, lambda: self._derived(*args, **kwargs))
-        return connected(in_sight(result), list(self.parameters()))
+            result, vars(self)["_settled"] = settled(self, lambda: self._told(args, kwargs))
+        return connected(result, list(self.parameters()))
+
+    def _told(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return in_sight(self._derived(*args, **kwargs))
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of the network, as of any module."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 
+import optree
 import pytest
 import torch
 
-from jacfunc.nn.connected import connected, in_sight
+from jacfunc import UnsupportedOperationError
+from jacfunc.core.nodes import NAMESPACE
+from jacfunc.nn.connected import connected, in_sight, refuse_out_of_sight
 
 
 def test_values_are_the_same_bits_whatever_the_parameters() -> None:
@@ -60,3 +63,19 @@ def test_under_vmap() -> None:
 
 def test_tuples_stay_tuples() -> None:
     assert in_sight((1, (2, {"a": 3}))) == (1, (2, {"a": 3}))
+
+
+class Box:
+    """A container that only trees know."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
+optree.register_pytree_node(Box, lambda box: ([box.tensor], None), lambda _, parts: Box(*parts), namespace=NAMESPACE)
+
+
+def test_tensors_that_no_wrapper_would_find_are_refused() -> None:
+    refuse_out_of_sight(({"a": torch.ones(1)}, [torch.ones(1), None]))
+    with pytest.raises(UnsupportedOperationError, match="has 1 of its tensors in a Box, in which DDP and FSDP2"):
+        refuse_out_of_sight((torch.ones(1), {"a": Box(torch.ones(1))}))
