@@ -126,6 +126,8 @@ class Parallel:
         """While it lasts, no wrapper reduces by itself; all that a forward does with other ranks is done before."""
         before = [[group.reduce_grads for group in _groups(module)] for module in self.sharding]
         with ExitStack() as stack:
+            # What is sharded runs on all ranks alike, and an error in it cannot be told in the end.
+            stack.enter_context(_exchanged(caches.ACCUMULATING, "now", not self.sharding))
             for ddp in self.wrapped:
                 ready_to_run(ddp)
                 stack.enter_context(ddp.no_sync())
