@@ -19,10 +19,11 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
-from jacfunc import UnreducedGradientsWarning, accumulate, clear_caches, make_functional, residual
-from jacfunc.nn import Equation
+from jacfunc import UnreducedGradientsWarning, accumulate, clear_caches, make_functional, partials, residual
+from jacfunc.nn import Derivative, Equation
 
 STEPS, COUNT, RATE = 3, 12, 0.1
+EXACT = 1e-10
 CPU = torch.device("cpu")
 
 Step = Callable[[torch.Tensor], None]
@@ -206,12 +207,12 @@ def network_sharded_later() -> Made:
 
 
 def fsdp1() -> Made:
-    wrapped = FullyShardedDataParallel(equation(network()), device_id=CPU, use_orig_params=True)
+    wrapped = FullyShardedDataParallel(equation(network()), device_id=CPU)
     return wrapped, plain(wrapped)
 
 
-def fsdp1_flat() -> Made:
-    wrapped = FullyShardedDataParallel(equation(network()), device_id=CPU)
+def fsdp1_original() -> Made:
+    wrapped = FullyShardedDataParallel(equation(network()), device_id=CPU, use_orig_params=True)
     return wrapped, plain(wrapped)
 
 
@@ -255,13 +256,20 @@ def compiled_within() -> Made:
 
 
 def compiled_derivative() -> Made:
+    """Of a transform that finds out nothing at its first call."""
     net = network()
-    return net, plain(ddp(torch.compile(Derivative(net, laplacian))))
+    inside = torch.compile(Derivative(net, partials, "u u_t u_x u_xx", inputs="t x", outputs="u"))
 
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = inside
 
-def compiled_unseen() -> Made:
-    net = network()
-    return net, plain(ddp(torch.compile(equation(net))))
+        def forward(self, x: torch.Tensor) -> Any:
+            d = self.inside(x)
+            return d["u_t"] + d["u"] * d["u_x"] - 0.1 * d["u_xx"]
+
+    return net, plain(ddp(Residual()))
 
 
 def compiled_inside() -> Made:
@@ -297,16 +305,11 @@ def streamed(wrap: Callable[[nn.Module], nn.Module]) -> Callable[[], Made]:
     return make
 
 
-def autograd_grad() -> Made:
+def streamed_without_wrapper() -> Made:
     net = network()
-    wrapped = ddp(equation(net))
-
-    def step(x: torch.Tensor) -> None:
-        found = torch.autograd.grad(wrapped(x).square().mean(), list(net.parameters()))
-        for parameter, gradient in zip(net.parameters(), found, strict=True):
-            parameter.grad = gradient
-
-    return net, step
+    own = equation(net)
+    world = distributed.group.WORLD
+    return net, lambda x: accumulate(lambda x: own(x).square(), x, sample_chunk_size=2, group=world)
 
 
 def zero_redundancy() -> Made:
@@ -357,61 +360,78 @@ def composable() -> Made:
     return net, plain(replicate(equation(net)))
 
 
-CASES: dict[str, Callable[[], Made]] = {
-    "DDP": with_ddp(),
-    "find_unused_parameters": with_ddp(find_unused_parameters=True),
-    "static_graph": with_ddp(static_graph=True),
-    "gradient_as_bucket_view": with_ddp(gradient_as_bucket_view=True),
-    "bucket_cap_mb": with_ddp(bucket_cap_mb=1e-4),
-    "all options": with_ddp(static_graph=True, gradient_as_bucket_view=True, find_unused_parameters=True),
-    "own module in DDP": function_inside,
-    "ddp.module": inner_module,
-    "ddp.module later": inner_module_later,
-    "make_functional(ddp.module)": function_of_inner_module,
-    "Equation(DDP(net))": equation_of_wrapped,
-    "Equation(net) beside DDP(net)": beside_wrapped,
-    "no_sync": no_sync,
-    "two forwards": two_forwards,
-    "hook": hooked(default_hooks.allreduce_hook),
-    "fp16 hook": hooked(default_hooks.fp16_compress_hook),
-    "tensor hook": reducing_by_itself,
-    "tensor hook in DDP": reducing_inside,
-    "post hook": reducing_after,
-    "autograd.grad": autograd_grad,
-    "ZeRO": zero_redundancy,
-    "checkpointed": checkpointed,
-    "composable": composable,
-    "accumulate DDP": streamed(ddp),
-    "FSDP2": with_fsdp(),
-    "FSDP2 keep": with_fsdp(reshard_after_forward=False),
-    "HSDP (2,1)": with_fsdp(2, 1),
-    "HSDP (1,2)": with_fsdp(1, 2),
-    "bf16 policy": with_fsdp(mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32)),
-    "bf16 policy out": with_fsdp(mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32, torch.float32)),
-    "f32 policy": with_fsdp(mp_policy=MixedPrecisionPolicy(torch.float32, torch.float32)),
-    "bf16 policy, uncast": with_fsdp(mp_policy=MixedPrecisionPolicy(torch.bfloat16, cast_forward_inputs=False)),
-    "reduce f32": with_fsdp(mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32)),
-    "accumulate FSDP2": streamed(lambda module: fully_shard(module, mesh=mesh())),
-    "accumulate HSDP": streamed(lambda module: fully_shard(module, mesh=mesh(1, 2))),
-    "by layers": by_layers,
-    "Equation(fully_shard(net))": network_sharded,
-    "fully_shard(net) after Equation(net)": network_sharded_later,
-    "FSDP1": fsdp1,
-    "FSDP1 flat": fsdp1_flat,
-    "accumulate FSDP1": fsdp1_streamed,
-    "DataParallel": data_parallel,
-    "DataParallel inside": data_parallel_inside,
-    "tensor parallel": tensor_parallel,
+CASES: dict[str, tuple[Callable[[], Made], float | str]] = {
+    # How far the gradient may be from that of one process, or how the sentence begins by which it is refused.
+    "DDP": (with_ddp(), EXACT),
+    "find_unused_parameters": (with_ddp(find_unused_parameters=True), EXACT),
+    "static_graph": (with_ddp(static_graph=True), EXACT),
+    "gradient_as_bucket_view": (with_ddp(gradient_as_bucket_view=True), EXACT),
+    "all three": (with_ddp(static_graph=True, gradient_as_bucket_view=True, find_unused_parameters=True), EXACT),
+    "small buckets": (with_ddp(bucket_cap_mb=1e-4), EXACT),
+    "a function inside": (function_inside, EXACT),
+    "no_sync": (no_sync, EXACT),
+    "two forwards": (two_forwards, EXACT),
+    "hook": (hooked(default_hooks.allreduce_hook), EXACT),
+    "fp16 hook": (hooked(default_hooks.fp16_compress_hook), 1e-3),
+    "tensor hook in DDP": (reducing_inside, EXACT),
+    "ZeRO": (zero_redundancy, EXACT),
+    "checkpointed": (checkpointed, EXACT),
+    "accumulate in DDP": (streamed(ddp), EXACT),
+    "accumulate by a group": (streamed_without_wrapper, EXACT),
+    "FSDP2": (with_fsdp(), EXACT),
+    "FSDP2 not resharded": (with_fsdp(reshard_after_forward=False), EXACT),
+    "HSDP (2, 1)": (with_fsdp(2, 1), EXACT),
+    "HSDP (1, 2)": (with_fsdp(1, 2), EXACT),
+    "bf16": (with_fsdp(mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32)), 1e-2),
+    "bf16, float32 out": (
+        with_fsdp(mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32, torch.float32)),
+        1e-2,
+    ),
+    "float32": (with_fsdp(mp_policy=MixedPrecisionPolicy(torch.float32)), 1e-6),
+    "reduced in float32": (with_fsdp(mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32)), 1e-6),
+    "bf16, points not cast": (
+        with_fsdp(mp_policy=MixedPrecisionPolicy(torch.bfloat16, cast_forward_inputs=False)),
+        "RuntimeError: mat1 and mat2 must have the same dtype",
+    ),
+    "accumulate in FSDP2": (streamed(lambda module: fully_shard(module, mesh=mesh())), EXACT),
+    "accumulate in HSDP": (streamed(lambda module: fully_shard(module, mesh=mesh(1, 2))), EXACT),
+    "FSDP1": (fsdp1, EXACT),
+    "FSDP1, original parameters": (fsdp1_original, EXACT),
+    "accumulate in FSDP1": (fsdp1_streamed, "UnsupportedOperationError: the loss runs a FullyShardedDataParallel"),
+    "Equation(DDP(net))": (equation_of_wrapped, "ArgumentTypeError: f is a DistributedDataParallel, "),
+    "Equation(DataParallel(net))": (data_parallel_inside, "ArgumentTypeError: f is a DataParallel, "),
+    "by layers": (by_layers, "ArgumentTypeError: the submodule '0' of f is FSDPLinear, a module of fully_shard, "),
+    "Equation(fully_shard(net))": (
+        network_sharded,
+        "ArgumentTypeError: f is FSDPSequential, a module of fully_shard, ",
+    ),
+    "sharded after Equation(net)": (
+        network_sharded_later,
+        "ArgumentTypeError: f uses FSDPSequential, a module of fully",
+    ),
+    "tensor parallel": (tensor_parallel, "UnsupportedOperationError: partials cannot differentiate"),
 }
-COMPILED: dict[str, Callable[[], Made]] = {
-    "compile(DDP)": compiled_around,
-    "DDP(compile)": compiled_within,
-    "DDP(compile), unseen": compiled_unseen,
-    "compile=True in DDP": compiled_inside,
-    "compile(FSDP2)": compiled_shard,
-    "FSDP2(compile)": compiled_before_sharding,
-    "compile=True in FSDP2": compiled_inside_shard,
+WARNED: dict[str, tuple[Callable[[], Made], bool]] = {
+    # Whether the gradient is that of one process all the same.
+    "ddp.module": (inner_module, False),
+    "ddp.module later": (inner_module_later, False),
+    "make_functional(ddp.module)": (function_of_inner_module, False),
+    "DataParallel": (data_parallel, False),
+    "beside DDP": (beside_wrapped, True),
+    "tensor hook": (reducing_by_itself, True),
+    "hook after": (reducing_after, True),
+    "replicate": (composable, True),
 }
+COMPILED: dict[str, tuple[Callable[[], Made], float | str]] = {
+    "compile(DDP)": (compiled_around, EXACT),
+    "DDP(compile)": (compiled_within, EXACT),
+    "DDP(compile(Derivative))": (compiled_derivative, EXACT),
+    "compile=True in DDP": (compiled_inside, EXACT),
+    "compile(FSDP2)": (compiled_shard, EXACT),
+    "FSDP2(compile)": (compiled_before_sharding, EXACT),
+    "compile=True in FSDP2": (compiled_inside_shard, EXACT),
+}
+ALL: dict[str, Callable[[], Made]] = {name: make for name, (make, _) in (CASES | WARNED | COMPILED).items()}
 
 
 # -------------------------------------------------------------------- run
@@ -458,4 +478,115 @@ def trained(make: Callable[[], Made], share: slice) -> Found:
 
 def on_rank(rank: int, names: list[str]) -> list[Found]:
     share = slice(0, COUNT // 2) if rank == 0 else slice(COUNT // 2, None)
-    return [trained((CASES | COMPILED)[name], share) for name in names]
+    return [trained(ALL[name], share) for name in names]
+
+
+def alone() -> list[torch.Tensor]:
+    """The parameters of one process that has all points, after each step."""
+    net = network()
+    return trained(lambda: (net, plain(equation(net))), slice(None)).numbers
+
+
+def apart(found: Found, expected: list[torch.Tensor]) -> float:
+    """How far a gradient was at most from what it should be, told by what the steps made of it."""
+    own, truth = flat(found.numbers), flat(expected)
+    assert len(own) == len(truth)
+    return float((own - truth).abs().max()) / RATE
+
+
+def flat(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([tensor.flatten().double() for tensor in tensors])
+
+
+def judged(name: str, found: Found, verdict: float | str, expected: list[torch.Tensor]) -> None:
+    if isinstance(verdict, str):
+        assert found.raised.startswith(verdict), (name, found.raised)
+        return
+    assert not found.raised, (name, found.raised)
+    assert apart(found, expected) < verdict, name
+    assert not found.warned, name
+
+
+def test_right_or_refused() -> None:
+    expected = alone()
+    for of_rank in on_ranks(on_rank, list(CASES), seconds=200):
+        for (name, (_, verdict)), found in zip(CASES.items(), of_rank, strict=True):
+            judged(name, found, verdict, expected)
+
+
+def test_warned() -> None:
+    expected = alone()
+    for of_rank in on_ranks(on_rank, list(WARNED), seconds=100):
+        for (name, (_, right)), found in zip(WARNED.items(), of_rank, strict=True):
+            assert not found.raised, (name, found.raised)
+            assert found.warned == 1, name
+            assert (apart(found, expected) < EXACT) == right, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled(name: str) -> None:
+    expected = alone()
+    for (found,) in on_ranks(on_rank, [name], seconds=200):
+        judged(name, found, COMPILED[name][1], expected)
+
+
+# -------------------------------------------------------------------- ranks that do not do the same
+
+
+def uneven(rank: int, batches: list[int]) -> list[torch.Tensor]:
+    net = network()
+    wrapped = ddp(equation(net))
+    optimiser = torch.optim.SGD(net.parameters(), lr=RATE)
+    with wrapped.join():
+        for number in range(batches[rank]):
+            optimiser.zero_grad()
+            plain(wrapped)(points(10 * rank + number))
+            optimiser.step()
+    return whole(net)
+
+
+def test_join_where_ranks_have_other_numbers_of_batches() -> None:
+    batches, net = [3, 1], network()
+    inside = equation(net)
+    optimiser = torch.optim.SGD(net.parameters(), lr=RATE)
+    for number in range(max(batches)):
+        optimiser.zero_grad()
+        for rank, count in enumerate(batches):
+            if number < count:
+                (inside(points(10 * rank + number)).square().mean() / 2).backward()
+        optimiser.step()
+    for found in on_ranks(uneven, batches):
+        assert float((flat(found) - flat(whole(net))).abs().max()) < EXACT
+
+
+class Branches(nn.Module):
+    """An equation and the network by itself, in one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+        self.equation = equation(self.net)
+
+    def forward(self, x: torch.Tensor, inside: bool = True) -> Any:
+        return self.equation(x) if inside else self.net(x).squeeze(1)
+
+
+def nothing_on_a_rank(rank: int, kind: str, empty: int) -> list[torch.Tensor]:
+    """Gradients of two terms, where one rank has no points of the first; all of it happens at the first call."""
+    both = Branches()
+    wrapped = ddp(both) if kind == "DDP" else fully_shard(both, mesh=mesh())
+    own = points(rank)[: 0 if rank == empty else None]
+    accumulate((lambda x: wrapped(x).square(), own), (lambda x: wrapped(x, False).square(), points(2 + rank)))
+    return [p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad for p in both.net.parameters()]
+
+
+@pytest.mark.parametrize("kind", ["DDP", "FSDP2"])
+@pytest.mark.parametrize("empty", [0, 1])
+def test_accumulate_where_a_rank_has_no_points(kind: str, empty: int) -> None:
+    both = Branches()
+    first, second = points(1 - empty), torch.cat([points(2), points(3)])
+    accumulate((lambda x: both(x).square(), first), (lambda x: both(x, False).square(), second))
+    expected = flat([p.grad for p in both.net.parameters() if p.grad is not None])
+    for found in on_ranks(nothing_on_a_rank, kind, empty):
+        assert float((flat(found) - expected).abs().max()) < EXACT
