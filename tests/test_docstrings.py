@@ -45,9 +45,8 @@ def parameters(function: Any) -> dict[str, Any]:
     written = inspect.unwrap(function)
     code = written.__code__
     own = inspect.Signature.from_callable(written, follow_wrapped=False).parameters
-    return {
-        name: own[name].kind for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount] if name in own
-    }
+    count = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS)
+    return {name: own[name].kind for name in code.co_varnames[:count] if name in own}
 
 
 def documented() -> Iterator[tuple[str, str]]:

@@ -31,7 +31,7 @@ def by_torchrun(*options: str) -> list[str]:
 
 
 def started(command: list[str], folder: Path, steps: int) -> subprocess.Popen[str]:
-    options = ["--checkpoints", str(folder), "--steps", str(steps), "--every", "5", "--points", "64"]
+    options = ["--checkpoints", str(folder), "--steps", str(steps), "--every", "5", "--points", "64", "--timeout", "15"]
     return subprocess.Popen(
         [*command, *options, "--sample-chunk-size", "20"],
         stdout=subprocess.PIPE,

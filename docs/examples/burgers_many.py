@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -54,7 +55,9 @@ def network(width: int = 20) -> nn.Module:
 def points(step: int, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Points inside (t from 0 to 1, x from -1 to 1), at the start or on the walls, and the values there."""
     generator = torch.Generator().manual_seed(step)
-    draw = lambda n: torch.rand(n, 2, dtype=torch.float64, generator=generator) * torch.tensor([1, 2]) - torch.tensor([0, 1])
+    draw = lambda n: (
+        torch.rand(n, 2, dtype=torch.float64, generator=generator) * torch.tensor([1, 2]) - torch.tensor([0, 1])
+    )
     inside, start, walls = draw(count), draw(count // 4), draw(count // 4)
     start[:, 0], walls[:, 1] = 0, walls[:, 1].sign()
     return inside, torch.cat([start, walls]), torch.cat([-(torch.pi * start[:, 1]).sin(), torch.zeros(len(walls))])
@@ -117,12 +120,14 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=100, help="steps between two checkpoints")
     parser.add_argument("--points", type=int, default=4096, help="points inside, of all ranks together")
     parser.add_argument("--sample-chunk-size", type=int, default=2048, help="points of one block")
+    parser.add_argument("--timeout", type=int, default=300, help="seconds after which a rank that waits gives up")
     args = parser.parse_args()
     args.checkpoints.mkdir(parents=True, exist_ok=True)
     if "RANK" not in os.environ:  # one process, without torchrun
         train(args, 0, 1)
         return
-    distributed.init_process_group("gloo")  # "nccl" where each process has a GPU, to which the module goes
+    # "nccl" where each process has a GPU, to which the module goes.
+    distributed.init_process_group("gloo", timeout=timedelta(seconds=args.timeout))
     try:
         train(args, distributed.get_rank(), distributed.get_world_size())
     finally:

@@ -91,6 +91,14 @@ class WantedEntries(Wanted):
         return evaluation, entries.results() if inputs.limit is None else {}
 
 
+def result_of(results: Results, place: tuple[int, Any]) -> torch.Tensor:
+    """A result by output leaf and key; a sum also of its parts, which are what routes give that know no sums."""
+    leaf, key = place
+    if place in results or not isinstance(key, Sum):
+        return results[place]
+    return torch.stack([weight * results[leaf, index] for index, weight in key.terms]).sum(0)
+
+
 @dataclass(frozen=True)
 class WantedPartials(Wanted):
     """Mixed derivatives of every output, and sums of them."""

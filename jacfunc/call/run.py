@@ -34,7 +34,7 @@ from .independence import Independence
 from .known import recorder_of, unless_due, with_program
 from .parting import parting
 from .plan import Findings, Plan, make_plan, no_route, treats_otherwise
-from .quantity import Outcome, Quantity, Results
+from .quantity import Outcome, Quantity, Results, result_of
 from .reproduced import reproduces, reproduces_at, tells_nothing
 from .request import Request
 
@@ -188,7 +188,7 @@ def _without_nan(
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             continue
-        if all(completes(other.results[key], result) for key, result in outcome.results.items()):
+        if all(completes(result_of(other.results, place), result) for place, result in outcome.results.items()):
             return other
     after.restore()
     return outcome

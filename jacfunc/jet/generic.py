@@ -25,12 +25,14 @@ Parts = list[Tensor | None]
 class Generic:
     """Where ``B`` is not zero along a generic direction, at each place that asks, in their order.
 
-    ``seen`` is what was found, ``looking`` whether it is still being found, ``place`` how many have asked since.
+    ``seen`` is what was found, ``looking`` whether it is still being found, ``place`` how many have asked since;
+    ``two`` whether two roots met, which may be one or not.
     """
 
     seen: list[Parts] = field(default_factory=list)
     looking: bool = True
     place: int = 0
+    two: bool = False
 
     def with_own(self, own: Parts, moves: Tensor) -> Parts:
         """What rows tell of ``B``, and what was seen; where nothing is known of a root that moves, it is everywhere."""

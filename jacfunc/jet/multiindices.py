@@ -9,12 +9,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ..core.caches import computed_once
 from .layout import Index, Layout, Terms, closed
 
+SECOND = 2
 RATIO = 1e6
 """By how much weights within a row may differ: beyond, one of its derivatives could be lost where another is zero."""
 
@@ -77,6 +78,14 @@ class MultiIndices:
         """The set with a row for each derivative, none of them in a sum."""
         return self.apart or self
 
+    @property
+    def squared(self) -> MultiIndices:
+        """The set with what is missing of an order, from the third on, along the coordinates of each derivative.
+
+        That of ``u_xyz`` has no ``u_xx``, without which nobody knows that ``x^2`` is not zero.
+        """
+        return _squared(self)
+
     def made_of(self, terms: Terms) -> Sequence[tuple[Key, float]]:
         """The results that a combination is the sum of, with their coefficients."""
         return dict(self.pieces).get(terms, terms)
@@ -128,6 +137,24 @@ def _around(wanted: tuple[Index, ...], combined: tuple[Terms, ...]) -> MultiIndi
     return MultiIndices(
         frozenset(alone), indices, layout, directions, taken, tuple(sums), starts, tuple(pieces.items()), apart
     )
+
+
+@computed_once(1024)
+def _squared(given: MultiIndices) -> MultiIndices:
+    full = set(given.indices)
+    for index in given.indices:
+        if sum(index) > SECOND:
+            along = [coordinate for coordinate, count in enumerate(index) if count]
+            for chosen in itertools.combinations_with_replacement(along, sum(index)):
+                full |= _closure([index_of(chosen, len(index))])
+    full = set(filter(sum, full))
+    if given.sums or full == set(given.indices):
+        return given
+    whole = MultiIndices.around(full)
+    wanted = [
+        (order, count, tuple([row for row in rows if row[1] in given.wanted])) for order, count, rows in whole.taken
+    ]
+    return replace(whole, wanted=given.wanted, taken=tuple([taken for taken in wanted if taken[2]]))
 
 
 # -------------------------------------------------------------------- what combinations are made of

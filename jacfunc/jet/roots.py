@@ -89,7 +89,7 @@ def _together(one: Root, other: Root) -> tuple[Root, Tensor | None]:
     first, second = [either_of(orders_of(root, parts_of(root))) for root in (one, other)]
     assert first is not None
     assert second is not None
-    two = first & second & _different(one.square, other.square)
+    two = first & second & _told_apart(one, other)
 
     def chosen(name: str) -> Any:
         return torch.where(first, getattr(one, name), getattr(other, name))
@@ -114,6 +114,17 @@ def _unknown(size: Any, two: Tensor | None) -> Any:
     return size if two is None else Jet(torch.where(two, math.nan, size.value), size.coefficients, size.frame)
 
 
+def _told_apart(one: Root, other: Root) -> Tensor:
+    """Where they are different roots, also where no row shows it, if that was looked at."""
+    different, generic = _different(one.square, other.square), one.even.propagation.generic
+    if generic is None:
+        return different
+    generic.two = True
+    (found,) = generic.with_own([different], one.moves.value)
+    assert found is not None
+    return found
+
+
 def _different(one: Jet, other: Jet) -> Tensor:
     """Where two squares are those of different roots: a root is not negative, so its square tells which it is."""
     different = torch.zeros_like(one.value, dtype=torch.bool)
@@ -130,9 +141,9 @@ def _different(one: Jet, other: Jet) -> Tensor:
 # -------------------------------------------------------------------- functions of one number
 
 
-def applied(function: Callable[[Any], Any], root: Root) -> Root | None:
-    """An elementwise function; None of what gives no jet of the same shape."""
-    coefficients = series(function, root.even, root.even.value)
+def applied(function: Callable[[Any], Any], root: Root, beside: Tensor | float = 0.0) -> Root | None:
+    """An elementwise function, by its series so much ``beside``; None of what gives no jet of the same shape."""
+    coefficients = series(function, root.even, root.even.value + beside)
     if coefficients is None:
         return None
     even, odd = _composition(coefficients, root.even, root.odd, root.square)

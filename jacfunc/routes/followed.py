@@ -43,10 +43,10 @@ def follow_all(
     narrowing: bool = True,
     indices: Callable[[], Rows] | None = None,
 ) -> Followed:
-    """What :func:`follow` gives, with no gradient where there is none though no row shows it."""
+    """What :func:`follow` gives, with no gradient and no product of roots where there is none but no row shows it."""
     own = Generic()
     found = follow(task, rows_layout, rows, started, narrowing, indices, own)
-    if not (found.rooted and differentiated_again() and any(map(_recorded, found.outputs))):
+    if not (found.rooted and (own.two or (differentiated_again() and any(map(_recorded, found.outputs))))):
         return found
     if task.within is None and tells_all(rows_layout, task.inputs.total):
         return found

@@ -78,15 +78,19 @@ class Taylor(Route):
             indices = None if part.sums else partial(getattr, part, "indices")
             rows, started = _along(task, part.directions), _started(task, part)
             found = follow_all(task, part.layout, rows, started, narrowing, indices)
+            if found.rooted and part.squared is not part:
+                raise ApartError(
+                    "a norm that is zero, of whose square rows without those by one coordinate say too little"
+                )
             _take_partials(task, partials, part, found.outputs)
             return found
 
         try:
             return _in_parts(task, partials.indices.parts(task.chunk_size), followed)
         except ApartError:
-            if partials.indices.apart is None:
-                raise
-        return _in_parts(task, partials.indices.apart.parts(task.chunk_size), followed)
+            pass
+        parts = partials.indices.separate.parts(task.chunk_size)
+        return _in_parts(task, [part.squared for part in parts], followed)
 
     def rows_of_hessian(self, inputs: int, outputs: int) -> int:
         """One for each coordinate, and one for each pair of them."""

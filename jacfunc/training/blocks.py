@@ -20,7 +20,7 @@ MEASURED = 256
 LEAST = 64
 """Points in an automatic block: below, the overhead of operations outweighs what a cache saves."""
 
-BUDGET = 8 * 2**20
+BUDGET = 16 * 2**20
 """The bytes that the graph of an automatic block keeps on a CPU (``docs/many.md`` has what was measured)."""
 
 BUDGET_ELSEWHERE = 512 * 2**20

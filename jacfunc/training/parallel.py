@@ -7,21 +7,18 @@ the last block.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import distributed, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 
-from ..core import caches, ranks
+from ..core import ranks
 from ..core.torch_private import ready_to_run, sharded_groups, unsharded
 from ..errors import ArgumentError, ArgumentTypeError, JacfuncError, UnsupportedOperationError
 from ..modules.fingerprint import Fingerprint
-from ..modules.swapping import locked
 
 ALONE = "alone"
 """What is passed as ``group`` for gradients of this rank only."""
@@ -40,7 +37,6 @@ class Parallel:
     sharding: tuple[Any, ...] = ()
     parameters: tuple[torch.Tensor, ...] = ()
     generators: tuple[Any, ...] = ()
-    known: frozenset[int] = field(default_factory=frozenset)
 
     @classmethod
     def of(cls, losses: Sequence[Callable[..., Any]], group: Any, extra: Sequence[Any]) -> Parallel:
@@ -51,8 +47,10 @@ class Parallel:
         found += [module for root in named for module in root.modules()]
         modules = list({id(module): module for module in found}.values())
         wrapped, sharding = _wrappers(modules)
-        sharded = {id(each.sharded_param) for one in sharding for group_ in _groups(one) for each in group_.fsdp_params}
-        sharded |= {id(each) for one in sharding for group_ in _groups(one) for each in unsharded(group_)}
+        sharded = {
+            id(each.sharded_param) for one in sharding for group_ in sharded_groups(one) for each in group_.fsdp_params
+        }
+        sharded |= {id(each) for one in sharding for group_ in sharded_groups(one) for each in unsharded(group_)}
         leaves: list[torch.Tensor] = []
         for module in modules:
             leaves += module.parameters(recurse=False)
@@ -64,7 +62,6 @@ class Parallel:
             tuple(sharding),
             tuple(parameters.values()),
             tuple(generator for each in prints for generator in each.generators()),
-            frozenset(map(id, modules)),
         )
 
     def summed(self, numbers: Sequence[float]) -> list[float]:
@@ -96,7 +93,7 @@ class Parallel:
         """The parameters that ``fully_shard`` reduces, and what it divides their gradients by."""
         found = {}
         for module in self.sharding:
-            for group in _groups(module):
+            for group in sharded_groups(module):
                 divisor = group.gradient_divide_factor
                 for each in group.fsdp_params:
                     mesh = each.sharded_param.device_mesh
@@ -105,7 +102,7 @@ class Parallel:
 
     def whole(self) -> set[int]:
         """The parameters that stand for sharded ones while a block runs, whose ``.grad`` is not ours."""
-        return {id(each) for module in self.sharding for group in _groups(module) for each in unsharded(group)}
+        return {id(each) for module in self.sharding for group in sharded_groups(module) for each in unsharded(group)}
 
     def reduce_next(self, wanted: bool) -> None:
         """Let what ``fully_shard`` made reduce its gradients in the next backward, or not yet."""
@@ -115,7 +112,7 @@ class Parallel:
     def forget(self) -> None:
         """Drop gradients that ``fully_shard`` holds and has not reduced."""
         for module in self.sharding:
-            for group in _groups(module):
+            for group in sharded_groups(module):
                 for each in group.fsdp_params:
                     each.unsharded_accumulated_grad = None
                 for parameter in unsharded(group):
@@ -124,7 +121,7 @@ class Parallel:
     @contextmanager
     def quiet(self) -> Iterator[None]:
         """While it lasts, no wrapper reduces by itself; all that a forward does with other ranks is done before."""
-        before = [[group.reduce_grads for group in _groups(module)] for module in self.sharding]
+        before = [[group.reduce_grads for group in sharded_groups(module)] for module in self.sharding]
         with ExitStack() as stack:
             # What is sharded runs on all ranks alike, and an error in it cannot be told in the end.
             stack.enter_context(_exchanged(caches.ACCUMULATING, "now", not self.sharding))
@@ -139,31 +136,6 @@ class Parallel:
             finally:
                 for module, wanted in zip(self.sharding, before, strict=True):
                     module.set_requires_gradient_sync(all(wanted), recurse=False)
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """While it lasts, a wrapper that runs in this thread and was not found in a loss is refused."""
-        if not self.groups:
-            yield
-            return
-        thread = threading.get_ident()
-
-        def look(module: nn.Module, _: Any) -> None:
-            if threading.get_ident() == thread and id(module) not in self.known and any(_kinds(module)):
-                raise ArgumentError(
-                    f"the loss runs a {type(module).__name__} that is not found in what it closes over; pass it as "
-                    "modules=[..]"
-                )
-
-        with locked():
-            hook = register_module_forward_pre_hook(look)
-            caches.OWN_HOOKS |= {hook.id}
-        try:
-            yield
-        finally:
-            with locked():
-                hook.remove()
-                caches.OWN_HOOKS -= {hook.id}
 
     def _device(self) -> torch.device | str:
         for leaf, _ in self.sharded().values():
@@ -181,10 +153,6 @@ def _kinds(module: nn.Module) -> tuple[bool, bool]:
     from torch.distributed.fsdp import FSDPModule
 
     return isinstance(module, nn.parallel.DistributedDataParallel), isinstance(module, FSDPModule)
-
-
-def _groups(module: Any) -> list[Any]:
-    return sharded_groups(module)
 
 
 def _wrappers(modules: Sequence[nn.Module]) -> tuple[list[Any], list[Any]]:
@@ -207,7 +175,10 @@ def _groups_of(group: Any, wrapped: Sequence[Any], sharding: Sequence[Any]) -> t
     several = ranks.count() > 1
     found = [(ddp.process_group,) for ddp in wrapped]
     found += [
-        _mesh_groups(each.sharded_param) for one in sharding for part in _groups(one) for each in part.fsdp_params
+        _mesh_groups(each.sharded_param)
+        for one in sharding
+        for part in sharded_groups(one)
+        for each in part.fsdp_params
     ]
     different = {tuple(tuple(distributed.get_process_group_ranks(one)) for one in groups) for groups in found}
     if group is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -81,8 +80,7 @@ class Pass:
             size = self.sizes.next(place, term.supply.whole is None)
             block = term.supply.take(size) if term.supply.more() else term.supply.none()
             more = self._more(term)
-            with self.parallel.watched() if first else nullcontext():
-                values = check_values(term.loss(*block.points), block.count, term.name)
+            values = check_values(term.loss(*block.points), block.count, term.name)
             self._backward(place, block, values, factor, sums, last and not more)
             self.bar.update(block.count)
             first = False
@@ -118,9 +116,9 @@ class Pass:
                 continue
             if self.parallel.groups:
                 raise ArgumentError(
-                    f"the loss trains a tensor of shape {tuple(leaf.shape)} that is found in no module in it, so that "
-                    "ranks cannot add up its gradient; make it a parameter of the wrapped module, or pass it in "
-                    "modules=[..]"
+                    f"the loss trains a tensor of shape {tuple(leaf.shape)} that is not found in what it closes "
+                    "over, so that ranks cannot add up its gradient; pass it, or the (wrapped) module it belongs to, "
+                    "in modules=[..]"
                 )
             self.aside.put(leaf)
 

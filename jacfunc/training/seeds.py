@@ -1,4 +1,4 @@
-"""The same random numbers at each call: every generator is set to a seed, and then back to where it was."""
+"""Random numbers that repeat from call to call: every generator set to a seed, and then back to where it was."""
 
 from __future__ import annotations
 

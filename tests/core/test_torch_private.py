@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.utils.checkpoint
+from ranks import on_ranks
 from torch import nn
 from torch.autograd import forward_ad
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 
@@ -671,6 +673,58 @@ def test_a_graph_is_made_plain_and_run():
     torch.testing.assert_close(function(given), 2 * given * given)
     assert type(function) is torch.jit.ScriptFunction
     assert type(torch.jit.script(nn.Tanh()).forward) is private.ScriptMethod
+
+
+# -------------------------------------------------------------------- modules that share a process group
+
+
+def test_raw_saved():
+    y = x().requires_grad_().sin()
+    found = []
+    (raw,) = [getattr(y.grad_fn, name) for name in dir(y.grad_fn) if name.startswith(private.RAW_SAVED)]
+    raw.register_hooks(lambda tensor: found.append(tensor) or tensor, lambda tensor: tensor)
+    assert [tuple(tensor.shape) for tensor in found] == [(3,)]
+
+
+def without_collectives(rank):
+    """Buffers before and after, and what a forward did with other ranks, after two steps that rebuild the buckets."""
+    torch.manual_seed(rank)
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).double()
+    ddp = nn.parallel.DistributedDataParallel(net)
+    for _ in range(2):
+        ddp(x(4, 3)).sum().backward()
+    own = net[1].running_mean.clone()
+    private.ready_to_run(ddp)
+    shared = net[1].running_mean.clone()
+    if rank == 0:  # alone: nothing waits for the other
+        ddp.require_forward_param_sync = False
+        with ddp.no_sync():
+            ddp(x(4, 3)).sum().backward()
+    return own, shared
+
+
+def test_ready_to_run():
+    (first, shared), (second, other) = on_ranks(without_collectives)
+    assert not torch.equal(first, second)
+    assert torch.equal(shared, first) and torch.equal(other, first)
+
+
+def of_groups(rank):
+    net = fully_shard(nn.Linear(3, 4, bias=False).double())
+    (group,) = private.sharded_groups(net)
+    before = len(private.unsharded(group)), group.gradient_divide_factor, group.reduce_grads
+    (each,) = group.fsdp_params
+    net.set_requires_gradient_sync(False)
+    net(x(2, 3)).sum().backward()
+    (whole,) = private.unsharded(group)
+    held = each.unsharded_accumulated_grad if whole.grad is None else whole.grad
+    return before, group.reduce_grads, tuple(whole.shape), held is not None, each.sharded_param is net.weight
+
+
+def test_sharded_groups_and_unsharded():
+    before, reduces, shape, held, sharded = on_ranks(of_groups, ranks=1)[0]
+    assert before[1:] == (None, True) and not reduces
+    assert shape == (4, 3) and held and sharded
 
 
 # -------------------------------------------------------------------- what is exchanged is put back

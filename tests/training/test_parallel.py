@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from jacfunc import accumulate, residual
+from jacfunc import JacfuncError, accumulate, residual
 
 double = torch.float64
 
@@ -21,18 +21,30 @@ double = torch.float64
 class Burgers(nn.Module):
     """The residual of an equation as a module's forward; the last bias of the network gets no gradient."""
 
-    def __init__(self, nested: bool = False) -> None:
+    def __init__(self, seed: int = 0) -> None:
         super().__init__()
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         self.net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1)).double()
-        if nested:
-            fully_shard(self.net[2], reshard_after_forward=True)
         equation = lambda d: d.u_t + d.u * d.u_x - 0.1 * d.u_xx
         self.residual = residual(self.net, equation, inputs="t x", outputs="u")
         self.register_buffer("scale", torch.ones((), dtype=double))
 
     def forward(self, points: torch.Tensor) -> torch.Tensor:
         return self.residual(points) * self.scale
+
+
+class Pair(nn.Module):
+    """Two of them, each sharded by itself where there are ranks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([Burgers(), Burgers(seed=1)])
+        if distributed.is_initialized():
+            for part in self.parts:
+                fully_shard(part, reshard_after_forward=True)
+
+    def forward(self, points: torch.Tensor) -> torch.Tensor:
+        return self.parts[0](points) + self.parts[1](points)
 
 
 def points(count: int = 40) -> torch.Tensor:
@@ -54,11 +66,13 @@ class Collectives(TorchDispatchMode):
 
 def gradient(parameter: torch.Tensor) -> torch.Tensor | None:
     found = parameter.grad
-    return found.full_tensor() if hasattr(found, "full_tensor") else found
+    if found is None:
+        return None
+    return found.full_tensor() if hasattr(found, "full_tensor") else found.clone()
 
 
 def wrapped(kind: str, module: nn.Module) -> nn.Module:
-    if kind == "none":
+    if kind.startswith("none"):
         return module
     if kind.startswith("fsdp"):
         return fully_shard(module)
@@ -76,7 +90,7 @@ def of_rank(rank: int, x: torch.Tensor, starts: list[int]) -> torch.Tensor:
 
 def worked(rank: int, kind: str, starts: list[int], steps: int) -> list[Any]:
     """Values and gradients of some steps of two terms: weights at points, and blocks of an iterable."""
-    module = wrapped(kind, Burgers(nested=kind == "fsdp nested"))
+    module = wrapped(kind, Pair() if "nested" in kind else Burgers())
     first, second = points(), points(24) + 1
     weights = torch.linspace(0.5, 2, 40, dtype=double)
     mine = of_rank(rank, second, [0, *[min(start, 24) for start in starts[1:-1]], 24])
@@ -97,24 +111,32 @@ def worked(rank: int, kind: str, starts: list[int], steps: int) -> list[Any]:
     return found
 
 
-def alone(steps: int) -> list[Any]:
-    return worked(0, "none", [0, 40], steps)
+def alone(kind: str, steps: int) -> list[Any]:
+    return worked(0, "none nested" if "nested" in kind else "none", [0, 40], steps)
 
 
 KINDS = ["ddp", "ddp unused", "ddp static", "ddp view", "fsdp", "fsdp nested", "none"]
 
 
-@pytest.mark.parametrize("starts", [[0, 20, 40], [0, 7, 40], [0, 40, 40]], ids=["even", "uneven", "none on one"])
+STARTS = {"even": [0, 20, 40], "uneven": [0, 7, 40], "none on one": [0, 40, 40]}
+STEPS = 3
+"""The first two of which are where a static graph and rebuilt buckets begin."""
+
+
+def in_every_split(rank: int, kind: str) -> dict[str, Any]:
+    return {name: worked(rank, kind, starts, STEPS) for name, starts in STARTS.items()}
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_ranks_are_one_process(kind, starts):
-    steps = 3 if starts[1] == 7 else 1
-    expected = alone(steps)
-    for found in on_ranks(worked, kind, starts, steps):
-        for (values, gradients), (right, others) in zip(found, expected, strict=True):
-            assert torch.allclose(torch.stack(values), torch.stack(right), rtol=1e-10)
-            for one, other in zip(gradients, others, strict=True):
-                assert (one is None) == (other is None)
-                assert one is None or torch.allclose(one, other, rtol=1e-10, atol=1e-10)
+def test_ranks_are_one_process(kind):
+    expected = alone(kind, STEPS)
+    for every in on_ranks(in_every_split, kind):
+        for name, found in every.items():
+            for (values, gradients), (right, others) in zip(found, expected, strict=True):
+                assert torch.allclose(torch.stack(values), torch.stack(right), rtol=1e-10), name
+                for one, other in zip(gradients, others, strict=True):
+                    assert (one is None) == (other is None), name
+                    assert one is None or torch.allclose(one, other, rtol=1e-10, atol=1e-10), name
 
 
 def mixed_steps(rank: int) -> Any:
@@ -148,7 +170,6 @@ def test_after_steps_of_the_wrapper_itself():
 
 def counted(rank: int, kind: str) -> list[str]:
     module = wrapped(kind, Burgers())
-    module.unused = None
     loss = lambda x: module(x) ** 2
     accumulate(loss, points(), sample_chunk_size=10)
     with Collectives() as seen:
@@ -158,7 +179,8 @@ def counted(rank: int, kind: str) -> list[str]:
 
 def test_collectives():
     for names in on_ranks(counted, "ddp"):
-        assert names == ["broadcast_", "allreduce_", "allreduce_", "allreduce_"]  # the buffer, counts, ends, gradients
+        # counts, the buffer of the module, losses, gradients
+        assert names == ["allreduce_", "broadcast_", "allreduce_", "allreduce_"]
     for names in on_ranks(counted, "fsdp"):
         assert sum("reduce_scatter" in name for name in names) == 1
         assert sum("allgather" in name for name in names) == 4  # one a block
@@ -218,32 +240,47 @@ class Holder:
         return self.held[0]["module"](x) ** 2
 
 
-def refused(rank: int, case: str) -> Any:
+def refused(rank: int) -> dict[str, str]:
+    """What each of some calls raises, on a rank."""
     module = Burgers()
     ddp = wrapped("ddp", module)
+    sharding = FullyShardedDataParallel.__new__(FullyShardedDataParallel)  # which a CPU alone cannot make
+    nn.Module.__init__(sharding)
+    sharding._fsdp_wrapped_module = Burgers()
     trained = torch.ones((), dtype=double, requires_grad=True)
+    world = distributed.group.WORLD
     calls: dict[str, Callable[[], Any]] = {
         "no wrapper": lambda: accumulate(lambda x: module(x) ** 2, points()),
-        "hidden": lambda: accumulate(Holder(ddp), points(), group=distributed.group.WORLD),
+        "hidden": lambda: accumulate(Holder(ddp), points(), group=world),
         "leaf": lambda: accumulate(lambda x: trained * ddp(x) ** 2, points()),
-        "both": lambda: accumulate(lambda x: ddp(x) ** 2, points(), group=distributed.group.WORLD),
-        "fsdp1": lambda: accumulate(FullyShardedDataParallel(module), points()),
+        "both": lambda: accumulate(lambda x: ddp(x) ** 2, points(), group=world),
+        "fsdp1": lambda: accumulate(sharding, points()),
+        "no points": lambda: accumulate(lambda x: ddp(x) ** 2, points(0)),
+        "no blocks": lambda: accumulate(lambda x: ddp(x) ** 2, []),
     }
-    calls[case]()
+    found = {}
+    for case, call in calls.items():
+        with pytest.raises(JacfuncError) as raised:
+            call()
+        found[case] = str(raised.value)
+    return found
 
 
 REFUSED = {
     "no wrapper": "pass it as modules=",
-    "hidden": "runs a DistributedDataParallel that is not found",
+    "hidden": "the (wrapped) module it belongs to",
     "leaf": "trains a tensor of shape",
     "both": "leave it out",
     "fsdp1": "fully_shard",
+    "no points": "points are none",
+    "no blocks": "points are none",
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_refusals(case):
-    assert all(REFUSED[case] in error for _, error in outcomes(refused, case))
+def test_refusals():
+    for found in on_ranks(refused):
+        assert found.keys() == REFUSED.keys()
+        assert all(part in found[case] for case, part in REFUSED.items())
 
 
 def told(rank: int) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from ..build import constant_rows
 from ..frame import ApartError, CannotFollowError
 from ..jet import Jet
 from ..lost import moving_with
-from ..root import Root, looked_at, with_root
+from ..root import Root, looked_at, parts_of, with_root
 from ..roots import added, applied, multiplied, series
 from ..values import jets_in, plain, replaced
 from .shared import broadcast, functions_of
@@ -103,18 +104,66 @@ def _expanded(root: Root, shape: Any) -> Root:
 
 
 def with_kinks(function: Function, rule: Function, args: Args, kwargs: Named) -> Any:
-    """A function that is smooth but for some points, where none of them is met."""
+    """A function with kinks: at one that is met, on the side to which the root moves the number, if that is known."""
     input, *others = args
     if type(input) is not Jet or input.root is None or jets_in(tuple(others), kwargs) or not looked_at(input.frame):
         return NotImplemented
-    even = input.root.even.value.detach()
-    step = torch.where(input.root.moves.value > 0, (1 + even.abs()) * torch.finfo(even.dtype).eps ** 0.5, 0.0)
-    slopes = [series(lambda x: rule(x, *others, **kwargs), input.root.even, even + sign * step) for sign in (-1, 1)]
-    if slopes[0] is None or slopes[1] is None:
+    if kwargs.get("inplace"):
         return NotImplemented
-    if not torch.allclose(slopes[0][1], slopes[1][1], rtol=1e-3, atol=1e-3):
+    root = input.root
+
+    def of(x: Any) -> Any:
+        return rule(x, *others, **kwargs)
+
+    kinked = _kinked(of, root)
+    if kinked is None:
         return NotImplemented
-    return elementwise(function, rule, args, kwargs)
+    if not bool(kinked.any()):
+        return elementwise(function, rule, args, kwargs)
+    side = _side(root)
+    unknown = kinked & (side == 0)
+    even = root.even.value.detach()
+    towards = even + torch.where(unknown, 1.0, side)
+    found = applied(of, root, torch.where(kinked, torch.nextafter(even, towards) - even, 0.0))
+    if found is None:
+        return NotImplemented
+    if bool(unknown.any()):
+        even_jet: Any = torch.where(unknown, of(input), found.even)  # type: ignore[call-overload]
+        found = replace(found, even=even_jet, square=_nobody_knows(found, unknown))
+    value, there = function(*plain(args), **plain(kwargs)), found.even
+    own = there.value + (value - there.value).detach()  # not that a step beside
+    return with_root(replace(found, even=Jet(own, there.coefficients, there.frame)), value)
+
+
+def _kinked(of: Callable[[Any], Any], root: Root) -> Tensor | None:
+    """Where a function has other derivatives a little before, or there, than after; None of what has no series."""
+    even = root.even.value.detach()
+    step = torch.where(root.moves.value > 0, (1 + even.abs()) * torch.finfo(even.dtype).eps ** 0.5, 0.0)
+    found = [series(of, root.even, even + sign * step) for sign in (1, 0, -1)]
+    near = [torch.ones_like(even, dtype=torch.bool)]
+    for other in found[1:]:
+        if found[0] is None or other is None:
+            return None
+        near += [torch.isclose(*pair, rtol=1e-3, atol=1e-3) for pair in zip(found[0][1:], other[1:], strict=True)]
+    return ~torch.stack(near).all(0) & (root.moves.value > 0)
+
+
+def _side(root: Root) -> Tensor:
+    """The sign of what a root, which is not negative, adds at first order; 0 where that is none, or not all."""
+    value, first = parts_of(root)[0], root.even.full(1)
+    assert value is not None
+    alone = value[0] if first is None else value[0] & ~(first.detach() != 0).any(0)
+    return torch.where(alone, root.odd.value.detach().sign(), 0.0)
+
+
+def _nobody_knows(root: Root, where: Tensor) -> Jet:
+    """The square, NaN in some places: what is multiplied by the root there may be any number."""
+    square, unknown = root.square, torch.where(where, math.nan, 0.0).to(root.square.dtype)
+    rows = []
+    for order, count in enumerate(square.frame.layout.sizes, start=1):
+        own = square.full(order)
+        rows.append(unknown.expand(count, *unknown.shape) if own is None else own + unknown)
+    return Jet(square.value + unknown, tuple(rows), square.frame)
 
 
 def elementwise(function: Function, rule: Function, args: Args, kwargs: Named) -> Any:
