@@ -110,15 +110,15 @@ class Times:
     busy: list[float]
 
 
-def measured(count: int, rounds: int, steps: int) -> dict[Contender, Times]:
+def measured(contenders: list[Contender], count: int, rounds: int, steps: int) -> dict[Contender, Times]:
     """The times of each round, of which the first is left out, in turns."""
-    contenders = [ALONE, PAIR, THREADS]
     times = {contender: Times([], []) for contender in contenders}
     with tempfile.TemporaryDirectory() as folder:
         running = {contender: Running(contender, Path(folder), count) for contender in contenders}
         for number in range(rounds + 1):
             losses = []
-            for contender in contenders[number % 3 :] + contenders[: number % 3]:
+            first = number % len(contenders)
+            for contender in contenders[first:] + contenders[:first]:
                 whole, busy, loss = running[contender].run(steps)
                 losses.append(loss)
                 if number:
@@ -135,8 +135,10 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=20_000, help="points of a step, of all ranks together")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=3, help="steps of a round")
+    parser.add_argument("--no-threads", action="store_true", help="leave out the one process with two threads")
     given = parser.parse_args()
-    times = measured(given.points, given.rounds, given.steps)
+    contenders = [ALONE, PAIR] if given.no_threads else [ALONE, PAIR, THREADS]
+    times = measured(contenders, given.points, given.rounds, given.steps)
     for contender, found in times.items():
         median, fastest, busy = (
             function(getattr(times[ALONE], name)) / function(getattr(found, name))
