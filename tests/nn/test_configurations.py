@@ -1,4 +1,4 @@
-"""Every way of running a derivative on two ranks that was tried: right, refused or warned of, as ``docs/many.md`` says."""
+"""Ways to run a derivative on two ranks: right, refused or warned of, as ``docs/many.md`` says."""
 
 from __future__ import annotations
 
