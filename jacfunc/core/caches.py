@@ -237,6 +237,15 @@ class Unasked(threading.local):
 UNASKED = Unasked()
 UNASKED_COUNT = Count()
 
+
+class Accumulating(threading.local):
+    """Whether what is around adds up gradients and tells errors over all processes itself (``accumulate.py``)."""
+
+    now = False
+
+
+ACCUMULATING = Accumulating()
+
 PLAIN_COPIES: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 """The copy of scripted code that evaluations run."""
 

@@ -58,7 +58,7 @@ def warn_of_own_gradients(tensors: Callable[[], Iterable[Any]]) -> None:
         return
     if not any(isinstance(each, torch.Tensor) and each.requires_grad and each.is_leaf for each in tensors()):
         return
-    if inside_wrapper():
+    if caches.ACCUMULATING.now or inside_wrapper():
         return
     caches.WARNED.gradients = True
     warnings.warn(
@@ -73,7 +73,8 @@ def warn_of_own_gradients(tensors: Callable[[], Iterable[Any]]) -> None:
 
 def inside_wrapper() -> bool:
     """Whether this runs in the forward of a wrapper, which reduces the gradients of what is computed there."""
-    return next(_running(), None) is not None
+    # DataParallel does so for the devices of its own process.
+    return any(not isinstance(module, nn.DataParallel) for module in _running())
 
 
 def _outside() -> int:

@@ -14,6 +14,7 @@ import torch
 from torch import distributed, nn
 
 from .. import errors
+from ..core import caches
 from ..core.levels import compiling
 from ..core.ranks import count, summed
 from ..modules.wrappers import inside_wrapper
@@ -37,6 +38,8 @@ def settled(module: nn.Module, compute: Callable[[], Any]) -> tuple[Any, bool]:
 def _reduced(module: nn.Module) -> bool:
     """Whether all processes call this together, as a wrapper has them do in training."""
     if compiling() or not torch.is_grad_enabled() or not module.training or count() == 1:
+        return False
+    if caches.ACCUMULATING.now:  # where a process without points calls nothing, and errors are told in the end
         return False
     return inside_wrapper()
 

@@ -9,9 +9,11 @@ from typing import Any, NoReturn, Self, Unpack
 from torch import nn
 
 from ..api.residual import residual
+from ..core.levels import compiling
 from ..core.reasons import name_of
 from ..core.torch_private import NON_PERSISTENT
 from ..errors import ArgumentTypeError, UnsupportedOperationError
+from ..modules.wrappers import warn_of_own_gradients
 from ..options import Keywords
 from .alike import settled
 from .connected import connected, in_sight
@@ -103,6 +105,9 @@ class Derivative(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The derivative at the arguments of the network."""
         if self._settled:
+            # A known call is not looked at, and this one may go past the wrapper that earlier ones went through.
+            if not compiling():
+                warn_of_own_gradients(self.parameters)
             result = self._told(args, kwargs)
         else:
             result, vars(self)["_settled"] = settled(self, lambda: self._told(args, kwargs))

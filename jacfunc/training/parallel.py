@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from ..core import ranks
+from ..core import caches, ranks
 from ..core.torch_private import ready_to_run, sharded_groups, unsharded
 from ..errors import ArgumentError, ArgumentTypeError, JacfuncError, UnsupportedOperationError
 from ..modules.fingerprint import Fingerprint
@@ -123,6 +123,8 @@ class Parallel:
         """While it lasts, no wrapper reduces by itself; all that a forward does with other ranks is done before."""
         before = [[group.reduce_grads for group in sharded_groups(module)] for module in self.sharding]
         with ExitStack() as stack:
+            # What is sharded runs on all ranks alike, and an error in it cannot be told in the end.
+            stack.enter_context(_exchanged(caches.ACCUMULATING, "now", not self.sharding))
             for ddp in self.wrapped:
                 ready_to_run(ddp)
                 stack.enter_context(ddp.no_sync())
