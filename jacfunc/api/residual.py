@@ -139,6 +139,11 @@ class Residual(Entrance, Uncalled):
         separate = are_separate(args, self.options, count)
         return on_own_samples(self, self.options, args, kwargs, tuple(range(-count, 0)) if separate else None)
 
+    @property
+    def looked_at(self) -> bool:
+        """Whether it is known what the equation reads, without which nothing can be traced."""
+        return self._partials is not None
+
     def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
         """The transform that is called for these arguments, and its own."""
         return self._known(args, kwargs).resolved(args, kwargs)

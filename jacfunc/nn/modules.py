@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, Self, Unpack
+from typing import Any, NoReturn, Self, Unpack, cast
 
+import torch
 from torch import nn
 
-from ..api.residual import residual
+from ..api.residual import Residual, residual
 from ..core.levels import compiling
 from ..core.reasons import name_of
 from ..core.torch_private import NON_PERSISTENT
@@ -183,3 +184,13 @@ class Equation(Derivative):
         **keywords: Unpack[Keywords],
     ) -> None:
         super().__init__(net, residual, equation, inputs=inputs, outputs=outputs, grid=grid, **keywords)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The residual at the points."""
+        if compiling() and not cast(Residual, self._derived).looked_at:
+            return self._first(*args, **kwargs)
+        return super().forward(*args, **kwargs)
+
+    @torch.compiler.disable(reason="what an equation reads is found out at its first call")  # type: ignore[untyped-decorator,no-untyped-call]
+    def _first(self, *args: Any, **kwargs: Any) -> Any:
+        return super().forward(*args, **kwargs)

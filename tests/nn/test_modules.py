@@ -128,6 +128,14 @@ def test_compiled() -> None:
         assert all(parameter.grad is not None for parameter in way.parameters())
 
 
+def test_compiled_before_any_call() -> None:
+    module = Equation(network(), heat, inputs="t x", outputs="u")
+    compiled = torch.compile(module)
+    first, then = compiled(POINTS), compiled(POINTS)
+    torch.testing.assert_close(first, module(POINTS))
+    torch.testing.assert_close(then, module(POINTS))
+
+
 def test_what_is_refused() -> None:
     with pytest.raises(ArgumentTypeError, match="net is a function; pass the nn.Module"):
         Derivative(heat, laplacian)  # type: ignore[arg-type]
