@@ -4,8 +4,8 @@
     torchrun --nproc-per-node 2 --max-restarts 3 burgers_many.py --checkpoints runs/two
 
 Each rank draws the points of all, from a seed that is that of the step, and takes its share; so the curve does not
-depend on how many there are.  Every ``--every`` steps all ranks write a checkpoint together; when one is killed torchrun
-starts all again, and they go on from the last one that is complete.
+depend on how many there are.  Every ``--every`` steps all ranks write a checkpoint together; when one is killed,
+torchrun starts all again, and they go on from the last one that is complete.
 """
 
 from __future__ import annotations
@@ -55,9 +55,11 @@ def network(width: int = 20) -> nn.Module:
 def points(step: int, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Points inside (t from 0 to 1, x from -1 to 1), at the start or on the walls, and the values there."""
     generator = torch.Generator().manual_seed(step)
-    draw = lambda n: (
-        torch.rand(n, 2, dtype=torch.float64, generator=generator) * torch.tensor([1, 2]) - torch.tensor([0, 1])
-    )
+    sizes, corner = torch.tensor([1, 2]), torch.tensor([0, 1])
+
+    def draw(n: int) -> torch.Tensor:
+        return torch.rand(n, 2, dtype=torch.float64, generator=generator) * sizes - corner
+
     inside, start, walls = draw(count), draw(count // 4), draw(count // 4)
     start[:, 0], walls[:, 1] = 0, walls[:, 1].sign()
     return inside, torch.cat([start, walls]), torch.cat([-(torch.pi * start[:, 1]).sin(), torch.zeros(len(walls))])
