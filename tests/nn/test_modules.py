@@ -128,6 +128,7 @@ def test_compiled() -> None:
         assert all(parameter.grad is not None for parameter in way.parameters())
 
 
+@pytest.mark.slow
 def test_compiled_before_any_call() -> None:
     module = Equation(network(), heat, inputs="t x", outputs="u")
     compiled = torch.compile(module)
