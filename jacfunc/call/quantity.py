@@ -7,7 +7,7 @@ there are three: each knows its cost and its rows by a route, and has a route co
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ import torch
 
 from ..evaluation.basis import Rows
 from ..jet.layout import Terms
-from ..jet.multiindices import MultiIndices, Sum
+from ..jet.multiindices import Key, MultiIndices, Sum
 from ..routes.collect import Entries, Pair, Partials
 from ..routes.hessians import Hessians
 from ..routes.route import Route
@@ -94,9 +94,13 @@ class WantedEntries(Wanted):
 def result_of(results: Results, place: tuple[int, Any]) -> torch.Tensor:
     """A result by output leaf and key; a sum also of its parts, which are what routes give that know no sums."""
     leaf, key = place
-    if place in results or not isinstance(key, Sum):
-        return results[place]
-    return torch.stack([weight * results[leaf, index] for index, weight in key.terms]).sum(0)
+    found = [times(results[leaf, each], weight) for each, weight in _parts(results, leaf, key)]
+    return found[0] if len(found) == 1 else torch.stack(found).sum(0)
+
+
+def _parts(results: Results, leaf: int, key: Key) -> Sequence[tuple[Key, float]]:
+    """What is there of a result: itself, or the parts of a sum that is not."""
+    return key.terms if isinstance(key, Sum) and (leaf, key) not in results else ((key, 1.0),)
 
 
 @dataclass(frozen=True)
@@ -132,8 +136,7 @@ class WantedPartials(Wanted):
         """A linear combination of derivatives of an output leaf."""
         total = None
         for key, coefficient in self.indices.made_of(terms):
-            within = key.terms if isinstance(key, Sum) and (leaf, key) not in outcome.results else ((key, 1.0),)
-            for each, weight in within:
+            for each, weight in _parts(outcome.results, leaf, key):
                 value = not isinstance(each, Sum) and not any(each)
                 found = outcome.evaluation.outputs[leaf] if value else outcome.results[leaf, each]
                 part = times(found, coefficient * weight)

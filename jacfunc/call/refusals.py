@@ -11,6 +11,7 @@ from torch.masked import MaskedTensor
 
 from ..core import trees
 from ..core.levels import compiling
+from ..core.meshes import is_meshed
 from ..core.nodes import NAMESPACE
 from ..core.subclasses import is_own
 from ..errors import ArgumentTypeError, JacfuncError, ShapeError
@@ -137,7 +138,7 @@ def _form_problem(leaf: torch.Tensor, hand: str, convert: str) -> Problem | None
         text = f"has dtype {leaf.dtype}, which has no arithmetic; convert it with .to(torch.float16)"
     elif leaf.is_nested:
         text = "is a nested tensor; convert it with .to_padded_tensor(0.0)"
-    elif type(leaf).__name__ == "DTensor":  # the doors of transforms took it local; what came around them did not
+    elif is_meshed(leaf):  # the doors of transforms took it local; what came around them did not
         text = f"is a DTensor; {hand} this rank's own part of it (to_local()), or all of it (full_tensor())"
     elif type(leaf) is MaskedTensor:
         text = "is a masked tensor; convert it with .to_tensor(0.0)"

@@ -43,7 +43,7 @@ class Generic:
         self.place += 1
         if any(part is not None and part.shape != moves.shape for part in seen) or not seen:
             seen = [moves > 0] * len(own)
-        return [_either(*parts) for parts in zip(own, _up_to(seen, len(own)), strict=True)]
+        return [either_of(parts) for parts in zip(own, _up_to(seen, len(own)), strict=True)]
 
     def again(self) -> Generic:
         """For the run that is told what was seen."""
@@ -60,7 +60,7 @@ def _further(parts: Parts, others: Parts) -> bool:
     """Whether any is where the others are not, up to their order."""
     beside: Tensor | None = None
     for one, two in zip(parts, others, strict=True):
-        beside = _either(beside, two)
+        beside = either_of((beside, two))
         if one is None:
             continue
         if beside is not None and beside.shape != one.shape:
@@ -75,10 +75,13 @@ def _up_to(parts: Parts, count: int) -> Parts:
     return [*parts, *[None] * count][:count]
 
 
-def _either(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return one | other
+def either_of(places: Sequence[Tensor | None]) -> Tensor | None:
+    """Where any of them says so."""
+    found: Tensor | None = None
+    for place in places:
+        if place is not None:
+            found = place if found is None else found | place
+    return found
 
 
 def tells_all(rows_layout: Layout, coordinates: int) -> bool:

@@ -21,6 +21,7 @@ from ..core.levels import differentiated_again, inside_vmap
 from ..evaluation.corrections.expansion import exactly_where_finite
 from .build import constant_rows
 from .frame import Frame, Propagation
+from .generic import either_of
 from .jet import Coefficients, Jet
 from .layout import Layout, Table
 from .lost import lost_where
@@ -170,15 +171,6 @@ def _without_gradients(root: Root, orders: Sequence[Tensor | None], rows: Coeffi
 def _moving(root: Root) -> Tensor | None:
     """Where the root moves along any direction."""
     return either_of([None if rows is None else (rows > 0).any(0) for rows in root.moves.coefficients])
-
-
-def either_of(places: Sequence[Tensor | None]) -> Tensor | None:
-    """Where any of them says so."""
-    found: Tensor | None = None
-    for place in places:
-        if place is not None:
-            found = place if found is None else found | place
-    return found
 
 
 def _second(frame: Frame, parts: Sequence[Tensor | None], moves: Sequence[Tensor | None]) -> Tensor | None:

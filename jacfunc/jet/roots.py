@@ -25,8 +25,9 @@ from ..core.levels import differentiated_again
 from . import layout
 from .build import composed, constant_rows
 from .frame import Frame, Propagation
+from .generic import either_of
 from .jet import Jet
-from .root import Root, either_of, orders_of, parts_of
+from .root import Root, orders_of, parts_of
 from .values import jets_in
 
 Tensor = torch.Tensor

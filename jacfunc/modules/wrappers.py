@@ -27,8 +27,13 @@ CLASSES = ("FullyShardedDataParallel", "FSDPModule")
 
 def kinds() -> tuple[type[nn.Module], ...]:
     """The classes of modules that wrap others for several processes or devices."""
+    return (*PARALLEL, *of_fsdp(*CLASSES))
+
+
+def of_fsdp(*names: str) -> tuple[type[nn.Module], ...]:
+    """Classes of FSDP by their names; none where nobody loaded it."""
     module = sys.modules.get(FSDP)
-    return PARALLEL if module is None else (*PARALLEL, *[getattr(module, name) for name in CLASSES])
+    return () if module is None else tuple([getattr(module, name) for name in names])
 
 
 def refuse_wrapper(module: Any, what: str) -> None:
@@ -101,8 +106,7 @@ def _way_out(module: Any) -> str:
 
 def _told(module: Any) -> str:
     name = type(module).__name__
-    fully = getattr(sys.modules.get(FSDP), "FSDPModule", None)
-    return f"{name}, a module of fully_shard" if fully is not None and isinstance(module, fully) else f"a {name}"
+    return f"{name}, a module of fully_shard" if isinstance(module, of_fsdp("FSDPModule")) else f"a {name}"
 
 
 def _running() -> Iterator[nn.Module]:

@@ -19,6 +19,7 @@ from ..core import caches, ranks
 from ..core.torch_private import ready_to_run, sharded_groups, unsharded
 from ..errors import ArgumentError, ArgumentTypeError, JacfuncError, UnsupportedOperationError
 from ..modules.fingerprint import Fingerprint
+from ..modules.wrappers import of_fsdp
 
 ALONE = "alone"
 """What is passed as ``group`` for gradients of this rank only."""
@@ -146,28 +147,17 @@ class Parallel:
 # -------------------------------------------------------------------- what is found in losses
 
 
-def _kinds(module: nn.Module) -> tuple[bool, bool]:
-    """Whether it is a DistributedDataParallel, and whether ``fully_shard`` made it what it is."""
-    if not distributed.is_available():
-        return False, False
-    from torch.distributed.fsdp import FSDPModule
-
-    return isinstance(module, nn.parallel.DistributedDataParallel), isinstance(module, FSDPModule)
-
-
 def _wrappers(modules: Sequence[nn.Module]) -> tuple[list[Any], list[Any]]:
-    if ranks.count() == 1 and not (distributed.is_available() and distributed.is_initialized()):
+    """Those of ``DistributedDataParallel``, and what ``fully_shard`` made."""
+    if not (distributed.is_available() and distributed.is_initialized()):
         return [], []
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
-    for module in modules:
-        if isinstance(module, FullyShardedDataParallel):
-            raise UnsupportedOperationError(
-                "the loss runs a FullyShardedDataParallel, which shards in a way that accumulate does not know; use "
-                "torch.distributed.fsdp.fully_shard"
-            )
-    kinds = [(module, *_kinds(module)) for module in modules]
-    return [module for module, ddp, _ in kinds if ddp], [module for module, _, fsdp in kinds if fsdp]
+    if any(isinstance(module, of_fsdp("FullyShardedDataParallel")) for module in modules):
+        raise UnsupportedOperationError(
+            "the loss runs a FullyShardedDataParallel, which shards in a way that accumulate does not know; use "
+            "torch.distributed.fsdp.fully_shard"
+        )
+    wrapped = [module for module in modules if isinstance(module, nn.parallel.DistributedDataParallel)]
+    return wrapped, [module for module in modules if isinstance(module, of_fsdp("FSDPModule"))]
 
 
 def _groups_of(group: Any, wrapped: Sequence[Any], sharding: Sequence[Any]) -> tuple[Any, ...]:

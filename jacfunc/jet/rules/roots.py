@@ -157,7 +157,7 @@ def _side(root: Root) -> Tensor:
 
 
 def _nobody_knows(root: Root, where: Tensor) -> Jet:
-    """The square, NaN in some places: what is multiplied by the root there may be any number."""
+    """The square, NaN in some places: what is multiplied by the root there may be any number, its first slope too."""
     square, unknown = root.square, torch.where(where, math.nan, 0.0).to(root.square.dtype)
     rows = []
     for order, count in enumerate(square.frame.layout.sizes, start=1):
