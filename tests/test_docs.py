@@ -18,7 +18,7 @@ import torch
 from jacfunc.core import caches
 
 ROOT = Path(__file__).parents[1]
-PAGES = [page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if page.exists()]
+PAGES = [page for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if page.exists()]
 BLOCK = re.compile(r"^(?P<start> *`{3,}) *python\b[^\n]*\n(?P<code>.*?)^(?P=start) *$", re.MULTILINE | re.DOTALL)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

@@ -19,7 +19,7 @@ import torch
 
 from jacfunc import residual
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs" / "guides"
 BLOCK = re.compile(r"^```(?:python|py (?P<package>\w+))\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 PACKAGES = ["deepxde", "neurodiffeq", "physicsnemo"]
 EXPORTER_NOT_INSTALLED = "the package is not installed; the same programs are saved, loaded and run without it"

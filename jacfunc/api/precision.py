@@ -10,7 +10,7 @@ from ..call.request import Request
 from ..errors import PrecisionWarning
 
 GROWTH = 4.0
-"""By how much rounding grows with each order, measured on tanh networks (``docs/partials.md``)."""
+"""By how much rounding grows with each order, measured on tanh networks (``docs/guides/partials.md``)."""
 
 TOLERATED = 0.01
 """The relative error from which on a derivative is warned of."""

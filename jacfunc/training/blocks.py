@@ -21,7 +21,7 @@ LEAST = 64
 """Points in an automatic block: below, the overhead of operations outweighs what a cache saves."""
 
 BUDGET = 16 * 2**20
-"""The bytes that the graph of an automatic block keeps on a CPU (``docs/many.md`` has what was measured)."""
+"""The bytes that the graph of an automatic block keeps on a CPU (``docs/guides/many.md`` has what was measured)."""
 
 BUDGET_ELSEWHERE = 512 * 2**20
 """Those on an accelerator, which is idle in small blocks."""

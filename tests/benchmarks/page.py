@@ -42,7 +42,7 @@ One run of {rounds} rounds on {run.machine}. Versions: {versions}. [How to run i
 **What is timed.** float32 tanh networks with random weights, the same numbers for all. *Value*: the derivative, with
 parameters frozen. *Parameter gradient*: the gradient of the mean of its squares by all parameters, the derivative included.
 *Training step*: residual, loss, parameter gradient and Adam; ours asks for what is linear in the derivatives [as a
-sum](partials.md#sums-that-travel-as-one), and beside it name by name.
+sum](guides/partials.md#sums-that-travel-as-one), and beside it name by name.
 Everything is made ready first, compiled where it is, and called twice. Then all contenders of a workload run in turn, in
 rounds, every other round in reverse; a time is the median of the rounds, each the lower quartile of its calls. A ratio is
 taken within each round; its median and quartiles are shown. Each workload has processes of its own, whose C library keeps

@@ -1,6 +1,6 @@
 """Two ranks on two cores beside one process: the time of a training step of Burgers' equation, the points shared.
 
-``python -m benchmarks.ranks`` (in ``tests/``) prints the ratios that ``docs/many.md`` says.  Every contender is there from
+``python -m benchmarks.ranks`` (in ``tests/``) prints the ratios that ``docs/guides/many.md`` says.  Every contender is there from
 the beginning, in processes of its own; in each round one after the other runs some steps while the others wait.
 """
 

@@ -1,6 +1,6 @@
 """``accumulate`` beside one backward of all points: peak memory, time and accuracy, of the Burgers residual.
 
-``python -m benchmarks.streaming`` (in ``tests/``) prints what ``docs/many.md`` says, each measurement by a process of
+``python -m benchmarks.streaming`` (in ``tests/``) prints what ``docs/guides/many.md`` says, each measurement by a process of
 its own; ``--most 1000000`` leaves the longest out, ``--sizes`` times block sizes instead.
 """
 

@@ -1,4 +1,4 @@
-"""Ways to run a derivative on two ranks: right, refused or warned of, as ``docs/many.md`` says."""
+"""Ways to run a derivative on two ranks: right, refused or warned of, as ``docs/guides/many.md`` says."""
 
 from __future__ import annotations
 
