@@ -1,25 +1,51 @@
-"""Sphinx configuration: MyST pages, docstrings by autodoc and napoleon, the furo theme."""
+"""Sphinx configuration: MyST pages and notebooks, docstrings by autodoc, the furo theme, maths without a CDN."""
+
+import sys
+from pathlib import Path
 
 import jacfunc
 
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
 project = "jacfunc"
-author = "the jacfunc authors"
+author = "the jacfunc developers"
 version = release = jacfunc.__version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx-mathjax-offline",  # its files are part of the site, so maths is there without a network
+    "site_notebooks",
 ]
 exclude_patterns = ["_build"]
 
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3  # so that pages can link to each other's sections
+nb_execution_mode = "off"  # notebooks are committed with the outputs of a full run; tests run them
+nb_merge_streams = True
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-python_maximum_signature_line_length = 88
+autosummary_generate = False
+python_maximum_signature_line_length = 80
+copybutton_exclude = ".linenos, .gp, .go"  # a copy has neither prompts nor what was printed
+
+# Where a network is, names lead to the newest pages; without one the few that are used here do as well.
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3", (None, "inventories/python.txt")),
+    "torch": ("https://docs.pytorch.org/docs/stable", (None, "inventories/torch.txt")),
+}
+intersphinx_timeout = 5
 
 html_theme = "furo"
 html_title = f"jacfunc {version}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]

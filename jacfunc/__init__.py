@@ -1,11 +1,12 @@
 """Batched per-sample derivatives for PyTorch: the public names, nothing else."""
 
-from .api.calculus import biharmonic, curl, directional
+from .api.calculus import Directional, biharmonic, curl, directional
 from .api.derivatives import Derivatives
 from .api.hessian import hessian
 from .api.laplacian import laplacian
+from .api.named import Partials
 from .api.partials import partials
-from .api.residual import residual
+from .api.residual import Residual, residual
 from .api.transform import Transform
 from .api.transforms import batch_jac, check_independent, diag_jac, divergence, hess_diag
 from .core.caches import clear_caches
@@ -13,6 +14,7 @@ from .errors import (
     ArgumentError,
     ArgumentTypeError,
     CoupledSamplesError,
+    DetachedParametersWarning,
     IndependenceWarning,
     JacfuncError,
     NotationError,
@@ -22,6 +24,7 @@ from .errors import (
     ShapeError,
     UnreducedGradientsWarning,
     UnsupportedOperationError,
+    ZeroDerivativeWarning,
 )
 from .explain import explain
 from .jet import register_rule
@@ -35,17 +38,22 @@ __all__ = [
     "ArgumentTypeError",
     "CoupledSamplesError",
     "Derivatives",
+    "DetachedParametersWarning",
+    "Directional",
     "FunctionalModule",
     "IndependenceWarning",
     "JacfuncError",
     "NotationError",
     "ParametersError",
+    "Partials",
     "PrecisionWarning",
+    "Residual",
     "RuleError",
     "ShapeError",
     "Transform",
     "UnreducedGradientsWarning",
     "UnsupportedOperationError",
+    "ZeroDerivativeWarning",
     "accumulate",
     "batch_jac",
     "biharmonic",

@@ -55,5 +55,13 @@ class UnreducedGradientsWarning(UserWarning):
     """Parameters are differentiated on one of several ranks where nobody adds up their gradients."""
 
 
+class DetachedParametersWarning(UserWarning):
+    """Parameters were given without their gradients, so ``.backward()`` cannot reach the network."""
+
+
+class ZeroDerivativeWarning(UserWarning):
+    """Second derivatives are zero everywhere, since the function is made of straight pieces, as a ReLU network is."""
+
+
 class PrecisionWarning(UserWarning):
     """Derivatives of an order that the dtype can hardly carry."""

@@ -17,7 +17,6 @@ from ..errors import ArgumentTypeError, ShapeError
 from ..jet.layout import Terms
 from ..jet.multiindices import MultiIndices
 from .notation import ALL, Combined, Name, Variables
-from .precision import warn_of_rounding
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,6 @@ class Asked:
 
     def _refuse_inputs(self, request: Request) -> None:
         _check_inputs(request, self)
-        if not request.traced:
-            warn_of_rounding(request, max(sum(index) for terms in self._terms for index, _ in terms))
 
 
 # -------------------------------------------------------------------- which tensors the names are

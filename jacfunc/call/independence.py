@@ -11,7 +11,6 @@ inside each group; the documentation says so.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from enum import StrEnum
@@ -24,6 +23,7 @@ from ..core.levels import inside_vmap
 from ..core.reasons import noted
 from ..core.torch_private import BatchNorm
 from ..core.unasked import unasked
+from ..core.warned import warn
 from ..errors import CoupledSamplesError, IndependenceWarning
 from ..evaluation.program import PROGRAMS, Program
 from ..evaluation.rng import RandomState, replaying
@@ -346,8 +346,7 @@ def _way_out_of_the_batch(module: BatchNorm) -> str:
 
 
 def _warn(what: str) -> None:
-    warnings.warn(
+    warn(
         f"f {what}, so whether its samples are independent could not be tested; pass check=False if they are",
         IndependenceWarning,
-        stacklevel=2,
     )

@@ -18,7 +18,7 @@ from ..evaluation.basis import Rows
 from ..jet.layout import Terms
 from ..jet.multiindices import Key, MultiIndices, Sum
 from ..routes.collect import Entries, Pair, Partials
-from ..routes.hessians import Hessians
+from ..routes.hessians import HESSIAN, Hessians
 from ..routes.route import Route
 from ..routes.task import Evaluation, Task, times
 from .evaluator import Outputs
@@ -47,6 +47,10 @@ class Wanted(ABC):
     @abstractmethod
     def compute(self, route: Route, task: Task) -> tuple[Evaluation, Results]:
         """Have the route compute it."""
+
+    @abstractmethod
+    def curved(self, results: Results) -> list[torch.Tensor]:
+        """Those of the results that are derivatives of the second order or above."""
 
     def limited(self, rows: Rows, limit: int) -> Rows:
         """The rows for a trial: a few of them."""
@@ -90,6 +94,10 @@ class WantedEntries(Wanted):
         evaluation = route.first_order(task, entries) if self.order == 1 else route.second_order(task, entries)
         return evaluation, entries.results() if inputs.limit is None else {}
 
+    def curved(self, results: Results) -> list[torch.Tensor]:
+        """All or none, by the order of the entries."""
+        return list(results.values()) if self.order > 1 else []
+
 
 def result_of(results: Results, place: tuple[int, Any]) -> torch.Tensor:
     """A result by output leaf and key; a sum also of its parts, which are what routes give that know no sums."""
@@ -127,6 +135,11 @@ class WantedPartials(Wanted):
             return Evaluation(*task.evaluate(*task.leaves)), {}
         partials = Partials(route.carried(self.indices), task.leaves[0].dtype)
         return route.partials(task, partials), partials.derivatives
+
+    def curved(self, results: Results) -> list[torch.Tensor]:
+        """Those whose indices add up to two or more; a sum is of one order."""
+        orders = {place: place[1].terms[0][0] if isinstance(place[1], Sum) else place[1] for place in results}
+        return [results[place] for place, index in orders.items() if sum(index) > 1]
 
     def limited(self, rows: Rows, limit: int) -> Rows:
         """All of them: what a trial could leave out are derivatives, not coordinates."""
@@ -170,6 +183,10 @@ class WantedHessian(Wanted):
             return Evaluation(*task.evaluate(*task.leaves)), hessians.results()
         evaluation = route.hessian(task, hessians)
         return evaluation, hessians.results() if task.inputs.limit is None else {}
+
+    def curved(self, results: Results) -> list[torch.Tensor]:
+        """The Hessians, without the gradients beside them."""
+        return [result for (what, _), result in results.items() if what == HESSIAN]
 
 
 class Outcome(NamedTuple):

@@ -27,7 +27,7 @@ from ..routes.task import Evaluation, Mode, Task
 from ..routes.verify import value_only
 from ..routes.verify_followed import OtherwiseError
 from ..routes.verify_tape import verify_tape
-from . import independence
+from . import hints, independence
 from .dead_branches import completes, has_nan, has_values_around
 from .evaluator import Evaluator, ModulesFoundError, OutputsChangedError
 from .independence import Independence
@@ -40,12 +40,11 @@ from .request import Request
 
 FATAL = (JacfuncError, torch.OutOfMemoryError)
 """What is no reason to try another route; what is the function's own fault shows in a plain forward."""
+CHANGES = 3
+"""How often outputs may be others than a plain forward before them gave."""
 Tensors = tuple[torch.Tensor, ...]
 Ran = tuple[Outcome, Plan]
 """What came out, and the plan that it came by, with what was found on the way."""
-
-CHANGES = 3
-"""How often outputs may be others than a plain forward before them gave."""
 
 
 def run(request: Request, quantity: Quantity, known: Plan | None = None, limit: int | None = None) -> Ran:
@@ -81,11 +80,13 @@ def _run(request: Request, quantity: Quantity, known: Plan | None, limit: int | 
             evaluator = Evaluator(request)
             plan, state, values = _find(evaluator, quantity, plan)
             try:
-                return _descend(_followable(plan, request), _expecting(plan, request, evaluator), state, limit, values)
+                ran = _descend(_followable(plan, request), _expecting(plan, request, evaluator), state, limit, values)
             except ProgramChangedError:  # of one that only its independence was open of
                 state.restore()
                 plan = plan.unsettled()
-                return _descend(_followable(plan, request), _expecting(plan, request, evaluator), state, limit, values)
+                ran = _descend(_followable(plan, request), _expecting(plan, request, evaluator), state, limit, values)
+            hints.about_zeros(request, quantity, ran[0], lambda: Evaluator(request).look(request.random_state()))
+            return ran
     except OutputsChangedError:
         caches.forget_plans(request.fingerprint.key)
         if changes == CHANGES:
@@ -215,6 +216,7 @@ def _find(evaluator: Evaluator, quantity: Quantity, changed: Plan | None = None)
     request = evaluator.request
     if quantity.refuse_inputs is not None:
         quantity.refuse_inputs(request)
+    hints.before(request, quantity)
     state = request.random_state()
     values, random = evaluator.look(state)
     plan = changed or caches.PLANS.get(request.fingerprint.key, _plan_signature(request, quantity))
@@ -285,8 +287,7 @@ def _run_traced(request: Request, quantity: Quantity) -> Ran:
             f"method={request.options.method!r} is made of torch.func, which torch.export cannot save; use 'auto'"
         )
     evaluator = Evaluator(request, scripted=not compiling())
-    # Exported, an inner no_grad of f would end in the mode that it found, and be recorded so.
-    with nullcontext() if exported else torch.no_grad():
+    with nullcontext() if exported else torch.no_grad():  # exported, f's own no_grad would end in the mode it found
         evaluator.evaluate(*(leaf.detach() for leaf in request.leaves))
     plan = _planned(evaluator, quantity, Findings(Independence.TRACED))
     return _exported(plan, evaluator) if exported else _attempt(_followable(plan, request), evaluator)
@@ -297,15 +298,14 @@ def _exported(plan: Plan, evaluator: Evaluator) -> Ran:
     request = evaluator.request
     if not compiling():
         independence.refuse_layers(request)
-    few, every = plan.only(on_jets=True).strategies
-    # A second attempt would leave the exporter in the middle of the first.
+    few, every = plan.only(on_jets=True).strategies  # a second attempt would leave the exporter amid the first
     sure = plan.quantity.order == 1 or request.of_plain_layers
     plan = replace(plan, strategies=(few if sure else every,))
-    if compiling():  # which tells what stopped it by itself
-        return _attempt(plan, evaluator)
     try:
         return _attempt(plan, evaluator)
     except (CannotFollowError, OutputsChangedError) as error:
+        if compiling():  # which tells what stopped it by itself
+            raise
         why = reason(error) if isinstance(error, CannotFollowError) else "f returned other shapes for jets"
         raise UnsupportedOperationError(
             f"{plan.quantity.name} cannot be exported: the Taylor route, the only one that torch.export can save, "

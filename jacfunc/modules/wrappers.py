@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from ..core import caches, ranks
+from ..core.warned import warn
 from ..errors import ArgumentTypeError, UnreducedGradientsWarning
 
 PARALLEL = (nn.parallel.DistributedDataParallel, nn.DataParallel)
@@ -66,13 +66,12 @@ def warn_of_own_gradients(tensors: Callable[[], Iterable[Any]]) -> None:
     if caches.ACCUMULATING.now or inside_wrapper():
         return
     caches.WARNED.gradients = True
-    warnings.warn(
+    warn(
         f"parameters are differentiated on one of {ranks.count()} ranks outside of the forward of any wrapper, so "
         "their gradients will be of this rank's own samples, and nobody adds them up; put the derivative inside, "
         "DistributedDataParallel(jacfunc.nn.Equation(net, ...)), or add them up by hand (torch.distributed.all_reduce) "
         "and filter this warning",
         UnreducedGradientsWarning,
-        stacklevel=_outside(),
     )
 
 
@@ -80,14 +79,6 @@ def inside_wrapper() -> bool:
     """Whether this runs in the forward of a wrapper, which reduces the gradients of what is computed there."""
     # DataParallel does so for the devices of its own process.
     return any(not isinstance(module, nn.DataParallel) for module in _running())
-
-
-def _outside() -> int:
-    """How far above its caller the first frame is that is not of this package."""
-    level, frame, package = 0, inspect.currentframe(), __name__.partition(".")[0]
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in (package, "contextlib"):
-        level, frame = level + 1, frame.f_back
-    return level
 
 
 _WAY_OUT = (

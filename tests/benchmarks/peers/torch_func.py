@@ -6,14 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.autograd.functional import jacobian
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
-from ..contender import Derivative
+from ..contender import Contender, Derivative, Local
 from ..equations import EQUATIONS, KINDS
 from ..workloads import DIAGONAL, JACOBIAN, LAPLACIAN, Problem, entries
 from .local import peer
 
 FAMILY = "torch.func"
+MOST_DENSE = 10**7
+"""A whole Jacobian of more numbers, nearly all of them zeros, is not computed."""
 
 
 def _per_sample(transform: Callable[..., Callable[..., Any]]) -> Callable[[Problem], Derivative]:
@@ -22,6 +25,23 @@ def _per_sample(transform: Callable[..., Callable[..., Any]]) -> Callable[[Probl
         return lambda x: entries(kind, jacobian(x))
 
     return make
+
+
+def _dense(problem: Problem) -> Derivative:
+    """Every output by every input, of other samples too, as the documentation of PyTorch computes a Jacobian."""
+
+    def derivative(x: torch.Tensor) -> torch.Tensor:
+        whole = jacobian(problem.net, x, vectorize=True, strategy="forward-mode")
+        samples = torch.arange(len(x))
+        return entries(problem.workload.kind, whole[samples, :, samples])
+
+    return derivative
+
+
+def _too_dense(problem: Problem) -> str:
+    sizes, samples = problem.workload.sizes, problem.workload.samples
+    count = samples**2 * sizes[0] * sizes[-1]
+    return f"not run: {count:.0e} numbers" if count > MOST_DENSE else ""
 
 
 def _pushed(problem: Problem) -> Derivative:
@@ -148,6 +168,7 @@ FIRST = (DIAGONAL, JACOBIAN)
 CONTENDERS = [
     *peer("vmap(jacfwd)", FAMILY, FIRST, _per_sample(jacfwd), common="eager"),
     *peer("vmap(jacrev)", FAMILY, FIRST, _per_sample(jacrev), common="eager"),
+    Contender("dense Jacobian", FAMILY, FIRST, lambda problem: Local(problem, _dense(problem)), heavy=_too_dense),
     *peer("batched jvp", FAMILY, FIRST, _pushed),
     *peer("batched vjp", FAMILY, FIRST, _pulled),
     *peer("vmap(hessian)", FAMILY, (LAPLACIAN,), _hessian),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 
-from ..call.request import Request
+from ..core.warned import warn
 from ..errors import PrecisionWarning
+from .request import Request
 
 GROWTH = 4.0
 """By how much rounding grows with each order, measured on tanh networks (``docs/guides/partials.md``)."""
@@ -25,11 +24,9 @@ def warn_of_rounding(request: Request, order: int) -> None:
     """Warn, once for a function and signature, where an order is more than the dtype can carry."""
     dtype = max((leaf.dtype for leaf in request.leaves), key=lambda dtype: torch.finfo(dtype).eps)
     error = expected_error(order, dtype)
-    if error > TOLERATED:
-        warnings.warn(
-            f"a derivative of order {order} in {dtype} has a relative error of about {error:.0%}; use a wider "
-            "dtype such "
-            "as torch.float64",
+    if order > 1 and error > TOLERATED:  # a first one is about as good as any other number of the dtype
+        warn(
+            f"a derivative of order {order} in {dtype} has a relative error of about {error:.0%}; use a wider dtype "
+            "such as torch.float64",
             PrecisionWarning,
-            stacklevel=2,
         )

@@ -1,0 +1,126 @@
+"""What is warned of at the first look at a function: numbers that are right, and hardly what was meant.
+
+Orders that a dtype hardly carries (``precision.py``); parameters that were detached before the call, so that no gradient reaches the network; and second derivatives that are
+zero at every sample, since the function is made of straight pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from ..core import trees
+from ..core.levels import inside_transform
+from ..core.unasked import unasked
+from ..core.warned import warn
+from ..errors import DetachedParametersWarning, ZeroDerivativeWarning
+from .precision import warn_of_rounding
+from .quantity import Outcome, Quantity
+from .request import Request
+
+STRAIGHT = frozenset(
+    [
+        *(
+            "abs",
+            "clamp",
+            "clamp_max",
+            "clamp_min",
+            "clip",
+            "maximum",
+            "minimum",
+            "max_pool1d",
+            "max_pool2d",
+            "max_pool3d",
+        ),
+        *("relu", "relu6", "leaky_relu", "prelu", "rrelu", "hardtanh", "hardshrink", "softshrink", "threshold"),
+    ]
+)
+"""Operations of straight pieces, by the names that they have in torch (those in place end with an underscore)."""
+
+
+def before(request: Request, quantity: Quantity) -> None:
+    """Warn of what the arguments show: few digits, and parameters without gradients."""
+    warn_of_rounding(request, quantity.order)
+    _about_parameters(request)
+
+
+def _about_parameters(request: Request) -> None:
+    """Warn where parameters of f's own modules were given without their gradients, as ``state_dict()`` has them."""
+    if not torch.is_grad_enabled() or inside_transform() or request.within is not None:
+        return
+    live = {
+        _place(parameter): name
+        for module in request.fingerprint.tree()
+        for name, parameter in module._parameters.items()
+        if parameter is not None and parameter.requires_grad
+    }
+    given = list(_given(request)) if live else []
+    detached = [tensor for tensor in given if _place(tensor) in live]
+    if not detached or any(tensor.requires_grad for tensor in given):
+        return
+    warn(
+        f"{len(detached)} tensors that were given to f are parameters of its module without requires_grad, as "
+        "net.state_dict() and detach() return them, so .backward() will not reach the network; give those that "
+        "make_functional returns, or dict(net.named_parameters()); call under torch.no_grad() if no gradient is meant",
+        DetachedParametersWarning,
+    )
+
+
+def _given(request: Request) -> Iterator[torch.Tensor]:
+    """The tensors among the arguments that are not differentiated by."""
+    positions = {argument.position for argument in request.arguments}
+    others = [item for place, item in enumerate(request.args) if place not in positions]
+    yield from trees.tensors((others, request.kwargs))
+
+
+def _place(tensor: torch.Tensor) -> object:
+    """Where its numbers are; two tensors with one place are views of the same numbers."""
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout is torch.strided
+    if not plain or not tensor.numel() or tensor.is_meta:  # of which nothing says where its numbers are
+        return tensor
+    return tensor.data_ptr(), tensor.shape
+
+
+def about_zeros(request: Request, quantity: Quantity, outcome: Outcome, look: Callable[[], object]) -> None:
+    """Warn where all derivatives from the second order on are exactly zero and f is made of straight pieces."""
+    if quantity.order < 2 or inside_transform() or request.within is not None or not request.samples:
+        return
+    curved = outcome.wanted.curved(outcome.results)
+    if not curved or not _zero(curved):
+        return
+    pieces = _straight(look)
+    if pieces:
+        warn(
+            f"{quantity.name}: every derivative of the second order or above is exactly zero, at all {request.samples} "
+            f"samples, because f is made of straight pieces ({', '.join(pieces)}); a loss of such derivatives trains "
+            "nothing, so use a smooth activation (torch.nn.Tanh, SiLU, Softplus, GELU, or a sine)",
+            ZeroDerivativeWarning,
+        )
+
+
+def _zero(tensors: Sequence[torch.Tensor]) -> bool:
+    return not any(bool(tensor.detach().any()) for tensor in tensors)
+
+
+def _straight(look: Callable[[], object]) -> list[str]:
+    """The names of operations of straight pieces that a plain forward of f calls."""
+    with unasked(), _Named() as named:
+        look()
+    return sorted(named.seen)
+
+
+class _Named(TorchFunctionMode):
+    """Notes which operations of straight pieces are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "").rstrip("_")
+        if name in STRAIGHT:
+            self.seen.add(name)
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,164 @@
+"""The charts on the README and at the top of the page, drawn from the tables that the page itself has.
+
+So a chart shows no number that a reader cannot find there, and needs no file beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+OURS_COLOUR, OTHERS_COLOUR, JAX_COLOUR = "#d62728", "#8c8c8c", "#ff7f0e"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One workload of the page as bars: what is written beside a bar, and whose row of the table it is."""
+
+    title: str
+    workload: str
+    bars: tuple[tuple[str, str], ...]
+
+
+AT_A_GLANCE = (
+    Panel(
+        "400 derivatives by time,\n100 samples",
+        "diag_jac, N=100, 1-20-20-400",
+        (
+            ("jacfunc, compiled", "jacfunc, compile=True, compiled"),
+            ("jacfunc", "jacfunc"),
+            ("vmap(jacfwd)", "vmap(jacfwd)"),
+            ("dense Jacobian", "dense Jacobian"),
+        ),
+    ),
+    Panel(
+        "Training step of a PINN\n(Burgers, 10,000 points)",
+        "training step of Burgers, N=10000, 2-4x64-1",
+        (
+            ("jacfunc, compiled", "jacfunc, compiled"),
+            ("jacfunc", "jacfunc"),
+            ("nested autograd.grad", "torch.autograd nested"),
+            ("DeepXDE", "DeepXDE reverse"),
+        ),
+    ),
+    Panel(
+        "Laplacian of 10 inputs,\n2,000 samples",
+        "laplacian, N=2000, 10-4x64-1",
+        (
+            ("jacfunc, compiled", "jacfunc, compile=True, compiled"),
+            ("jacfunc", "jacfunc"),
+            ("folx, JAX jit", "folx jit"),
+            ("vmap(hessian)", "vmap(hessian)"),
+        ),
+    ),
+)
+
+FIVE = (
+    ("400 derivatives by time", "diag_jac, N=100, 1-20-20-400"),
+    ("Jacobian, 3 to 3", "batch_jac, N=10000, 3-128-128-3"),
+    ("Laplacian of 10 inputs", "laplacian, N=2000, 10-4x64-1"),
+    ("its parameter gradient", "laplacian, N=2000, 10-4x64-1, parameter gradient"),
+    ("Burgers, training step", "training step of Burgers, N=10000, 2-4x64-1"),
+)
+"""What is written beside a pair of bars, and the workload."""
+
+OURS, PLAIN, JAX = "jacfunc", "plain forward", ("JAX", "folx")
+
+
+def tables(page: str) -> dict[str, dict[str, float]]:
+    """The milliseconds of everyone on every workload of the page; who disagrees is left out."""
+    found: dict[str, dict[str, float]] = {}
+    for section in re.split(r"^### ", page, flags=re.MULTILINE)[1:]:
+        title, _, text = section.partition("\n")
+        wrong = set(re.findall(r"^- (.+): disagrees with ours", text, re.MULTILINE))
+        rows = re.findall(r"^\| ([^|]+) \| ([\d.,]+) \(", text, re.MULTILINE)
+        found[title] = {label: float(ms.replace(",", "")) for label, ms in rows if label not in wrong}
+    return found
+
+
+def charts(page: str, folder: Path) -> None:
+    """Draw both beside the page's other figures."""
+    found = tables(page)
+    for name, figure in {"at-a-glance": at_a_glance(found), "five": five(found)}.items():
+        figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
+        pyplot.close(figure)
+
+
+def at_a_glance(found: dict[str, dict[str, float]]) -> Figure:
+    """A panel a workload: the time of a call of each, on a logarithmic axis."""
+    figure, row = pyplot.subplots(1, len(AT_A_GLANCE), figsize=(11, 2.3), layout="constrained")
+    for axes, panel in zip(row, AT_A_GLANCE, strict=True):
+        times = [found[panel.workload][label] for _, label in panel.bars]
+        colours = [OURS_COLOUR if name.startswith(OURS) else OTHERS_COLOUR for name, _ in panel.bars]
+        _bars(axes, [name for name, _ in panel.bars], times, colours, [_told(ms, times[1]) for ms in times])
+        axes.set_title(panel.title, fontsize=10)
+        axes.set_xscale("log")
+        axes.set_xticks([])
+        axes.minorticks_off()
+        axes.set_xlim(min(times) / 3, max(times) * (max(times) / min(times)) ** 0.7)
+    figure.supxlabel(
+        "time of a call, on a logarithmic axis, and the ratio to jacfunc in eager mode (two CPU cores)", fontsize=8
+    )
+    return figure
+
+
+def _told(ms: float, ours: float) -> str:
+    return f"{ms:.2g} ms" + ("" if ms == ours else f", {ms / ours:.{2 if ms < 100 * ours else 3}g}x")
+
+
+def five(found: dict[str, dict[str, float]]) -> Figure:
+    """How many times as long as jacfunc the fastest other one takes: of PyTorch's, and under JAX."""
+    figure, axes = pyplot.subplots(figsize=(9, 3.6), layout="constrained")
+    names: list[str] = []
+    ratios: list[float] = []
+    colours: list[str] = []
+    texts: list[str] = []
+    for title, workload in FIVE:
+        for kind, colour, (label, ratio) in rivals(found[workload]):
+            names.append(f"{title} ({kind})")
+            ratios.append(ratio)
+            colours.append(colour)
+            texts.append(f"{ratio:.2f} {label}")
+    _bars(axes, names, ratios, colours, texts)
+    axes.axvline(1, color=OURS_COLOUR, linewidth=1.5)
+    axes.set_xlim(0, max(ratios) * 1.5)
+    axes.set_xlabel(
+        "time of the fastest other one, as a multiple of that of jacfunc (red line); eager or compiled", fontsize=8
+    )
+    return figure
+
+
+def rivals(times: dict[str, float]) -> Iterator[tuple[str, str, tuple[str, float]]]:
+    """The fastest that is not ours, in PyTorch and in JAX where there is one, as a ratio to the fastest of ours."""
+    ours = min(ms for label, ms in times.items() if label.startswith(OURS))
+    others = {label: ms / ours for label, ms in times.items() if not label.startswith((OURS, PLAIN))}
+    jax = {label: ratio for label, ratio in others.items() if label.startswith(JAX)}
+    torch = {label: ratio for label, ratio in others.items() if label not in jax}
+    for kind, colour, group in (("PyTorch", OTHERS_COLOUR, torch), ("JAX", JAX_COLOUR, jax)):
+        if group:
+            yield kind, colour, min(group.items(), key=lambda pair: pair[1])
+
+
+def _bars(axes: Axes, names: list[str], lengths: list[float], colours: list[str], texts: list[str]) -> None:
+    """Horizontal ones, from the top down, each with a text at its end."""
+    places = range(len(names))
+    axes.barh(places, lengths, color=colours)
+    axes.set_yticks(places, names, fontsize=9)
+    axes.invert_yaxis()
+    for place, length, text in zip(places, lengths, texts, strict=True):
+        free = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}  # in front of any line
+        axes.annotate(
+            text, (length, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8, bbox=free
+        )
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(axis="x", labelsize=8)
