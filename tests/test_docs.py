@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+import jacfunc
 from jacfunc.core import caches
 
 ROOT = Path(__file__).parents[1]
@@ -84,3 +85,62 @@ def test_prompts_share_the_names_of_the_page(tmp_path: Path) -> None:
     run_block(tmp_path / "page.md", 0, "a = 1\n", namespace)
     run_block(tmp_path / "page.md", 0, ">>> b = a + 1\n>>> b\n2\n", namespace)
     assert namespace["b"] == 2
+
+
+# -------------------------------------------------------------------- the table of the README
+
+CALLS = re.compile(r"^\| [^|]+ \| `(?P<call>[^|]+)` \| (?P<shapes>[^|]+) \|$", re.MULTILINE)
+SAMPLES = 7
+
+
+def calls_by_need() -> list[tuple[str, str]]:
+    """The calls of the table, and the shapes that it says."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.partition("<!-- which call -->")[2].partition("<!-- end of which call -->")[0]
+    return [(match["call"], match["shapes"]) for match in CALLS.finditer(table)]
+
+
+def functions() -> dict[str, Any]:
+    """What the calls of the table are made of, with the sample shapes of input and output of each function."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.Tanh(), torch.nn.Linear(4, 400))
+    f, params = jacfunc.make_functional(net)
+    own = {
+        "f": (f, (1,), (400,)),
+        "energy": (lambda x: x.sin().prod(dim=1), (3,), ()),
+        "v": (lambda x, t: (x * t).sin() * x.sum(dim=1, keepdim=True), (3,), (3,)),
+        "u": (lambda tx: tx.sin().prod(dim=1, keepdim=True), (2,), (1,)),
+    }
+    tensors = {"x": torch.rand(SAMPLES, 3), "t": torch.rand(SAMPLES, 1), "tx": torch.rand(SAMPLES, 2)}
+    return {"own": own, "params": params, "direction": torch.ones(2), **tensors}
+
+
+def test_the_table_has_a_call_for_each_transform() -> None:
+    used = {re.match(r"\w+", call)[0] for call, _ in calls_by_need()}
+    assert used == {
+        *("diag_jac", "batch_jac", "divergence", "laplacian", "hessian", "hess_diag"),
+        *("partials", "residual", "directional"),
+    }
+
+
+@pytest.mark.parametrize(("call", "shapes"), calls_by_need())
+def test_every_call_of_the_table_gives_what_it_says(call: str, shapes: str) -> None:
+    given = functions()
+    own = given.pop("own")
+    names = {name: function for name, (function, *_) in own.items()}
+    found = eval(call, vars(jacfunc) | given | names)
+    name = re.search(r"\((\w+)", call)[1]
+    _, taken, returned = own[name]
+    sizes = {"N": (SAMPLES,), "*I": taken, "*O": returned}
+    said = [
+        tuple(size for symbol in shape.split(",") if symbol.strip() for size in sizes[symbol.strip()])
+        for shape in re.findall(r"`\(([^)]*)\)`", shapes)
+    ]
+    results = list(found) if "each" in shapes or isinstance(found, tuple) else [found]
+    assert [tuple(result.shape) for result in results] == (said * len(results) if "each" in shapes else said)
+
+
+@pytest.mark.parametrize("shape", ["(N, *O)", "(N,)"])
+def test_a_shape_in_the_table_that_is_wrong_would_fail(shape: str) -> None:
+    with pytest.raises(AssertionError):
+        test_every_call_of_the_table_gives_what_it_says("batch_jac(v, argnums=0)(x, t)", f"`{shape}`")

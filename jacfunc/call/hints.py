@@ -1,7 +1,7 @@
 """What is warned of at the first look at a function: numbers that are right, and hardly what was meant.
 
-Orders that a dtype hardly carries (``precision.py``); parameters that were detached before the call, so that no gradient reaches the network; and second derivatives that are
-zero at every sample, since the function is made of straight pieces.
+Orders that a dtype hardly carries (``precision.py``); parameters that were detached before the call, so that no
+gradient reaches the network; and second derivatives that are zero at every sample, since f is made of straight pieces.
 """
 
 from __future__ import annotations
