@@ -10,6 +10,7 @@ sys.path.insert(0, str(HERE))
 
 project = "jacfunc"
 author = "the jacfunc developers"
+copyright = "the jacfunc developers"
 version = release = jacfunc.__version__
 
 extensions = [

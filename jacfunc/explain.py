@@ -52,7 +52,7 @@ class Explanation:
 
     @property
     def memory(self) -> int:
-        """An estimate of the peak memory in bytes: what the forward keeps, and each row in flight at its widest."""
+        """An estimate of the peak memory in bytes, of what the forward keeps and each row in flight at its widest."""
         kept = self.forward_bytes * (2 if self.plan.quantity.order == 2 else 1)
         return kept + 2 * self.rows_in_flight * self.widest_bytes
 
@@ -110,8 +110,8 @@ def explain(transform: Explainable) -> Callable[..., Explanation]:
         transform: what :func:`diag_jac` and its kin returned.
 
     Returns:
-        A function of the same arguments that returns an :class:`Explanation`: text when printed, a table in a
-        notebook, and in ``.plan`` the object that the transform runs.  It tries the route on a few rows.
+        A function of the same arguments that returns an :class:`Explanation`.  That is text when printed, a table in
+        a notebook, and has in ``.plan`` the object that the transform runs.  The route is tried on a few rows.
 
     Raises:
         ArgumentTypeError: ``transform`` is no transform of jacfunc.

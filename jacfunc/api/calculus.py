@@ -140,7 +140,7 @@ def biharmonic(
         of one argument are its coordinates, and a tuple ``argnums`` gives a tuple.
 
     Raises:
-        JacfuncError: as :func:`diag_jac`, for whose shapes nothing is refused here but an input without coordinates.
+        JacfuncError: as :func:`diag_jac`, but that only an input without coordinates is refused for its shape.
 
     Example:
         >>> import torch

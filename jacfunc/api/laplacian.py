@@ -97,7 +97,7 @@ def laplacian(
 
     Raises:
         ArgumentTypeError: ``return_gradient`` is no bool.
-        JacfuncError: as :func:`diag_jac`, for whose shapes nothing is refused here.
+        JacfuncError: as :func:`diag_jac`, but that no shapes are refused.
 
     Example:
         >>> import torch

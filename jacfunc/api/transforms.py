@@ -113,7 +113,7 @@ def batch_jac(
         A function of the same arguments as ``f``, whose result has shape ``(N, *O, *I)``, trees as in :func:`diag_jac`.
 
     Raises:
-        JacfuncError: as :func:`diag_jac`, for whose shapes nothing is refused here.
+        JacfuncError: as :func:`diag_jac`, but that no shapes are refused.
 
     Example:
         >>> import torch
