@@ -64,8 +64,6 @@ class Options:
             solvers whose steps all samples share (dopri5).  None for rounding alone.
         compile: run under ``torch.compile``, compiled once for a function and a kind of arguments; the first call takes
             seconds, and is compared with an eager one.
-        numbers: the selected arguments, as a tuple also where ``argnums`` is an int.
-        planned: what a plan depends on.
     """
 
     argnums: int | tuple[int, ...] = -1
@@ -81,7 +79,9 @@ class Options:
     check_tolerance: float | None = None
     compile: bool = False
     numbers: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    """The selected arguments, as a tuple also where ``argnums`` is an int."""
     planned: tuple[object, ...] = field(init=False, repr=False, compare=False)
+    """What a plan depends on."""
 
     @classmethod
     def of(cls, name: str, keywords: Keywords) -> Options:

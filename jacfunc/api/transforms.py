@@ -69,7 +69,7 @@ def diag_jac(f: Callable[..., Any], *, segments: torch.Tensor | None = None, **k
             ``check=True``, ``check_tolerance=None``, ``compile=False``, described at :class:`jacfunc.options.Options`.
 
     Returns:
-        A function of the same arguments as ``f``.  Its result has the larger of ``O`` and ``I``: ``(N, *larger)``, the
+        A function of the same arguments as ``f``.  Its result has the larger of ``O`` and ``I``, ``(N, *larger)``, the
         dtype and device of ``x``; for trees the output's tree is outside, then the tuple of a tuple ``argnums``, the
         input's tree innermost.  With ``segments`` it is ``(R, *larger)``: each row's own diagonal, of the output of its
         segment or of itself.  With ``return_value=True`` it is ``(derivative, value)``, aux comes last.
@@ -170,7 +170,7 @@ def hess_diag(
         **keywords: those of :func:`diag_jac`.
 
     Returns:
-        A function of the same arguments as ``f``: entries of :func:`batch_jac`'s shape, ``(N, *O, *I)``, in its trees.
+        A function of the same arguments as ``f``, with the shape ``(N, *O, *I)`` and the trees of :func:`batch_jac`.
 
     Raises:
         JacfuncError: as :func:`batch_jac`, and for an operation without a second derivative.

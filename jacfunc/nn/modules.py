@@ -157,7 +157,7 @@ class Equation(Derivative):
         **keywords: those of :func:`residual`.
 
     Returns:
-        A module that takes points as ``net`` does and returns what ``equation`` does: ``(N,)``, or a tuple of those.
+        A module that takes points as ``net`` does and returns what ``equation`` does, ``(N,)`` or a tuple of those.
 
     Raises:
         ArgumentTypeError: ``net`` is no module, or ``equation`` no function of the derivatives.
