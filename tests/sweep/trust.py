@@ -78,15 +78,13 @@ def both(name: str, quantity: str) -> tuple[str, str]:
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    print(f"| network | {' | '.join(TRUTH)} | jacfunc |")
+    print(f"| network | {' | '.join(TRUTH)} | jacfunc right |")
     print("|---" * (len(TRUTH) + 2) + "|")
     plain: list[str] = []
     ours: list[str] = []
     for name in NETWORKS:
         by_torch, by_jacfunc = zip(*(both(name, quantity) for quantity in TRUTH), strict=True)
-        print(
-            f"| {name} | {' | '.join(by_torch)} | {by_jacfunc.count('right')} of {len(by_jacfunc)} right |", flush=True
-        )
+        print(f"| {name} | {' | '.join(by_torch)} | {by_jacfunc.count('right')} of {len(by_jacfunc)} |", flush=True)
         plain += by_torch
         ours += by_jacfunc
     counts = ", ".join(f"{plain.count(kind)} {kind}" for kind in ("right", "wrong", "raises"))
