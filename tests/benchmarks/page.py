@@ -51,8 +51,8 @@ The numbers are those of one run of {rounds} rounds on {run.machine}. Versions: 
 - *Training step*: the residual of an equation, the loss, its parameter gradient, and a step of Adam. jacfunc asks for the
   linear part of the equation [as a sum](guides/partials.md#sums-that-travel-as-one), and in another row name by name.
 
-**How it is timed.** Each contender is prepared, compiled if it is compiled, and called twice. Then all contenders of a
-workload take turns, in rounds; every other round runs in reverse order. The time of a round is the lower quartile of its
+**How it is timed.** Each contender is prepared (and compiled, if its label says so) and called twice. Then all contenders
+of a workload take turns, in rounds; every other round runs in reverse order. The time of a round is the lower quartile of its
 calls. The time of a contender is the median of its rounds. A ratio is taken within each round, and its median and quartiles
 are shown. Each workload has processes of its own, whose C library keeps the memory that they free
 ([why](faq.md#why-do-calls-on-a-cpu-take-so-different-times)).
