@@ -22,6 +22,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = [page for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if page.exists()]
 BLOCK = re.compile(r"^(?P<start> *`{3,}) *python\b[^\n]*\n(?P<code>.*?)^(?P=start) *$", re.MULTILINE | re.DOTALL)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+FENCED = re.compile(r"^(?P<indent> *)(?P<fence>`{3,})[^`\n]*\n(?P<code>.*?)^ *(?P=fence) *$", re.MULTILINE | re.DOTALL)
+WIDEST = 80
+"""Columns that a code block of the site shows without a scrollbar, which would hide the end of a line."""
+STILL_WIDE = {"README.md", "index.md", "CONTRIBUTING.md", "partials.md"}
 
 
 def blocks(page: Path) -> Iterator[tuple[int, str]]:
@@ -58,6 +62,41 @@ def test_page_runs(page: Path) -> None:
         torch.set_default_dtype(dtype)
         caches.RULES.clear()
         caches.RULES.update(rules)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in STILL_WIDE], ids=lambda page: page.name)
+def test_no_line_of_a_code_block_needs_a_scrollbar(page: Path) -> None:
+    assert too_wide(page) == []
+
+
+def too_wide(page: Path) -> list[str]:
+    """The lines of code blocks, of any language, that are wider than what is shown, with their numbers."""
+    text = page.read_text(encoding="utf-8")
+    return [
+        f"{number}: {line}"
+        for match in FENCED.finditer(text)
+        for number, line in enumerate(match["code"].splitlines(), text.count("\n", 0, match.start("code")) + 1)
+        if len(line) - len(match["indent"]) > WIDEST
+    ]
+
+
+def test_wide_lines_are_found(tmp_path: Path) -> None:
+    page, fits = tmp_path / "page.md", "x" * WIDEST
+    lines = [
+        f"{fits}y",
+        "```console",
+        fits,
+        f"{fits}y",
+        "```",
+        f"{fits}y",
+        "- b",
+        "  ```",
+        f"  {fits}",
+        f"  {fits}y",
+        "  ```",
+    ]
+    page.write_text("\n".join(lines) + "\n", "utf-8")
+    assert too_wide(page) == [f"4: {fits}y", f"10:   {fits}y"]
 
 
 def test_the_layout_names_every_file() -> None:

@@ -14,7 +14,7 @@ from .workloads import WORKLOADS, Workload
 STEP_PEERS = ("torch.func", "torch.autograd", "DeepXDE")
 BEST_PEERS = (*STEP_PEERS, "folx", "JAX")
 """omnibias-torch takes a list of layers and no function: it has bars of its own."""
-WHOLE = "all, those too that a private switch of torch compiles whole"
+WHOLE = "the best peer, those compiled whole included"
 EAGER, COMPILED = False, True
 MIB = 2**20
 
@@ -59,7 +59,7 @@ def at_most(workload: str, compiled: bool, limit: float, unit: float, text: str,
         measured = spread(ratio / unit for ratio in ratios(ours, other))
         return Verdict(bar.workload, bar.text, other.label, measured, measured[1] <= limit)
 
-    return Bar(workload, f"{_kind(compiled)} at most {limit:g}x {text}", judge)
+    return Bar(workload, f"{_kind(compiled)}: at most {limit:g} times {text}", judge)
 
 
 def faster(
@@ -84,8 +84,8 @@ def faster(
         holds = measured[1] >= limit
         return Verdict(bar.workload, bar.text, peer.label, measured, None if holds and absent else holds, absent)
 
-    wanted = "no slower than" if limit == 1 else f"at least {limit:g}x faster than"
-    return Bar(workload, f"{_kind(compiled)}{_of(name)} {wanted} {text}", judge)
+    wanted = "no slower than" if limit == 1 else f"at least {limit:g} times as fast as"
+    return Bar(workload, f"{_kind(compiled)}{_of(name)}: {wanted} {text}", judge)
 
 
 def overhead(workload: str, limit: float) -> Bar:
@@ -98,7 +98,7 @@ def overhead(workload: str, limit: float) -> Bar:
         measured = spread(1e6 * (first - second) for first, second in zip(ours.rounds, plain.rounds, strict=True))
         return Verdict(bar.workload, bar.text, PLAIN, measured, measured[1] <= limit)
 
-    return Bar(workload, f"at most {limit:g} us over the plain forward", judge)
+    return Bar(workload, f"eager: at most {limit:g} us more than the plain forward", judge)
 
 
 # -------------------------------------------------------------------- memory
@@ -115,7 +115,7 @@ def below_block(workload: str, name: str = OURS) -> Bar:
         against = f"{found.workload.block / MIB:.1f} MiB"
         return Verdict(bar.workload, bar.text, against, (share, share, share), share < 1)
 
-    return Bar(workload, f"eager{_of(name)} less memory than the samples' whole Jacobians", judge)
+    return Bar(workload, f"eager{_of(name)}: less memory than the Jacobians of all samples", judge)
 
 
 def less_memory(workload: str, compiled: bool, limit: float) -> Bar:
@@ -131,7 +131,7 @@ def less_memory(workload: str, compiled: bool, limit: float) -> Bar:
         share = ours.peak / (least.peak or 1)
         return Verdict(bar.workload, bar.text, least.label, (share,) * 3, share <= limit)
 
-    return Bar(workload, f"{_kind(compiled)} at most {limit:.2g} of the memory of the best peer", judge)
+    return Bar(workload, f"{_kind(compiled)}: at most {limit:.2g} times the least memory of a peer", judge)
 
 
 def grows_linearly(workload: str, half: str) -> Bar:
@@ -142,11 +142,10 @@ def grows_linearly(workload: str, half: str) -> Bar:
         if ours is None or smaller is None or ours.peak is None or not smaller.peak:
             return _missing(bar, "memory was not measured, or not that of the half")
         growth = ours.peak / smaller.peak
-        return Verdict(
-            bar.workload, bar.text, f"half of d and m: {smaller.peak / MIB:.1f} MiB", (growth,) * 3, growth <= 2.5
-        )
+        against = f"{smaller.peak / MIB:.1f} MiB at half the size"
+        return Verdict(bar.workload, bar.text, against, (growth,) * 3, growth <= 2.5)
 
-    return Bar(workload, "eager memory at most 2.5x that of half the d and m (d*d: 4x)", judge)
+    return Bar(workload, "eager: at most 2.5 times the memory at half the size", judge)
 
 
 # -------------------------------------------------------------------- what they share
@@ -187,12 +186,12 @@ def _missing(bar: Bar, why: str) -> Verdict:
 
 
 def _floor(workload: Workload) -> list[Bar]:
-    rows = min(workload.sizes[0], workload.sizes[-1])
-    readings = {workload.rows: f"of the floor, 1 + {workload.rows} plain forwards"}
-    readings[rows] = f"of the floor, 1 + {rows} plain forwards" + " (by the shorter side)" * (rows < workload.rows)
+    """One plain forward and one for each row, of which there are as many as inputs or, if that is less, outputs."""
+    inputs, outputs = workload.rows, workload.sizes[-1]
+    readings = {inputs: "inputs", **({outputs: "outputs"} if outputs < inputs else {})}
     return [
-        at_most(workload.name, compiled, limit, 1 + count, text)
-        for count, text in readings.items()
+        at_most(workload.name, compiled, limit, 1 + count, f"{1 + count} plain forwards (1 + the number of {side})")
+        for count, side in readings.items()
         for compiled, limit in ((EAGER, 1.5), (COMPILED, 1.2))
     ]
 
@@ -212,7 +211,7 @@ def _equation(name: str, compiled: float, eager: float) -> list[Bar]:
         faster(name, COMPILED, compiled, STEP_PEERS, "the best peer"),
         faster(name, EAGER, eager, STEP_PEERS, "the best peer"),
         faster(name, COMPILED, 1, STEP_PEERS, WHOLE, private=(False, True)),
-        at_most(name, COMPILED, 1.4, rows, f"of the floor, {rows} plain steps"),
+        at_most(name, COMPILED, 1.4, rows, f"{rows} plain training steps"),
         *(less_memory(name, compiled, 2 / 3) for compiled in (COMPILED, EAGER)),
     ]
 
@@ -234,7 +233,7 @@ BARS = [
     *_laplacian("laplacian-2", 1, 1.5, ("JAX jit nested jvp",), "JAX jit of nested jvp"),
     overhead("call", 100),
     *(
-        at_most(workload.name, EAGER, 1.1, 1, "the best method that can be forced", FORCED)
+        at_most(workload.name, EAGER, 1.1, 1, "the fastest fixed method", FORCED)
         for workload in WORKLOADS
         if workload.kind not in EQUATIONS and workload.wide
     ),

@@ -13,7 +13,7 @@ from .results import Entry, Found, Run, ratios, spread
 from .workloads import GRADIENT, VALUE
 
 MIB = 2**20
-PARTS = {VALUE: "The Laplacian", GRADIENT: "Its parameter gradient"}
+PARTS = {VALUE: "the Laplacian", GRADIENT: "the parameter gradient of the Laplacian"}
 
 
 def page(run: Run, figures: Sequence[Path], folder: Path) -> str:
@@ -21,11 +21,11 @@ def page(run: Run, figures: Sequence[Path], folder: Path) -> str:
     pictures = {figure.stem: f"![{figure.stem}]({figure.relative_to(folder).as_posix()})\n" for figure in figures}
     lines = [
         *_introduction(run),
-        *_verdicts(run),
         *_overview(pictures),
         *_growth(run, pictures),
         *_cuda(run),
         *_tables(run),
+        *_targets(run),
     ]
     return "\n".join(lines) + "\n"
 
@@ -37,51 +37,95 @@ def _introduction(run: Run) -> Iterator[str]:
 
 <!-- generated: cd tests && python -m benchmarks --page -->
 
-One run of {rounds} rounds on {run.machine}. Versions: {versions}. [How to run it](CONTRIBUTING.md#benchmark).
+How fast jacfunc is, and how much memory it takes, beside other ways to the same derivatives. {_summary(run)}
 
-**What is timed.** float32 tanh networks with random weights, the same numbers for all. *Value*: the derivative, with
-parameters frozen. *Parameter gradient*: the gradient of the mean of its squares by all parameters, the derivative included.
-*Training step*: residual, loss, parameter gradient and Adam; ours asks for what is linear in the derivatives [as a
-sum](guides/partials.md#sums-that-travel-as-one), and beside it name by name.
-Everything is made ready first, compiled where it is, and called twice. Then all contenders of a workload run in turn, in
-rounds, every other round in reverse; a time is the median of the rounds, each the lower quartile of its calls. A ratio is
-taken within each round; its median and quartiles are shown. Each workload has processes of its own, whose C library keeps
-what they free ([why](faq.md#why-do-calls-on-a-cpu-take-so-different-times)).
+The numbers are those of one run of {rounds} rounds on {run.machine}. Versions: {versions}.
+[How to run it](CONTRIBUTING.md#benchmark).
 
-**Who competes.** `torch.func` in all its ways, `torch.autograd` nested by hand, DeepXDE's PyTorch backend and omnibias-torch
-in the same process, eager and by `torch.compile`; JAX and folx under `jit` in a process of their own that the same
-rounds call. What calls `torch.autograd.grad` is *compiled whole* by a private switch of torch (`trace_autograd_ops`), without
-which it compiles in pieces that cannot be differentiated twice; a bar counts it only where it says so. Before anything is timed its result is compared with ours; who disagrees does not count. Who fails or is absent
-is in the tables, with the reason.
+**What is timed.** All networks are float32 networks with tanh and random weights, the same numbers for everyone.
+`1-20-20-400` has 1 input, two hidden layers of 20, and 400 outputs; `2-4x64-1` has four hidden layers of 64.
+
+- *Value*: the derivative, with parameters frozen.
+- *Parameter gradient*: the gradient, by all parameters, of the mean of the squared derivative. The derivative is computed
+  too.
+- *Training step*: the residual of an equation, the loss, its parameter gradient, and a step of Adam. jacfunc asks for the
+  linear part of the equation [as a sum](guides/partials.md#sums-that-travel-as-one), and in another row name by name.
+
+**How it is timed.** Each contender is prepared (and compiled, if its label says so) and called twice. Then all contenders
+of a workload take turns, in rounds; every other round runs in reverse order. The time of a round is the lower quartile of its
+calls. The time of a contender is the median of its rounds. A ratio is taken within each round, and its median and quartiles
+are shown. Each workload has processes of its own, whose C library keeps the memory that they free
+([why](faq.md#why-do-calls-on-a-cpu-take-so-different-times)).
+
+**Who competes.**
+
+- In the same process, eager and by `torch.compile`: `torch.func` in all its ways, `torch.autograd` nested by hand, DeepXDE's
+  PyTorch backend, and omnibias-torch.
+- In another process, which the same rounds call: JAX and folx under `jit`.
+- Code that calls `torch.autograd.grad` is *compiled whole* only with a private switch of torch (`trace_autograd_ops`).
+  Without it, torch compiles such code in pieces that cannot be differentiated twice. Targets only count these contenders
+  where they say so.
+
+The result of each contender is compared with that of jacfunc first. If it differs by more than rounding, the contender does
+not count. Contenders that failed, or were not installed, are listed below the tables, with the reason.
 
 {_disturbed(run)}
 
-**Memory** is what one call, not the first, adds to its process at its peak, in a process of its own. For JAX and folx that
-is too little: XLA keeps memory of earlier calls for later ones, so how theirs grows is not shown.
+**Memory** is what one call, not the first one, adds to its process at its peak, in a process of its own. For JAX and folx
+this number is too small, because XLA keeps the memory of earlier calls for later ones. So the growth of their memory is not
+shown.
 """
+
+
+def _summary(run: Run) -> str:
+    """How many of the targets are reached."""
+    found = [verdict.holds for verdict in verdicts(run)]
+    undecided = f" {found.count(None)} could not be decided." * bool(found.count(None))
+    return f"jacfunc reaches {found.count(True)} of the {len(found)} [targets](#the-targets) that were set for it.{undecided}"
 
 
 def _disturbed(run: Run) -> str:
     """Which workloads ran beside something else."""
     found = [f"{found.workload.title} ({found.busy:.0%})" for found in run.found if found.busy > QUIET]
     if not found:
-        return "Nothing else used the machine when a round began."
-    return f"**Disturbed**: others used the machine (so much of it) when a round of these began: {'; '.join(found)}."
+        return "No other program used the machine when a round began."
+    return (
+        "**Disturbed**: other programs used the machine, by this share of it, when a round of these workloads began: "
+        f"{'; '.join(found)}."
+    )
 
 
-# -------------------------------------------------------------------- the bars
+# -------------------------------------------------------------------- the targets
 
 
-def _verdicts(run: Run) -> Iterator[str]:
-    yield "## The bars\n"
-    yield "| workload | bar | measured (quartiles) | against | |"
-    yield "|---|---|---|---|---|"
+def _targets(run: Run) -> Iterator[str]:
+    yield """## The targets
+
+What is wanted of each workload. *Measured* is the number that the target limits, as median and quartiles of the rounds: the
+time or the memory divided by that of *beside*, or how many times as fast jacfunc is as *beside*, or microseconds.
+
+- *The best peer* is the fastest of torch.func, torch.autograd, DeepXDE, JAX and folx. (omnibias-torch takes a list of layers
+  instead of a function, and has targets of its own.) An eager target faces eager peers. A compiled one faces all of them.
+- *The fastest fixed method* is the fastest of `method="taylor"`, `"forward"` and `"reverse"`, beside the default
+  `method="auto"`.
+- *At half the size*: with half as many inputs and outputs. Memory in proportion to them would be 2 times as much, memory in
+  proportion to inputs times outputs 4 times.
+- *The number of inputs* (or outputs) is that of one sample: each takes one row, which costs about one plain
+  forward.
+"""
+    by_title: dict[str, list[Verdict]] = {}
     for verdict in verdicts(run):
         found = run.of(verdict.workload)
         assert found is not None
-        state = f"**{told(verdict)}**" if verdict.holds is False else told(verdict)
-        yield f"| {found.workload.title} | {verdict.bar} | {measured(verdict)} | {verdict.against} | {state} |"
-    yield ""
+        by_title.setdefault(found.workload.title, []).append(verdict)
+    for title, some in by_title.items():
+        yield f"**{title}**\n"
+        yield "| target | measured (quartiles) | beside | verdict |"
+        yield "|---|---|---|---|"
+        for verdict in some:
+            state = f"**{told(verdict)}**" if verdict.holds is False else told(verdict)
+            yield f"| {verdict.bar} | {measured(verdict)} | {verdict.against} | {state} |"
+        yield ""
 
 
 def measured(verdict: Verdict) -> str:
@@ -109,19 +153,20 @@ def _growth(run: Run, pictures: dict[str, str]) -> Iterator[str]:
         curves = sweep(run, part)
         if not curves:
             continue
-        yield f"## How the cost grows: {title[0].lower() + title[1:]}\n"
-        yield "Around N=2000, d=10, four hidden layers of 64, one size at a time.\n"
+        yield f"## How the cost grows: {title}\n"
+        yield "One size varies at a time, around N=2000, d=10 and four hidden layers of 64.\n"
         yield pictures.get(f"growth-{part}", "")
-        yield "The power of each size by which time and memory grow over the upper half of the sweep; 1 is in proportion.\n"
-        names = known(curves)
-        heads = [f"{AXES[axis]}: {name}" for axis in curves for name in names]
-        yield f"| | {' | '.join(heads)} |"
-        yield f"|---|{'---|' * len(heads)}"
+        yield "The tables have the power p: time or memory grows like the size to the power p, over the upper half of the"
+        yield "sizes. 1 means in proportion.\n"
         labels = {label: None for named in curves.values() for label in named}
-        for label in labels:
-            cells = [_power(named.get(label, []), name) for named in curves.values() for name in names]
-            yield f"| {label} | {' | '.join(cells)} |"
-        yield ""
+        for name in known(curves):
+            yield f"| {name} | {' | '.join(AXES[axis] for axis in curves)} |"
+            yield f"|---|{'---|' * len(curves)}"
+            for label in labels:
+                cells = [_power(named.get(label, []), name) for named in curves.values()]
+                if set(cells) != {"-"}:
+                    yield f"| {label} | {' | '.join(cells)} |"
+            yield ""
 
 
 def _power(curve: Curve, name: str) -> str:
@@ -136,9 +181,10 @@ def _cuda(run: Run) -> Iterator[str]:
     if not run.cuda:
         return
     yield "## On a CUDA device\n"
-    yield "The floor is the larger of arithmetic (1 + rows forwards, three times that with the gradient, at the device's own"
-    yield "rate for large products) and bandwidth (reading parameters and input, writing the result, at its rate for copies).\n"
-    yield "| workload | dtype | | ms | floor, ms (arithmetic, bandwidth) |"
+    yield "The least time is the larger of two estimates. Arithmetic: 1 + rows forwards, three times that with the gradient, at"
+    yield "the rate that the device reaches in large products. Bandwidth: parameters and input are read and the result is"
+    yield "written, at the rate that it reaches in copies.\n"
+    yield "| workload | dtype | contender | ms | least ms (arithmetic, bandwidth) |"
     yield "|---|---|---|---|---|"
     for row in run.cuda:
         floor = f"{1e3 * max(row['arithmetic'], row['bandwidth']):.3g}"
@@ -152,14 +198,19 @@ def _cuda(run: Run) -> Iterator[str]:
 
 
 def _tables(run: Run) -> Iterator[str]:
-    yield "## Everyone\n"
-    yield "The ratios are to the plain forward (and backward, for a gradient) and to jacfunc, the faster of eager and compiled."
-    yield "The difference is relative to the largest entry of our result.\n"
+    yield """## All results
+
+One table for each workload, the fastest contender first.
+
+- *times plain*: its time divided by that of the plain forward (with the backward for a gradient, a whole step for a step).
+- *times jacfunc*: its time divided by that of the fastest jacfunc.
+- *difference*: the largest difference from the result of jacfunc in eager mode, relative to the largest entry of that.
+"""
     for found in run.found:
         if found.workload.sweep:
             continue
         yield f"### {found.workload.title}\n"
-        yield "| | ms (quartiles) | / plain | / jacfunc (quartiles) | peak MiB | difference |"
+        yield "| contender | ms (quartiles) | times plain | times jacfunc (quartiles) | peak MiB | difference |"
         yield "|---|---|---|---|---|---|"
         yield from (f"| {' | '.join(cells)} |" for cells in rows(found))
         yield ""
@@ -195,8 +246,9 @@ def _ratio(entry: Entry, other: Entry | None, quartiles: bool = True) -> str:
 def text(run: Run) -> str:
     """Tables for a terminal."""
     lines: list[str] = []
+    head = f"{'':<34}{'ms (quartiles)':<28}{'/ plain':>8}  / jacfunc (quartiles)"
     for found in run.found:
-        lines += ["", found.workload.title, f"{'':<34}{'ms (quartiles)':<28}{'/ plain':>8}  / jacfunc (quartiles)"]
+        lines += ["", found.workload.title, head]
         for label, time, plain, ours, memory, difference in rows(found):
             lines.append(f"  {label:<32}{time:<28}{plain:>8}  {ours:<24}{memory:>9} MiB  {difference}")
         lines += [f"  {entry.label}: {entry.note}" for entry in found.entries if entry.note]

@@ -36,7 +36,7 @@ class Entry:
 
     @property
     def label(self) -> str:
-        if not self.compiled or "jit" in self.name:
+        if not self.compiled or "jit" in self.name or "compile=" in self.name:
             return self.name
         return f"{self.name}, compiled whole" if self.private else f"{self.name}, compiled"
 

@@ -160,7 +160,7 @@ def _judged(bar: Bar, factor: float) -> tuple[bool | None, str]:
 
 @pytest.mark.parametrize("bar", BARS, ids=lambda bar: f"{bar.workload}: {bar.text}")
 def test_bars_can_hold_and_fail(bar: Bar) -> None:
-    linear = "that of half" in bar.text
+    linear = "at half the size" in bar.text
     assert _judged(bar, 1e-3) == (True, "holds")
     if not linear:  # which is twice whatever the size here
         assert _judged(bar, 1e3) == (False, "fails")
@@ -173,7 +173,7 @@ def test_memory_like_the_square_fails() -> None:
         for workload in WORKLOADS
         if workload.name in ("diagonal-1000", "diagonal-2000")
     ]
-    assert [verdict.holds for verdict in verdicts(Run("", {}, found)) if "that of half" in verdict.bar] == [False]
+    assert [verdict.holds for verdict in verdicts(Run("", {}, found)) if "at half the size" in verdict.bar] == [False]
 
 
 def test_a_bar_is_open_without_a_peer_and_fails_all_the_same() -> None:
@@ -195,7 +195,7 @@ def test_what_a_private_switch_compiles_counts_where_a_bar_says_so() -> None:
         Entry("nested grad", "torch.func", COMPILED, [3.0]),
     ]
     found = [
-        one for one in verdicts(Run("", {}, [Found(workload, entries)])) if "faster" in one.bar or "all" in one.bar
+        one for one in verdicts(Run("", {}, [Found(workload, entries)])) if "fast" in one.bar or "whole" in one.bar
     ]
     told = {(verdict.against, verdict.holds) for verdict in found if verdict.bar.startswith("compiled")}
     assert told == {("DeepXDE reverse", True), ("torch.autograd nested, compiled whole", False)}
@@ -233,7 +233,7 @@ def test_command_reads_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixtu
     file = tmp_path / "run.json"
     file.write_text(Run("a machine", {}, [Found(workload, entries)]).to_json(), encoding="utf-8")
     main(["--read", str(file), "--page"], tmp_path)
-    assert "fails  call: at most 100 us over the plain forward: 290" in capsys.readouterr().out
+    assert "fails  call: eager: at most 100 us more than the plain forward: 290" in capsys.readouterr().out
     assert "**fails**" in (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
 
 

@@ -18,6 +18,11 @@ ROUTES = [f"{transform} {method}" for transform in TRANSFORMS for method in METH
 ORDER = ("wrong", "foreign", "refused", "right", "unjudged")
 """The worst first; an entry has the worst outcome of its cases, unjudged only if nothing was judged."""
 PARTS = ("value", "gradient")
+MEANING = """- *right*: value and gradient are those of the truth.
+- *refused*: jacfunc raises one of its own errors, a `JacfuncError`.
+- *foreign*: any other exception, from the transform or from `.backward()` through its result.
+- *wrong*: a number that is not the derivative.
+- *unjudged*: there is no truth to compare with."""
 
 
 def filtered(records: Records) -> str | None:
@@ -101,36 +106,47 @@ def _introduction(found: dict[str, Any]) -> Iterator[str]:
         for dtype, (first, beyond) in COARSER.items()
     )
     tolerances = ", ".join(f"{name} {tolerance:g}" for name, tolerance in TOLERANCES.items())
-    yield f"""# Operations
+    yield f"""# Which PyTorch operations are right
 
 <!-- generated: cd tests && python -m sweep -->
 
-Every operation of torch's own test database (`op_db`) and every module of `module_db`, through `batch_jac`, `diag_jac`
-and `laplacian` with `method="auto"`, `"taylor"`, `"forward"` and `"reverse"`; torch {found["torch"]}, float64, on the CPU.
-Written by `python -m sweep`, run from `tests/`.
+Every operation of PyTorch's own test database (`op_db`) and every module of its `module_db` was differentiated by jacfunc
+and compared with a truth. If you wonder whether an operation in your network is right, search this page for its name.
 
-**What is judged.** Up to {SAMPLES} samples of each entry, spread over its list, with at most {LARGEST} input elements.
-All real inputs that want a gradient, parameters of a module among them, move in three random directions with the three
-numbers `x` and in a fourth with one parameter `p`; all outputs that are differentiable are projected to three numbers
-(complex ones as real and imaginary part). That is `g(p, x)` from R^3 to R^3. Where three samples joined along an axis
-give what they give apart, to 1e-12, the batch of three is judged as well (`batch_dims=1`), otherwise `batch_dims=0`.
+Each is tried in `batch_jac`, `diag_jac` and `laplacian`, with `method="auto"`, `"taylor"`, `"forward"` and `"reverse"`;
+torch {found["torch"]}, float64, on the CPU. `python -m sweep`, run from `tests/`, writes this page.
 
-**Filter.** An entry is left out if it has no autograd, no float64 on the CPU, no sample with a real strided input that
-wants a gradient, no differentiable strided output, or gives different values from the same random state. Random
-operations stay in: the state is set before each call.
+## How an operation is judged
 
-**Truth.** The Jacobian is reverse mode of one sample, row by row, and must agree with central differences of the
-function to {FIRST:g}; everything else is a central difference of that Jacobian, extrapolated from three steps, with its own
-error. No second derivative of torch's is used. Tolerances relative to the largest entry:
-{tolerances} ({max(COARSE.values()):g} for hardsigmoid, whose own first derivative in torch is a sixth in single precision), plus twice the error of the difference. The value and the gradient by `p` of each transform (by `.backward()`) are judged apart.
+**Samples.** Up to {SAMPLES} samples of each entry are taken, spread over its list in the database, with at most {LARGEST}
+input elements.
 
-**Dtypes.** The same values are computed once more with the operation itself in float32 and in bfloat16, by `auto`, where
-torch's own reverse mode of one sample carries the Jacobian to a tenth of what is allowed: {dtypes}.
+**The function.** All real inputs that want a gradient take part, also the parameters of a module. They move in three random
+directions by three numbers `x`, and in a fourth direction by one parameter `p`. All differentiable outputs are projected to
+three numbers; complex outputs count as real and imaginary part. The result is a function `g(p, x)` from R^3 to R^3.
 
-**Kinks.** Where the differences do not settle (a kink, a jump, an edge of the domain), the point, the size of the
-directions and the step are changed, {len(TRIES) - 1} times, then the inputs are folded into (0, 1) by |v| / (1 + |v|),
-where some of torch's own samples have no finite value; what still does not settle is unjudged. So is what torch's first
-derivative and the differences of the function disagree about: no truth there.
+**Batches.** If three samples, joined along an axis, give the same as three samples apart (to 1e-12), the batch of three is
+judged as well (`batch_dims=1`). Otherwise a single sample is judged (`batch_dims=0`).
+
+**Truth.** The Jacobian is reverse mode of one sample, row by row. It must agree with central differences of the function to
+{FIRST:g}. Everything beyond is a central difference of that Jacobian, extrapolated from three steps, with an estimate of its
+error. No second derivative of PyTorch is used.
+
+**Tolerances**, relative to the largest entry: {tolerances}, plus twice the error of the difference. For the Jacobian of hardsigmoid it is
+{max(COARSE.values()):g}, since its own first derivative in PyTorch has a sixth in single precision. The value of each
+transform and its gradient by `p` (by `.backward()`) are judged separately.
+
+**Dtypes.** The same is computed once more with the operation in float32 and in bfloat16, by `auto`, if PyTorch's own reverse
+mode of one sample keeps the Jacobian to a tenth of the tolerance. The tolerances are {dtypes}.
+
+**Kinks.** If the differences do not settle (at a kink, a jump, or the edge of the domain), the point, the size of the
+directions and the step are changed, {len(TRIES) - 1} times. Then the inputs are mapped into (0, 1) by |v| / (1 + |v|), since
+some of PyTorch's own samples lie where the function has no finite value. What still does not settle is *unjudged*. If
+PyTorch's first derivative and the differences of the function disagree, there is no truth, and the case is unjudged too.
+
+**Filter.** Entries are left out if they have no autograd, no float64 on the CPU, no sample with a real strided input that
+wants a gradient, no differentiable strided output, or other values from the same random state. Random operations stay in:
+the random state is set before each call.
 """
 
 
@@ -139,9 +155,12 @@ def _counts(found: dict[str, Any]) -> Iterator[str]:
     cases = sum(bool(record.get("outcomes")) for records in judged.values() for record in records)
     left_out = len(found["entries"]) - len(judged)
     yield f"## Counts\n\n{len(judged)} entries, {cases} judged cases; {left_out} entries are left out by the filter.\n"
-    yield (
-        "An entry counts with its worst outcome.\n\n| route | " + " | ".join(ORDER) + " |\n|---|" + "---|" * len(ORDER)
-    )
+    yield f"""{MEANING}
+
+An entry counts with its worst outcome:
+
+| route | {" | ".join(ORDER)} |
+|---|{"---|" * len(ORDER)}"""
     for route in ROUTES:
         outcomes = [worst(records, route) for records in judged.values()]
         yield f"| `{route}` | " + " | ".join(str(outcomes.count(outcome)) for outcome in ORDER) + " |"
@@ -149,9 +168,6 @@ def _counts(found: dict[str, Any]) -> Iterator[str]:
 {_coarse(judged)}
 
 {_served(found, judged)}
-
-*right*: value and gradient as the truth. *refused*: a `JacfuncError`. *foreign*: any other exception, from the transform
-or from `.backward()` through its result. *wrong*: a number that is not the derivative.
 """
 
 
@@ -164,14 +180,17 @@ def how_served(records: Records) -> str:
 def _served(found: dict[str, Any], judged: dict[str, Records]) -> str:
     """How many entries the Taylor route takes how, and the operations of networks."""
     kinds = {name: how_served(records) for name, records in judged.items()}
-    rows = []
+    rows, lists = [], []
     for kind in (OWN, ALONE, OTHER):
         names = [f"`{name}`" for name, served in kinds.items() if served == kind]
-        told = "" if kind == OWN else ", ".join(names)
-        rows.append(f"| {kind} | {len(names)} | {told} |")
+        rows.append(f"| {kind} | {len(names)} |")
+        if kind != OWN and names:
+            lists.append(f"- {kind}: {', '.join(names)}")
     called, without = found["networks"]["called"], found["networks"]["without"]
     return (
-        'The Laplacian with `method="taylor"` goes by\n\n| | entries | |\n|---|---|---|\n' + "\n".join(rows) + "\n\n"
+        'How the Laplacian with `method="taylor"` treats an operation: by rules for it (*own rules*), by the forward route for\n'
+        "this operation only (*an operation alone*), or by another route for the whole function (*another route*):\n\n"
+        "| way | entries |\n|---|---|\n" + "\n".join([*rows, "", *lists]) + "\n\n"
         f"The networks of `tests/networks.py` and the modules of torch.nn call {len(called)} operations with jets, of which "
         f"{len(called) - len(without)} have rules ({1 - len(without) / max(len(called), 1):.0%}); without: "
         f"{', '.join(f'`{name}`' for name in without) or 'none'}."
@@ -186,7 +205,7 @@ def _coarse(judged: dict[str, Records]) -> str:
             kinds = [coarse_worst(records, str(dtype), transform) for records in judged.values()]
             counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in ORDER if kinds.count(kind))
             told.append(f"| `{transform} auto`, {str(dtype).removeprefix('torch.')} | {counts} |")
-    return "| in a coarser dtype | entries |\n|---|---|\n" + "\n".join(told)
+    return "| in single or half precision | entries |\n|---|---|\n" + "\n".join(told)
 
 
 def coarse_worst(records: Records, dtype: str, transform: str) -> str:
@@ -199,14 +218,19 @@ def _exceptions(found: dict[str, Any]) -> Iterator[str]:
     automatic = [route for route in ROUTES if route.endswith("auto")]
     forced = [route for route in ROUTES if not route.endswith("auto")]
     yield "## Not right with `method='auto'`\n\nThe error of a wrong number is relative to the largest entry.\n"
-    yield f"| entry | {' | '.join(TRANSFORMS)} | message |\n|---|---|---|---|---|"
+    yield f"| entry | {' | '.join(TRANSFORMS)} |\n|---|---|---|---|"
+    said: dict[str, list[str]] = defaultdict(list)
     for name, records in _judged(found).items():
         messages = [told.partition(": ")[2] for told in problems(records, automatic) if told != "wrong"]
         if {worst(records, route) for route in automatic} - {"right", "unjudged"}:
             cells = [_told(records, route) for route in automatic]
-            yield f"| `{name}` | {' | '.join(cells)} | {_cell('; '.join(messages))} |"
+            yield f"| `{name}` | {' | '.join(cells)} |"
+            for message in messages:
+                said[message].append(f"`{name}`")
     yield ""
-    yield from _by_problem(found, "## Not right with a method that was asked for", forced)
+    yield from (f"- {', '.join(names)}: {_plain(message)}" for message, names in said.items())
+    yield ""
+    yield from _by_problem(found, "## Not right with a fixed method", forced)
 
 
 def _told(records: Records, route: str) -> str:
@@ -231,9 +255,8 @@ def _by_problem(found: dict[str, Any], title: str, routes: list[str]) -> Iterato
     if not shared:
         yield "Nothing.\n"
         return
-    yield "| outcome | on | operations |\n|---|---|---|"
     for (told, where), names in sorted(shared.items(), key=lambda item: (ORDER.index(item[0][0].split(":")[0]), item)):
-        yield f"| {_cell(told)} | {where} | {', '.join(names)} |"
+        yield f"- {', '.join(names)}, on {where}: {_plain(told)}"
     yield ""
 
 
@@ -246,8 +269,9 @@ def _routes(where: list[str]) -> str:
     return "; ".join(f"{', '.join(transforms)} ({method})" for method, transforms in by_method.items())
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "\\<").replace("*", "\\*")
+def _plain(text: str) -> str:
+    """A message as text of a page, on one line."""
+    return text.replace("\n", " ").replace("<", "\\<").replace("*", "\\*")
 
 
 def _lists(found: dict[str, Any]) -> Iterator[str]:
@@ -256,16 +280,16 @@ def _lists(found: dict[str, Any]) -> Iterator[str]:
     for name, records in judged.items():
         for reason, count in unjudged(records).items():
             partly[reason].append(f"`{name}` ({count} of {len(records)})")
-    yield "## Unjudged\n\n| quantity and reason | entries, in how many of their cases |\n|---|---|"
+    yield "## Unjudged\n\nThe quantity, the reason, and the entries, in how many of their cases:\n"
     for reason, names in sorted(partly.items()):
-        yield f"| {_cell(reason)} | {', '.join(names)} |"
+        yield f"- {_plain(reason)}: {', '.join(names)}"
     left_out: dict[str, list[str]] = defaultdict(list)
     for name, records in found["entries"].items():
         if reason := filtered(records):
             left_out[reason].append(f"`{name}`")
-    yield "\n## Left out by the filter\n\n| reason | entries |\n|---|---|"
+    yield "\n## Left out by the filter\n"
     for reason, names in sorted(left_out.items()):
-        yield f"| {_cell(reason)} | {', '.join(names)} |"
+        yield f"- {_plain(reason)}: {', '.join(names)}"
     right = [f"`{name}`" for name, records in judged.items() if is_right(records)]
     yield f"\n## Right on every route\n\n{len(right)} entries: {', '.join(right)}."
 
