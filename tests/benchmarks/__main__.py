@@ -16,9 +16,10 @@ import torch
 from tqdm import tqdm
 
 from .alone import measured_alone
+from .charts import charted
 from .cuda import on_device
 from .harness import Settings
-from .page import page, text
+from .page import all_results, page, text
 from .peers.jax import versions
 from .plots import drawn
 from .results import Run
@@ -36,7 +37,8 @@ def main(arguments: Sequence[str] | None = None, docs: Path = DOCS) -> None:
     run = Run.from_json(options.read.read_text(encoding="utf-8")) if options.read else _run(options)
     print(text(run))
     if options.page:
-        figures = drawn(run, docs / "benchmarks")
+        folder = docs / "benchmarks"
+        figures = [*drawn(run, folder), *charted(all_results(run), folder)]
         (docs / "benchmarks.md").write_text(page(run, figures, docs), encoding="utf-8")
 
 

@@ -20,7 +20,7 @@ def page(run: Run, figures: Sequence[Path], folder: Path) -> str:
     """All of it; ``folder`` is where the page goes, which the figures are named from."""
     pictures = {figure.stem: f"![{figure.stem}]({figure.relative_to(folder).as_posix()})\n" for figure in figures}
     lines = [
-        *_introduction(run),
+        *_introduction(run, pictures),
         *_overview(pictures),
         *_growth(run, pictures),
         *_cuda(run),
@@ -30,7 +30,7 @@ def page(run: Run, figures: Sequence[Path], folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _introduction(run: Run) -> Iterator[str]:
+def _introduction(run: Run, pictures: dict[str, str]) -> Iterator[str]:
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
     rounds = max(len(entry.rounds) for found in run.found for entry in found.entries)
     yield f"""# Benchmarks
@@ -39,6 +39,7 @@ def _introduction(run: Run) -> Iterator[str]:
 
 How fast jacfunc is, and how much memory it takes, beside other ways to the same derivatives. {_summary(run)}
 
+{pictures.get("five", "")}
 The numbers are those of one run of {rounds} rounds on {run.machine}. Versions: {versions}.
 [How to run it](CONTRIBUTING.md#benchmark).
 
@@ -195,6 +196,11 @@ def _cuda(run: Run) -> Iterator[str]:
 
 
 # -------------------------------------------------------------------- everyone on every workload
+
+
+def all_results(run: Run) -> str:
+    """The tables of all workloads, which charts are drawn from."""
+    return "\n".join(_tables(run))
 
 
 def _tables(run: Run) -> Iterator[str]:

@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from . import quiet
-from .__main__ import main
+from .__main__ import DOCS, main
 from .alone import measured_alone
 from .bars import BARS, COMPILED, EAGER, Bar, told, verdicts
+from .charts import AT_A_GLANCE, FIVE, charted, rivals, tables
 from .contender import Contender, Local, Running
 from .cuda import floor, on_device
 from .growth import exponent, quantity
@@ -274,3 +275,28 @@ def test_what_xla_adds_to_memory_it_kept_is_no_curve():
     assert quantity(curves[OURS], "memory") == [(1, 1.0), (2, 1.0)]
     assert quantity(curves["JAX"], "memory") == quantity(curves["folx"], "memory") == []
     assert quantity(curves["JAX"], "time") == [(1, 1e3), (2, 1e3)]
+
+
+# -------------------------------------------------------------------- charts
+
+
+def test_charts_show_the_numbers_of_the_page() -> None:
+    found = tables((DOCS / "benchmarks.md").read_text(encoding="utf-8"))
+    for panel in AT_A_GLANCE:
+        assert all(label in found[panel.workload] for _, label in panel.bars), panel.workload
+    for _, workload in FIVE:
+        kinds = {kind: label for kind, _, (label, _) in rivals(found[workload])}
+        assert "PyTorch" in kinds
+        assert not any(label.startswith(OURS) for label in kinds.values())
+
+
+def test_a_chart_is_drawn_of_tables_and_not_without_them(tmp_path: Path) -> None:
+    page = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    assert {file.name for file in charted(page, tmp_path)} == {"five.png", "at-a-glance.png"}
+    assert charted("### another workload\n\n| jacfunc | 1 (1 to 1) |\n", tmp_path) == []
+
+
+def test_who_disagrees_is_in_no_chart() -> None:
+    rows = "| jacfunc | 1,234 (1 to 2) | |\n| a peer | 0.5 (0.4 to 0.6) | |\n"
+    assert tables(f"### one\n{rows}") == {"one": {"jacfunc": 1234.0, "a peer": 0.5}}
+    assert tables(f"### one\n{rows}\n- a peer: disagrees with ours\n") == {"one": {"jacfunc": 1234.0}}
