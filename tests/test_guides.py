@@ -7,6 +7,7 @@ Such a block is fenced as ``py`` with the package's name.  It runs after the ``p
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -23,6 +24,13 @@ DOCS = Path(__file__).parents[1] / "docs" / "guides"
 BLOCK = re.compile(r"^```(?:python|py (?P<package>\w+))\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 PACKAGES = ["deepxde", "neurodiffeq", "physicsnemo"]
 EXPORTER_NOT_INSTALLED = "the package is not installed; the same programs are saved, loaded and run without it"
+COMPARED = {
+    "jax": "from-jax.md",
+    "folx": "from-jax.md",
+    "torchdiffeq": "flows.md",
+    "zuko": "flows.md",
+}
+NOTHING_TO_COMPARE = "the package is not installed; the page compares with closed forms without it"
 FRAMEWORKS = {"deepxde": "pde", "pina": "inside"}
 NOT_INSTALLED = "the package is not installed; the same equation runs against a stand-in or a plain network"
 
@@ -37,21 +45,26 @@ def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_default_dtype(dtype)
 
 
-def run(page: str, package: str, exchanged: str | None = None) -> dict[str, Any]:
-    """All that needs no package, and what needs this one; the function ``own`` stands in for one that is ``exchanged``."""
+def blocks(page: str, package: str) -> Iterator[str]:
+    """All that needs no package, and what needs this one, each with so many empty lines before it as the page has."""
     text = (DOCS / page).read_text(encoding="utf-8")
-    namespace: dict[str, Any] = {"__name__": "__main__"}
     count = 0
     for match in BLOCK.finditer(text):
         code = textwrap.dedent(match["code"])
         if match["package"] not in (None, package) or code.startswith(">>>"):
             continue
         count += match["package"] is not None
-        line = text.count("\n", 0, match.start("code"))
-        exec(compile("\n" * line + code, page, "exec"), namespace)
+        yield "\n" * text.count("\n", 0, match.start("code")) + code
+    assert count, f"{page} has no block for {package}"
+
+
+def run(page: str, package: str, exchanged: str | None = None) -> dict[str, Any]:
+    """What the page leaves behind; the function ``own`` stands in for one that is ``exchanged``."""
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for code in blocks(page, package):
+        exec(compile(code, page, "exec"), namespace)
         if exchanged in namespace:
             namespace[exchanged] = namespace["own"]
-    assert count, f"{page} has no block for {package}"
     return namespace
 
 
@@ -102,6 +115,22 @@ def test_training_in_a_framework(package: str) -> None:
     tolerance = 1e-8 if package == "deepxde" else 1e-4  # PINA's in float32
     for trained, wanted in zip(ours["net"].parameters(), theirs["net"].parameters(), strict=True):
         torch.testing.assert_close(trained, wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.usefixtures("as_before")
+@pytest.mark.parametrize("package", COMPARED)
+def test_numbers_beside_the_package(package: str) -> None:
+    """The page itself compares the numbers."""
+    pytest.importorskip(package, reason=NOTHING_TO_COMPARE)
+    run(COMPARED[package], package)
+
+
+@pytest.mark.slow
+def test_compiled(tmp_path: Path) -> None:
+    """The page itself compares the numbers; as a script, since Dynamo looks for globals in the module of that name."""
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(code.lstrip("\n") for code in blocks("from-jax.md", "inductor")), encoding="utf-8")
+    subprocess.run([sys.executable, script], check=True)
 
 
 @pytest.mark.slow

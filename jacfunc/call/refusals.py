@@ -173,13 +173,19 @@ def _output_problem(leaf: Any, batch: Shape, modules: Modules, instead: Instead 
     if not shape:
         return ShapeError, (
             f"is a scalar, but a batch of {batch} samples went in; return one value for each sample instead "
-            "of reducing over the batch, or use batch_dims=0 for one sample"
+            f"of reducing over the batch{_one_sample_hint(batch)}, or use batch_dims=0 for one sample"
         )
     return ShapeError, (
         f"has shape {shape}, whose first axes are not the batch {batch} of the input; return one result for "
-        f"each sample{_batch_first_hint(modules())}, or set batch_dims{_later_axis_hint(shape, batch)}"
+        f"each sample{_batch_first_hint(modules())}{_one_sample_hint(batch)}, or set batch_dims"
+        f"{_later_axis_hint(shape, batch)}"
         f"{instead(lambda _, inputs: all(own[: len(batch)] == shape[: len(batch)] for own in inputs))}"
     )
+
+
+def _one_sample_hint(batch: Shape) -> str:
+    """For functions as they are written for ``torch.func`` and JAX."""
+    return ", or pass torch.vmap(f) if f is a function of one sample" if len(batch) == 1 else ""
 
 
 def _later_axis_hint(shape: Shape, batch: Shape) -> str:

@@ -127,7 +127,7 @@ def cut_arguments(request: Request, options: Options) -> frozenset[int]:
     if options.in_dims is None:
         for place in places:
             given = place not in differentiated and place >= request.state_arguments
-            if given and trees.tensors(request.args[place]):
+            if given and any(leaf.dim() for leaf in trees.tensors(request.args[place])):  # a number has no samples
                 raise ArgumentError(
                     f"args[{place}] has tensors, and whether they carry samples is not known; say so with "
                     f"in_dims={_example(request, differentiated)} (0 for samples in front, None for shared)"
@@ -137,7 +137,16 @@ def cut_arguments(request: Request, options: Options) -> frozenset[int]:
 
 
 def _example(request: Request, differentiated: set[int]) -> tuple[int | None, ...]:
-    return tuple(0 if place in differentiated else None for place in range(len(request.args)))
+    """What ``in_dims`` may be: what is as long as the batch is likely to carry its samples."""
+
+    def as_long(arg: Any) -> bool:
+        shapes = [tuple(leaf.shape) for leaf in trees.tensors(arg)]
+        return bool(shapes) and all(shape[: len(request.batch)] == request.batch for shape in shapes)
+
+    return tuple(
+        0 if place in differentiated or (place >= request.state_arguments and as_long(arg)) else None
+        for place, arg in enumerate(request.args)
+    )
 
 
 def _told(request: Request, in_dims: int | tuple[int | None, ...], differentiated: set[int]) -> frozenset[int]:

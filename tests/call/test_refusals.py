@@ -141,6 +141,8 @@ CALLS = [
     (torch.sin, {"batch_dims": 3}, (X,), {}, ShapeError, "too few axes for batch_dims=3"),
     (torch.mul, {"argnums": (0, 1)}, (X, X[:2]), {}, ShapeError, "args[1] has sample axes (2,), but args[0] has (4,)"),
     (lambda x: x.sum(), {}, (X,), {}, ShapeError, "output is a scalar, but a batch of (4,) samples went in"),
+    (lambda x: x.sum(), {}, (X,), {}, ShapeError, "or pass torch.vmap(f) if f is a function of one sample"),
+    (lambda x: x[:2].sin(), {}, (X,), {}, ShapeError, "or pass torch.vmap(f) if f is a function of one sample"),
     (lambda x: x.T, {}, (X,), {}, ShapeError, "output has shape (3, 4), whose first axes are not the batch (4,)"),
     (lambda x: {"y": x[:2]}, {}, (X,), {}, ShapeError, "output['y'] has shape (2, 3)"),
     (lambda x: LSTM(x)[1][0], {}, (torch.ones(4, 2, 3),), {}, ShapeError, "LSTM has batch_first=False"),

@@ -229,7 +229,7 @@ def test_coupled_samples_are_found_in_blocks_of_one():
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({}, r"args\[1\] has tensors, and whether they carry samples is not known; say so with in_dims=\(0, None\)"),
+        ({}, r"args\[1\] has tensors, and whether they carry samples is not known; say so with in_dims=\(0, 0\)"),
         ({"in_dims": (0,)}, "1 entries for 2 positional arguments"),
         ({"in_dims": (None, 0)}, r"shares args\[0\], which is differentiated"),
         ({"sample_chunk_size": None, "in_dims": (None, 0)}, r"shares args\[0\], which is differentiated"),
@@ -240,6 +240,22 @@ def test_nothing_is_guessed(keywords, message):
     x, w = torch.randn(2, 6, 3)
     with pytest.raises(ArgumentError, match=message):
         diag_jac(scaled, argnums=0, **{"sample_chunk_size": 2, **keywords})(x, w)
+
+
+def test_what_has_fewer_rows_is_proposed_as_shared():
+    with pytest.raises(ArgumentError, match=r"say so with in_dims=\(0, None\)"):
+        diag_jac(scaled, argnums=0, sample_chunk_size=2)(torch.randn(6, 3), torch.randn(3))
+
+
+def test_a_number_is_shared_without_being_told(net):
+    """As the time that an ODE solver hands over."""
+    x, t = torch.randn(6, 3, dtype=double), torch.tensor(0.3, dtype=double)
+
+    def field(x, t):
+        return net(x) * t.cos()
+
+    found = divergence(field, argnums=0, sample_chunk_size=2)(x, t)
+    torch.testing.assert_close(found, divergence(field, argnums=0)(x, t))
 
 
 def test_what_is_cut_has_samples(net):
