@@ -34,6 +34,7 @@ class Prover(Recorder):
     def before(self, function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         """An operation is about to run."""
         super().before(function, args, kwargs)
+        self.blamed = ""
         self.lost |= inside_function()  # whose backward may do anything
         operands = list(tensors_in((*args, *kwargs.values())))
         self.operands = [operand for operand in operands if id(operand) in self.carrying]
@@ -51,13 +52,16 @@ class Prover(Recorder):
             function_name(function) in LEAVES or kwargs.get("out") is not None or (writes and not written_whole)
         )
         if not self.obstacle and (self.lost or not (self.keeps or self.taints)):
-            self.obstacle = "an autograd.Function" if inside_function() else function_name(function)
+            self.blamed = "an autograd.Function" if inside_function() else function_name(function) or "a transform in f"
 
     def after(self, result: Any) -> None:
         """It has run, and this is its result."""
         super().after(result)
         carries = bool(self.operands) or self.taints
-        for tensor in tensors_in((result,)):
+        tensors = list(tensors_in((result,)))
+        if tensors or self.lost:  # else it asked for a shape, say, and mixes nothing
+            self.obstacle = self.obstacle or self.blamed
+        for tensor in tensors:
             self.carrying.discard(id(tensor))
             self.mixed.discard(id(tensor))
             if carries:
