@@ -24,6 +24,12 @@ BLOCK = re.compile(r"^```(?:python|py (?P<package>\w+))\n(?P<code>.*?)^```$", re
 PACKAGES = ["deepxde", "neurodiffeq", "physicsnemo"]
 EXPORTER_NOT_INSTALLED = "the package is not installed; the same programs are saved, loaded and run without it"
 FRAMEWORKS = {"deepxde": "pde", "pina": "inside"}
+BESIDE_PLAIN_TORCH = {
+    "molecules.md": ["torch_geometric", "torchani"],
+    "transformers.md": ["transformers"],
+    "gaussian-processes.md": ["gpytorch"],
+}
+"""Pages that have blocks for these packages beside others of plain torch, which run everywhere."""
 NOT_INSTALLED = "the package is not installed; the same equation runs against a stand-in or a plain network"
 
 
@@ -102,6 +108,17 @@ def test_training_in_a_framework(package: str) -> None:
     tolerance = 1e-8 if package == "deepxde" else 1e-4  # PINA's in float32
     for trained, wanted in zip(ours["net"].parameters(), theirs["net"].parameters(), strict=True):
         torch.testing.assert_close(trained, wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.usefixtures("as_before")
+@pytest.mark.filterwarnings("ignore:The extensions")  # what TorchANI does without
+@pytest.mark.parametrize(
+    ("page", "package"), [(page, package) for page, packages in BESIDE_PLAIN_TORCH.items() for package in packages]
+)
+def test_models_of_a_package(page: str, package: str) -> None:
+    """The page itself compares the numbers."""
+    pytest.importorskip(package, reason="the package is not installed; the page has the same for models of plain torch")
+    run(page, package)
 
 
 @pytest.mark.slow
