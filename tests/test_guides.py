@@ -24,14 +24,15 @@ DOCS = Path(__file__).parents[1] / "docs" / "guides"
 BLOCK = re.compile(r"^```(?:python|py (?P<package>\w+))\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 PACKAGES = ["deepxde", "neurodiffeq", "physicsnemo"]
 EXPORTER_NOT_INSTALLED = "the package is not installed; the same programs are saved, loaded and run without it"
-COMPARED = {
-    "jax": "from-jax.md",
-    "folx": "from-jax.md",
-    "torchdiffeq": "flows.md",
-    "zuko": "flows.md",
-}
-NOTHING_TO_COMPARE = "the package is not installed; the page compares with closed forms without it"
 FRAMEWORKS = {"deepxde": "pde", "pina": "inside"}
+BESIDE_PLAIN_TORCH = {
+    "from-jax.md": ["jax", "folx"],
+    "flows.md": ["torchdiffeq", "zuko"],
+    "molecules.md": ["torch_geometric", "torchani"],
+    "transformers.md": ["transformers"],
+    "gaussian-processes.md": ["gpytorch"],
+}
+"""Pages that have blocks for these packages beside others of plain torch, which run everywhere."""
 NOT_INSTALLED = "the package is not installed; the same equation runs against a stand-in or a plain network"
 
 
@@ -118,11 +119,14 @@ def test_training_in_a_framework(package: str) -> None:
 
 
 @pytest.mark.usefixtures("as_before")
-@pytest.mark.parametrize("package", COMPARED)
-def test_numbers_beside_the_package(package: str) -> None:
+@pytest.mark.filterwarnings("ignore:The extensions")  # what TorchANI does without
+@pytest.mark.parametrize(
+    ("page", "package"), [(page, package) for page, packages in BESIDE_PLAIN_TORCH.items() for package in packages]
+)
+def test_numbers_beside_the_package(page: str, package: str) -> None:
     """The page itself compares the numbers."""
-    pytest.importorskip(package, reason=NOTHING_TO_COMPARE)
-    run(COMPARED[package], package)
+    pytest.importorskip(package, reason="the package is not installed; the page compares with closed forms without it")
+    run(page, package)
 
 
 @pytest.mark.slow

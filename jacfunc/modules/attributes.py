@@ -28,6 +28,8 @@ class Contents(NamedTuple):
 
 OWN = frozenset(nn.Module().__dict__) - {"training"}
 """Tables that modules are made of, which have their own guards."""
+HOOKS = tuple(name for name, table in vars(nn.Module()).items() if name in OWN and "ward" in name and table == {})
+"""Those of hooks around a forward or backward, which a forward may register and remember that it has (transformers)."""
 DICTS = (dict, OrderedDict, defaultdict)
 LEAVES = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, type, ModuleType, FunctionType)
 MOST = 4096
@@ -40,6 +42,8 @@ def contents_of(modules: Iterable[nn.Module], function: Any = None) -> list[Cont
     seen = {id(contents.home) for contents in found}
     held = [value for contents in found for name, value in contents.before.items() if name not in OWN]
     held += _closed_over(function)
+    tables = [contents.before[name] for contents in found for name in HOOKS if name in contents.before]
+    found += [Contents(table, dict(table), of_module=True) for table in tables if isinstance(table, dict)]
     while held and len(found) < MOST:
         item = held.pop()
         if isinstance(item, (*LEAVES, nn.Module)):

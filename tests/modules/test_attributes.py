@@ -160,6 +160,34 @@ def test_attributes_come_back_whatever_happens_to_them() -> None:
     assert net.calls == 0 and net.other == [1] and not hasattr(net, "new")
 
 
+class Hooked(nn.Module):
+    """Registers hooks at its first forward and remembers that, as transformers do for ``output_hidden_states``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2, 2, dtype=torch.float64)
+
+    def forward(self, x: Any) -> Any:
+        if not hasattr(self, "hooked"):
+            self.hooked = True
+            self.inner.register_forward_hook(lambda _, args, y: y + args[0])
+            self.inner.register_forward_pre_hook(lambda _, args: (2 * args[0],))
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("held", ["itself", "in a lambda", "where no walk looks"])
+def test_hooks_that_a_forward_registers_once_are_there_once(held: str, rows: int) -> None:
+    net = Hooked()
+    holder = Holder(net)
+    f = {"itself": net, "in a lambda": lambda x: net(x), "where no walk looks": lambda x: holder.net(x)}[held]
+    for _ in range(2):
+        found = diag_jac(f)(X[:rows])
+        torch.testing.assert_close(found, 2 * (net.inner.weight.diagonal() + 1).expand(rows, 2))
+    net(X)
+    assert len(net.inner._forward_hooks) == len(net.inner._forward_pre_hooks) == 1
+
+
 class Told(Lazy):
     def __init__(self) -> None:
         super().__init__()
