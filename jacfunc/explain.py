@@ -44,6 +44,8 @@ class Explanation:
     widest_bytes: int
     corrected: tuple[Entry, ...] = ()
     blocks: Blocks | None = None
+    input_shapes: tuple[tuple[int, ...], ...] = ()
+    """Those that the user gave, where the transform inside differentiates by something else."""
 
     @property
     def rows_in_flight(self) -> int:
@@ -61,7 +63,8 @@ class Explanation:
         plan = self.plan
         chunks = math.ceil(plan.rows / self.rows_in_flight) if plan.rows else 0
         rows = f"{plan.rows} in {chunks} chunk{'s' if chunks != 1 else ''}"
-        shapes = f"{_shapes(plan.input_shapes)} -> {_shapes(plan.outputs.shapes)} for each of {self.samples} samples"
+        taken = self.input_shapes or plan.input_shapes
+        shapes = f"{_shapes(taken)} -> {_shapes(plan.outputs.shapes)} for each of {self.samples} samples"
         without = f"{', '.join(plan.findings.notes)}: each goes by a forward route of its own"
         return [
             ("transform", repr(self.transform)),
@@ -150,7 +153,10 @@ def explain(transform: Explainable) -> Callable[..., Explanation]:
             batch, corrected = request.batch, tuple(noting.met.values())
             samples = math.prod(batch if blocks is None else (blocks.count, *batch[1:]))
             widest = max(sizes, default=0)
-            return Explanation(transform, plan, samples, options.chunk_size, sum(sizes), widest, corrected, blocks)
+            shapes = transform.input_shapes(given) if isinstance(transform, Directional) else ()
+            return Explanation(
+                transform, plan, samples, options.chunk_size, sum(sizes), widest, corrected, blocks, shapes
+            )
 
     return explained
 

@@ -27,6 +27,8 @@ BUILTIN = {
     "IndependenceWarning": UserWarning,
     "PrecisionWarning": UserWarning,
     "UnreducedGradientsWarning": UserWarning,
+    "DetachedParametersWarning": UserWarning,
+    "ZeroDerivativeWarning": UserWarning,
 }
 
 

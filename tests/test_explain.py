@@ -9,7 +9,7 @@ import torch
 from functions import OldStyle
 from torch import nn
 
-from jacfunc import batch_jac, diag_jac, explain, hess_diag, laplacian, make_functional
+from jacfunc import batch_jac, diag_jac, directional, explain, hess_diag, laplacian, make_functional
 from jacfunc.core import caches
 
 
@@ -157,3 +157,9 @@ def test_inside_a_transform():
     seen = []
     torch.func.grad(lambda x: seen.append(explain(diag_jac(lambda x: x.sin()))(x)) or x.sum())(torch.ones(4, 3))
     assert seen[0].memory > 0
+
+
+def test_along_a_direction_the_shapes_are_those_of_the_input() -> None:
+    along = directional(lambda a, x: a * x.sin(), order=2)
+    text = str(explain(along)(torch.tensor(2.0), torch.rand(5, 3), torch.ones(3)))
+    assert "sample shapes  (3,) -> (3,) for each of 5 samples" in text

@@ -211,6 +211,12 @@ class Directional(Uncalled):
         s = first.new_zeros(first.shape[: self.options.batch_dims])
         return self.transform, (*own, direction, s)
 
+    def input_shapes(self, args: tuple[Any, ...]) -> tuple[tuple[int, ...], ...]:
+        """The sample shapes of the argument that the direction belongs to."""
+        own = list(args[:-1])
+        leaves = trees.flatten(own[self._position(own)])[0]
+        return tuple([tuple(leaf.shape[self.options.batch_dims :]) for leaf in leaves])
+
     def _checked(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Arguments of which the last is a direction for the differentiated one."""
         *own, direction = args if args else (None,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -115,14 +116,18 @@ def _refuse_first(
             raise kind(f"{structure.paths(root)[index]} {text}{advice}")
 
 
+CONVERT = "convert it with .to(torch.float32), or if it holds indices (token ids) differentiate by their embeddings"
+
+
 def _input_problem(leaf: Any, batch_dims: int) -> Problem | None:
     if not isinstance(leaf, torch.Tensor):
         return ArgumentTypeError, (f"is {_a(leaf)}, not a tensor; {_way_out(leaf)}")
-    if (problem := _form_problem(leaf, "pass", "convert it with .to(torch.float32)")) is not None:
+    if (problem := _form_problem(leaf, "pass", CONVERT)) is not None:
         return problem
     if leaf.dim() < batch_dims:
         return ShapeError, (
             f"has shape {tuple(leaf.shape)}, too few axes for batch_dims={batch_dims}; for one sample use batch_dims=0"
+            + ", if all samples share it expand it (t.expand(N))" * (leaf.dim() == 0)
         )
     return None
 
@@ -205,6 +210,8 @@ def _way_out(leaf: Any) -> str:
     if isinstance(leaf, str | bytes):
         return "select a tensor with argnums"
     name = type(leaf).__name__
+    if is_dataclass(leaf):
+        return f"make {name} a tree with torch.export.register_dataclass({name})"
     register = f"optree.register_pytree_node({name}, flatten, unflatten, namespace={NAMESPACE!r})"
     return f"make {name} a tree with {register}"
 

@@ -196,10 +196,16 @@ class Request:
     def _check_batch(self) -> None:
         for index, leaf in enumerate(self.leaves):
             if tuple(leaf.shape[: self.options.batch_dims]) != self.batch:
-                paths = self.input_paths()
+                paths, found = self.input_paths(), tuple(leaf.shape[: self.options.batch_dims])
+                shared = next(
+                    (path for path, axes in ((paths[0], self.batch), (paths[index], found)) if set(axes) == {1}), None
+                )
+                expand = (
+                    "" if shared is None else f"; expand {shared} if it is the same for all samples (t.expand(N, 1))"
+                )
                 raise ShapeError(
-                    f"{paths[index]} has sample axes {tuple(leaf.shape[: self.options.batch_dims])}, but {paths[0]} "
-                    f"has {self.batch}; all differentiated tensors need the same first {self.options.batch_dims} axes"
+                    f"{paths[index]} has sample axes {found}, but {paths[0]} has {self.batch}; all differentiated "
+                    f"tensors need the same first {self.options.batch_dims} axes{expand}"
                 )
 
     def sample_shape(self, tensor: Any) -> Shape:

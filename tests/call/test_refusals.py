@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -34,6 +35,14 @@ NET = nn.Linear(3, 3)
 F, PARAMS = make_functional(NET)
 LSTM = nn.LSTM(3, 3)
 LAZY = nn.LazyLinear(3)
+
+
+@dataclass
+class Pair:
+    """A dataclass that nobody registered."""
+
+    one: torch.Tensor
+    two: torch.Tensor
 
 
 class Opaque:
@@ -120,7 +129,10 @@ CALLS = [
     (torch.sin, {}, ({},), {}, ArgumentTypeError, "args[0] holds no tensor"),
     (lambda s: s["u"], {}, ({"u": X, "n": 3},), {}, ArgumentTypeError, "args[0]['n'] is an int, not a tensor"),
     (lambda o: o.value, {}, (Opaque(X),), {}, ArgumentTypeError, "optree.register_pytree_node(Opaque, flatten, unflatten"),
-    (torch.sin, {}, (X.long(),), {}, ArgumentTypeError, "args[0] has dtype torch.int64"),
+    (torch.sin, {}, (X.long(),), {}, ArgumentTypeError, "if it holds indices (token ids) differentiate by their embeddings"),
+    (lambda x: Pair(x, x), {}, (X,), {}, ArgumentTypeError, "make Pair a tree with torch.export.register_dataclass(Pair)"),
+    (torch.mul, {"argnums": (0, 1)}, (X[:1], X), {}, ShapeError, "expand args[0] if it is the same for all samples"),
+    (torch.mul, {"argnums": (0, 1)}, (X, X[:1]), {}, ShapeError, "expand args[1] if it is the same for all samples"),
     (torch.sin, {}, (X > 0,), {}, ArgumentTypeError, "args[0] has dtype torch.bool"),
     (torch.sin, {}, (X + 0j,), {}, ArgumentTypeError, "args[0] is complex (torch.complex64); pass its real view"),
     (torch.sin, {}, (X.to_sparse(),), {}, ArgumentTypeError, "convert it with .to_dense()"),
@@ -137,7 +149,7 @@ CALLS = [
     (lambda x: LAZY(x), {}, (X,), {}, ArgumentError, "the lazy parameter 'weight' has no shape yet"),
     (F, {}, ({**PARAMS, "weight": PARAMS["weight"].long()}, X), {}, ParametersError, "params['weight'] has dtype torch.int64"),
     (lambda s: s[0][1], {}, ([(X, X.int())],), {}, ArgumentTypeError, "args[0][0][1] has dtype torch.int32"),
-    (torch.sin, {}, (torch.tensor(1.0),), {}, ShapeError, "args[0] has shape (), too few axes for batch_dims=1"),
+    (torch.sin, {}, (torch.tensor(1.0),), {}, ShapeError, "use batch_dims=0, if all samples share it expand it (t.expand(N))"),
     (torch.sin, {"batch_dims": 3}, (X,), {}, ShapeError, "too few axes for batch_dims=3"),
     (torch.mul, {"argnums": (0, 1)}, (X, X[:2]), {}, ShapeError, "args[1] has sample axes (2,), but args[0] has (4,)"),
     (lambda x: x.sum(), {}, (X,), {}, ShapeError, "output is a scalar, but a batch of (4,) samples went in"),
