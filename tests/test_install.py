@@ -120,7 +120,7 @@ class Installed:
 
 def environment(folder: Path) -> tuple[Path, Path]:
     """A new environment that sees what is installed here, but no package that is installed by a ``.pth`` file."""
-    venv.create(folder)
+    venv.create(folder, symlinks=os.name != "nt")
     base = {"base": str(folder), "platbase": str(folder)}
     site = Path(sysconfig.get_path("purelib", "venv", base))
     here = {str(Path(str(module.__file__)).parents[1]) for module in (torch, optree, numpy, hatchling)}
