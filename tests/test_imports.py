@@ -1,11 +1,14 @@
-"""What a process pays before the first number: ``torch.compile`` and sympy take seconds, and nobody asked for them."""
+"""What a process pays before the first number: ``torch.compile`` and sympy take seconds, and nobody asked for them.
+
+Nor for the example behind ``python -m jacfunc``.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-HEAVY = ("torch._dynamo", "torch._inductor", "sympy")
+HEAVY = ("torch._dynamo", "torch._inductor", "sympy", "jacfunc._demo")
 
 FIRST_CALLS = {
     "a module": "diag_jac(net)(x)",

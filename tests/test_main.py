@@ -13,11 +13,10 @@ import pytest
 import torch
 
 import jacfunc
-from jacfunc import __main__ as command
-from jacfunc.demo import example as founding
-from jacfunc.demo import measure, memory
-from jacfunc.demo.example import METHODS, OURS, PLAIN, Example, Method, Setup
-from jacfunc.demo.measure import Result
+from jacfunc._demo import command, measure, memory
+from jacfunc._demo import example as founding
+from jacfunc._demo.example import METHODS, OURS, PLAIN, Example, Method, Setup
+from jacfunc._demo.measure import Result
 
 SMALL = ["--samples", "5", "--outputs", "7", "--width", "3", "--calls", "2", "--no-memory"]
 SETUP = Setup(samples=5, outputs=7, width=3, dtype="float64")
@@ -284,7 +283,7 @@ def test_bad_options_are_refused(capsys, arguments, message):
 
 def test_growth_is_the_peak_of_a_call():
     # In a process of its own: here an earlier test may have left as much memory free, and resident.
-    code = "import torch; from jacfunc.demo import memory; print(memory.growth(lambda: torch.ones(2**24).sum()))"
+    code = "import torch; from jacfunc._demo import memory; print(memory.growth(lambda: torch.ones(2**24).sum()))"
     grown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     if sys.platform == "linux":
         assert 0.9 * 2**26 < int(grown) < 1.5 * 2**26

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from multiprocessing.connection import Connection
 
-from jacfunc.demo.memory import started
+from jacfunc._demo.memory import started
 
 from .contender import Contender
 from .harness import Settings, Step, measured

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from jacfunc.demo.memory import growth
+from jacfunc._demo.memory import growth
 
 from .workloads import STEP, VALUE, Problem
 

@@ -1,4 +1,4 @@
-"""The peak memory of one call of a contender, in a process of its own, by ``jacfunc/demo/memory.py``."""
+"""The peak memory of one call of a contender, in a process of its own, by ``jacfunc/_demo/memory.py``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from jacfunc.demo.memory import started
+from jacfunc._demo.memory import started
 
 from .contender import Contender
 from .workloads import Problem, Workload

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from jacfunc import accumulate, residual
-from jacfunc.demo.memory import growth, started
+from jacfunc._demo.memory import growth, started
 from jacfunc.training.blocks import Size
 
 WIDTH, LAYERS = 32, 3

@@ -889,7 +889,7 @@ def test_no_other_file_uses_a_private_name_of_torch(path, own):
     assert lines == BY_NAME.get(path.relative_to(ROOT).as_posix(), [])
 
 
-BY_NAME = {"demo/memory.py": ["'torch._dynamo'"]}
+BY_NAME = {"_demo/memory.py": ["'torch._dynamo'"]}
 """What names a module as a string, and cannot ask the room, as it is also read where torch is not installed."""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import jacfunc.demo.memory
+import jacfunc._demo.memory
 
 from ..contender import Contender, Running
 from ..quiet import PAGES_KEPT
@@ -29,7 +29,7 @@ class Remote:
 
     def __init__(self, python: Path, method: str, problem: Problem) -> None:
         self.folder = tempfile.TemporaryDirectory()
-        command = [str(python), *WORKER, jacfunc.demo.memory.__file__]
+        command = [str(python), *WORKER, jacfunc._demo.memory.__file__]
         pipe, kept = subprocess.PIPE, {**os.environ, **PAGES_KEPT}
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=kept)
         try:

@@ -1,6 +1,6 @@
 """The process that runs JAX and folx, asked in lines of JSON.  It runs in an environment without torch or jacfunc.
 
-Started as ``python jax_worker.py FILE`` where FILE is ``jacfunc/demo/memory.py``, which needs nothing but Python.
+Started as ``python jax_worker.py FILE`` where FILE is ``jacfunc/_demo/memory.py``, which needs nothing but Python.
 """
 
 from __future__ import annotations

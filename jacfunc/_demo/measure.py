@@ -1,6 +1,6 @@
 """The ways to the founding example's derivatives, measured and checked: seconds, peak memory, errors, verdicts.
 
-The example and the ways are in ``example.py``; options, the printed table and the exit status in ``__main__.py``.
+The example and the ways are in ``example.py``; options and the printed table in ``command.py``.
 Nothing here prints.
 """
 
