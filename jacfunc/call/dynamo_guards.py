@@ -42,7 +42,7 @@ def needed(adapted: bool) -> Callable[[Sequence[Any]], list[bool]]:
 def _aliases() -> frozenset[str]:
     """What Dynamo calls the modules whose guards are left out: exactly these, and none that is called alike."""
     package = __name__.partition(".")[0]
-    names = [name for name in sys.modules if name == package or name.startswith((f"{package}.", PRIVATE))]
+    names = [name for name in list(sys.modules) if name == package or name.startswith((f"{package}.", PRIVATE))]
     return frozenset(f"__import_{name.replace('.', '_dot_')}" for name in names)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
+import threading
+from types import ModuleType
 
 import pytest
 import torch
@@ -90,3 +93,28 @@ def test_the_option_is_the_filter(guards):
     (option,) = dynamo_guards.filtered(True).items()
     assert option[0] == "guard_filter_fn"
     assert option[1]([]) == []
+
+
+def test_modules_may_be_imported_meanwhile() -> None:
+    """Another thread, such as the one that asks the compiler (``call/toolchain.py``), imports while guards are made."""
+    names = [f"{__name__}_imported_{number}" for number in range(50)]
+    over = threading.Event()
+
+    def imports() -> None:
+        while not over.is_set():
+            for name in names:
+                sys.modules[name] = ModuleType(name)
+            for name in names:
+                del sys.modules[name]
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=imports)
+    thread.start()
+    try:
+        found = [dynamo_guards._aliases() for _ in range(300)]
+    finally:
+        over.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+    assert all("__import_jacfunc_dot_call" in aliases for aliases in found)
