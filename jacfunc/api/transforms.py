@@ -8,21 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Unpack
+from typing import Any, Unpack, overload
 
 import torch
+from torch import Tensor
 
 from ..call.independence import probe_now
 from ..call.quantity import Axes, EntriesOf, Quantity
 from ..call.request import as_function, requested
 from ..call.shapes import refuse_unequal_trees, refuse_without_diagonal
-from ..options import Keywords, Options
+from ..keywords import Keywords, RowsAlone, RowsAux, RowsBoth, RowsKeywords, RowsSeveral, RowsValue
+from ..options import Options
 from ..routes.collect import Block, Diagonal, HessianDiagonal
 from .calling import keywords_only
 from .places import in_front
 from .results import by_pair, trace
 from .segments import segmented
-from .transform import Transform, transform_of, with_signature
+from .transform import Network, Transform, X, Y, transform_of, with_signature
 
 DIAG_JAC = Quantity("diag_jac", 1, EntriesOf(1, Diagonal), by_pair, refuse=refuse_without_diagonal, axes=Axes.ROW)
 DIAG_JAC_OF_ROWS = Quantity(
@@ -41,8 +43,28 @@ DIVERGENCE = Quantity(
 HESS_DIAG = Quantity("hess_diag", 2, EntriesOf(2, HessianDiagonal), by_pair, axes=Axes.INPUT)
 
 
+@overload
+def diag_jac(f: Network, **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def diag_jac(f: Network, **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+@overload
+def diag_jac(f: Callable[[Tensor], Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def diag_jac(f: Callable[..., Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def diag_jac(f: Callable[..., Y], **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+@overload
+def diag_jac(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsAux]) -> Transform[tuple[Y, X]]: ...
+@overload
+def diag_jac(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsBoth]) -> Transform[tuple[Y, Y, X]]: ...
+@overload
+def diag_jac(f: Callable[..., Tensor], **keywords: Unpack[RowsSeveral]) -> Transform[tuple[Tensor, ...]]: ...
+@overload
+def diag_jac(f: Callable[..., Any], **keywords: Unpack[RowsKeywords]) -> Transform[Any]: ...
 @with_signature
-def diag_jac(f: Callable[..., Any], *, segments: torch.Tensor | None = None, **keywords: Unpack[Keywords]) -> Transform:
+def diag_jac(
+    f: Callable[..., Any], *, segments: torch.Tensor | None = None, **keywords: Unpack[Keywords]
+) -> Transform[Any]:
     r"""The diagonal of each sample's Jacobian, without the Jacobian.
 
     .. math:: D_{nb} = \partial y_{nb} / \partial x_{nb}, \qquad y = f(\theta, x)
@@ -93,10 +115,28 @@ def diag_jac(f: Callable[..., Any], *, segments: torch.Tensor | None = None, **k
     return segmented(transform_of(quantity, f, keywords), segments)
 
 
+@overload
+def batch_jac(f: Network, **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def batch_jac(f: Network, **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+@overload
+def batch_jac(f: Callable[[Tensor], Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def batch_jac(f: Callable[..., Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def batch_jac(f: Callable[..., Y], **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+@overload
+def batch_jac(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsAux]) -> Transform[tuple[Y, X]]: ...
+@overload
+def batch_jac(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsBoth]) -> Transform[tuple[Y, Y, X]]: ...
+@overload
+def batch_jac(f: Callable[..., Tensor], **keywords: Unpack[RowsSeveral]) -> Transform[tuple[Tensor, ...]]: ...
+@overload
+def batch_jac(f: Callable[..., Any], **keywords: Unpack[RowsKeywords]) -> Transform[Any]: ...
 @with_signature
 def batch_jac(
     f: Callable[..., Any], *, segments: torch.Tensor | None = None, **keywords: Unpack[Keywords]
-) -> Transform:
+) -> Transform[Any]:
     r"""The Jacobian of each sample, ``(N, *O, *I)``, without the zeros between samples.
 
     .. math:: J_{noi} = \partial y_{no} / \partial x_{ni}
@@ -126,10 +166,22 @@ def batch_jac(
     return segmented(transform_of(BATCH_JAC, f, keywords), segments)
 
 
+@overload
+def divergence(f: Callable[[Tensor], Any], **keywords: Unpack[RowsAlone]) -> Transform[Tensor]: ...
+@overload
+def divergence(f: Callable[..., Any], **keywords: Unpack[RowsAlone]) -> Transform[Tensor]: ...
+@overload
+def divergence(f: Callable[..., Y], **keywords: Unpack[RowsValue]) -> Transform[tuple[Tensor, Y]]: ...
+@overload
+def divergence(f: Callable[..., tuple[Any, X]], **keywords: Unpack[RowsAux]) -> Transform[tuple[Tensor, X]]: ...
+@overload
+def divergence(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsBoth]) -> Transform[tuple[Tensor, Y, X]]: ...
+@overload
+def divergence(f: Callable[..., Any], **keywords: Unpack[RowsKeywords]) -> Transform[Any]: ...
 @with_signature
 def divergence(
     f: Callable[..., Any], *, segments: torch.Tensor | None = None, **keywords: Unpack[Keywords]
-) -> Transform:
+) -> Transform[Any]:
     r"""The divergence of each sample, ``(N,)``: the sum of the main diagonal of its Jacobian.
 
     .. math:: \nabla \cdot f = \sum_b \partial y_{nb} / \partial x_{nb}
@@ -156,10 +208,28 @@ def divergence(
     return segmented(transform_of(DIVERGENCE, f, keywords), segments)
 
 
+@overload
+def hess_diag(f: Network, **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def hess_diag(f: Network, **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+@overload
+def hess_diag(f: Callable[[Tensor], Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def hess_diag(f: Callable[..., Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def hess_diag(f: Callable[..., Y], **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+@overload
+def hess_diag(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsAux]) -> Transform[tuple[Y, X]]: ...
+@overload
+def hess_diag(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsBoth]) -> Transform[tuple[Y, Y, X]]: ...
+@overload
+def hess_diag(f: Callable[..., Tensor], **keywords: Unpack[RowsSeveral]) -> Transform[tuple[Tensor, ...]]: ...
+@overload
+def hess_diag(f: Callable[..., Any], **keywords: Unpack[RowsKeywords]) -> Transform[Any]: ...
 @with_signature
 def hess_diag(
     f: Callable[..., Any], *, segments: torch.Tensor | None = None, **keywords: Unpack[Keywords]
-) -> Transform:
+) -> Transform[Any]:
     r"""The second derivative of every output by every input element, ``(N, *O, *I)``.
 
     .. math:: H_{noi} = \partial^2 y_{no} / \partial x_{ni}^2

@@ -14,8 +14,8 @@ from ..core.levels import compiling
 from ..core.reasons import name_of
 from ..core.torch_private import NON_PERSISTENT
 from ..errors import ArgumentTypeError, UnsupportedOperationError
+from ..keywords import Keywords
 from ..modules.wrappers import warn_of_own_gradients
-from ..options import Keywords
 from .alike import settled
 from .connected import connected, in_sight
 
