@@ -1,6 +1,11 @@
 """Sphinx configuration: MyST pages, docstrings by autodoc and napoleon, the furo theme."""
 
+from sphinx.pycode.parser import VariableCommentPicker
+
 import jacfunc
+
+# Overloads are for type checkers; a page shows the one signature that help() shows.
+VariableCommentPicker.add_overload_entry = lambda self, function: None
 
 project = "jacfunc"
 author = "the jacfunc authors"

@@ -23,9 +23,10 @@ class _Shared(TypedDict, total=False):
     """Those that never change the type of a result."""
 
     batch_dims: int
-    """How many leading axes are sample axes; 1 by default, 0 for one sample."""
+    """How many leading axes are sample axes; 0 for one sample."""
     method: Method
-    """``"auto"`` takes the cheapest route that the operations inside ``f`` allow."""
+    """``"auto"`` takes the cheapest route that the operations inside ``f`` allow; ``"taylor"``, ``"forward"`` or
+    ``"reverse"`` ask for one."""
     chunk_size: int | None
     """At most so many rows in flight, which bounds memory; None for all at once."""
     sample_chunk_size: int | Literal["auto"] | None
@@ -35,7 +36,7 @@ class _Shared(TypedDict, total=False):
     out_dims: int | None
     """The axis of the outputs that the samples lie on; None for the first."""
     check: bool
-    """Find out, once, whether samples influence each other, and refuse if so; True by default."""
+    """Find out, once, whether samples influence each other, and refuse if so."""
     check_tolerance: float | None
     """By which part of its size an output may move in that check; None for rounding alone."""
     compile: bool
@@ -44,12 +45,12 @@ class _Shared(TypedDict, total=False):
 
 class _ByOne(TypedDict, total=False):
     argnums: int
-    """Which positional argument to differentiate by; the last one by default."""
+    """Which positional arguments to differentiate by; the last one by default."""
 
 
 class _BySeveral(TypedDict, total=False):
     argnums: Required[tuple[int, ...]]
-    """Which positional arguments to differentiate by."""
+    """Which positional arguments to differentiate by; the last one by default."""
 
 
 class _ByAny(TypedDict, total=False):
@@ -59,7 +60,7 @@ class _ByAny(TypedDict, total=False):
 
 class _NoAux(TypedDict, total=False):
     has_aux: Literal[False]
-    """True where ``f`` returns ``(output, aux)``; aux then comes last in the result."""
+    """``f`` returns ``(output, aux)``; aux comes last in the result."""
 
 
 class _Aux(TypedDict):
@@ -69,19 +70,19 @@ class _Aux(TypedDict):
 
 class _NoValue(TypedDict, total=False):
     return_value: Literal[False]
-    """True to return the output of ``f`` as well, after the derivative."""
+    """Also return the output of ``f``, after the derivative."""
 
 
 class _Value(TypedDict):
     return_value: Literal[True]
-    """Return the output of ``f`` as well, after the derivative."""
+    """Also return the output of ``f``, after the derivative."""
 
 
 class _Whichever(TypedDict, total=False):
     has_aux: bool
     """``f`` returns ``(output, aux)``; aux comes last in the result."""
     return_value: bool
-    """Return the output of ``f`` as well, after the derivative."""
+    """Also return the output of ``f``, after the derivative."""
 
 
 class _Segments(TypedDict, total=False):
@@ -167,5 +168,22 @@ class NamedBoth(_Shared, _ByAny, _Aux, _Value, _Names):
     """For ``(derivatives, value, aux)``."""
 
 
-class NamedKeywords(Keywords, _Names):
-    """Whichever of them."""
+# Two, neither of which fits a call without these keywords: mypy gives up on a lambda that several overloads take.
+
+
+class NamedPerhapsValue(_Shared, _ByAny, _Names, total=False):
+    """For a ``return_value`` that a checker does not know."""
+
+    return_value: Required[bool]
+    """Also return the output of ``f``, after the derivative."""
+    has_aux: bool
+    """``f`` returns ``(output, aux)``; aux comes last in the result."""
+
+
+class NamedPerhapsAux(_Shared, _ByAny, _Names, total=False):
+    """For a ``has_aux`` that a checker does not know."""
+
+    return_value: bool
+    """Also return the output of ``f``, after the derivative."""
+    has_aux: Required[bool]
+    """``f`` returns ``(output, aux)``; aux comes last in the result."""

@@ -13,16 +13,15 @@ from typing import Any, Unpack, overload
 from torch import Tensor
 
 from ..call.request import as_function
-from ..keywords import Keywords, NamedAlone, NamedAux, NamedBoth, NamedKeywords, NamedValue
+from ..keywords import Keywords, NamedAlone, NamedAux, NamedBoth, NamedPerhapsAux, NamedPerhapsValue, NamedValue
 from ..options import Options, check_flag
 from .asked import Asked
-from .calling import keywords_only
 from .derivatives import Derivatives
 from .grids import made_on_grid
 from .named import Partials
 from .notation import Variables
 from .places import in_front
-from .transform import Transform, X, Y
+from .transform import Transform, X, Y, with_signature
 
 
 def made(
@@ -57,8 +56,10 @@ def partials(
     f: Callable[..., tuple[Y, X]], wanted: str, **keywords: Unpack[NamedBoth]
 ) -> Partials[tuple[Derivatives, Y, X]]: ...
 @overload
-def partials(f: Callable[..., Any], wanted: str, **keywords: Unpack[NamedKeywords]) -> Partials[Any]: ...
-@keywords_only
+def partials(f: Callable[..., Any], wanted: str, **keywords: Unpack[NamedPerhapsValue]) -> Partials[Any]: ...
+@overload
+def partials(f: Callable[..., Any], wanted: str, **keywords: Unpack[NamedPerhapsAux]) -> Partials[Any]: ...
+@with_signature
 def partials(
     f: Callable[..., Any],
     wanted: str,

@@ -22,15 +22,15 @@ from ..core.unasked import unasked
 from ..errors import ArgumentTypeError, NotationError, ShapeError, UnsupportedOperationError
 from ..evaluation.rng import replaying
 from ..jet import Jet
-from ..keywords import Keywords, NamedAlone, NamedAux, NamedBoth, NamedKeywords, NamedValue
+from ..keywords import Keywords, NamedAlone, NamedAux, NamedBoth, NamedPerhapsAux, NamedPerhapsValue, NamedValue
 from ..options import Options, check_flag
-from .calling import Uncalled, keywords_only
+from .calling import Uncalled
 from .derivatives import Derivatives
 from .meshed import meshed, on_own_samples, refuse_meshed
 from .named import Partials, are_separate
 from .notation import Variables
 from .partials import made
-from .transform import Result_co, Transform, X, Y
+from .transform import Result_co, Transform, X, Y, with_signature
 
 R = TypeVar("R", default=Tensor)
 """What an equation returns: a residual, or a tuple of them."""
@@ -291,8 +291,12 @@ def residual(
     f: Callable[..., tuple[Y, X]], equation: Equation[R], **keywords: Unpack[NamedBoth]
 ) -> Residual[tuple[R, Y, X]]: ...
 @overload
-def residual(f: Callable[..., Any], equation: Equation[Any], **keywords: Unpack[NamedKeywords]) -> Residual[Any]: ...
-@keywords_only
+def residual(
+    f: Callable[..., Any], equation: Equation[Any], **keywords: Unpack[NamedPerhapsValue]
+) -> Residual[Any]: ...
+@overload
+def residual(f: Callable[..., Any], equation: Equation[Any], **keywords: Unpack[NamedPerhapsAux]) -> Residual[Any]: ...
+@with_signature
 def residual(
     f: Callable[..., Any],
     equation: Equation[Any],

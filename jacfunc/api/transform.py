@@ -133,17 +133,16 @@ class Transform(Entrance, Uncalled, Generic[Result_co]):
 
 
 def with_signature(transform: F) -> F:
-    """Show the keywords that all transforms share, after its own, where ``help`` and editors look for them."""
-    given = inspect.signature(transform, eval_str=False).parameters.values()
-    own = [parameter for parameter in given if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    """Show the keywords that all transforms share, after its own, where ``help`` looks for them."""
+    given = inspect.signature(transform, eval_str=False)
+    own = [parameter for parameter in given.parameters.values() if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
     shared = [
         inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=option.type)
         for option in fields(Options)
         if option.init
     ]
-    function = inspect.Parameter("f", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation="Callable[..., Any]")
     made = keywords_only(transform)
-    made.__signature__ = inspect.Signature([function, *own, *shared], return_annotation="Transform")  # type: ignore[attr-defined]
+    made.__signature__ = given.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
     return made
 
 

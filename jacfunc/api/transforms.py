@@ -86,9 +86,23 @@ def diag_jac(
         segments: for ragged samples, rows ``(R, *I)`` that belong to ``G`` segments as atoms do to molecules: the
             number of the segment of each row, ``(R,)``, as ``batch`` of PyTorch Geometric.  ``f`` returns a result for
             each segment, ``(G, *O)``, or for each row, ``(R, *O)``.
-        **keywords: ``argnums=-1``, ``batch_dims=1``, ``method="auto"``, ``chunk_size=None``,
-            ``sample_chunk_size=None``, ``in_dims=None``, ``out_dims=None``, ``has_aux=False``, ``return_value=False``,
-            ``check=True``, ``check_tolerance=None``, ``compile=False``, described at :class:`jacfunc.options.Options`.
+        **keywords: what all transforms share, of which :class:`jacfunc.options.Options` says more:
+
+            - ``argnums=-1``: which positional arguments to differentiate by; the last one by default.
+            - ``batch_dims=1``: how many leading axes are sample axes; 0 for one sample.
+            - ``method="auto"``: ``"auto"`` takes the cheapest route that the operations inside ``f`` allow;
+              ``"taylor"``, ``"forward"`` or ``"reverse"`` ask for one.
+            - ``chunk_size=None``: at most so many rows in flight, which bounds memory; None for all at once.
+            - ``sample_chunk_size=None``: at most so many samples at a time; ``"auto"`` for as many as caches hold,
+              None for all at once.
+            - ``in_dims=None``: which positional arguments carry samples, as in ``torch.vmap``: 0 or None for each.
+            - ``out_dims=None``: the axis of the outputs that the samples lie on; None for the first.
+            - ``has_aux=False``: ``f`` returns ``(output, aux)``; aux comes last in the result.
+            - ``return_value=False``: also return the output of ``f``, after the derivative.
+            - ``check=True``: find out, once, whether samples influence each other, and refuse if so.
+            - ``check_tolerance=None``: by which part of its size an output may move in that check; None for rounding
+              alone.
+            - ``compile=False``: run under ``torch.compile``, compiled once.
 
     Returns:
         A function of the same arguments as ``f``.  Its result has the larger of ``O`` and ``I``: ``(N, *larger)``, the
