@@ -106,14 +106,14 @@ partials(f, "u", inputs="x", outputs="u", chunk_size=1)
 
 def test_an_editor_shows_every_keyword_and_its_meaning() -> None:
     with LanguageServer(ROOT, SHOWN) as server:
-        for call, own in (("laplacian(", {"segments"}), ("partials(", {"inputs", "outputs", "grid"})):
-            signatures = server.signatures(call)
-            names = {*keywords.Keywords.__annotations__, "f", *own}
-            assert all(names <= set(re.findall(r"(\w+): ", label)) for label in signatures), signatures
-        shown = server.hover("laplacian(")
-        assert "The Laplacian of every output" in shown
-        assert "-> Transform[tuple[Y@laplacian, Y@laplacian]]" in shown
         for name in ("method", "return_value", "chunk_size"):
             (meaning,) = meanings()[name]
             shown = " ".join(server.hover(f"{name}=").replace("`", "").split())
             assert meaning.replace("`", "") in shown, shown
+        shown = server.hover("laplacian(")
+        assert "The Laplacian of every output" in shown
+        assert "-> Transform[tuple[Y@laplacian, Y@laplacian]]" in shown
+        for call, own in (("laplacian(", {"segments"}), ("partials(", {"inputs", "outputs", "grid"})):
+            signatures = server.signatures(call)
+            names = {*keywords.Keywords.__annotations__, "f", *own}
+            assert all(names <= set(re.findall(r"(\w+): ", label)) for label in signatures), signatures
