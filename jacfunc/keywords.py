@@ -25,8 +25,7 @@ class _Shared(TypedDict, total=False):
     batch_dims: int
     """How many leading axes are sample axes; 0 for one sample."""
     method: Method
-    """``"auto"`` takes the cheapest route that the operations inside ``f`` allow; ``"taylor"``, ``"forward"`` or
-    ``"reverse"`` ask for one."""
+    """``"auto"`` takes the cheapest route that ``f`` allows; ``"taylor"``, ``"forward"``, ``"reverse"`` ask for one."""
     chunk_size: int | None
     """At most so many rows in flight, which bounds memory; None for all at once."""
     sample_chunk_size: int | Literal["auto"] | None

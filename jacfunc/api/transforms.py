@@ -90,8 +90,8 @@ def diag_jac(
 
             - ``argnums=-1``: which positional arguments to differentiate by; the last one by default.
             - ``batch_dims=1``: how many leading axes are sample axes; 0 for one sample.
-            - ``method="auto"``: ``"auto"`` takes the cheapest route that the operations inside ``f`` allow;
-              ``"taylor"``, ``"forward"`` or ``"reverse"`` ask for one.
+            - ``method="auto"``: ``"auto"`` takes the cheapest route that ``f`` allows; ``"taylor"``, ``"forward"``,
+              ``"reverse"`` ask for one.
             - ``chunk_size=None``: at most so many rows in flight, which bounds memory; None for all at once.
             - ``sample_chunk_size=None``: at most so many samples at a time; ``"auto"`` for as many as caches hold,
               None for all at once.
