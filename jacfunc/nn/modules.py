@@ -209,9 +209,9 @@ class Equation(Derivative, Generic[R]):
     def forward(self, *args: Any, **kwargs: Any) -> R:
         """The residual at the points."""
         if compiling() and not cast(Residual, self._derived).looked_at:
-            return self._first(*args, **kwargs)
+            return self._first(*args, **kwargs)  # type: ignore[no-any-return]
         return super().forward(*args, **kwargs)  # type: ignore[no-any-return]
 
     @torch.compiler.disable(reason="what an equation reads is found out at its first call")  # type: ignore[untyped-decorator,no-untyped-call]
     def _first(self, *args: Any, **kwargs: Any) -> R:
-        return super().forward(*args, **kwargs)
+        return super().forward(*args, **kwargs)  # type: ignore[no-any-return]
