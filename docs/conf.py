@@ -3,10 +3,15 @@
 import sys
 from pathlib import Path
 
+from sphinx.pycode.parser import VariableCommentPicker
+
 import jacfunc
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
+
+# Overloads are for type checkers; a page shows the one signature that help() shows.
+VariableCommentPicker.add_overload_entry = lambda self, function: None
 
 project = "jacfunc"
 author = "the jacfunc developers"

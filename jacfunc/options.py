@@ -5,34 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 from .errors import ArgumentError, ArgumentTypeError
+from .keywords import InDims, Keywords, Method
 
-Method = Literal["auto", "taylor", "forward", "reverse"]
 METHODS = ("auto", "taylor", "forward", "reverse")
 
 SAMPLE_AXES = ("batch_dims", "sample_chunk_size", "in_dims", "out_dims")
 """The keywords that say where samples lie, and how they are cut."""
-
-InDims = int | tuple[int | None, ...] | None
-
-
-class Keywords(TypedDict, total=False):
-    """The keywords that all transforms share; :class:`Options` says what they are by default."""
-
-    argnums: int | tuple[int, ...]
-    batch_dims: int
-    method: Method
-    chunk_size: int | None
-    sample_chunk_size: int | Literal["auto"] | None
-    in_dims: InDims
-    out_dims: int | None
-    has_aux: bool
-    return_value: bool
-    check: bool
-    check_tolerance: float | None
-    compile: bool
 
 
 def check_flag(name: str, value: object) -> None:
@@ -88,9 +69,8 @@ class Options:
         """The options of the transform ``name``."""
         for keyword in keywords:
             if keyword not in Keywords.__annotations__:
-                raise ArgumentTypeError(
-                    f"{name} has no keyword {keyword!r}; it takes {', '.join(Keywords.__annotations__)}"
-                )
+                known = ", ".join(option.name for option in fields(cls) if option.init)
+                raise ArgumentTypeError(f"{name} has no keyword {keyword!r}; it takes {known}")
         return cls(**{keyword: _exact(value) for keyword, value in keywords.items()})
 
     def changed(self) -> list[str]:

@@ -13,7 +13,7 @@ import jacfunc
 ROOT = Path(jacfunc.__file__).parent
 FOLDERS = ("core", "evaluation", "jet", "modules", "routes", "call", "api", "nn", "training")
 """From the bottom to the top; each has a sentence in its ``__init__.py``."""
-BELOW = ("errors", "options")
+BELOW = ("errors", "keywords", "options")
 """Modules beside the folders that all of them may import; whatever else is there is above them."""
 PACKAGES = {path.parent.relative_to(ROOT).parts for path in ROOT.rglob("__init__.py")}
 MODULES = {

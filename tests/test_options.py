@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from jacfunc.errors import ArgumentError, ArgumentTypeError
-from jacfunc.options import METHODS, Keywords, Options
+from jacfunc.keywords import Keywords
+from jacfunc.options import METHODS, Options
 
 
 def test_the_keywords_are_the_fields() -> None:
-    assert [option.name for option in fields(Options) if option.init] == list(Keywords.__annotations__)
+    assert {option.name for option in fields(Options) if option.init} == set(Keywords.__annotations__)
 
 
 @pytest.mark.parametrize(("argnums", "numbers"), [(-1, (-1,)), (2, (2,)), ((0, -2), (0, -2)), ((1,), (1,))])

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Any, Generic, Unpack, overload
 
 import torch
+from torch import Tensor
 
 from ..call.inside import values
 from ..call.quantity import EntriesOf, Outcome, PartialsOf, Quantity
@@ -23,14 +24,27 @@ from ..core.subclasses import dressed, undressed
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError
 from ..jet.layout import Terms
 from ..jet.multiindices import MultiIndices, index_of
-from ..options import Keywords, Options
+from ..keywords import (
+    Alone,
+    Aux,
+    Both,
+    Keywords,
+    RowsAlone,
+    RowsAux,
+    RowsBoth,
+    RowsKeywords,
+    RowsSeveral,
+    RowsValue,
+    Value,
+)
+from ..options import Options
 from ..routes.collect import Block
 from .calling import Uncalled
 from .meshed import meshed, on_own_samples
 from .places import in_front
 from .results import by_output, per_argument, sizes
 from .segments import segmented
-from .transform import Transform, transform_of, with_signature
+from .transform import Network, Result_co, Transform, X, Y, transform_of, with_signature
 
 # -------------------------------------------------------------------- curl
 
@@ -49,8 +63,20 @@ def _curl(request: Request, outcome: Outcome) -> torch.Tensor:
 CURL = Quantity("curl", 1, EntriesOf(1, Block), _curl, refuse=refuse_curl)
 
 
+@overload
+def curl(f: Callable[[Tensor], Any], **keywords: Unpack[Alone]) -> Transform[Tensor]: ...
+@overload
+def curl(f: Callable[..., Any], **keywords: Unpack[Alone]) -> Transform[Tensor]: ...
+@overload
+def curl(f: Callable[..., Y], **keywords: Unpack[Value]) -> Transform[tuple[Tensor, Y]]: ...
+@overload
+def curl(f: Callable[..., tuple[Any, X]], **keywords: Unpack[Aux]) -> Transform[tuple[Tensor, X]]: ...
+@overload
+def curl(f: Callable[..., tuple[Y, X]], **keywords: Unpack[Both]) -> Transform[tuple[Tensor, Y, X]]: ...
+@overload
+def curl(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform[Any]: ...
 @with_signature
-def curl(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform:
+def curl(f: Callable[..., Any], **keywords: Unpack[Keywords]) -> Transform[Any]:
     r"""The curl of each sample of a vector field in two or three dimensions.
 
     .. math:: \nabla \times f = (\partial_1 f_2 - \partial_2 f_1, \; \partial_2 f_0 - \partial_0 f_2, \;
@@ -118,10 +144,28 @@ def _refuse_empty(request: Request) -> None:
 BIHARMONIC = Quantity("biharmonic", 4, PartialsOf(_fourth_derivatives), _biharmonic, refuse_inputs=_refuse_empty)
 
 
+@overload
+def biharmonic(f: Network, **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def biharmonic(f: Network, **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+@overload
+def biharmonic(f: Callable[[Tensor], Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def biharmonic(f: Callable[..., Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def biharmonic(f: Callable[..., Y], **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+@overload
+def biharmonic(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsAux]) -> Transform[tuple[Y, X]]: ...
+@overload
+def biharmonic(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsBoth]) -> Transform[tuple[Y, Y, X]]: ...
+@overload
+def biharmonic(f: Callable[..., Tensor], **keywords: Unpack[RowsSeveral]) -> Transform[tuple[Tensor, ...]]: ...
+@overload
+def biharmonic(f: Callable[..., Any], **keywords: Unpack[RowsKeywords]) -> Transform[Any]: ...
 @with_signature
 def biharmonic(
     f: Callable[..., Any], *, segments: torch.Tensor | None = None, **keywords: Unpack[Keywords]
-) -> Transform:
+) -> Transform[Any]:
     r"""The biharmonic operator of every output, ``(N, *O)``: the Laplacian of the Laplacian, over the whole input.
 
     .. math:: \Delta^2 y_{no} = \sum_{ij} \frac{\partial^4 y_{no}}{\partial x_{ni}^2 \, \partial x_{nj}^2}
@@ -182,17 +226,18 @@ class Along:
 
 
 @dataclass(frozen=True, eq=False)
-class Directional(Uncalled):
+class Directional(Uncalled, Generic[Result_co]):
     """A function of the arguments of ``f`` and then a direction that returns a derivative along it."""
 
-    transform: Transform
+    transform: Transform[Result_co]
     options: Options
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Result_co:
         """The derivative of ``f`` at its arguments along the direction that comes last."""
         if not tracing() and meshed(args, kwargs):
             place = self._position(list(args[:-1]))
-            return on_own_samples(self, self.options, args, kwargs, (place,), frozenset([len(args) - 1]))
+            beside = frozenset([len(args) - 1])
+            return on_own_samples(self, self.options, args, kwargs, (place,), beside)  # type: ignore[no-any-return]
         transform, args = self.resolved(args, kwargs)
         return transform(*args, **kwargs)
 
@@ -204,7 +249,7 @@ class Directional(Uncalled):
     def _fingerprint(self) -> tuple[object, ...]:
         return (self.transform,)
 
-    def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
+    def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform[Result_co], tuple[Any, ...]]:
         """The transform that is called for these arguments, and its own."""
         *own, direction = self._checked(args)
         first = undressed(trees.flatten(own[self._position(own)])[0][0])
@@ -265,7 +310,23 @@ def _along(request: Request, outcome: Outcome) -> Any:
     return outcome.outputs.structure.build(ordered)
 
 
-def directional(f: Callable[..., Any], order: int = 1, **keywords: Unpack[Keywords]) -> Directional:
+@overload
+def directional(f: Network, order: int = 1, **keywords: Unpack[Alone]) -> Directional[Y]: ...
+@overload
+def directional(f: Network, order: int = 1, **keywords: Unpack[Value]) -> Directional[tuple[Y, Y]]: ...
+@overload
+def directional(f: Callable[..., Y], order: int = 1, **keywords: Unpack[Alone]) -> Directional[Y]: ...
+@overload
+def directional(f: Callable[..., Y], order: int = 1, **keywords: Unpack[Value]) -> Directional[tuple[Y, Y]]: ...
+@overload
+def directional(f: Callable[..., tuple[Y, X]], order: int = 1, **keywords: Unpack[Aux]) -> Directional[tuple[Y, X]]: ...
+@overload
+def directional(
+    f: Callable[..., tuple[Y, X]], order: int = 1, **keywords: Unpack[Both]
+) -> Directional[tuple[Y, Y, X]]: ...
+@overload
+def directional(f: Callable[..., Any], order: int = 1, **keywords: Unpack[Keywords]) -> Directional[Any]: ...
+def directional(f: Callable[..., Any], order: int = 1, **keywords: Unpack[Keywords]) -> Directional[Any]:
     r"""The k-th derivative of every output along a direction of the input, ``(N, *O)``.
 
     .. math:: D_v^k y_{no} = \left. \frac{d^k}{ds^k} f(\theta, x_n + s v_n)_o \right|_{s=0}

@@ -25,7 +25,7 @@ from ..jet import Jet
 from ..options import SAMPLE_AXES, Options
 from .asked import Asked
 from .meshed import meshed, refuse_meshed
-from .named import Partials
+from .named import Named_co, Partials
 from .notation import Variables
 from .places import SamplesInFront, with_output
 from .transform import Transform
@@ -82,7 +82,7 @@ class Shifted:
 
 
 @dataclass(frozen=True, eq=False)
-class GridPartials(Partials):
+class GridPartials(Partials[Named_co]):
     """As :class:`Partials`, of a function on a product grid; ``options`` are those that were given."""
 
     function: Callable[..., Any]

@@ -7,17 +7,19 @@ cut into its blocks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack, overload
 
 import torch
+from torch import Tensor
 
 from ..call.quantity import Axes, Outcome, Quantity, WantedHessian
 from ..call.request import Request
-from ..options import Keywords, check_flag
+from ..keywords import Keywords, RowsAlone, RowsAux, RowsBoth, RowsKeywords, RowsSeveral, RowsValue
+from ..options import check_flag
 from ..routes.hessians import GRADIENT, HESSIAN
 from .results import by_leaf, by_pair, cast, gradients, parted
 from .segments import segmented
-from .transform import Transform, transform_of, with_signature
+from .transform import Network, Transform, X, Y, transform_of, with_signature
 
 
 def _blocks(request: Request, outcome: Outcome) -> Any:
@@ -47,6 +49,48 @@ WITH_GRADIENT = Quantity(
 )
 
 
+@overload
+def hessian(f: Network, **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def hessian(f: Network, **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+@overload
+def hessian(f: Callable[[Tensor], Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def hessian(f: Callable[..., Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def hessian(f: Callable[..., Y], **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+@overload
+def hessian(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsAux]) -> Transform[tuple[Y, X]]: ...
+@overload
+def hessian(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsBoth]) -> Transform[tuple[Y, Y, X]]: ...
+@overload
+def hessian(f: Callable[..., Tensor], **keywords: Unpack[RowsSeveral]) -> Transform[tuple[Tensor, ...]]: ...
+@overload
+def hessian(f: Network, *, return_gradient: Literal[True], **keywords: Unpack[RowsAlone]) -> Transform[tuple[Y, Y]]: ...
+@overload
+def hessian(
+    f: Network, *, return_gradient: Literal[True], **keywords: Unpack[RowsValue]
+) -> Transform[tuple[Y, Y, Y]]: ...
+@overload
+def hessian(
+    f: Callable[..., Y], *, return_gradient: Literal[True], **keywords: Unpack[RowsAlone]
+) -> Transform[tuple[Y, Y]]: ...
+@overload
+def hessian(
+    f: Callable[..., Y], *, return_gradient: Literal[True], **keywords: Unpack[RowsValue]
+) -> Transform[tuple[Y, Y, Y]]: ...
+@overload
+def hessian(
+    f: Callable[..., tuple[Y, X]], *, return_gradient: Literal[True], **keywords: Unpack[RowsAux]
+) -> Transform[tuple[Y, Y, X]]: ...
+@overload
+def hessian(
+    f: Callable[..., tuple[Y, X]], *, return_gradient: Literal[True], **keywords: Unpack[RowsBoth]
+) -> Transform[tuple[Y, Y, Y, X]]: ...
+@overload
+def hessian(
+    f: Callable[..., Any], *, return_gradient: bool = False, **keywords: Unpack[RowsKeywords]
+) -> Transform[Any]: ...
 @with_signature
 def hessian(
     f: Callable[..., Any],
@@ -54,7 +98,7 @@ def hessian(
     return_gradient: bool = False,
     segments: torch.Tensor | None = None,
     **keywords: Unpack[Keywords],
-) -> Transform:
+) -> Transform[Any]:
     r"""The Hessian of every output of each sample, ``(N, *O, *I, *I)``, without the zeros between samples.
 
     .. math:: H_{noij} = \frac{\partial^2 y_{no}}{\partial x_{ni} \, \partial x_{nj}}

@@ -6,20 +6,22 @@ With the gradient there is a row for each first derivative and one for the Lapla
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack, overload
 
 import torch
+from torch import Tensor
 
 from ..call.quantity import EntriesOf, Outcome, PartialsOf, Quantity
 from ..call.request import Request
 from ..core.caches import computed_once
 from ..jet.layout import Index, Terms
 from ..jet.multiindices import MultiIndices, index_of
-from ..options import Keywords, check_flag
+from ..keywords import Keywords, RowsAlone, RowsAux, RowsBoth, RowsKeywords, RowsSeveral, RowsValue
+from ..options import check_flag
 from ..routes.collect import Laplacian
 from .results import gradients, per_argument, sizes, summed_by_argument
 from .segments import segmented
-from .transform import Transform, transform_of, with_signature
+from .transform import Network, Transform, X, Y, transform_of, with_signature
 
 Sizes = tuple[int, ...]
 """The numbers of coordinates of the arguments."""
@@ -69,6 +71,50 @@ ALONE = Quantity("laplacian", 2, EntriesOf(2, Laplacian), summed_by_argument)
 WITH_GRADIENT = Quantity("laplacian", 2, PartialsOf(_derivatives), _with_gradient, gradient=True)
 
 
+@overload
+def laplacian(f: Network, **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def laplacian(f: Network, **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+@overload
+def laplacian(f: Callable[[Tensor], Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def laplacian(f: Callable[..., Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def laplacian(f: Callable[..., Y], **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+@overload
+def laplacian(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsAux]) -> Transform[tuple[Y, X]]: ...
+@overload
+def laplacian(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsBoth]) -> Transform[tuple[Y, Y, X]]: ...
+@overload
+def laplacian(f: Callable[..., Tensor], **keywords: Unpack[RowsSeveral]) -> Transform[tuple[Tensor, ...]]: ...
+@overload
+def laplacian(
+    f: Network, *, return_gradient: Literal[True], **keywords: Unpack[RowsAlone]
+) -> Transform[tuple[Y, Y]]: ...
+@overload
+def laplacian(
+    f: Network, *, return_gradient: Literal[True], **keywords: Unpack[RowsValue]
+) -> Transform[tuple[Y, Y, Y]]: ...
+@overload
+def laplacian(
+    f: Callable[..., Y], *, return_gradient: Literal[True], **keywords: Unpack[RowsAlone]
+) -> Transform[tuple[Y, Y]]: ...
+@overload
+def laplacian(
+    f: Callable[..., Y], *, return_gradient: Literal[True], **keywords: Unpack[RowsValue]
+) -> Transform[tuple[Y, Y, Y]]: ...
+@overload
+def laplacian(
+    f: Callable[..., tuple[Y, X]], *, return_gradient: Literal[True], **keywords: Unpack[RowsAux]
+) -> Transform[tuple[Y, Y, X]]: ...
+@overload
+def laplacian(
+    f: Callable[..., tuple[Y, X]], *, return_gradient: Literal[True], **keywords: Unpack[RowsBoth]
+) -> Transform[tuple[Y, Y, Y, X]]: ...
+@overload
+def laplacian(
+    f: Callable[..., Any], *, return_gradient: bool = False, **keywords: Unpack[RowsKeywords]
+) -> Transform[Any]: ...
 @with_signature
 def laplacian(
     f: Callable[..., Any],
@@ -76,7 +122,7 @@ def laplacian(
     return_gradient: bool = False,
     segments: torch.Tensor | None = None,
     **keywords: Unpack[Keywords],
-) -> Transform:
+) -> Transform[Any]:
     r"""The Laplacian of every output, ``(N, *O)``: its second derivatives, summed over the whole input.
 
     .. math:: \Delta y_{no} = \sum_i \partial^2 y_{no} / \partial x_{ni}^2

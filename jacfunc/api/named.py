@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 import torch
 
@@ -12,6 +12,7 @@ from ..call.entrance import Entrance
 from ..core import trees
 from ..core.reasons import name_of
 from ..core.subclasses import undressed
+from ..core.type_variables import TypeVar
 from ..jet import Jet
 from ..options import Options
 from .asked import Asked
@@ -19,9 +20,12 @@ from .calling import Uncalled
 from .derivatives import Derivatives
 from .transform import Transform
 
+Named_co = TypeVar("Named_co", covariant=True, default=Derivatives)
+"""What ``partials`` returns when it is called: derivatives by name, perhaps in a tuple with the value and aux."""
+
 
 @dataclass(frozen=True, eq=False)
-class Partials(Entrance, Uncalled):
+class Partials(Entrance, Uncalled, Generic[Named_co]):
     """A function of the same arguments as ``f`` that returns its :class:`Derivatives`, asked for by name.
 
     ``transform`` is of one tensor with all coordinates, ``separate`` of a tensor for each.
@@ -32,15 +36,15 @@ class Partials(Entrance, Uncalled):
     asked: Asked
     written: str
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Named_co:
         """The derivatives of ``f`` at its arguments, by name."""
         transform, own = self.resolved(args, kwargs)
         result = transform(*own, **kwargs)
         options = transform.options
         if not (options.return_value or options.has_aux):
-            return self.named(result, options, args)
+            return self.named(result, options, args)  # type: ignore[return-value]
         fields, *others = result
-        return (self.named(fields, options, args), *others)
+        return (self.named(fields, options, args), *others)  # type: ignore[return-value]
 
     def chosen(self, args: Sequence[Any]) -> Transform:
         """The transform for these arguments: that of separate tensors where the last one has a single coordinate."""

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import Any, Unpack, overload
+
+from torch import Tensor
 
 from ..call.request import as_function
-from ..options import Keywords, Options, check_flag
+from ..keywords import Keywords, NamedAlone, NamedAux, NamedBoth, NamedPerhapsAux, NamedPerhapsValue, NamedValue
+from ..options import Options, check_flag
 from .asked import Asked
-from .calling import keywords_only
+from .derivatives import Derivatives
 from .grids import made_on_grid
 from .named import Partials
 from .notation import Variables
 from .places import in_front
-from .transform import Transform
+from .transform import Transform, X, Y, with_signature
 
 
 def made(
     function: Callable[..., Any], wanted: str, variables: Variables, options: Options, grid: bool = False
-) -> Partials:
+) -> Partials[Any]:
     """The transform for these names, of a function and options that are checked."""
     if grid:
         return made_on_grid(function, wanted, variables, options)
@@ -38,7 +41,25 @@ def made(
     return Partials(transform(options), transform(separate), asked, wanted)
 
 
-@keywords_only
+@overload
+def partials(f: Callable[[Tensor], Any], wanted: str, **keywords: Unpack[NamedAlone]) -> Partials: ...
+@overload
+def partials(f: Callable[..., Any], wanted: str, **keywords: Unpack[NamedAlone]) -> Partials: ...
+@overload
+def partials(f: Callable[..., Y], wanted: str, **keywords: Unpack[NamedValue]) -> Partials[tuple[Derivatives, Y]]: ...
+@overload
+def partials(
+    f: Callable[..., tuple[Any, X]], wanted: str, **keywords: Unpack[NamedAux]
+) -> Partials[tuple[Derivatives, X]]: ...
+@overload
+def partials(
+    f: Callable[..., tuple[Y, X]], wanted: str, **keywords: Unpack[NamedBoth]
+) -> Partials[tuple[Derivatives, Y, X]]: ...
+@overload
+def partials(f: Callable[..., Any], wanted: str, **keywords: Unpack[NamedPerhapsValue]) -> Partials[Any]: ...
+@overload
+def partials(f: Callable[..., Any], wanted: str, **keywords: Unpack[NamedPerhapsAux]) -> Partials[Any]: ...
+@with_signature
 def partials(
     f: Callable[..., Any],
     wanted: str,
@@ -47,7 +68,7 @@ def partials(
     outputs: str,
     grid: bool = False,
     **keywords: Unpack[Keywords],
-) -> Partials:
+) -> Partials[Any]:
     r"""Partial derivatives by name, mixed and of any order, from one propagation through ``f``.
 
     .. math:: \texttt{u\_txx} = \frac{\partial^3 u}{\partial t \, \partial x^2}, \qquad u = f(\theta, (t, x))

@@ -7,29 +7,34 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Unpack
+from typing import Any, Generic, Unpack, overload
 
 import torch
+from torch import Tensor
 
 from ..call.entrance import Entrance
 from ..call.inside import values
 from ..call.request import as_function, requested
 from ..core.levels import tracing
 from ..core.reasons import name_of
+from ..core.type_variables import TypeVar
 from ..core.unasked import unasked
 from ..errors import ArgumentTypeError, NotationError, ShapeError, UnsupportedOperationError
 from ..evaluation.rng import replaying
 from ..jet import Jet
-from ..options import Keywords, Options, check_flag
-from .calling import Uncalled, keywords_only
+from ..keywords import Keywords, NamedAlone, NamedAux, NamedBoth, NamedPerhapsAux, NamedPerhapsValue, NamedValue
+from ..options import Options, check_flag
+from .calling import Uncalled
 from .derivatives import Derivatives
 from .meshed import meshed, on_own_samples, refuse_meshed
 from .named import Partials, are_separate
 from .notation import Variables
 from .partials import made
-from .transform import Transform
+from .transform import Result_co, Transform, X, Y, with_signature
 
-Equation = Callable[[Any], Any]
+R = TypeVar("R", default=Tensor)
+"""What an equation returns: a residual, or a tuple of them."""
+Equation = Callable[[Derivatives], R]
 
 
 KEPT = 4
@@ -87,7 +92,7 @@ class DryReading(Derivatives):
         return self._values[output].clone()
 
 
-class Residual(Entrance, Uncalled):
+class Residual(Entrance, Uncalled, Generic[Result_co]):
     """A function of the same arguments as ``f`` that returns the residual of an equation for every sample.
 
     ``names`` is what the equation was seen to read so far.  Where it reads new ones time and again, as with a number in
@@ -97,7 +102,7 @@ class Residual(Entrance, Uncalled):
     def __init__(
         self,
         f: Callable[..., Any],
-        equation: Equation,
+        equation: Equation[Any],
         variables: Variables,
         options: Options,
         grid: bool,
@@ -107,12 +112,12 @@ class Residual(Entrance, Uncalled):
         self.names: tuple[str, ...] = ()
         self._growths = 0
         self._last_read: dict[str, int] = {}
-        self._partials: Partials | None = None
+        self._partials: Partials[Any] | None = None
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Result_co:
         """The residual of the equation at the arguments of ``f``."""
         if not tracing() and meshed(args, kwargs):
-            return self._on_own_samples(args, kwargs)
+            return self._on_own_samples(args, kwargs)  # type: ignore[no-any-return]
         partials, kind = self._known(args, kwargs), Reading
         while True:
             derivatives, others = self._computed(partials, args, kwargs)
@@ -130,7 +135,7 @@ class Residual(Entrance, Uncalled):
                 noted = [name for name in vars(reading).get("_noted", ()) if name in self._last_read]
                 self._last_read.update(dict.fromkeys(noted, self._growths))
             _check(result, list(derivatives), self._axes())
-            return (result, *others) if others else result
+            return (result, *others) if others else result  # type: ignore[return-value]
 
     def _on_own_samples(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.grid:
@@ -148,7 +153,7 @@ class Residual(Entrance, Uncalled):
         """The transform that is called for these arguments, and its own."""
         return self._known(args, kwargs).resolved(args, kwargs)
 
-    def _known(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Partials:
+    def _known(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Partials[Any]:
         """What the equation was seen to read; at the first call it is looked at."""
         if self._partials is None:
             if tracing():
@@ -159,7 +164,7 @@ class Residual(Entrance, Uncalled):
             return self._read(self._dry_run(*values(args, kwargs)))
         return self._partials
 
-    def _read(self, names: tuple[str, ...]) -> Partials:
+    def _read(self, names: tuple[str, ...]) -> Partials[Any]:
         """Compute these too from now on."""
         if tracing():
             raise UnsupportedOperationError(
@@ -175,7 +180,7 @@ class Residual(Entrance, Uncalled):
         self._partials = made(self.transformed, wanted, self.variables, self.options, self.grid)
         return self._partials
 
-    def _computed(self, partials: Partials, args: Any, kwargs: Any) -> tuple[Derivatives, tuple[Any, ...]]:
+    def _computed(self, partials: Partials[Any], args: Any, kwargs: Any) -> tuple[Derivatives, tuple[Any, ...]]:
         result = partials(*args, **kwargs)
         if isinstance(result, Derivatives):
             return result, ()
@@ -228,7 +233,7 @@ class Residual(Entrance, Uncalled):
         )
 
 
-def _check_takes_one(equation: Equation) -> None:
+def _check_takes_one(equation: Equation[Any]) -> None:
     """Refuse an equation that cannot be called with the derivatives alone."""
     try:
         signature = inspect.signature(equation)
@@ -271,16 +276,36 @@ def _cause(axes: int, expected: int) -> str:
     return "something beside the names has an axis more, such as (N, 1), which broadcasts: drop it with [:, 0]"
 
 
-@keywords_only
+@overload
+def residual(f: Callable[[Tensor], Any], equation: Equation[R], **keywords: Unpack[NamedAlone]) -> Residual[R]: ...
+@overload
+def residual(f: Callable[..., Any], equation: Equation[R], **keywords: Unpack[NamedAlone]) -> Residual[R]: ...
+@overload
+def residual(f: Callable[..., Y], equation: Equation[R], **keywords: Unpack[NamedValue]) -> Residual[tuple[R, Y]]: ...
+@overload
+def residual(
+    f: Callable[..., tuple[Any, X]], equation: Equation[R], **keywords: Unpack[NamedAux]
+) -> Residual[tuple[R, X]]: ...
+@overload
+def residual(
+    f: Callable[..., tuple[Y, X]], equation: Equation[R], **keywords: Unpack[NamedBoth]
+) -> Residual[tuple[R, Y, X]]: ...
+@overload
+def residual(
+    f: Callable[..., Any], equation: Equation[Any], **keywords: Unpack[NamedPerhapsValue]
+) -> Residual[Any]: ...
+@overload
+def residual(f: Callable[..., Any], equation: Equation[Any], **keywords: Unpack[NamedPerhapsAux]) -> Residual[Any]: ...
+@with_signature
 def residual(
     f: Callable[..., Any],
-    equation: Equation,
+    equation: Equation[Any],
     *,
     inputs: str,
     outputs: str,
     grid: bool = False,
     **keywords: Unpack[Keywords],
-) -> Residual:
+) -> Residual[Any]:
     r"""The residual of a differential equation, written as a function of named derivatives.
 
     .. math:: r_n = F(t_n, x_n, u_n, \partial_t u_n, \partial_x^2 u_n, \dots), \qquad u = f(\theta, (t, x))

@@ -22,7 +22,7 @@ from ..errors import ArgumentError, ArgumentTypeError, CoupledSamplesError, Shap
 from ..options import SAMPLE_AXES
 from .meshed import meshed, refuse_meshed
 from .places import with_output
-from .transform import Transform
+from .transform import Result_co, Transform
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,12 +138,12 @@ class Ragged:
 
 
 @dataclass(frozen=True, eq=False)
-class Segmented(Transform):
+class Segmented(Transform[Result_co]):
     """As :class:`Transform`, of a function of rows that belong to ``segments``."""
 
     segments: Segments
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Result_co:
         """The derivative of ``f`` at its arguments."""
         if not tracing() and meshed(args, kwargs):
             refuse_meshed(args, kwargs, "rows of one segment may lie on several ranks")
@@ -152,7 +152,7 @@ class Segmented(Transform):
             result = transform(*own, **kwargs)
         except CoupledSamplesError as error:
             raise CoupledSamplesError(f"{error} (a sample is a segment of the rows)") from None
-        return self._back(result, args)
+        return self._back(result, args)  # type: ignore[no-any-return]
 
     def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
         """The transform of plain samples that is called for these arguments, and its own."""

@@ -4,14 +4,18 @@ Arguments are checked in ``request.py``, the route is chosen in ``plan.py``.  Wh
 ``transforms.py`` and its neighbours.
 """
 
+# What a transform returns is told by the overloads of who makes it, from the type of f; below here nothing knows it.
+# mypy: disable-error-code="no-any-return"
+
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, Generic
 
 import torch
+from torch import nn
 
 from ..call.compiled import call_compiled
 from ..call.entrance import Entrance
@@ -25,23 +29,35 @@ from ..call.run import run
 from ..call.sample_chunks import Blocks, cut_arguments
 from ..core.levels import tracing
 from ..core.reasons import name_of
-from ..options import Keywords, Options
+from ..core.type_variables import TypeVar
+from ..keywords import Keywords
+from ..modules.functional import FunctionalModule
+from ..options import Options
 from .calling import Uncalled, keywords_only
 from .meshed import meshed, on_own_samples
 from .places import in_front, put_back
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+Network = nn.Module | FunctionalModule
+"""What may return anything, for a type checker; its output is taken for a tensor where nothing else is declared."""
+Y = TypeVar("Y", default=torch.Tensor)
+"""The output of a function: a tensor or a tree, which its derivative by a tensor is too."""
+X = TypeVar("X", default=Any)
+"""What a function returns beside its output."""
+Result_co = TypeVar("Result_co", covariant=True, default=Any)
+"""What a transform returns when it is called."""
+
 
 @dataclass(frozen=True, eq=False)
-class Transform(Entrance, Uncalled):
+class Transform(Entrance, Uncalled, Generic[Result_co]):
     """A function of the same arguments as ``f`` that returns a derivative of it."""
 
     transformed: Callable[..., Any]
     quantity: Quantity
     options: Options
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: PLR0911  # one door, in order
+    def __call__(self, *args: Any, **kwargs: Any) -> Result_co:  # noqa: PLR0911  # one door, in order
         """The derivative of ``f`` at its arguments."""
         traced = tracing()
         if not traced and meshed(args, kwargs):
@@ -117,17 +133,16 @@ class Transform(Entrance, Uncalled):
 
 
 def with_signature(transform: F) -> F:
-    """Show the keywords that all transforms share, after its own, where ``help`` and editors look for them."""
-    given = inspect.signature(transform, eval_str=False).parameters.values()
-    own = [parameter for parameter in given if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    """Show the keywords that all transforms share, after its own, where ``help`` looks for them."""
+    given = inspect.signature(transform, eval_str=False)
+    own = [parameter for parameter in given.parameters.values() if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
     shared = [
         inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=option.type)
         for option in fields(Options)
         if option.init
     ]
-    function = inspect.Parameter("f", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation="Callable[..., Any]")
     made = keywords_only(transform)
-    made.__signature__ = inspect.Signature([function, *own, *shared], return_annotation="Transform")  # type: ignore[attr-defined]
+    made.__signature__ = given.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
     return made
 
 

@@ -8,21 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Unpack
+from typing import Any, Unpack, overload
 
 import torch
+from torch import Tensor
 
 from ..call.independence import probe_now
 from ..call.quantity import Axes, EntriesOf, Quantity
 from ..call.request import as_function, requested
 from ..call.shapes import refuse_unequal_trees, refuse_without_diagonal
-from ..options import Keywords, Options
+from ..keywords import Keywords, RowsAlone, RowsAux, RowsBoth, RowsKeywords, RowsSeveral, RowsValue
+from ..options import Options
 from ..routes.collect import Block, Diagonal, HessianDiagonal
 from .calling import keywords_only
 from .places import in_front
 from .results import by_pair, trace
 from .segments import segmented
-from .transform import Transform, transform_of, with_signature
+from .transform import Network, Transform, X, Y, transform_of, with_signature
 
 DIAG_JAC = Quantity("diag_jac", 1, EntriesOf(1, Diagonal), by_pair, refuse=refuse_without_diagonal, axes=Axes.ROW)
 DIAG_JAC_OF_ROWS = Quantity(
@@ -41,8 +43,28 @@ DIVERGENCE = Quantity(
 HESS_DIAG = Quantity("hess_diag", 2, EntriesOf(2, HessianDiagonal), by_pair, axes=Axes.INPUT)
 
 
+@overload
+def diag_jac(f: Network, **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def diag_jac(f: Network, **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+@overload
+def diag_jac(f: Callable[[Tensor], Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def diag_jac(f: Callable[..., Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def diag_jac(f: Callable[..., Y], **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+@overload
+def diag_jac(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsAux]) -> Transform[tuple[Y, X]]: ...
+@overload
+def diag_jac(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsBoth]) -> Transform[tuple[Y, Y, X]]: ...
+@overload
+def diag_jac(f: Callable[..., Tensor], **keywords: Unpack[RowsSeveral]) -> Transform[tuple[Tensor, ...]]: ...
+@overload
+def diag_jac(f: Callable[..., Any], **keywords: Unpack[RowsKeywords]) -> Transform[Any]: ...
 @with_signature
-def diag_jac(f: Callable[..., Any], *, segments: torch.Tensor | None = None, **keywords: Unpack[Keywords]) -> Transform:
+def diag_jac(
+    f: Callable[..., Any], *, segments: torch.Tensor | None = None, **keywords: Unpack[Keywords]
+) -> Transform[Any]:
     r"""The diagonal of each sample's Jacobian, without the Jacobian.
 
     .. math:: D_{nb} = \partial y_{nb} / \partial x_{nb}, \qquad y = f(\theta, x)
@@ -64,9 +86,23 @@ def diag_jac(f: Callable[..., Any], *, segments: torch.Tensor | None = None, **k
         segments: for ragged samples, rows ``(R, *I)`` that belong to ``G`` segments as atoms do to molecules: the
             number of the segment of each row, ``(R,)``, as ``batch`` of PyTorch Geometric.  ``f`` returns a result for
             each segment, ``(G, *O)``, or for each row, ``(R, *O)``.
-        **keywords: ``argnums=-1``, ``batch_dims=1``, ``method="auto"``, ``chunk_size=None``,
-            ``sample_chunk_size=None``, ``in_dims=None``, ``out_dims=None``, ``has_aux=False``, ``return_value=False``,
-            ``check=True``, ``check_tolerance=None``, ``compile=False``, described at :class:`jacfunc.options.Options`.
+        **keywords: what all transforms share, of which :class:`jacfunc.options.Options` says more:
+
+            - ``argnums=-1``: which positional arguments to differentiate by; the last one by default.
+            - ``batch_dims=1``: how many leading axes are sample axes; 0 for one sample.
+            - ``method="auto"``: ``"auto"`` takes the cheapest route that ``f`` allows; ``"taylor"``, ``"forward"``,
+              ``"reverse"`` ask for one.
+            - ``chunk_size=None``: at most so many rows in flight, which bounds memory; None for all at once.
+            - ``sample_chunk_size=None``: at most so many samples at a time; ``"auto"`` for as many as caches hold,
+              None for all at once.
+            - ``in_dims=None``: which positional arguments carry samples, as in ``torch.vmap``: 0 or None for each.
+            - ``out_dims=None``: the axis of the outputs that the samples lie on; None for the first.
+            - ``has_aux=False``: ``f`` returns ``(output, aux)``; aux comes last in the result.
+            - ``return_value=False``: also return the output of ``f``, after the derivative.
+            - ``check=True``: find out, once, whether samples influence each other, and refuse if so.
+            - ``check_tolerance=None``: by which part of its size an output may move in that check; None for rounding
+              alone.
+            - ``compile=False``: run under ``torch.compile``, compiled once.
 
     Returns:
         A function of the same arguments as ``f``.  Its result has the larger of ``O`` and ``I``, ``(N, *larger)``, the
@@ -93,10 +129,28 @@ def diag_jac(f: Callable[..., Any], *, segments: torch.Tensor | None = None, **k
     return segmented(transform_of(quantity, f, keywords), segments)
 
 
+@overload
+def batch_jac(f: Network, **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def batch_jac(f: Network, **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+@overload
+def batch_jac(f: Callable[[Tensor], Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def batch_jac(f: Callable[..., Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def batch_jac(f: Callable[..., Y], **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+@overload
+def batch_jac(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsAux]) -> Transform[tuple[Y, X]]: ...
+@overload
+def batch_jac(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsBoth]) -> Transform[tuple[Y, Y, X]]: ...
+@overload
+def batch_jac(f: Callable[..., Tensor], **keywords: Unpack[RowsSeveral]) -> Transform[tuple[Tensor, ...]]: ...
+@overload
+def batch_jac(f: Callable[..., Any], **keywords: Unpack[RowsKeywords]) -> Transform[Any]: ...
 @with_signature
 def batch_jac(
     f: Callable[..., Any], *, segments: torch.Tensor | None = None, **keywords: Unpack[Keywords]
-) -> Transform:
+) -> Transform[Any]:
     r"""The Jacobian of each sample, ``(N, *O, *I)``, without the zeros between samples.
 
     .. math:: J_{noi} = \partial y_{no} / \partial x_{ni}
@@ -126,10 +180,22 @@ def batch_jac(
     return segmented(transform_of(BATCH_JAC, f, keywords), segments)
 
 
+@overload
+def divergence(f: Callable[[Tensor], Any], **keywords: Unpack[RowsAlone]) -> Transform[Tensor]: ...
+@overload
+def divergence(f: Callable[..., Any], **keywords: Unpack[RowsAlone]) -> Transform[Tensor]: ...
+@overload
+def divergence(f: Callable[..., Y], **keywords: Unpack[RowsValue]) -> Transform[tuple[Tensor, Y]]: ...
+@overload
+def divergence(f: Callable[..., tuple[Any, X]], **keywords: Unpack[RowsAux]) -> Transform[tuple[Tensor, X]]: ...
+@overload
+def divergence(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsBoth]) -> Transform[tuple[Tensor, Y, X]]: ...
+@overload
+def divergence(f: Callable[..., Any], **keywords: Unpack[RowsKeywords]) -> Transform[Any]: ...
 @with_signature
 def divergence(
     f: Callable[..., Any], *, segments: torch.Tensor | None = None, **keywords: Unpack[Keywords]
-) -> Transform:
+) -> Transform[Any]:
     r"""The divergence of each sample, ``(N,)``: the sum of the main diagonal of its Jacobian.
 
     .. math:: \nabla \cdot f = \sum_b \partial y_{nb} / \partial x_{nb}
@@ -156,10 +222,28 @@ def divergence(
     return segmented(transform_of(DIVERGENCE, f, keywords), segments)
 
 
+@overload
+def hess_diag(f: Network, **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def hess_diag(f: Network, **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+@overload
+def hess_diag(f: Callable[[Tensor], Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def hess_diag(f: Callable[..., Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+@overload
+def hess_diag(f: Callable[..., Y], **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+@overload
+def hess_diag(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsAux]) -> Transform[tuple[Y, X]]: ...
+@overload
+def hess_diag(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsBoth]) -> Transform[tuple[Y, Y, X]]: ...
+@overload
+def hess_diag(f: Callable[..., Tensor], **keywords: Unpack[RowsSeveral]) -> Transform[tuple[Tensor, ...]]: ...
+@overload
+def hess_diag(f: Callable[..., Any], **keywords: Unpack[RowsKeywords]) -> Transform[Any]: ...
 @with_signature
 def hess_diag(
     f: Callable[..., Any], *, segments: torch.Tensor | None = None, **keywords: Unpack[Keywords]
-) -> Transform:
+) -> Transform[Any]:
     r"""The second derivative of every output by every input element, ``(N, *O, *I)``.
 
     .. math:: H_{noi} = \partial^2 y_{no} / \partial x_{ni}^2

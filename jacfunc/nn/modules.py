@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, Unpack, cast, overload
 
 import torch
 from torch import nn
 
-from ..api.residual import Residual, residual
+from ..api.derivatives import Derivatives
+from ..api.residual import R, Residual, residual
 from ..core.levels import compiling
 from ..core.reasons import name_of
 from ..core.torch_private import NON_PERSISTENT
 from ..errors import ArgumentTypeError, UnsupportedOperationError
+from ..keywords import Keywords, NamedAlone, NamedPerhapsAux, NamedPerhapsValue
 from ..modules.wrappers import warn_of_own_gradients
-from ..options import Keywords
 from .alike import settled
 from .connected import connected, in_sight
 
@@ -141,7 +142,7 @@ class Derivative(nn.Module):
         )
 
 
-class Equation(Derivative):
+class Equation(Derivative, Generic[R]):
     r"""The residual of a differential equation as a module with the network's parameters under their own names.
 
     .. math:: r_n = F(t_n, x_n, u_n, \partial_t u_n, \partial_x^2 u_n, \dots), \qquad u = \mathit{net}(t, x)
@@ -173,10 +174,30 @@ class Equation(Derivative):
         True
     """
 
+    if TYPE_CHECKING:  # nn.Module has a call that returns anything
+
+        def __call__(self, *args: Any, **kwargs: Any) -> R:
+            """The residual at the points."""
+
+    @overload
+    def __init__(
+        self, net: nn.Module, equation: Callable[[Derivatives], R], **keywords: Unpack[NamedAlone]
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Equation[Any],
+        net: nn.Module,
+        equation: Callable[[Derivatives], Any],
+        **keywords: Unpack[NamedPerhapsValue],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Equation[Any], net: nn.Module, equation: Callable[[Derivatives], Any], **keywords: Unpack[NamedPerhapsAux]
+    ) -> None: ...
     def __init__(
         self,
         net: nn.Module,
-        equation: Callable[[Any], Any],
+        equation: Callable[[Derivatives], Any],
         *,
         inputs: str,
         outputs: str,
@@ -185,12 +206,12 @@ class Equation(Derivative):
     ) -> None:
         super().__init__(net, residual, equation, inputs=inputs, outputs=outputs, grid=grid, **keywords)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> R:
         """The residual at the points."""
         if compiling() and not cast(Residual, self._derived).looked_at:
-            return self._first(*args, **kwargs)
-        return super().forward(*args, **kwargs)
+            return self._first(*args, **kwargs)  # type: ignore[no-any-return]
+        return super().forward(*args, **kwargs)  # type: ignore[no-any-return]
 
     @torch.compiler.disable(reason="what an equation reads is found out at its first call")  # type: ignore[untyped-decorator,no-untyped-call]
-    def _first(self, *args: Any, **kwargs: Any) -> Any:
-        return super().forward(*args, **kwargs)
+    def _first(self, *args: Any, **kwargs: Any) -> R:
+        return super().forward(*args, **kwargs)  # type: ignore[no-any-return]

@@ -6,7 +6,7 @@ Here is what is asked for and in which order things are done; ``passing.py`` run
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 
@@ -20,6 +20,35 @@ from .seeds import seeded
 from .terms import Term, divisor, read_terms, told_apart
 
 
+class Keywords(TypedDict, total=False):
+    """The keywords of :func:`accumulate`, with their meaning, as editors show it."""
+
+    sample_chunk_size: int | Literal["auto"]
+    """At most so many points in a block; ``"auto"`` for as many as fit caches."""
+    reduction: Literal["mean", "sum"]
+    """``"mean"``, by the number of points or the sum of weights of each term, or ``"sum"``."""
+    scaler: Any
+    """A ``torch.amp.GradScaler``, by which losses are scaled."""
+    seed: int | None
+    """Draw the same random numbers at every call; None to go on drawing."""
+    group: Any
+    """Without a wrapper, the process group that shares the points, or ``"alone"``."""
+    modules: Sequence[Any]
+    """Modules and tensors that the loss trains and does not close over."""
+    progress: bool
+    """Show a bar of the points that are done."""
+
+
+@overload
+def accumulate(
+    loss: Callable[[torch.Tensor], torch.Tensor], *terms: Any, **keywords: Unpack[Keywords]
+) -> torch.Tensor: ...
+@overload
+def accumulate(loss: Callable[..., torch.Tensor], *terms: Any, **keywords: Unpack[Keywords]) -> torch.Tensor: ...
+@overload
+def accumulate(
+    loss: tuple[Any, ...], *terms: tuple[Any, ...], **keywords: Unpack[Keywords]
+) -> tuple[torch.Tensor, ...]: ...
 def accumulate(
     loss: Callable[..., torch.Tensor] | tuple[Any, ...],
     *terms: Any,
