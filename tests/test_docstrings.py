@@ -92,3 +92,14 @@ def test_what_is_missing_is_found() -> None:
 
     assert missing(of) == ["Returns", "Example", "b", "c", "NoSuchError"]
     assert missing(of, {"Returns", "Example"}) == ["b", "c", "NoSuchError"]
+
+
+def test_examples_fit_beside_the_menu_of_the_site() -> None:
+    """Lines of at most 80 columns, as in the code blocks of the pages."""
+    wide = [
+        f"{where}: {line.strip()}"
+        for where, text in documented()
+        for line in text.splitlines()
+        if line.strip().startswith((">>>", "...")) and len(line.strip()) > 80
+    ]
+    assert not wide

@@ -27,7 +27,8 @@ class Derivatives:
     Example:
         >>> import torch
         >>> from jacfunc import partials
-        >>> d = partials(lambda tx: tx[:, :1] * tx[:, 1:] ** 2, "u u_xx", inputs="t x", outputs="u")(torch.ones(2, 2))
+        >>> f = lambda tx: tx[:, :1] * tx[:, 1:] ** 2
+        >>> d = partials(f, "u u_xx", inputs="t x", outputs="u")(torch.ones(2, 2))
         >>> u, u_xx = d
         >>> d.u_xx
         tensor([2., 2.])

@@ -128,7 +128,9 @@ def hessian(
     Example:
         >>> import torch
         >>> from jacfunc import hessian
-        >>> hess, gradient = hessian(lambda x: x[:, 0] ** 2 * x[:, 1], return_gradient=True)(torch.tensor([[1.0, 3.0]]))
+        >>> f = lambda x: x[:, 0] ** 2 * x[:, 1]
+        >>> x = torch.tensor([[1.0, 3.0]])
+        >>> hess, gradient = hessian(f, return_gradient=True)(x)
         >>> hess
         tensor([[[6., 2.],
                  [2., 0.]]])

@@ -150,7 +150,8 @@ def laplacian(
         >>> from jacfunc import laplacian
         >>> laplacian(lambda x: x.square().sum(dim=1))(torch.ones(2, 3))
         tensor([6., 6.])
-        >>> laplacian(lambda x: x.square().sum(dim=1), return_gradient=True)(torch.ones(1, 3))
+        >>> f = lambda x: x.square().sum(dim=1)
+        >>> laplacian(f, return_gradient=True)(torch.ones(1, 3))
         (tensor([6.]), tensor([[2., 2., 2.]]))
     """
     check_flag("return_gradient", return_gradient)

@@ -112,7 +112,8 @@ def partials(
         >>> import torch
         >>> from jacfunc import partials
         >>> tx = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-        >>> u, u_t, u_xx = partials(lambda tx: tx[:, 0] * tx[:, 1] ** 2, "u u_t u_xx", inputs="t x", outputs="u")(tx)
+        >>> f = lambda tx: tx[:, 0] * tx[:, 1] ** 2
+        >>> u, u_t, u_xx = partials(f, "u u_t u_xx", inputs="t x", outputs="u")(tx)
         >>> u_t
         tensor([ 4., 16.])
         >>> u_xx

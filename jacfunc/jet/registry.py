@@ -110,7 +110,8 @@ def register_rule(function: Callable[..., Any], rule: Rule | None = None) -> Any
         >>> from jacfunc import diag_jac, register_rule
         >>> from jacfunc.jet import elementwise
         >>> def derivatives(x, y, order):
-        ...     return [y * torch.log(torch.tensor(2.0)) ** k for k in range(1, order + 1)]
+        ...     factor = torch.tensor(2.0).log()
+        ...     return [y * factor**k for k in range(1, order + 1)]
         >>> rule = register_rule(torch.exp2, elementwise(torch.exp2, derivatives))
         >>> diag_jac(torch.exp2, method="taylor")(torch.tensor([[1.0]]))
         tensor([[1.3863]])

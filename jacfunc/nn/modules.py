@@ -75,7 +75,8 @@ class Derivative(nn.Module):
         >>> import torch
         >>> from jacfunc import laplacian
         >>> from jacfunc.nn import Derivative
-        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
         >>> module = Derivative(net, laplacian)
         >>> module(torch.rand(5, 2)).shape
         torch.Size([5, 1])
@@ -167,10 +168,12 @@ class Equation(Derivative, Generic[R]):
     Example:
         >>> import torch
         >>> from jacfunc.nn import Equation
-        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
-        >>> burgers = Equation(net, lambda d: d.u_t + d.u * d.u_x - 0.01 * d.u_xx, inputs="t x", outputs="u")
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
+        >>> equation = lambda d: d.u_t + d.u * d.u_x - 0.01 * d.u_xx
+        >>> burgers = Equation(net, equation, inputs="t x", outputs="u")
         >>> burgers(torch.rand(5, 2)).square().mean().backward()
-        >>> net[2].bias.grad is not None  # where equation reads u itself it has one, and zero where not
+        >>> net[2].bias.grad is not None  # zero where an equation reads no u
         True
     """
 
