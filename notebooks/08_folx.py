@@ -28,9 +28,9 @@ jax.config.update("jax_enable_x64", True)
 torch.set_default_dtype(torch.float64)
 torch.set_num_threads(1)
 
-notebook = nbformat.read(Path(__file__).with_name("08_slater.ipynb"), as_version=4)
-sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-notebook = {}
+cells = nbformat.read(Path(__file__).with_name("08_slater.ipynb"), as_version=4).cells
+sources = [cell.source for cell in cells if cell.cell_type == "code"]
+notebook = {}  # the names that its cells define
 for source in sources[:3]:  # imports, the kinetic energy, the network
     exec(source, notebook)
 
