@@ -14,12 +14,14 @@ import torch
 from ..call.entrance import Entrance
 from ..call.inside import values
 from ..call.request import as_function, requested
-from ..core.levels import tracing
+from ..core import caches
+from ..core.levels import compiling, exporting, tracing
 from ..core.reasons import name_of
 from ..core.unasked import unasked
 from ..errors import ArgumentTypeError, NotationError, ShapeError, UnsupportedOperationError
 from ..evaluation.rng import replaying
 from ..jet import Jet
+from ..modules.strangers import refuse_strangers
 from ..options import Keywords, Options, check_flag
 from .calling import Uncalled, keywords_only
 from .derivatives import Derivatives
@@ -31,6 +33,10 @@ from .transform import Transform
 
 Equation = Callable[[Any], Any]
 
+FIRST_CALL = (
+    "which derivatives a residual reads is found out at its first call, which torch.compile and torch.export cannot "
+    "trace; call it once before"
+)
 
 KEPT = 4
 """Calls that read something new, for which a name that is not read is still computed."""
@@ -108,11 +114,32 @@ class Residual(Entrance, Uncalled):
         self._growths = 0
         self._last_read: dict[str, int] = {}
         self._partials: Partials | None = None
+        self._judged = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The residual of the equation at the arguments of ``f``."""
-        if not tracing() and meshed(args, kwargs):
-            return self._on_own_samples(args, kwargs)
+        if not tracing():
+            if meshed(args, kwargs):
+                return self._on_own_samples(args, kwargs)
+            if not self._judged:
+                return self._judge(args, kwargs)
+        elif self._partials is None and compiling() and not exporting():
+            return self._first(args, kwargs)
+        return self._result(args, kwargs)
+
+    @torch.compiler.disable(reason=FIRST_CALL)  # type: ignore[untyped-decorator,no-untyped-call]
+    def _first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that torch.compile came across before any other."""
+        return self(*args, **kwargs)
+
+    def _judge(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What is computed, and whether a wrapper around knows all that it trains: asked at the first such call."""
+        result = self._result(args, kwargs)
+        refuse_strangers(result, (args, kwargs), self)
+        self._judged = torch.is_grad_enabled() and not caches.ACCUMULATING.now
+        return result
+
+    def _result(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         partials, kind = self._known(args, kwargs), Reading
         while True:
             derivatives, others = self._computed(partials, args, kwargs)
@@ -152,10 +179,7 @@ class Residual(Entrance, Uncalled):
         """What the equation was seen to read; at the first call it is looked at."""
         if self._partials is None:
             if tracing():
-                raise UnsupportedOperationError(
-                    "which derivatives a residual reads is found out at its first call, which "
-                    "torch.compile and torch.export cannot trace; call it once before"
-                )
+                raise UnsupportedOperationError(FIRST_CALL)
             return self._read(self._dry_run(*values(args, kwargs)))
         return self._partials
 
