@@ -23,8 +23,13 @@ from ..modules.wrappers import inside_wrapper
 from .connected import refuse_out_of_sight
 
 
-def settled(module: nn.Module, given: Any, compute: Callable[[], Any]) -> tuple[Any, bool]:
-    """What is computed of what is ``given``, or what another process raised; and whether they have asked each other."""
+def settled(
+    module: nn.Module, derived: Callable[..., Any], given: tuple[Any, ...], compute: Callable[[], Any]
+) -> tuple[Any, bool]:
+    """What is computed, or what another process raised instead; and whether they have asked each other.
+
+    ``derived`` is what computes it, of what is ``given``.
+    """
     if not _reduced(module):
         return compute(), False
     result, error = None, None
@@ -32,7 +37,7 @@ def settled(module: nn.Module, given: Any, compute: Callable[[], Any]) -> tuple[
         refuse_cut_samples(given)
         result = compute()
         refuse_out_of_sight(result)
-        refuse_strangers(result, given, module)
+        refuse_strangers(result, given, derived)
     except Exception as raised:
         error = raised
     _raise_alike(error, next((parameter.device for parameter in module.parameters()), torch.device("cpu")))

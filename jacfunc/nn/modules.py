@@ -121,7 +121,9 @@ class Derivative(nn.Module):
                 warn_of_own_gradients(self.parameters)
             result = self._told(args, kwargs)
         else:
-            result, vars(self)["_settled"] = settled(self, (args, kwargs), lambda: self._told(args, kwargs))
+            result, vars(self)["_settled"] = settled(
+                self, self._derived, (args, kwargs), lambda: self._told(args, kwargs)
+            )
         return connected(result, list(self.parameters()))
 
     def _told(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
