@@ -16,7 +16,9 @@ from ..call.inside import values
 from ..call.request import as_function, requested
 from ..core import caches
 from ..core.levels import compiling, exporting, tracing
+from ..core.meshes import MODULES
 from ..core.reasons import name_of
+from ..core.torch_private import DYNAMO
 from ..core.unasked import unasked
 from ..errors import ArgumentTypeError, NotationError, ShapeError, UnsupportedOperationError
 from ..evaluation.rng import replaying
@@ -127,10 +129,10 @@ class Residual(Entrance, Uncalled):
             return self._first(args, kwargs)
         return self._result(args, kwargs)
 
-    @torch.compiler.disable(reason=FIRST_CALL)  # type: ignore[untyped-decorator,no-untyped-call]
     def _first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call that torch.compile came across before any other."""
-        return self(*args, **kwargs)
+        """A call that torch.compile came across before any other: it goes on after that."""
+        MODULES[DYNAMO].graph_break(msg=FIRST_CALL)
+        return torch.compiler.disable(self._judge)(args, kwargs)  # type: ignore[no-untyped-call]
 
     def _judge(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What is computed, and whether a wrapper around knows all that it trains: asked at the first such call."""

@@ -18,6 +18,7 @@ from torch import nn
 
 from ..core import caches, ranks, trees
 from ..core.levels import compiling, inside_transform
+from ..core.torch_private import AFTER_HOOKS, sharded_groups, unsharded
 from ..core.warned import warn
 from ..errors import ArgumentTypeError, UnreducedGradientsWarning
 from .fingerprint import Fingerprint
@@ -89,7 +90,7 @@ def _leaves(roots: Iterable[Tensor], seen: set[Any]) -> list[Tensor]:
 
 
 def _hooked(leaf: Tensor) -> bool:
-    return bool(leaf._backward_hooks or getattr(leaf, "_post_accumulate_grad_hooks", None))
+    return bool(leaf._backward_hooks or getattr(leaf, AFTER_HOOKS, None))
 
 
 def _without_known(leaves: list[Tensor], around: list[nn.Module], function: Callable[..., Any]) -> list[Tensor]:
@@ -99,13 +100,11 @@ def _without_known(leaves: list[Tensor], around: list[nn.Module], function: Call
     classes, sharded = kinds(), of_fsdp("FSDPModule")
     others = [module for module in Fingerprint.by(function, ()).tree() if isinstance(module, classes)]
     known = {id(parameter) for module in (*around, *others) for parameter in module.parameters()}
-    # What fully_shard has gathered is another tensor, which it lets go of after the forward.
-    shapes = [tuple(p.shape) for module in others if isinstance(module, sharded) for p in module.parameters()]
-    return [
-        leaf
-        for leaf in leaves
-        if id(leaf) not in known and tuple(leaf.shape) not in shapes and not getattr(leaf, "_is_flat_param", False)
-    ]
+    for module in others:
+        if isinstance(module, sharded):  # which takes these out after its forward
+            known |= {id(whole) for group in sharded_groups(module) for whole in unsharded(group)}
+    flat = of_fsdp("FlatParameter")
+    return [leaf for leaf in leaves if id(leaf) not in known and not isinstance(leaf, flat)]
 
 
 def _referred_to(leaf: Tensor, found: list[Tensor]) -> bool:

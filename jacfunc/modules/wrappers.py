@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ..core import caches, ranks
+from ..core.torch_private import MODULE_CALL
 from ..core.warned import warn
 from ..errors import ArgumentTypeError, UnreducedGradientsWarning
 
@@ -24,8 +25,6 @@ PARALLEL = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 FSDP = "torch.distributed.fsdp"
 """The module that has the classes of FSDP, if anybody loaded it."""
 CLASSES = ("FullyShardedDataParallel", "FSDPModule")
-CALLED_BY = "_call_impl"
-"""The method of ``nn.Module`` that is handed what a module is called with, and runs its hooks and its forward."""
 
 
 def kinds() -> tuple[type[nn.Module], ...]:
@@ -99,7 +98,7 @@ def inputs_of_wrappers() -> list[Any]:
     """What these were called with, as far as a frame of torch's has it."""
     found = []
     for _, frame in _running():
-        if frame.f_code.co_name == CALLED_BY:
+        if frame.f_code.co_name == MODULE_CALL:
             found += [frame.f_locals.get("args"), frame.f_locals.get("kwargs")]
     return found
 

@@ -169,11 +169,12 @@ def test_coefficients_that_no_wrapper_knows_are_refused() -> None:
 def right(rank: int) -> dict[str, str]:
     nu, frozen, hooked = coefficient(), coefficient().requires_grad_(False), coefficient()
     hooked.register_hook(lambda gradient: gradient)
+    (hooked_after := coefficient()).register_post_accumulate_grad_hook(lambda leaf: None)
     ddp, field, tied = DistributedDataParallel, DistributedDataParallel(network()), network()
     scale = DistributedDataParallel(nn.Linear(2, 2).double())
     moved, watched = coefficient(), X.clone().requires_grad_()
     streamed = ddp(equation(lambda d: nu))
-    by_hand = coefficient()
+    by_hand, cut = coefficient(), sharded(network())
     return told(
         {
             **{
@@ -187,6 +188,8 @@ def right(rank: int) -> dict[str, str]:
             "shared": lambda: ddp(equation(lambda d: tied(torch.stack([d.t, d.x], 1))[:, 0], tied))(X),
             "frozen": lambda: ddp(equation(lambda d: frozen))(X),
             "a hook": lambda: ddp(equation(lambda d: hooked))(X),
+            "a hook that follows": lambda: ddp(equation(lambda d: hooked_after))(X),
+            "another wrapper, sharded": lambda: ddp(equation(lambda d: cut(torch.stack([d.t, d.x], 1))[:, 0]))(X),
             "points": lambda: ddp(equation(lambda d: 1))(watched),
             "points that are moved": lambda: ddp(equation(lambda d: 1))(X + moved),
             "points of another wrapper": lambda: ddp(equation(lambda d: 1))(scale(X)),
