@@ -16,15 +16,17 @@ from typing import Any
 
 import torch
 
-from ..core import trees
+from ..core import caches, trees
 from ..core.levels import compiling, inside_transform
 from ..core.meshes import DTENSOR, MODULES, any_meshed, is_meshed, told
 from ..core.torch_private import DYNAMO
-from ..errors import ArgumentError, ArgumentTypeError
+from ..core.warned import warn
+from ..errors import ArgumentError, ArgumentTypeError, UnreducedGradientsWarning
 from ..evaluation import checkpoint
 from ..modules.fingerprint import Fingerprint
+from ..modules.strangers import trained
 from ..modules.swapping import Inventory, call_with, held, locked
-from ..modules.wrappers import refuse_wrappers
+from ..modules.wrappers import kind_of, refuse_wrappers, running
 from ..options import Options
 
 Call = Callable[..., Any]
@@ -84,12 +86,65 @@ def _run(
     lie = _Lie.of(args, kwargs, own, options)
     local = _Local(lie)
     samples = own | _carrying(options, count, own)
+    open_ = _open(transform, lie, args, kwargs)
+    if open_:
+        refuse_cut_samples((args, kwargs))
     given = tuple([local.argument(item, f"args[{at}]", at in samples, at in beside) for at, item in enumerate(args)])
     named = {name: local.argument(item, name, False, False) for name, item in kwargs.items()}
     call = _with_local_modules(transform, options, local)
-    with nullcontext() if call is transform else locked():
-        result = call(*given, **named)
+    before, caches.ACCUMULATING.warned = caches.ACCUMULATING.warned, True
+    try:
+        with nullcontext() if call is transform else locked():
+            result = call(*given, **named)
+    finally:
+        caches.ACCUMULATING.warned = before
+    if open_:
+        _warn_of_plain(result)
     return lie.whole(result, options)
+
+
+def refuse_cut_samples(given: Any) -> None:
+    """Inside of a wrapper refuse samples that are cut over ranks: their mean is that of all, and it takes one more."""
+    cut: list[Any] = [each for each in trees.tensors(given) if is_meshed(each) and _is_cut(each)]
+    around = running() if cut else []
+    if around:
+        raise ArgumentTypeError(
+            f"the points are {told(cut[0])} inside of the forward of {kind_of(around[0])}, which adds up gradients of "
+            "this rank's own points, while a loss of DTensors is that of all ranks; give it the rank's own points "
+            "(x.to_local()), or leave the wrapper out (distribute_module(net, mesh), and reduce_gradients of "
+            "jacfunc.training)"
+        )
+
+
+def _is_cut(tensor: Any) -> bool:
+    return any(placement.is_shard() for placement in tensor.placements)
+
+
+def _open(transform: Any, lie: _Lie, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether it is to be asked who adds up gradients: at a first call with such arguments, in training."""
+    if not lie.cut or not torch.is_grad_enabled() or caches.ACCUMULATING.now:
+        return False
+    made = Fingerprint.by(transform, ())
+    signature = tuple([type(each) for each in trees.tensors((args, kwargs)) if each.requires_grad])
+    if caches.WARNED.meshed.get(made.key, signature):
+        return False
+    if made.watchable:
+        caches.WARNED.meshed.put(made.key, made.parts, signature, True)
+    return True
+
+
+def _warn_of_plain(result: Any) -> None:
+    """Warn of what is trained and is no DTensor, whose gradient is that of the rank's own samples."""
+    plain = [leaf for leaf in trained(result) if not is_meshed(leaf)]
+    if plain:
+        warn(
+            f"the batch is cut over ranks, but {len(plain)} tensor{'s' * (len(plain) > 1)} trained by it "
+            f"{'are plain' if len(plain) > 1 else 'is plain'} (one of shape {tuple(plain[0].shape)}), so their "
+            "gradients will be of this rank's own samples, and nobody adds them up; make them DTensors "
+            "(distribute_module(net, mesh)) and call jacfunc.training.reduce_gradients, or add them up by hand "
+            "(torch.distributed.all_reduce) and filter this warning",
+            UnreducedGradientsWarning,
+        )
 
 
 def refuse_meshed(args: Sequence[Any], kwargs: dict[str, Any], why: str) -> None:
@@ -135,7 +190,7 @@ class _Lie:
     @property
     def cut(self) -> bool:
         """Whether other ranks have other samples."""
-        return any(placement.is_shard() for placement in self.placements)
+        return _is_cut(self)
 
     def whole(self, result: Any, options: Options) -> Any:
         """What the transform returned for the rank's own samples, as its part of the whole; aux is the rank's own."""

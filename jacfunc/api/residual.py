@@ -15,14 +15,18 @@ from torch import Tensor
 from ..call.entrance import Entrance
 from ..call.inside import values
 from ..call.request import as_function, requested
-from ..core.levels import tracing
+from ..core import caches
+from ..core.levels import compiling, exporting, tracing
+from ..core.meshes import MODULES
 from ..core.reasons import name_of
+from ..core.torch_private import DYNAMO
 from ..core.type_variables import TypeVar
 from ..core.unasked import unasked
 from ..errors import ArgumentTypeError, NotationError, ShapeError, UnsupportedOperationError
 from ..evaluation.rng import replaying
 from ..jet import Jet
 from ..keywords import Keywords, NamedAlone, NamedAux, NamedBoth, NamedPerhapsAux, NamedPerhapsValue, NamedValue
+from ..modules.strangers import refuse_strangers
 from ..options import Options, check_flag
 from .calling import Uncalled
 from .derivatives import Derivatives
@@ -36,6 +40,10 @@ R = TypeVar("R", default=Tensor)
 """What an equation returns: a residual, or a tuple of them."""
 Equation = Callable[[Derivatives], R]
 
+FIRST_CALL = (
+    "which derivatives a residual reads is found out at its first call, which torch.compile and torch.export cannot "
+    "trace; call it once before"
+)
 
 KEPT = 4
 """Calls that read something new, for which a name that is not read is still computed."""
@@ -113,11 +121,32 @@ class Residual(Entrance, Uncalled, Generic[Result_co]):
         self._growths = 0
         self._last_read: dict[str, int] = {}
         self._partials: Partials[Any] | None = None
+        self._judged = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Result_co:
         """The residual of the equation at the arguments of ``f``."""
-        if not tracing() and meshed(args, kwargs):
-            return self._on_own_samples(args, kwargs)  # type: ignore[no-any-return]
+        if not tracing():
+            if meshed(args, kwargs):
+                return self._on_own_samples(args, kwargs)  # type: ignore[no-any-return]
+            if not self._judged:
+                return self._judge(args, kwargs)
+        elif self._partials is None and compiling() and not exporting():
+            return self._first(args, kwargs)
+        return self._result(args, kwargs)
+
+    def _first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Result_co:
+        """A call that torch.compile came across before any other: it goes on after that."""
+        MODULES[DYNAMO].graph_break(msg=FIRST_CALL)
+        return torch.compiler.disable(self._judge)(args, kwargs)  # type: ignore[no-untyped-call, no-any-return]
+
+    def _judge(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Result_co:
+        """What is computed, and whether a wrapper around knows all that it trains: asked at the first such call."""
+        result = self._result(args, kwargs)
+        refuse_strangers(result, (args, kwargs), self)
+        self._judged = torch.is_grad_enabled() and not caches.ACCUMULATING.now
+        return result
+
+    def _result(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Result_co:
         partials, kind = self._known(args, kwargs), Reading
         while True:
             derivatives, others = self._computed(partials, args, kwargs)
@@ -157,10 +186,7 @@ class Residual(Entrance, Uncalled, Generic[Result_co]):
         """What the equation was seen to read; at the first call it is looked at."""
         if self._partials is None:
             if tracing():
-                raise UnsupportedOperationError(
-                    "which derivatives a residual reads is found out at its first call, which "
-                    "torch.compile and torch.export cannot trace; call it once before"
-                )
+                raise UnsupportedOperationError(FIRST_CALL)
             return self._read(self._dry_run(*values(args, kwargs)))
         return self._partials
 

@@ -27,7 +27,7 @@ from ..routes.task import Evaluation, Mode, Task
 from ..routes.verify import value_only
 from ..routes.verify_followed import OtherwiseError
 from ..routes.verify_tape import verify_tape
-from . import hints, independence
+from . import among_ranks, hints, independence
 from .dead_branches import completes, has_nan, has_values_around
 from .evaluator import Evaluator, ModulesFoundError, OutputsChangedError
 from .independence import Independence
@@ -85,6 +85,7 @@ def _run(request: Request, quantity: Quantity, known: Plan | None, limit: int | 
                 state.restore()
                 plan = plan.unsettled()
                 ran = _descend(_followable(plan, request), _expecting(plan, request, evaluator), state, limit, values)
+            among_ranks.judge(request, ran[0].results)
             hints.about_zeros(request, quantity, ran[0], lambda: Evaluator(request).look(request.random_state()))
             return ran
     except OutputsChangedError:
@@ -243,8 +244,7 @@ def _planned(evaluator: Evaluator, quantity: Quantity, findings: Findings) -> Pl
 def _plan_signature(request: Request, quantity: Quantity) -> tuple[object, ...]:
     inside = inside_transform()
     surroundings = (torch.is_grad_enabled() or inside, inside and inside_vmap())
-    inner = request.within is not None
-    several = independence.several(request)
+    inner, several = request.within is not None, independence.several(request)
     rules = caches.RULES_ENTERED.number  # a rule that was entered since has to be verified, and explain to know of it
     return (quantity.identity, request.options.planned, several, request.signature, surroundings, inner, rules)
 

@@ -99,7 +99,6 @@ PLANS = Memory()
 INDEPENDENT = Memory()
 """Functions and signatures whose samples were found independent (``independence.py``)."""
 
-
 REFUSED = Memory()
 """Of each of them the programs that were refused, for they may pass by chance (``independence.py``)."""
 
@@ -108,7 +107,6 @@ FOLLOWED: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
 SAMPLE_BYTES = Memory()
 """How large one sample is where a function is widest (``sample_chunks.py``)."""
-
 
 OPAQUE = Memory()
 """How often a function was called that has something no program shows (``known.py``)."""
@@ -239,9 +237,12 @@ UNASKED_COUNT = Count()
 
 
 class Accumulating(threading.local):
-    """Whether what is around adds up gradients and tells errors over all processes itself (``accumulate.py``)."""
+    """Whether what is around adds up gradients and tells errors over all processes itself (``accumulate.py``).
 
-    now = False
+    ``warned``: whether it differentiates at this rank's part of DTensors, and warns by itself (``meshed.py``).
+    """
+
+    now = warned = False
 
 
 ACCUMULATING = Accumulating()
@@ -269,13 +270,13 @@ TOOLCHAIN = Toolchain()
 
 
 class Warned:
-    """Of what this process was warned, which it is once (``modules/wrappers.py``)."""
+    """Of what this process was warned, which it is once (``modules/wrappers.py``), and for what (``meshed.py``)."""
 
-    gradients = False
+    gradients, meshed = False, Memory()
 
     def clear(self) -> None:
         """Nothing yet."""
-        self.gradients = False
+        self.gradients, self.meshed = False, Memory()
 
 
 WARNED = Warned()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from ..core import caches, ranks
+from ..core.torch_private import MODULE_CALL
 from ..core.warned import warn
 from ..errors import ArgumentTypeError, UnreducedGradientsWarning
 
@@ -48,7 +50,7 @@ def refuse_wrapper(module: Any, what: str) -> None:
 def refuse_wrappers(modules: Iterable[nn.Module]) -> None:
     """Refuse wrappers among the modules of a function, but for those whose forward it is called in."""
     wrapping = [module for module in modules if isinstance(module, kinds())]
-    around = list(map(id, _running())) if wrapping else []
+    around = [id(module) for module, _ in _running()] if wrapping else []
     for module in wrapping:
         if id(module) not in around:  # else it is there for what f is written in, as self
             raise ArgumentTypeError(f"f uses {_told(module)}{_way_out(module)}")
@@ -63,7 +65,7 @@ def warn_of_own_gradients(tensors: Callable[[], Iterable[Any]]) -> None:
         return
     if not any(isinstance(each, torch.Tensor) and each.requires_grad and each.is_leaf for each in tensors()):
         return
-    if caches.ACCUMULATING.now or inside_wrapper():
+    if caches.ACCUMULATING.now or caches.ACCUMULATING.warned or inside_wrapper():
         return
     caches.WARNED.gradients = True
     warn(
@@ -77,8 +79,28 @@ def warn_of_own_gradients(tensors: Callable[[], Iterable[Any]]) -> None:
 
 def inside_wrapper() -> bool:
     """Whether this runs in the forward of a wrapper, which reduces the gradients of what is computed there."""
-    # DataParallel does so for the devices of its own process.
-    return any(not isinstance(module, nn.DataParallel) for module in _running())
+    return any(not isinstance(module, nn.DataParallel) for module, _ in _running())
+
+
+def running() -> list[nn.Module]:
+    """The wrappers in whose forward this runs, innermost first."""
+    # DataParallel reduces for the devices of its own process.
+    found = {id(module): module for module, _ in _running() if not isinstance(module, nn.DataParallel)}
+    return list(found.values())
+
+
+def kind_of(wrapper: nn.Module) -> str:
+    """What a sentence calls a wrapper."""
+    return "fully_shard" if isinstance(wrapper, of_fsdp("FSDPModule")) else type(wrapper).__name__
+
+
+def inputs_of_wrappers() -> list[Any]:
+    """What these were called with, as far as a frame of torch's has it."""
+    found = []
+    for _, frame in _running():
+        if frame.f_code.co_name == MODULE_CALL:
+            found += [frame.f_locals.get("args"), frame.f_locals.get("kwargs")]
+    return found
 
 
 _WAY_OUT = (
@@ -100,7 +122,7 @@ def _told(module: Any) -> str:
     return f"{name}, a module of fully_shard" if isinstance(module, of_fsdp("FSDPModule")) else f"a {name}"
 
 
-def _running() -> Iterator[nn.Module]:
+def _running() -> Iterator[tuple[nn.Module, types.FrameType]]:
     """The wrappers whose forward this thread is in, innermost first: those that are ``self`` of a frame around."""
     classes, frame = kinds(), inspect.currentframe()
     while frame is not None:
@@ -108,5 +130,5 @@ def _running() -> Iterator[nn.Module]:
         if frame.f_code.co_argcount and frame.f_code.co_varnames[0] == "self":
             own = frame.f_locals.get("self")
             if isinstance(own, classes):
-                yield own
+                yield own, frame
         frame = frame.f_back

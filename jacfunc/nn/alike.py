@@ -14,21 +14,30 @@ import torch
 from torch import distributed, nn
 
 from .. import errors
+from ..api.meshed import refuse_cut_samples
 from ..core import caches
 from ..core.levels import compiling
 from ..core.ranks import count, summed
+from ..modules.strangers import refuse_strangers
 from ..modules.wrappers import inside_wrapper
 from .connected import refuse_out_of_sight
 
 
-def settled(module: nn.Module, compute: Callable[[], Any]) -> tuple[Any, bool]:
-    """What is computed, or what another process raised instead; and whether they have asked each other."""
+def settled(
+    module: nn.Module, derived: Callable[..., Any], given: tuple[Any, ...], compute: Callable[[], Any]
+) -> tuple[Any, bool]:
+    """What is computed, or what another process raised instead; and whether they have asked each other.
+
+    ``derived`` is what computes it, of what is ``given``.
+    """
     if not _reduced(module):
         return compute(), False
     result, error = None, None
     try:
+        refuse_cut_samples(given)
         result = compute()
         refuse_out_of_sight(result)
+        refuse_strangers(result, given, derived)
     except Exception as raised:
         error = raised
     _raise_alike(error, next((parameter.device for parameter in module.parameters()), torch.device("cpu")))

@@ -103,7 +103,17 @@ class Derivative(nn.Module):
         made = Made(transform, args, keywords)
         # Past nn.Module, which would make a child of the network, and put its name before those of the parameters.
         vars(self).update({name: vars(net)[name] for name in SHARED})
-        vars(self).update(_net=net, _made=made, _derived=made(net), _settled=False, training=net.training)
+        vars(self).update(_net=net, _made=made, _derived=made(net), _settled=False)
+
+    @property
+    def training(self) -> bool:
+        """The mode of the network, which may be set there as well."""
+        return self._net.training
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        if "_net" in vars(self):  # nn.Module sets one before there is any
+            self._net.training = mode
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The derivative at the arguments of the network."""
@@ -113,7 +123,9 @@ class Derivative(nn.Module):
                 warn_of_own_gradients(self.parameters)
             result = self._told(args, kwargs)
         else:
-            result, vars(self)["_settled"] = settled(self, lambda: self._told(args, kwargs))
+            result, vars(self)["_settled"] = settled(
+                self, self._derived, (args, kwargs), lambda: self._told(args, kwargs)
+            )
         return connected(result, list(self.parameters()))
 
     def _told(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from collectives import Collectives
 from ranks import on_ranks
 from torch import nn
 from torch.distributed import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_module, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -27,6 +29,7 @@ from jacfunc import (
     partials,
     residual,
 )
+from jacfunc.nn import Equation
 from jacfunc.training import reduce_gradients
 
 METHODS = ("auto", "taylor", "forward", "reverse")
@@ -275,6 +278,81 @@ def test_gradients_are_partial_until_they_are_added_up() -> None:
 def test_parameters_that_are_none() -> None:
     with pytest.raises(ArgumentTypeError, match="str in it; pass tensors"):
         reduce_gradients(["weight"])  # type: ignore[list-item]
+
+
+# -------------------------------------------------------------------- gradients that nobody adds up
+
+
+def who_adds_up(rank: int) -> dict[str, list[str]]:
+    """What is warned of, or raised, by calls at a batch that is cut."""
+    mesh, told = init_device_mesh("cpu", (2,)), {}
+    x = distribute_tensor(points(4), mesh, [Shard(0)])
+    whole = distribute_tensor(points(4), mesh, [Replicate()])
+    plain, other, frozen = network(), network(), network().requires_grad_(False)
+    replicated = distribute_module(network(), mesh)
+    nu = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+    f, params = make_functional(network())
+    heat = lambda d: d.u_t - d.u_xx
+    with_nu = lambda d: d.u_t - nu * d.u_xx
+    again = laplacian(plain)
+    ddp = nn.parallel.DistributedDataParallel
+    wrapped = ddp(Equation(network(), heat, inputs="t x", outputs="u"))
+    called = Equation(network(), heat, inputs="t x", outputs="u")
+    with torch.no_grad():
+        called(x)
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network()
+
+        def forward(self, x: Any) -> Any:
+            return laplacian(self.net)(x)
+
+    calls: dict[str, Any] = {
+        "plain": lambda: again(x),
+        "plain again": lambda: again(x),
+        "another": lambda: laplacian(other)(x),
+        "plain arguments": lambda: laplacian(f)(params, x),
+        "plain equation": lambda: Equation(network(), heat, inputs="t x", outputs="u")(x),
+        "coefficient": lambda: residual(replicated, with_nu, inputs="t x", outputs="u")(x),
+        "replicated": lambda: residual(replicated, heat, inputs="t x", outputs="u")(x),
+        "frozen": lambda: laplacian(frozen)(x),
+        "whole batch": lambda: laplacian(network())(whole),
+        "no_grad": lambda: torch.no_grad()(wrapped)(x),
+        "DDP": lambda: wrapped(x),
+        "DDP of one that was called": lambda: ddp(called)(x),
+        "DDP of a module of one's own": lambda: ddp(Own())(x),
+        "fully_shard": lambda: fully_shard(Equation(network(), heat, inputs="t x", outputs="u"), mesh=mesh)(x),
+    }
+    for name, call in calls.items():
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            try:
+                call()
+                told[name] = [f"{each.filename}: {each.message}" for each in seen if "rank" in str(each.message)]
+            except Exception as error:
+                told[name] = [f"{type(error).__name__}: {error}"]
+    return told
+
+
+WARNED = {"plain": "5 tensors trained by it are", "another": "5 tensors", "plain arguments": "5 tensors"}
+WARNED |= {"plain equation": "tensors trained by it are plain", "coefficient": "1 tensor trained by it is plain"}
+
+
+def test_gradients_that_nobody_adds_up() -> None:
+    for found in on_ranks(who_adds_up):
+        for name, sentences in found.items():
+            if "DDP" in name or name == "fully_shard":
+                wrapper = "fully_shard" if name == "fully_shard" else "DistributedDataParallel"
+                start = "ArgumentTypeError: the points are a DTensor with placements [Shard(0)] inside of the forward"
+                assert sentences[0].startswith(f"{start} of {wrapper}, which"), (name, sentences)
+            elif name in WARNED:
+                assert len(sentences) == 1, (name, sentences)
+                assert sentences[0].startswith(f"{__file__}: the batch is cut over ranks, but "), (name, sentences)
+                assert WARNED[name] in sentences[0] and "reduce_gradients" in sentences[0], (name, sentences)
+            else:
+                assert not sentences, (name, sentences)
 
 
 # -------------------------------------------------------------------- refused

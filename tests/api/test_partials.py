@@ -29,7 +29,7 @@ from jacfunc import (
     make_functional,
     partials,
 )
-from jacfunc.api.precision import expected_error
+from jacfunc.call.precision import expected_error
 from jacfunc.jet.multiindices import MultiIndices
 
 COORDINATES = "txy"

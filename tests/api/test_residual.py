@@ -260,3 +260,12 @@ def test_compiled_after_a_first_call(backend):
     torch._dynamo.reset()
     close(compiled(params, tx), eager)
     assert issubclass(UnsupportedOperationError, NotImplementedError)
+
+
+def test_compiled_before_any_call():
+    f, params, tx = setting()
+    heat = residual(f, lambda d: d.u_t - d.u_xx, inputs="t x", outputs="u")
+    compiled = torch.compile(lambda params, tx: heat(params, tx).square(), backend="eager")
+    first, then = compiled(params, tx), compiled(params, tx)
+    close(first, heat(params, tx).square())
+    close(then, first)

@@ -569,6 +569,13 @@ def test_operations_without_a_public_name_are_exchanged(name):
 # -------------------------------------------------------------------- modules, trees, checkpoints, scripts
 
 
+def test_hooks_that_follow_a_gradient():
+    leaf = x().requires_grad_()
+    assert not getattr(leaf, private.AFTER_HOOKS)
+    leaf.register_post_accumulate_grad_hook(lambda leaf: None)
+    assert len(getattr(leaf, private.AFTER_HOOKS)) == 1
+
+
 def test_all_batch_normalisations_have_one_base():
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.LazyBatchNorm1d)
     assert all(issubclass(kind, private.BatchNorm) for kind in kinds)

@@ -118,6 +118,17 @@ def test_it_is_differentiated_as_any_module() -> None:
     torch.testing.assert_close(laplacian(module)(POINTS), laplacian(laplacian(net))(POINTS))
 
 
+def test_its_mode_is_that_of_the_network() -> None:
+    net = network()
+    module = Derivative(net, laplacian)
+    net.eval()
+    assert not module.training
+    net.train()
+    assert module.training and copy.deepcopy(module).training
+    nn.Sequential(module).eval()
+    assert not any(each.training for each in net.modules())
+
+
 def test_compiled() -> None:
     module = Derivative(network(), laplacian)
     expected = module(POINTS)
