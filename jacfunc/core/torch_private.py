@@ -232,6 +232,10 @@ SAVED = "_saved_"
 """How the attributes of a node begin that hold what it keeps for its backward, as torch's notes on autograd have it."""
 RAW_SAVED = "_raw_saved_"
 """How those begin that hold it unopened, of the nodes of ``autograd.Function`` too: looking in runs no hook."""
+GRADIENT_HOOKS, AFTER_HOOKS = "_backward_hooks", "_post_accumulate_grad_hooks"
+"""The attributes of a leaf with hooks by their ids, or None: those given its gradient, those called after."""
+OPTIMISERS = "_in_backward_optimizers"
+"""That of a parameter with the optimisers that its backward steps, by a hook of the graph that nobody can hold back."""
 data_getter: Callable[..., Any] = torch._C._autograd._get_data_attr  # type: ignore[attr-defined]
 """Access to ``.data``, as Dynamo tells a mode of it."""
 base_of: Callable[[torch.Tensor], torch.Tensor | None] = attrgetter("_base")
@@ -388,23 +392,6 @@ def sharded_groups(module: Any) -> list[Any]:
     return [group for group in found if group is not None]
 
 
-def pending(group: Any) -> bool:
-    """Whether such a group holds gradients of this process that a later backward is to reduce."""
-    return any(each.unsharded_accumulated_grad is not None for each in group.fsdp_params) or any(
-        parameter.grad is not None for parameter in unsharded(group)
-    )
-
-
 def unsharded(group: Any) -> list[torch.Tensor]:
     """The whole parameters of such a group, which take its place in a forward."""
     return [each._unsharded_param for each in group.fsdp_params if hasattr(each, "_unsharded_param")]
-
-
-# -------------------------------------------------------------------- hooks of leaves
-
-GRADIENT_HOOKS = "_backward_hooks"
-"""The attribute of a tensor with the hooks that are given its gradient, by their ids; None where it has none."""
-AFTER_HOOKS = "_post_accumulate_grad_hooks"
-"""That of a leaf with the hooks that are called once its ``.grad`` is written."""
-OPTIMISERS = "_in_backward_optimizers"
-"""That of a parameter with the optimisers that a backward steps, by a hook of the graph that nobody can hold back."""

@@ -37,12 +37,15 @@ def accumulate(
     .. math:: L = \sum_k L_k, \qquad L_k = \lambda_k \frac{\sum_n w_{kn} \ell_k(x_{kn})}{\sum_n w_{kn}}
 
     Forward and backward run block by block, and no graph outlives its block.  Nothing is zeroed and no step is made;
-    what optimisers expect of ``loss.backward()`` holds for ``accumulate``.
+    what optimisers expect of ``loss.backward()`` holds for ``accumulate``.  Hooks of a parameter (``register_hook``,
+    ``register_post_accumulate_grad_hook``) run once, in the end, with its whole gradient, over all ranks where there
+    are several.  Hooks of modules, and of tensors that the loss computes, run in every block.
 
     Where the loss runs what ``DistributedDataParallel`` or ``fully_shard`` made, every rank calls ``accumulate`` with
     points of its own, as many as it has, or none.  Sums then run over the points of all ranks: gradients and results
     are those of one process with all points, so that the wrapper's average over ranks is undone.  Gradients of a
-    ``DistributedDataParallel`` are added up by one all-reduce at the end, which is not its communication hook's.  Those
+    ``DistributedDataParallel`` are added up by one all-reduce at the end, which is not its communication hook's; what
+    backwards under its ``no_sync`` left in ``.grad`` before is averaged with it, as by its own next backward.  Those
     of ``fully_shard`` are reduced in the last block, and not sharded until then.
 
     Args:
@@ -71,10 +74,13 @@ def accumulate(
 
     Raises:
         ShapeError: a loss that is not one number for each point, or tensors of points with different numbers of rows.
-        ArgumentError: there are no points, an option that cannot be meant, or nothing that requires gradients.
-        ArgumentTypeError: a loss, points or a weight of another type.
-        UnsupportedOperationError: ``torch.func`` or ``torch.compile`` is around, or ``FullyShardedDataParallel``.
-        JacfuncError: another rank raised.  After any error, the loss's own too, every ``.grad`` is as it was.
+        ArgumentError: there are no points, an option that cannot be meant, nothing that requires gradients, or
+            gradients that ``fully_shard`` has not reduced yet.
+        ArgumentTypeError: a loss, points or a weight of another type, such as a ``DTensor``.
+        UnsupportedOperationError: ``torch.func`` or ``torch.compile`` is around, or ``FullyShardedDataParallel``, or
+            in ``DistributedDataParallel`` a ``checkpoint`` with ``use_reentrant=True``.
+        JacfuncError: another rank raised.  After any error, the loss's own too, every ``.grad`` is as it was; only an
+            error in a hook of ``register_post_accumulate_grad_hook`` comes when gradients are there.
 
     Example:
         >>> import torch

@@ -18,7 +18,7 @@ from torch import distributed, nn
 
 from ..core import caches, ranks
 from ..core.meshes import is_meshed, told
-from ..core.torch_private import pending, ready_to_run, sharded_groups, unsharded
+from ..core.torch_private import ready_to_run, sharded_groups, unsharded
 from ..errors import ArgumentError, ArgumentTypeError, JacfuncError, UnsupportedOperationError
 from ..modules.fingerprint import Fingerprint
 from ..modules.wrappers import of_fsdp
@@ -77,7 +77,7 @@ class Parallel:
 
     def check_nothing_pending(self) -> None:
         """Refuse gradients that ``fully_shard`` holds since an earlier backward, which would be scaled with ours."""
-        if any(pending(group) for module in self.sharding for group in sharded_groups(module)):
+        if any(_pending(group) for module in self.sharding for group in sharded_groups(module)):
             raise ArgumentError(
                 "the module of fully_shard holds gradients of an earlier backward that are not reduced, by "
                 "set_requires_gradient_sync(False); call accumulate in place of all backwards of a step, or let the "
@@ -246,6 +246,11 @@ def check_extra(modules: Any) -> Sequence[Any]:
     if not isinstance(modules, list | tuple) or not all(map(is_extra, modules)):
         raise ArgumentTypeError(f"modules={modules!r} is no list of modules and tensors; pass modules=[net]")
     return modules
+
+
+def _pending(group: Any) -> bool:
+    kept = any(each.unsharded_accumulated_grad is not None for each in group.fsdp_params)
+    return kept or any(parameter.grad is not None for parameter in unsharded(group))
 
 
 @contextmanager

@@ -135,6 +135,12 @@ def test_leaves_that_no_module_has():
     assert torch.allclose(late.grad, x[40:, 0].sum() / 50)
 
 
+def test_weights_that_are_trained_are_in_the_loss():
+    module, x, importance = Burgers(), points(), torch.rand(50, dtype=double, requires_grad=True)
+    accumulate(lambda x, i: importance[i] * module(x) ** 2, x, torch.arange(50), sample_chunk_size=20)
+    assert torch.allclose(importance.grad, module(x).detach() ** 2 / 50, rtol=1e-12)
+
+
 def test_a_data_loader_gives_blocks():
     module, x = Burgers(), points()
     value, expected = whole(module, lambda: squared(module)(x).mean() + squared(module)(x[:7]).sum() / 7)
