@@ -115,12 +115,13 @@ class Pass:
     ) -> None:
         self.like[place] = values.new_empty((), dtype=wide(values.dtype), requires_grad=False)
         self.sizes.note(place, block, values)
-        trained, again = self._put_aside(block, values), reentrant(values)
+        again = reentrant(values)
         if again and self.parallel.wrapped:
             raise UnsupportedOperationError(
                 f"{self.terms[place].name} runs checkpoint with use_reentrant=True, whose backward of its own "
                 "DistributedDataParallel hears of; pass use_reentrant=False"
             )
+        trained = self._put_aside(block, values)
         weighted = values if block.weights is None else values * block.weights.to(values.dtype)
         value, before = summed(weighted), self.values[place]
         self.values[place] = value if before is None else before + value
