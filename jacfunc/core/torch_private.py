@@ -232,6 +232,8 @@ SAVED = "_saved_"
 """How the attributes of a node begin that hold what it keeps for its backward, as torch's notes on autograd have it."""
 RAW_SAVED = "_raw_saved_"
 """How those begin that hold it unopened, of the nodes of ``autograd.Function`` too: looking in runs no hook."""
+GRADIENT_HOOKS, AFTER_HOOKS, OPTIMISERS = "_backward_hooks", "_post_accumulate_grad_hooks", "_in_backward_optimizers"
+"""Attributes of a leaf: hooks given its gradient, hooks called after, and optimisers that its backward steps."""
 data_getter: Callable[..., Any] = torch._C._autograd._get_data_attr  # type: ignore[attr-defined]
 """Access to ``.data``, as Dynamo tells a mode of it."""
 base_of: Callable[[torch.Tensor], torch.Tensor | None] = attrgetter("_base")

@@ -23,13 +23,11 @@ class Sums:
         self.of: dict[int, torch.Tensor] = {}
 
     def add(self, leaf: torch.Tensor, gradient: torch.Tensor, factor: float) -> None:
-        """Add a gradient, which becomes ours, times a factor."""
+        """Add a gradient times a factor; it stays as it is, since autograd may give several leaves the same."""
         gradient = gradient.to(wide(gradient.dtype))
         found = self.of.get(id(leaf))
         if found is not None:
             found.add_(gradient, alpha=factor)
-        elif factor == 1:
-            self.of[id(leaf)] = gradient
         else:
             self.of[id(leaf)] = gradient.mul(factor)
 
@@ -43,24 +41,26 @@ class Sums:
                 found.add_(gradient, alpha=factor)
         other.of.clear()
 
-    def reduce(self, leaves: Iterable[torch.Tensor], groups: Sequence[Any]) -> None:
-        """Add up over all ranks those of some leaves, the same on each: one collective for each dtype and device."""
-        kinds: dict[Any, list[torch.Tensor]] = {}
-        for leaf in leaves:
-            kinds.setdefault((leaf.device, wide(leaf.dtype)), []).append(leaf)
-        for (device, dtype), alike in kinds.items():
-            parts = [self.of.pop(id(leaf), None) for leaf in alike]
-            flat = torch.cat(
-                [
-                    torch.zeros(leaf.numel(), dtype=dtype, device=device) if part is None else _dense(part).reshape(-1)
-                    for leaf, part in zip(alike, parts, strict=True)
-                ]
-            )
-            parts.clear()
-            for group in groups:
-                distributed.all_reduce(flat, group=group)
-            for leaf, part in zip(alike, torch.split(flat, [leaf.numel() for leaf in alike]), strict=True):
-                self.of[id(leaf)] = part.view(leaf.shape)
+
+def reduce(parts: Iterable[tuple[Sums, torch.Tensor]], groups: Sequence[Any]) -> None:
+    """Add up over all ranks what sums have of leaves, the same on each: one collective for each dtype and device."""
+    kinds: dict[Any, list[tuple[Sums, torch.Tensor]]] = {}
+    for sums, leaf in parts:
+        kinds.setdefault((leaf.device, wide(leaf.dtype)), []).append((sums, leaf))
+    for (device, dtype), alike in kinds.items():
+        own = [sums.of.pop(id(leaf), None) for sums, leaf in alike]
+        sizes = [leaf.numel() for _, leaf in alike]
+        flat = torch.cat(
+            [
+                torch.zeros(size, dtype=dtype, device=device) if part is None else _dense(part).reshape(-1)
+                for size, part in zip(sizes, own, strict=True)
+            ]
+        )
+        own.clear()
+        for group in groups:
+            distributed.all_reduce(flat, group=group)
+        for (sums, leaf), part in zip(alike, torch.split(flat, sizes), strict=True):
+            sums.of[id(leaf)] = part.view(leaf.shape)
 
 
 def _dense(gradient: torch.Tensor) -> torch.Tensor:
@@ -73,6 +73,7 @@ class SetAside:
     def __init__(self) -> None:
         self.leaves: dict[int, torch.Tensor] = {}
         self.before: dict[int, torch.Tensor | None] = {}
+        self.averaged = Sums()
 
     def __contains__(self, leaf: torch.Tensor) -> bool:
         return id(leaf) in self.leaves
@@ -90,21 +91,47 @@ class SetAside:
                 sums.add(leaf, leaf.grad, factors.get(key, factor))
                 leaf.grad = None
 
+    def average(self, leaves: Sequence[torch.Tensor], ranks: int) -> None:
+        """Note this rank's share of the mean over all of them of what was in ``.grad``, which is put there in the end.
+
+        A gradient that was reduced before stays what it is, and one of ``no_sync`` becomes what the wrapper's next
+        backward would make of it.
+        """
+        for leaf in leaves:
+            gradient = self.before[id(leaf)]
+            if gradient is not None:
+                self.averaged.add(leaf, gradient, 1 / ranks)
+
     def back(self) -> None:
         """Leave every ``.grad`` as it was found, the tensors themselves."""
         for key, leaf in self.leaves.items():
             leaf.grad = self.before[key]
 
-    def finish(self, sums: Sums) -> None:
-        """Put what was there back with the sums added, each rounded once."""
+    def finish(self, sums: Sums) -> set[int]:
+        """Put what was there back with the sums added, each rounded once; which leaves got some."""
         self.back()
+        written = set(sums.of)
         for key, leaf in self.leaves.items():
-            total = sums.of.pop(key, None)
-            if total is None:
+            averaged, total = self.averaged.of.pop(key, None), sums.of.pop(key, None)
+            if averaged is not None:
+                total = averaged if total is None else averaged + total
+                if leaf.grad is None or leaf.grad.layout != torch.strided:
+                    leaf.grad = _laid_out(total, leaf)
+                else:
+                    leaf.grad.copy_(total)
+            elif total is None:
                 continue
-            if leaf.grad is None:
-                leaf.grad = total.to(leaf.dtype)
+            elif leaf.grad is None:
+                leaf.grad = _laid_out(total, leaf)
             elif leaf.dtype in HALF:
                 leaf.grad.copy_(leaf.grad.to(total.dtype) + total)
             else:
                 leaf.grad.add_(total)
+        return written
+
+
+def _laid_out(gradient: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
+    """A gradient of the dtype and the strides of its leaf, as a backward writes it."""
+    if gradient.layout != torch.strided or gradient.stride() == leaf.stride():
+        return gradient.to(leaf.dtype)
+    return torch.empty_like(leaf, requires_grad=False).copy_(gradient)

@@ -25,6 +25,15 @@ def nodes(root: torch.Tensor) -> Iterator[Any]:
                 left.append(following)
 
 
+REENTRANT = "CheckpointFunctionBackward"
+"""The node of a ``checkpoint`` with ``use_reentrant=True``, behind which nothing is seen before it runs again."""
+
+
+def reentrant(root: torch.Tensor) -> bool:
+    """Whether the graph has a part that runs a backward of its own."""
+    return any(type(node).__name__ == REENTRANT for node in nodes(root))
+
+
 def leaves(root: torch.Tensor) -> list[torch.Tensor]:
     """The tensors whose ``.grad`` a backward writes to."""
     if root.grad_fn is None:

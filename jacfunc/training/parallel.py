@@ -7,6 +7,7 @@ the last block.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch
 from torch import distributed, nn
 
 from ..core import caches, ranks
+from ..core.meshes import is_meshed, told
 from ..core.torch_private import ready_to_run, sharded_groups, unsharded
 from ..errors import ArgumentError, ArgumentTypeError, JacfuncError, UnsupportedOperationError
 from ..modules.fingerprint import Fingerprint
@@ -57,13 +59,35 @@ class Parallel:
             leaves += module.parameters(recurse=False)
         leaves += [tensor for tensor in extra if isinstance(tensor, torch.Tensor)]
         parameters = {id(leaf): leaf for leaf in leaves if leaf.requires_grad and id(leaf) not in sharded}
+        groups = _groups_of(group, wrapped, sharding)
+        meshed = [leaf for leaf in parameters.values() if is_meshed(leaf)]
+        if meshed and groups:
+            raise UnsupportedOperationError(
+                f"a parameter of shape {tuple(meshed[0].shape)} is {told(meshed[0])} that no fully_shard made, whose "
+                "gradient accumulate does not add up; wrap the module by DistributedDataParallel or fully_shard, or "
+                'pass group="alone"'
+            )
         return cls(
-            _groups_of(group, wrapped, sharding),
+            groups,
             tuple(wrapped),
             tuple(sharding),
             tuple(parameters.values()),
             tuple(generator for each in prints for generator in each.generators()),
         )
+
+    def check_nothing_pending(self) -> None:
+        """Refuse gradients that ``fully_shard`` holds since an earlier backward, which would be scaled with ours."""
+        if any(_pending(group) for module in self.sharding for group in sharded_groups(module)):
+            raise ArgumentError(
+                "the module of fully_shard holds gradients of an earlier backward that are not reduced, by "
+                "set_requires_gradient_sync(False); call accumulate in place of all backwards of a step, or let the "
+                "last of the others reduce them before"
+            )
+
+    def averaged(self) -> list[torch.Tensor]:
+        """The parameters of which ``DistributedDataParallel`` would reduce what is in ``.grad`` too."""
+        found = {id(each) for ddp in self.wrapped for each in ddp.module.parameters()}
+        return [parameter for parameter in self.parameters if id(parameter) in found]
 
     def summed(self, numbers: Sequence[float]) -> list[float]:
         """Each of the numbers, added up over all ranks."""
@@ -84,6 +108,10 @@ class Parallel:
         if failed:
             raise JacfuncError("accumulate failed on another rank, which says why; no gradient was changed on any")
         return total
+
+    def ranks(self) -> int:
+        """How many processes share the points."""
+        return math.prod(ranks.count(group) for group in self.groups)
 
     @property
     def rank(self) -> int:
@@ -172,8 +200,6 @@ def _groups_of(group: Any, wrapped: Sequence[Any], sharding: Sequence[Any]) -> t
     ]
     different = {tuple(tuple(distributed.get_process_group_ranks(one)) for one in groups) for groups in found}
     if group is not None:
-        if isinstance(group, str) and group != ALONE:
-            raise ArgumentError(f'group={group!r} is not known; pass a process group, "alone" or None')
         if found:
             raise ArgumentError("group was given, but the loss runs wrappers that have one; leave it out")
         return () if group == ALONE or not several else (group,)
@@ -186,7 +212,8 @@ def _groups_of(group: Any, wrapped: Sequence[Any], sharding: Sequence[Any]) -> t
         raise ArgumentError(
             f"there are {ranks.count()} ranks, and no module that DistributedDataParallel or fully_shard made was "
             "found in the loss; pass it as modules=[..], or group=torch.distributed.group.WORLD to add up over all "
-            'ranks without one, or group="alone" for the points and gradients of this rank'
+            'ranks without one, or group="alone" for the points and gradients of this rank (in a LightningModule the '
+            "wrapped module is self.trainer.strategy.model)"
         )
     return found[0] if found else ()
 
@@ -201,11 +228,29 @@ def _mesh_groups(parameter: Any) -> tuple[Any, ...]:
     )
 
 
+def check_group(group: Any) -> None:
+    """Refuse what is no process group, ``"alone"`` or None."""
+    known = group is None or (isinstance(group, str) and group == ALONE)
+    if not known and not (distributed.is_available() and isinstance(group, distributed.ProcessGroup)):
+        what = repr(group) if isinstance(group, str | int) else f"a {type(group).__name__}"
+        raise ArgumentError(f'group={what} is not known; pass a process group, "alone" or None')
+
+
+def is_extra(item: Any) -> bool:
+    """Whether it can be one of the modules and tensors that a loss trains."""
+    return isinstance(item, nn.Module | torch.Tensor)
+
+
 def check_extra(modules: Any) -> Sequence[Any]:
     """What the user says that the losses run, a sequence of modules and tensors."""
-    if not isinstance(modules, list | tuple) or not all(isinstance(each, nn.Module | torch.Tensor) for each in modules):
+    if not isinstance(modules, list | tuple) or not all(map(is_extra, modules)):
         raise ArgumentTypeError(f"modules={modules!r} is no list of modules and tensors; pass modules=[net]")
     return modules
+
+
+def _pending(group: Any) -> bool:
+    kept = any(each.unsharded_accumulated_grad is not None for each in group.fsdp_params)
+    return kept or any(parameter.grad is not None for parameter in unsharded(group))
 
 
 @contextmanager

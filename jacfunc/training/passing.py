@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, UnsupportedOperationError
 from .blocks import Bar, Sizes
-from .gradients import SetAside, Sums, wide
-from .graph import leaves
+from .gradients import SetAside, Sums, reduce, wide
+from .graph import leaves, reentrant
+from .hooks import Held
 from .parallel import Parallel
-from .terms import Block, Term, check_values, summed
+from .terms import Block, Term, check_values, no_points, summed
 
 
 class Pass:
@@ -27,6 +28,7 @@ class Pass:
         self.terms, self.parallel, self.sizes, self.scaler, self.bar = terms, parallel, sizes, scaler, bar
         self.sharded = parallel.sharded()
         self.aside = SetAside()
+        self.held = Held()
         self.values: list[torch.Tensor | None] = [None] * len(terms)
         self.counts = [0] * len(terms)
         self.like: list[torch.Tensor | None] = [None] * len(terms)
@@ -39,20 +41,27 @@ class Pass:
         ]
         sums = {place: Sums() for place, factor in enumerate(factors) if factor is None}
         known = Sums()
-        for leaf in (*self.parallel.parameters, *(leaf for leaf, _ in self.sharded.values())):
-            self.aside.put(leaf)
         try:
+            for leaf in (*self.parallel.parameters, *(leaf for leaf, _ in self.sharded.values())):
+                self._put(leaf)
             error = self._stages(factors, known, sums)
-            values, counts, used = self._of_all_ranks(error, [known, *sums.values()])
+            values, counts, used, pending = self._of_all_ranks(error, [known, *sums.values()])
             ends = [self._factor(place, factor, counts[place], mean) for place, factor in enumerate(factors)]
             for place, each in sums.items():
                 known.merge(each, ends[place])
-            known.reduce(used, self.parallel.groups)
+            self.aside.average(pending, self.parallel.ranks())
+            reduce(
+                [*((known, leaf) for leaf in used), *((self.aside.averaged, leaf) for leaf in pending)],
+                self.parallel.groups,
+            )
+            self.held.back()
+            self.held.on_gradients(known)
         except BaseException:
+            self.held.back()
             self.parallel.forget()
             self.aside.back()
             raise
-        self.aside.finish(known)
+        self.held.after(self.aside.finish(known))
         return [self._result(value, end, like) for value, end, like in zip(values, ends, self.like, strict=True)]
 
     # -------------------------------------------------------------------- the blocks
@@ -86,16 +95,33 @@ class Pass:
             first = False
 
     def _more(self, term: Term) -> bool:
-        """Whether there is another block; what is sharded has to run alike on all ranks, so that all are asked."""
-        here = term.supply.more()
-        return self.parallel.any(here) if self.sharded else here
+        """Whether there is another block; what is sharded has to run alike on all ranks, so that all are asked.
+
+        They also tell each other what an iterable raised, or that it gave one of them nothing to run.
+        """
+        if not self.sharded:
+            return term.supply.more()
+        here, error = False, None
+        try:
+            here = term.supply.more()
+            if not here:
+                term.supply.none()
+        except Exception as raised:
+            error = raised
+        return self.parallel.raise_together(error, [float(here)])[0] > 0
 
     def _backward(
         self, place: int, block: Block, values: torch.Tensor, factor: float, sums: Sums, reduced: bool
     ) -> None:
         self.like[place] = values.new_empty((), dtype=wide(values.dtype), requires_grad=False)
         self.sizes.note(place, block, values)
-        self._put_aside(values)
+        again = reentrant(values)
+        if again and self.parallel.wrapped:
+            raise UnsupportedOperationError(
+                f"{self.terms[place].name} runs checkpoint with use_reentrant=True, whose backward of its own "
+                "DistributedDataParallel hears of; pass use_reentrant=False"
+            )
+        trained = self._put_aside(block, values)
         weighted = values if block.weights is None else values * block.weights.to(values.dtype)
         value, before = summed(weighted), self.values[place]
         self.values[place] = value if before is None else before + value
@@ -105,14 +131,40 @@ class Pass:
         inside, after = (factor, 1.0) if self.sharded else (1.0 / max(block.count, 1), factor * block.count)
         total = weighted.sum() * inside
         self.parallel.reduce_next(reduced)
-        (total if self.scaler is None else self.scaler.scale(total)).backward()
-        self.aside.collect(sums, {key: by for key, (_, by) in self.sharded.items()}, after)
+        total = total if self.scaler is None else self.scaler.scale(total)
+        try:
+            if self.sharded or again:
+                total.backward()
+                self.aside.collect(sums, {key: by for key, (_, by) in self.sharded.items()}, after)
+                return
+            # Beside ``.grad``, so that a wrapper hears of nothing: a static graph would take this for its first step.
+            found = torch.autograd.grad(total, trained, allow_unused=True) if trained else ()
+        except RuntimeError as error:
+            if "backward through the graph a second time" not in str(error):
+                raise
+            raise ArgumentError(
+                f"{self.terms[place].name} uses a tensor that was computed from parameters outside of it, and one "
+                "block's backward freed the graph of it; compute it inside of the loss"
+            ) from error
+        for leaf, gradient in zip(trained, found, strict=True):
+            if gradient is not None:
+                sums.add(leaf, gradient, after)
 
-    def _put_aside(self, values: torch.Tensor) -> None:
-        """Take away what the leaves of a block have in ``.grad``; with other ranks each of them has to be known."""
-        whole = self.parallel.whole()
+    def _put(self, leaf: torch.Tensor) -> None:
+        """Take away what a leaf has in ``.grad``, and hold its hooks back."""
+        if leaf not in self.aside:
+            self.aside.put(leaf)
+            self.held.put(leaf, id(leaf) in self.sharded)
+
+    def _put_aside(self, block: Block, values: torch.Tensor) -> list[torch.Tensor]:
+        """Do so for the leaves of a block but its points; with other ranks each of them has to be known."""
+        whole, trained = self.parallel.whole(), []
+        own = {id(tensor) for tensor in block.points}
         for leaf in leaves(values):
-            if id(leaf) in whole or leaf in self.aside:
+            if id(leaf) in whole or id(leaf) in own:
+                continue
+            trained.append(leaf)
+            if leaf in self.aside:
                 continue
             if self.parallel.groups:
                 raise ArgumentError(
@@ -120,27 +172,34 @@ class Pass:
                     "over, so that ranks cannot add up its gradient; pass it, or the (wrapped) module it belongs to, "
                     "in modules=[..]"
                 )
-            self.aside.put(leaf)
+            self._put(leaf)
+        return trained
 
     # -------------------------------------------------------------------- the end
 
     def _of_all_ranks(
         self, error: Exception | None, sums: Sequence[Sums]
-    ) -> tuple[list[torch.Tensor], list[float], list[torch.Tensor]]:
-        """Values and counts over all ranks, and the parameters with a gradient on any; raises what any of them did."""
+    ) -> tuple[list[torch.Tensor], list[float], list[torch.Tensor], list[torch.Tensor]]:
+        """Values and counts over all ranks, the parameters with a gradient on any, and those with one from before.
+
+        Raises what any of them did.
+        """
         if not self.parallel.groups:
             if error is not None:
                 raise error
             values = [torch.zeros(()) if value is None else value for value in self.values]
-            return values, [float(count) for count in self.counts], []
-        terms, parameters = len(self.terms), self.parallel.parameters
+            return values, [float(count) for count in self.counts], [], []
+        terms, parameters, averaged = len(self.terms), self.parallel.parameters, self.parallel.averaged()
         numbers = [0.0 if value is None else float(value) for value in self.values]
         numbers += [float(count) for count in self.counts]
         numbers += [float(any(id(leaf) in each.of for each in sums)) for leaf in parameters]
+        numbers += [float(self.aside.before[id(leaf)] is not None) for leaf in averaged]
         numbers = self.parallel.raise_together(error, numbers)
-        used = [leaf for leaf, ranks in zip(parameters, numbers[2 * terms :], strict=True) if ranks]
+        asked = iter(numbers[2 * terms :])
+        used = [leaf for leaf in parameters if next(asked)]
+        pending = [leaf for leaf in averaged if next(asked)]
         values = [torch.tensor(value, dtype=torch.float64) for value in numbers[:terms]]
-        return values, numbers[terms : 2 * terms], used
+        return values, numbers[terms : 2 * terms], used, pending
 
     def _factor(self, place: int, factor: float | None, count: float, mean: bool) -> float:
         """What a term is multiplied by in the end, where its points are counted."""
@@ -148,7 +207,7 @@ class Pass:
         if factor is not None:
             return factor
         if not count:
-            raise ArgumentError(f"{term.supply.name} are none, on no rank any; pass one block with points at least")
+            raise no_points(term.supply.name)
         return term.factor / count if mean else term.factor
 
     def _result(self, value: torch.Tensor, factor: float, like: torch.Tensor | None) -> torch.Tensor:

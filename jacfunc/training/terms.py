@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..core.meshes import is_meshed, told
 from ..core.reasons import name_of
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError
 
@@ -128,17 +129,24 @@ def _weight(weight: Any, name: str) -> tuple[float, torch.Tensor | None]:
     """A factor of the whole term, or a weight for each point."""
     if isinstance(weight, torch.Tensor) and weight.requires_grad:
         raise ArgumentError(f"{name} requires gradients, which it would not get; multiply by it inside of the loss")
+    if isinstance(weight, torch.Tensor):
+        if is_meshed(weight):
+            raise ArgumentTypeError(f"{name} is {told(weight)}; pass its part on this rank, weight.to_local()")
+        if weight.is_complex():
+            raise ArgumentTypeError(f"{name} has {weight.dtype} numbers; pass real ones")
     if isinstance(weight, torch.Tensor) and weight.dim() == 1:
         return 1.0, weight
-    if isinstance(weight, torch.Tensor) and weight.dim() == 0 and not weight.is_complex():
-        return float(weight), None
+    if isinstance(weight, torch.Tensor) and weight.dim() == 0:
+        weight = weight.item()
     if isinstance(weight, torch.Tensor):
         raise ShapeError(
             f"{name} has shape {tuple(weight.shape)}; pass a number, a factor of the term, or a tensor (n,), a weight "
             "for each point"
         )
     if isinstance(weight, bool) or not isinstance(weight, int | float):
-        raise ArgumentTypeError(f"{name} is {weight!r}; pass a number or a tensor (n,)")
+        raise ArgumentTypeError(f"{name} is a {type(weight).__name__}; pass a number or a tensor (n,)")
+    if not math.isfinite(weight):
+        raise ArgumentError(f"{name} is {weight}; pass a finite number")
     return float(weight), None
 
 
@@ -174,12 +182,18 @@ def read_block(item: Any, name: str) -> Block:
             raise ArgumentTypeError(
                 f"{which} is a {type(tensor).__name__}; a block is a tensor, or a tuple of tensors, of points in front"
             )
+        if is_meshed(tensor):
+            raise ArgumentTypeError(
+                f"{which} is {told(tensor)}; pass the points of this rank, points.to_local(), and a module that "
+                "DistributedDataParallel or fully_shard made"
+            )
         if tensor.dim() == 0:
             raise ShapeError(f"{which} is a scalar; points are the rows of tensors, of shape (n, ..) each")
         if tensor.requires_grad:
             raise ArgumentError(
                 f"{which} requires gradients, which points do not get; pass it detached, and where the loss "
-                "differentiates by it itself, let it call requires_grad_() on its block"
+                "differentiates by it itself, let it call requires_grad_() on its block; weights that are trained stay "
+                "in the loss, weights[i], with their numbers i = torch.arange(n) as points"
             )
     sizes = [len(tensor) for tensor in tensors]
     if not sizes:
@@ -211,9 +225,22 @@ def check_values(values: Any, count: int, name: str) -> torch.Tensor:
     return values
 
 
+def no_points(name: str) -> ArgumentError:
+    """What is raised where no rank has a point."""
+    return ArgumentError(
+        f"{name} are none, on any rank; pass one at least (a generator that was used up before gives none)"
+    )
+
+
+def check_mass(mass: float, name: str) -> None:
+    """Refuse weights that are not finite, whatever they are for."""
+    if not math.isfinite(mass):
+        raise ArgumentError(f"the weights of {name} add up to {mass:g}; pass finite ones")
+
+
 def divisor(mass: float, name: str) -> float:
     """What the mean divides by, if it can."""
-    if mass == 0 or not math.isfinite(mass):
+    if mass == 0:
         raise ArgumentError(
             f"the mean of {name} does not exist, for its weights add up to {mass:g} (1 for a point where none were "
             'given); pass points, other weights, or reduction="sum"'

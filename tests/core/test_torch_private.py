@@ -734,6 +734,24 @@ def test_sharded_groups_and_unsharded():
     assert shape == (4, 3) and held and sharded
 
 
+def test_hooks_of_a_leaf():
+    from torch.distributed.optim import _apply_optimizer_in_backward
+
+    net, seen = nn.Linear(2, 1), []
+    leaf = net.weight
+    assert getattr(leaf, private.GRADIENT_HOOKS) is None and getattr(leaf, private.AFTER_HOOKS) is None
+    first = leaf.register_hook(lambda gradient: seen.append("gradient"))
+    second = leaf.register_post_accumulate_grad_hook(lambda leaf: seen.append("after"))
+    for name, handle in ((private.GRADIENT_HOOKS, first), (private.AFTER_HOOKS, second)):
+        hooks = getattr(leaf, name)
+        assert list(hooks) == [handle.id]
+        hooks[handle.id] = lambda _: None
+    leaf.sum().backward()
+    assert seen == []
+    _apply_optimizer_in_backward(torch.optim.SGD, net.parameters(), {"lr": 0.1})
+    assert len(getattr(leaf, private.OPTIMISERS)) == 1
+
+
 # -------------------------------------------------------------------- what is exchanged is put back
 
 

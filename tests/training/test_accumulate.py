@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from jacfunc import ArgumentError, ArgumentTypeError, ShapeError, UnsupportedOperationError, accumulate, residual
 from jacfunc.training import blocks
+from jacfunc.training.gradients import SetAside
 
 double = torch.float64
 
@@ -134,6 +135,12 @@ def test_leaves_that_no_module_has():
     assert torch.allclose(late.grad, x[40:, 0].sum() / 50)
 
 
+def test_weights_that_are_trained_are_in_the_loss():
+    module, x, importance = Burgers(), points(), torch.rand(50, dtype=double, requires_grad=True)
+    accumulate(lambda x, i: importance[i] * module(x) ** 2, x, torch.arange(50), sample_chunk_size=20)
+    assert torch.allclose(importance.grad, module(x).detach() ** 2 / 50, rtol=1e-12)
+
+
 def test_a_data_loader_gives_blocks():
     module, x = Burgers(), points()
     value, expected = whole(module, lambda: squared(module)(x).mean() + squared(module)(x[:7]).sum() / 7)
@@ -234,6 +241,128 @@ def test_checkpointed_losses():
     assert torch.allclose(accumulate(loss, x), value) and close(gradients(net), expected)
 
 
+def test_checkpointed_losses_that_run_backwards_of_their_own():
+    from torch.utils.checkpoint import checkpoint
+
+    net, x = nn.Linear(2, 1).double(), points(60)
+    loss = lambda x: checkpoint(net, x.clone().requires_grad_(), use_reentrant=True)[:, 0] ** 2
+    value, expected = whole(net, lambda: loss(x).mean())
+    seen = []
+    net.weight.register_hook(lambda gradient: seen.append(gradient))
+    assert torch.allclose(accumulate(loss, x, sample_chunk_size=20), value) and close(gradients(net), expected)
+    assert len(seen) == 1
+
+
+def test_an_optimiser_in_the_backward_steps_once_with_the_whole_gradient():
+    def trained(step: Callable[[nn.Module], Any]) -> tuple[list[torch.Tensor], int, Any]:
+        module, calls = Burgers(), []
+
+        def stepped(parameter: torch.Tensor) -> None:
+            calls.append(parameter)
+            parameter.sub_(0.1 * parameter.grad)  # autograd lets hooks write to leaves
+            parameter.grad = None
+
+        for parameter in module.parameters():
+            parameter.register_post_accumulate_grad_hook(stepped)
+        value = step(module)
+        assert all(parameter.grad is None for parameter in module.parameters())
+        return list(module.parameters()), len(calls), value.detach()
+
+    x = points()
+
+    def at_once(module: nn.Module) -> torch.Tensor:
+        value = squared(module)(x).mean()
+        value.backward()
+        return value
+
+    expected, calls, value = trained(at_once)
+    found, ours, sum_of_blocks = trained(lambda module: accumulate(squared(module), x, sample_chunk_size=20))
+    assert close(found, expected) and ours == calls and torch.allclose(sum_of_blocks, value)
+
+
+@pytest.mark.parametrize("dtype", [double, torch.bfloat16])
+def test_hooks_see_the_whole_gradient_once(dtype):
+    weight, seen, after = torch.ones(2, dtype=dtype, requires_grad=True), [], []
+
+    def clamped(gradient: torch.Tensor) -> torch.Tensor:
+        seen.append(gradient.clone())
+        return gradient.clamp(max=1)
+
+    weight.register_hook(clamped)
+    weight.register_post_accumulate_grad_hook(lambda leaf: after.append(leaf.grad.clone()))
+    x = torch.tensor([[0.5, 1.0]] * 6, dtype=dtype)  # no block of two is clamped alone
+    for call in (1, 2):
+        accumulate(lambda x: (x * weight).sum(1), x, sample_chunk_size=2, reduction="sum")
+        assert [gradient.tolist() for gradient in seen] == [[3.0, 6.0]] * call and seen[0].dtype == dtype
+        assert weight.grad.tolist() == [1.0 * call] * 2 and len(after) == call and torch.equal(after[-1], weight.grad)
+
+
+def test_hooks_are_put_back_and_removed_ones_stay_away():
+    weight, seen = torch.ones(2, dtype=double, requires_grad=True), []
+    handle = weight.register_hook(lambda gradient: seen.append("removed"))
+    weight.register_hook(lambda gradient: seen.append("first"))
+    weight.register_hook(lambda gradient: seen.append("second"))
+
+    def failing(x: torch.Tensor) -> torch.Tensor:
+        handle.remove()
+        if len(x) == 10:
+            raise ValueError("mine")
+        return (x * weight).sum(1)
+
+    with pytest.raises(ValueError, match="mine"):
+        accumulate(failing, points(), sample_chunk_size=20)
+    assert not seen
+    weight.sum().backward()
+    assert seen == ["first", "second"]
+
+    def raising(gradient: torch.Tensor) -> None:
+        raise ValueError("hook")
+
+    weight.grad = old = torch.ones(2, dtype=double)
+    weight.register_hook(raising)
+    with pytest.raises(ValueError, match="hook"):
+        accumulate(lambda x: (x * weight).sum(1), points(), sample_chunk_size=20)
+    assert weight.grad is old and old.tolist() == [1, 1]
+
+
+def test_leaves_whose_gradient_is_one_tensor():
+    first, second = (torch.ones(2, dtype=double, requires_grad=True) for _ in range(2))
+    for _ in range(2):
+        accumulate(lambda x: (x * (first + second)).sum(1), points(), sample_chunk_size=20, reduction="sum")
+    assert torch.allclose(first.grad, 2 * points().sum(0)) and torch.equal(first.grad, second.grad)
+    assert first.grad.data_ptr() != second.grad.data_ptr()
+
+
+def test_sparse_gradients():
+    table, rows = nn.Embedding(5, 2, sparse=True), torch.tensor([1, 3, 3, 0])
+    table.weight.register_hook(lambda gradient: 2 * gradient)
+    accumulate(lambda i: table(i).sum(1), rows, sample_chunk_size=2, reduction="sum")
+    assert table.weight.grad.is_sparse
+    assert table.weight.grad.to_dense()[:, 0].tolist() == [2, 2, 0, 4, 0]
+
+
+def by_hand(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A squared derivative of the network by ``torch.autograd.grad``."""
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        x.requires_grad_()
+        u = module.net(x)[:, 0]
+        (slope,) = torch.autograd.grad(u.sum(), x, create_graph=True)
+        return slope[:, 1] ** 2 + u**2
+
+    return loss
+
+
+def test_derivatives_by_hand_keep_no_points_alive(monkeypatch):
+    module, x, kept = Burgers(), points(), []
+    _, expected = whole(module, lambda: by_hand(module)(x.clone()).mean())
+    put = SetAside.put
+    monkeypatch.setattr(SetAside, "put", lambda self, leaf: (kept.append(leaf), put(self, leaf))[1])
+    accumulate(by_hand(module), x, sample_chunk_size=20)
+    assert close(gradients(module), expected) and not x.requires_grad
+    assert all(any(leaf is own for own in module.parameters()) for leaf in kept)
+
+
 def test_a_bar(capsys):
     accumulate(squared(Burgers()), points(), sample_chunk_size=20, progress=True)
     assert "points" in capsys.readouterr().err
@@ -257,12 +386,24 @@ def good(x: torch.Tensor) -> torch.Tensor:
     return (x * w).sum(1)
 
 
+def outside(scaled: torch.Tensor) -> Any:
+    return accumulate(lambda x: (x * scaled).sum(1) ** 2, points(), sample_chunk_size=20)
+
+
+def stepped_in_backward() -> Any:
+    from torch.distributed.optim import _apply_optimizer_in_backward
+
+    net = nn.Linear(2, 1).double()
+    _apply_optimizer_in_backward(torch.optim.SGD, net.parameters(), {"lr": 0.1})
+    return accumulate(lambda x: net(x)[:, 0], points())
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "scalar": (lambda: accumulate(lambda x: good(x).mean(), points()), ShapeError, r"shape \(\) .* leave the mean"),
     "column": (lambda: accumulate(lambda x: good(x)[:, None], points()), ShapeError, r"\(50, 1\) .* squeeze"),
     "no points": (lambda: accumulate(good), ArgumentError, "no points; pass them after loss"),
-    "empty": (lambda: accumulate(good, points(0)), ArgumentError, "points are none"),
-    "empty blocks": (lambda: accumulate(good, []), ArgumentError, "points are none"),
+    "empty": (lambda: accumulate(good, points(0)), ArgumentError, "points are none, on any rank"),
+    "empty blocks": (lambda: accumulate(good, []), ArgumentError, "a generator that was used up before"),
     "sizes": (lambda: accumulate(good, points(3), points(4)), ShapeError, r"\[3, 4\] rows"),
     "size": (lambda: accumulate(good, points(), sample_chunk_size=0), ArgumentError, "sample_chunk_size=0"),
     "size name": (
@@ -274,7 +415,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "reduction": (lambda: accumulate(good, points(), reduction="max"), ArgumentError, 'pass "mean" or "sum"'),
     "keyword": (lambda: accumulate(good, points(), chunk=3), TypeError, "chunk"),
     "graph": (lambda: accumulate(lambda x: x[:, 0], points()), ArgumentError, "without a graph"),
-    "no grad": (lambda: torch.no_grad()(accumulate)(good, points()), ArgumentError, "without a graph"),
+    "no grad": (lambda: torch.no_grad()(accumulate)(good, points()), ArgumentError, "gradients are disabled here"),
+    "inference": (lambda: torch.inference_mode()(accumulate)(good, points()), ArgumentError, "disabled here"),
     "loss": (lambda: accumulate(points(), good), ArgumentTypeError, "loss is a Tensor"),
     "term": (lambda: accumulate((good, points()), good), ArgumentTypeError, "term 1 is a function"),
     "term loss": (lambda: accumulate((good, points()), (3, points())), ArgumentTypeError, "loss of term 1 is a int"),
@@ -282,16 +424,42 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "block": (lambda: accumulate(good, [{"x": 1}]), ArgumentTypeError, "block 0 of points is a dict"),
     "weights": (lambda: accumulate((good, points(), torch.ones(3))), ShapeError, r"\(3,\) for 50 points"),
     "weight shape": (lambda: accumulate((good, points(), torch.ones(50, 1))), ShapeError, r"weight of term 0 has"),
-    "weight type": (lambda: accumulate((good, points(), "3")), ArgumentTypeError, "weight of term 0 is '3'"),
+    "weight type": (lambda: accumulate((good, points(), "3")), ArgumentTypeError, "weight of term 0 is a str;"),
+    "weight list": (
+        lambda: accumulate((good, points(), [1.0] * 50)),
+        ArgumentTypeError,
+        r"^the weight of term 0 is a list; pass a number or a tensor \(n,\)$",
+    ),
+    "weight cplx": (
+        lambda: accumulate((good, points(), torch.ones(50, dtype=torch.complex128))),
+        ArgumentTypeError,
+        "complex128 numbers; pass real ones",
+    ),
+    "weight complex number": (lambda: accumulate((good, points(), 1j)), ArgumentTypeError, "is a complex"),
+    "weight nan": (lambda: accumulate((good, points(), math.nan)), ArgumentError, "is nan; pass a finite number"),
+    "weight inf": (lambda: accumulate((good, points(), torch.tensor(math.inf))), ArgumentError, "is inf; pass a fin"),
+    "weights inf": (
+        lambda: accumulate((good, points(), torch.full((50,), math.inf)), reduction="sum"),
+        ArgumentError,
+        "add up to inf; pass finite ones",
+    ),
     "weight grad": (lambda: accumulate((good, points(), w)), ArgumentError, "multiply by it inside"),
     "weight zero": (lambda: accumulate((good, points(), torch.zeros(50))), ArgumentError, "weights add up to 0"),
     "weight blocks": (lambda: accumulate((good, [points()], torch.ones(50))), ArgumentError, "come in blocks"),
-    "points grad": (lambda: accumulate(good, points().requires_grad_()), ArgumentError, "pass it detached"),
+    "points grad": (
+        lambda: accumulate(good, points().requires_grad_()),
+        ArgumentError,
+        r"weights\[i\], with their num",
+    ),
     "scalar points": (lambda: accumulate(good, torch.tensor(1.0)), ShapeError, "is a scalar"),
     "scaler": (lambda: accumulate(good, points(), scaler=8), ArgumentTypeError, "scaler is a int"),
     "seed": (lambda: accumulate(good, points(), seed=-1), ArgumentError, "seed=-1"),
     "progress": (lambda: accumulate(good, points(), progress=1), ArgumentTypeError, "progress=1 is not a bool"),
     "modules": (lambda: accumulate(good, points(), modules=[3]), ArgumentTypeError, r"pass modules=\[net\]"),
+    "group number": (lambda: accumulate(good, points(), group=3), ArgumentError, "group=3"),
+    "group module": (lambda: accumulate(good, points(), group=nn.Linear(1, 1)), ArgumentError, "group=a Linear"),
+    "computed outside": (lambda: outside(w * 2), ArgumentError, "computed from parameters outside of it"),
+    "in backward": (lambda: stepped_in_backward(), UnsupportedOperationError, "register_post_accumulate_grad_hook"),
     "group": (lambda: accumulate(good, points(), group="all"), ArgumentError, "group='all'"),
     "complex": (lambda: accumulate(lambda x: good(x) + 0j, points()), ArgumentTypeError, "complex128"),
     "no tensor": (lambda: accumulate(lambda x: 1.0, points()), ArgumentTypeError, "returned a float"),

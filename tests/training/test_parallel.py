@@ -9,9 +9,12 @@ import pytest
 import torch
 from ranks import on_ranks, outcomes
 from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import Shard, distribute_module, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from jacfunc import JacfuncError, accumulate, residual
 
@@ -272,7 +275,7 @@ REFUSED = {
     "leaf": "trains a tensor of shape",
     "both": "leave it out",
     "fsdp1": "fully_shard",
-    "no points": "points are none",
+    "no points": "points are none, on any rank",
     "no blocks": "points are none",
 }
 
@@ -297,3 +300,169 @@ def test_what_is_told():
     expected = (Burgers()(points()) ** 2).mean()
     for trained, local in on_ranks(told):
         assert torch.allclose(trained, expected, rtol=1e-10) and abs(local) < 1e-12
+
+
+# -------------------------------------------------------------------- beside other backwards
+
+
+def global_gradient(x: torch.Tensor) -> list[torch.Tensor]:
+    """That of the mean over all points by one process, zero for the bias that is in no derivative."""
+    module = Outer()
+    (module(x) ** 2).mean().backward()
+    return [parameter.grad for parameter in module.parameters()]
+
+
+def beside_backwards(rank: int) -> dict[str, list[torch.Tensor | None]]:
+    """Gradients of steps where the wrapper's own backwards come before or after ``accumulate``."""
+    x, found = of_rank(rank, points(), [0, 20, 40]), {}
+    uneven = of_rank(rank, points(), [0, 7, 40])
+
+    for kind in ("ddp static", "ddp static view", "ddp"):
+        module = wrapped(kind, Outer())
+        loss = lambda x, module=module: module(x) ** 2
+        for step in range(4):
+            module.zero_grad()
+            if step % 3 == 0:
+                accumulate(loss, uneven, sample_chunk_size=8)
+            else:
+                loss(x).mean().backward()
+            found[f"{kind}, step {step}"] = [gradient(parameter) for parameter in module.parameters()]
+
+    module = wrapped("ddp", Outer())
+    loss = lambda x: module(x) ** 2
+    module.zero_grad()
+    module(x)  # whose backward never comes, so that the wrapper waits for one
+    accumulate(loss, uneven, sample_chunk_size=8)
+    found["a forward before"] = [gradient(parameter) for parameter in module.parameters()]
+
+    module.zero_grad()
+    with module.no_sync():
+        (loss(x).mean() / 2).backward()
+    accumulate(lambda x: loss(x) / 2, uneven, sample_chunk_size=8)
+    found["no_sync before"] = [gradient(parameter) for parameter in module.parameters()]
+
+    module.zero_grad()
+    with module.no_sync():
+        accumulate(lambda x: loss(x) / 2, uneven, sample_chunk_size=8)
+    (loss(x).mean() / 2).backward()
+    found["accumulate before"] = [gradient(parameter) for parameter in module.parameters()]
+    return found
+
+
+def test_beside_other_backwards_of_the_wrapper():
+    expected = global_gradient(points())
+    for found in on_ranks(beside_backwards):
+        for name, gradients in found.items():
+            for one, right in zip(gradients, expected, strict=True):
+                assert torch.allclose(one, right, rtol=1e-10, atol=1e-12), name
+
+
+def hooked(rank: int) -> dict[str, Any]:
+    """Parameters after an optimiser in the backward, and what hooks were given, on a rank with other blocks."""
+    x, found = of_rank(rank, points(), [0, 7, 40]), {}
+    for kind in ("ddp", "ddp static", "fsdp"):
+        module = wrapped(kind, Outer())
+        calls, seen = [], []
+
+        def stepped(parameter: torch.Tensor, calls: list[Any] = calls) -> None:
+            calls.append(1)
+            parameter.sub_(parameter.grad, alpha=0.1)
+            parameter.grad = None
+
+        for parameter in module.parameters():
+            parameter.register_post_accumulate_grad_hook(stepped)
+        first = next(module.parameters())
+        if kind != "fsdp" and rank == 0:  # where the other has none
+            first.register_hook(lambda gradient, seen=seen: seen.append(gradient.clone()))
+        accumulate(lambda x, module=module: module(x) ** 2, x, sample_chunk_size=8)
+        whole = [each.full_tensor() if kind == "fsdp" else each.detach() for each in module.parameters()]
+        found[kind] = whole, len(calls), seen
+    return found
+
+
+def test_hooks_run_once_with_the_gradient_of_all_ranks():
+    expected = global_gradient(points())
+    before = list(Outer().parameters())
+    for rank, found in enumerate(on_ranks(hooked)):
+        for kind, (parameters, calls, seen) in found.items():
+            assert calls == len(before), kind
+            for parameter, start, right in zip(parameters, before, expected, strict=True):
+                assert torch.allclose(parameter, start - 0.1 * right, rtol=1e-10, atol=1e-12), kind
+            assert len(seen) == (rank == 0 and kind != "fsdp")
+            assert all(torch.allclose(gradient, expected[0], rtol=1e-10) for gradient in seen)
+
+
+# -------------------------------------------------------------------- told to all ranks, before or between blocks
+
+
+def told_to_all(rank: int) -> dict[str, str]:
+    """What calls raise that are wrong on rank 1 alone, or whose modules hold gradients, on a rank."""
+    ddp, sharded = wrapped("ddp", Burgers()), wrapped("fsdp", Burgers())
+    wrong = rank == 1
+    loss, of_sharded = lambda x: ddp(x) ** 2, lambda x: sharded(x) ** 2
+    reentrant = lambda x: checkpoint(lambda y: ddp(y) ** 2, x.clone().requires_grad_(), use_reentrant=True)
+    mesh = init_device_mesh("cpu", (2,))
+    meshed = distribute_module(nn.Linear(2, 1).double(), mesh)
+
+    def failing() -> Any:
+        yield points(4)
+        if wrong:
+            raise ValueError("mine")
+
+    def used() -> Any:
+        sharded.set_requires_gradient_sync(False)
+        of_sharded(points()).mean().backward()
+        sharded.set_requires_gradient_sync(True)
+        accumulate(of_sharded, points())
+
+    calls: dict[str, Callable[[], Any]] = {
+        "size": lambda: accumulate(loss, points(), sample_chunk_size=-3 if wrong else 8),
+        "reduction": lambda: accumulate((loss, points()), (loss, points()), reduction="max" if wrong else "sum"),
+        "modules": lambda: accumulate(loss, points(), modules=[3] if wrong else []),
+        "no tensors": lambda: accumulate(loss, *([] if wrong else [points()])),
+        "disabled": lambda: torch.set_grad_enabled(not wrong)(accumulate)(loss, points()),
+        "size of sharded": lambda: accumulate(of_sharded, points(), sample_chunk_size=0 if wrong else 8),
+        "no block": lambda: accumulate(of_sharded, [] if wrong else [points(4), points(4)]),
+        "no block anywhere": lambda: accumulate(of_sharded, []),
+        "iterable": lambda: accumulate(of_sharded, failing()),
+        "meshed points": lambda: accumulate(loss, distribute_tensor(points(), mesh, [Shard(0)])),
+        "meshed parameters": lambda: accumulate(lambda x: meshed(x), points(), group=distributed.group.WORLD),
+        "reentrant": lambda: accumulate(reentrant, points()),
+        "pending": used,
+    }
+    found = {}
+    for case, call in calls.items():
+        with pytest.raises(Exception) as raised:  # noqa: PT011
+            call()
+        found[case] = f"{raised.type.__name__}: {raised.value}"
+    for module in (ddp, sharded):
+        module.zero_grad()
+    return found
+
+
+ON_ONE_RANK = {
+    "size": "sample_chunk_size=-3",
+    "reduction": "reduction='max'",
+    "modules": "pass modules=[net]",
+    "no tensors": "was given no points",
+    "disabled": "gradients are disabled here",
+    "size of sharded": "sample_chunk_size=0",
+    "no block": "gave this rank no block",
+    "iterable": "ValueError: mine",
+}
+ON_ALL = {
+    "no block anywhere": "gave this rank no block",
+    "meshed points": "points is a DTensor with placements [Shard(0)]; pass the points of this rank, points.to_local()",
+    "meshed parameters": "a DTensor with placements [Replicate()] that no fully_shard made",
+    "reentrant": "pass use_reentrant=False",
+    "pending": "set_requires_gradient_sync(False)",
+}
+
+
+def test_errors_are_told_to_all_ranks():
+    first, second = on_ranks(told_to_all)
+    for case, part in ON_ONE_RANK.items():
+        assert part in second[case] and "accumulate failed on another rank" in first[case], (first[case], second[case])
+    for case, part in ON_ALL.items():
+        assert part in first[case] and part in second[case], (first[case], second[case])
+    assert first.keys() == {*ON_ONE_RANK, *ON_ALL}
