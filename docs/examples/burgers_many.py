@@ -1,11 +1,11 @@
 """Burgers' equation on any number of processes, to the same loss curve as on one, and resumed where it was stopped.
 
     python burgers_many.py --checkpoints runs/one
-    torchrun --standalone --nproc-per-node 2 --max-restarts 3 burgers_many.py --checkpoints runs/two
+    torchrun --standalone --nproc-per-node 2 burgers_many.py --checkpoints runs/two
 
 Each rank draws the points of all, from a seed that is that of the step, and takes its share; so the curve does not
 depend on how many there are.  Every ``--every`` steps all ranks write a checkpoint together; when one is killed,
-torchrun starts all again, and they go on from the last one that is complete.
+the same command goes on from the last one that is complete.
 """
 
 from __future__ import annotations

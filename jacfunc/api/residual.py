@@ -16,10 +16,8 @@ from ..call.entrance import Entrance
 from ..call.inside import values
 from ..call.request import as_function, requested
 from ..core import caches
-from ..core.levels import compiling, exporting, tracing
-from ..core.meshes import MODULES
+from ..core.levels import compiling, exporting, tracing, untraced
 from ..core.reasons import name_of
-from ..core.torch_private import DYNAMO
 from ..core.type_variables import TypeVar
 from ..core.unasked import unasked
 from ..errors import ArgumentTypeError, NotationError, ShapeError, UnsupportedOperationError
@@ -131,13 +129,8 @@ class Residual(Entrance, Uncalled, Generic[Result_co]):
             if not self._judged:
                 return self._judge(args, kwargs)
         elif self._partials is None and compiling() and not exporting():
-            return self._first(args, kwargs)
+            return untraced(self._judge, FIRST_CALL, args, kwargs)  # type: ignore[no-any-return]
         return self._result(args, kwargs)
-
-    def _first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Result_co:
-        """A call that torch.compile came across before any other: it goes on after that."""
-        MODULES[DYNAMO].graph_break(msg=FIRST_CALL)
-        return torch.compiler.disable(self._judge)(args, kwargs)  # type: ignore[no-untyped-call, no-any-return]
 
     def _judge(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Result_co:
         """What is computed, and whether a wrapper around knows all that it trains: asked at the first such call."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -95,6 +95,15 @@ def _set_unseen(on: bool) -> None:
 def dynamo_loaded() -> bool:
     """Whether all of ``torch.compile`` is loaded, which takes seconds: by us only where something is compiled."""
     return compiling() or DYNAMO in sys.modules
+
+
+def untraced(function: Callable[..., Any], why: str, *args: Any, **keywords: Any) -> Any:
+    """The result of what ``torch.compile`` came across and cannot trace: its graph ends before, and goes on after.
+
+    With ``fullgraph=True`` that is an error, which says ``why``.
+    """
+    sys.modules[DYNAMO].graph_break(msg=why)
+    return torch.compiler.disable(function)(*args, **keywords)  # type: ignore[no-untyped-call]
 
 
 def run_backward(

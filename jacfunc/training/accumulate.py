@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 
-from ..core.levels import inside_transform, tracing
+from ..core.levels import compiling, exporting, inside_transform, tracing, untraced
 from ..errors import ArgumentError, ArgumentTypeError, JacfuncError, UnsupportedOperationError
 from ..options import check_flag
 from .blocks import Bar, Sizes, check_size, check_tqdm
@@ -19,6 +19,11 @@ from .parallel import Parallel, check_extra, check_group, is_extra
 from .passing import Pass
 from .seeds import seeded
 from .terms import Term, check_mass, divisor, no_points, read_terms, told_apart
+
+OUTSIDE = (
+    "accumulate writes to .grad, which torch.func and torch.compile do not follow; call it outside of them and compile "
+    "the loss"
+)
 
 
 class Keywords(TypedDict, total=False):
@@ -121,11 +126,12 @@ def accumulate(
         >>> w.grad  # of the mean of w^2 x^2 over all points
         tensor(36.6667)
     """
+    if compiling() and not exporting():
+        asked = {"sample_chunk_size": sample_chunk_size, "reduction": reduction, "scaler": scaler, "seed": seed}
+        asked |= {"group": group, "modules": modules, "progress": progress}
+        return untraced(accumulate, OUTSIDE, loss, *terms, **asked)  # type: ignore[no-any-return]
     if inside_transform() or tracing():
-        raise UnsupportedOperationError(
-            "accumulate writes to .grad, which torch.func and torch.compile do not follow; call it outside of them "
-            "and compile the loss"
-        )
+        raise UnsupportedOperationError(OUTSIDE)
     given: list[tuple[Any, ...]] = []
     error = None
     try:

@@ -473,3 +473,20 @@ def test_refusals(name):
     with pytest.raises(kind, match=message):
         call()
     assert w.grad is None
+
+
+def test_torch_compile_goes_on_around_it(recwarn: pytest.WarningsRecorder) -> None:
+    net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    x = torch.rand(30, 2, dtype=torch.double)
+    loss = lambda x: net(x).square()[:, 0]
+    accumulate(loss, x, sample_chunk_size=8)
+    expected = [parameter.grad.clone() for parameter in net.parameters()]
+    net.zero_grad()
+    step = torch.compile(lambda x: 2 * accumulate(loss, x + 0, sample_chunk_size=8), backend="eager")
+    assert torch.allclose(step(x), 2 * loss(x).mean())
+    assert all(map(torch.allclose, [parameter.grad for parameter in net.parameters()], expected))
+    whole = torch.compile(lambda x: accumulate(loss, x), backend="eager", fullgraph=True)
+    with pytest.raises(
+        Exception, match=r"accumulate writes to .grad, which torch.func and torch.compile do not follow"
+    ):
+        whole(x)
