@@ -60,7 +60,7 @@ class DetachedParametersWarning(UserWarning):
 
 
 class ZeroDerivativeWarning(UserWarning):
-    """Second derivatives are zero everywhere, since the function is made of straight pieces, as a ReLU network is."""
+    """Derivatives are zero everywhere: second ones of a ReLU network, or all of what is detached from its input."""
 
 
 class PrecisionWarning(UserWarning):

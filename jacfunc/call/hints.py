@@ -1,12 +1,12 @@
 """What is warned of at the first look at a function: numbers that are right, and hardly what was meant.
 
 Orders that a dtype hardly carries (``precision.py``); parameters that were detached before the call, so that no
-gradient reaches the network; and second derivatives that are zero at every sample, since f is made of straight pieces.
+gradient reaches the network; and derivatives that are zero at every sample: f is made of straight pieces, or detached.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,27 +17,14 @@ from ..core.levels import inside_transform
 from ..core.unasked import unasked
 from ..core.warned import warn
 from ..errors import DetachedParametersWarning, ZeroDerivativeWarning
+from .evaluator import Evaluator
 from .precision import warn_of_rounding
 from .quantity import Outcome, Quantity
 from .request import Request
 
-STRAIGHT = frozenset(
-    [
-        *(
-            "abs",
-            "clamp",
-            "clamp_max",
-            "clamp_min",
-            "clip",
-            "maximum",
-            "minimum",
-            "max_pool1d",
-            "max_pool2d",
-            "max_pool3d",
-        ),
-        *("relu", "relu6", "leaky_relu", "prelu", "rrelu", "hardtanh", "hardshrink", "softshrink", "threshold"),
-    ]
-)
+BOUNDED = frozenset(["abs", "clamp", "clamp_max", "clamp_min", "clip", "maximum", "minimum", "hardtanh", "threshold"])
+RECTIFIED = frozenset(["relu", "relu6", "leaky_relu", "prelu", "rrelu", "hardshrink", "softshrink"])
+STRAIGHT = BOUNDED | RECTIFIED | {"max_pool1d", "max_pool2d", "max_pool3d"}
 """Operations of straight pieces, by the names that they have in torch (those in place end with an underscore)."""
 
 
@@ -84,14 +71,20 @@ def _place(tensor: torch.Tensor) -> object:
     return tensor.data_ptr(), tensor.shape
 
 
-def about_zeros(request: Request, quantity: Quantity, outcome: Outcome, look: Callable[[], object]) -> None:
-    """Warn where all derivatives from the second order on are exactly zero and f is made of straight pieces."""
-    if quantity.order < 2 or inside_transform() or request.within is not None or not request.samples:
+def about_zeros(request: Request, quantity: Quantity, outcome: Outcome) -> None:
+    """Warn where derivatives are exactly zero, because f is detached from its input or is made of straight pieces."""
+    if inside_transform() or request.within is not None or not request.samples:
+        return
+    if _zero(list(outcome.results.values())) and not _connected(request):
+        warn(
+            f"{quantity.name}: every derivative is exactly zero, because no output of f is connected to "
+            f"{request.input_paths()[0]}: f computes under torch.no_grad(), after detach(), or without it; take the "
+            "derivative of a function that uses it",
+            ZeroDerivativeWarning,
+        )
         return
     curved = outcome.wanted.curved(outcome.results)
-    if not curved or not _zero(curved):
-        return
-    pieces = _straight(look)
+    pieces = _straight(request) if quantity.order > 1 and _zero(curved) else []
     if pieces:
         warn(
             f"{quantity.name}: every derivative of the second order or above is exactly zero, at all {request.samples} "
@@ -102,13 +95,29 @@ def about_zeros(request: Request, quantity: Quantity, outcome: Outcome, look: Ca
 
 
 def _zero(tensors: Sequence[torch.Tensor]) -> bool:
-    return not any(bool(tensor.detach().any()) for tensor in tensors)
+    return bool(tensors) and not any(bool(tensor.detach().any()) for tensor in tensors)
 
 
-def _straight(look: Callable[[], object]) -> list[str]:
+def _connected(request: Request) -> bool:
+    """Whether autograd finds a way from an output of f to its input."""
+    leaves = tuple([leaf.detach().clone().requires_grad_() for leaf in request.leaves])
+    state = request.random_state()
+    try:
+        with unasked(), torch.enable_grad():
+            outputs = [output for output in Evaluator(request).evaluate(*leaves)[0] if output.requires_grad]
+            ones = [torch.ones_like(output) for output in outputs]
+            found = torch.autograd.grad(outputs, leaves, ones, allow_unused=True) if outputs else ()
+    except Exception:  # of what has no backward: it may well be connected
+        return True
+    finally:
+        state.restore()
+    return any(gradient is not None for gradient in found)
+
+
+def _straight(request: Request) -> list[str]:
     """The names of operations of straight pieces that a plain forward of f calls."""
     with unasked(), _Named() as named:
-        look()
+        Evaluator(request).look(request.random_state())
     return sorted(named.seen)
 
 

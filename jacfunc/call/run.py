@@ -86,7 +86,7 @@ def _run(request: Request, quantity: Quantity, known: Plan | None, limit: int | 
                 plan = plan.unsettled()
                 ran = _descend(_followable(plan, request), _expecting(plan, request, evaluator), state, limit, values)
             among_ranks.judge(request, ran[0].results)
-            hints.about_zeros(request, quantity, ran[0], lambda: Evaluator(request).look(request.random_state()))
+            hints.about_zeros(request, quantity, ran[0])
             return ran
     except OutputsChangedError:
         caches.forget_plans(request.fingerprint.key)

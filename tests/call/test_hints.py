@@ -121,3 +121,41 @@ def test_second_derivatives_in_half_precision(dtype: torch.dtype) -> None:
         assert PrecisionWarning in told, name
     assert not warned(lambda: diag_jac(net)(X.to(dtype)))
     assert not warned(lambda: laplacian(net.float())(X))
+
+
+class Detached(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+def test_what_is_detached_from_its_input() -> None:
+    net = network(nn.Tanh())
+    functions: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+        "no_grad": Detached(),
+        "output": lambda x: net(x).detach(),
+        "input": lambda x: net(x.detach()),
+        "unused": lambda x: net(torch.ones_like(x)),
+    }
+    for name, f in functions.items():
+        for transform in (batch_jac, *SECOND.values()):
+            (told,) = warned(lambda f=f, transform=transform: transform(f)(X))
+            assert told.category is ZeroDerivativeWarning, name
+            assert "no output of f is connected to args[0]" in str(told.message)
+            assert told.filename == __file__
+    assert not warned(lambda: diag_jac(lambda x: x**2)(0 * X)), "zero at these points alone"
+
+
+def test_asking_whether_it_is_connected_draws_nothing() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.5))
+    f = lambda x: net(x).detach()
+    state = torch.get_rng_state()
+    assert warned(lambda: batch_jac(f)(X))
+    drawn = torch.get_rng_state()
+    torch.set_rng_state(state)
+    net(X)
+    assert torch.equal(torch.get_rng_state(), drawn)
