@@ -128,7 +128,8 @@ def _disturbed(run: Run) -> str:
 def _targets(run: Run) -> Iterator[str]:
     yield f"""## The targets
 
-What is wanted of each workload. {_reached(run)} *Measured* is the number that the target limits, as median and quartiles of the rounds: the
+What is wanted of each workload. {_reached(run)}
+*Measured* is the number that the target limits, as median and quartiles of the rounds: the
 time or the memory divided by that of *beside*, or how many times as fast jacfunc is as *beside*, or microseconds.
 
 - *The best peer* is the fastest of torch.func, torch.autograd, DeepXDE, JAX and folx. (omnibias-torch takes a list of layers
