@@ -97,7 +97,7 @@ SUMMARY = """How many times as fast jacfunc is (below 1 it is slower):
 
 - *Usual code*: the usual way in PyTorch, beside jacfunc, both in eager mode (not compiled).
 - *The fastest in PyTorch* and *under JAX*: the fastest of all that were measured, eager or compiled, beside the fastest
-  jacfunc.
+  jacfunc. (omnibias-torch takes a list of layers, not any function.)
 
 | | usual code | the fastest in PyTorch | the fastest under JAX |
 |---|---|---|---|
