@@ -3,6 +3,9 @@
 import sys
 from pathlib import Path
 
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
 from sphinx.pycode.parser import VariableCommentPicker
 
 import jacfunc
@@ -55,3 +58,18 @@ html_theme = "furo"
 html_title = f"jacfunc {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+
+
+def link_back(_: Sphinx, document: nodes.document) -> None:
+    """Give ``jacfunc.explain.Explanation`` and its members the anchors that the page of their source links to.
+
+    That page takes the module of the first name of a file for all of them.  In ``explain.py`` this is the function
+    ``jacfunc.explain``, so it links to ``jacfunc.Explanation``.
+    """
+    for signature in document.findall(addnodes.desc_signature):
+        if signature.get("module") == "jacfunc.explain":
+            signature["ids"].append(f"jacfunc.{signature['fullname']}")
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("doctree-read", link_back)

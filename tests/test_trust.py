@@ -109,7 +109,7 @@ def spline(layers, x):
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "founding": lambda: mlp(nn.Tanh(), nn.Linear(4, 4), nn.Tanh()),
+    "tanh layers": lambda: mlp(nn.Tanh(), nn.Linear(4, 4), nn.Tanh()),
     "LayerNorm": lambda: mlp(nn.LayerNorm(4), nn.Tanh()),
     "RMSNorm": lambda: mlp(nn.RMSNorm(4), nn.Tanh()),
     "GroupNorm": lambda: channels(nn.GroupNorm(1, 2)),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .bars import Verdict, told, verdicts
+from .charts import FIVE, rivals, tables
 from .growth import AXES, Curve, exponent, known, quantity, sweep
 from .ours import OURS, PLAIN
 from .quiet import QUIET
@@ -37,8 +38,9 @@ def _introduction(run: Run, pictures: dict[str, str]) -> Iterator[str]:
 
 <!-- generated: cd tests && python -m benchmarks --page -->
 
-How fast jacfunc is, and how much memory it takes, beside other ways to the same derivatives. {_summary(run)}
+How fast jacfunc is, and how much memory it takes, beside other ways to the same derivatives.
 
+{summary(tables(all_results(run)))}
 {pictures.get("five", "")}
 The numbers are those of one run of {rounds} rounds on {run.machine}. Versions: {versions}.
 [How to run it](CONTRIBUTING.md#benchmark).
@@ -78,11 +80,35 @@ shown.
 """
 
 
-def _summary(run: Run) -> str:
+def summary(found: dict[str, dict[str, float]]) -> str:
+    """What is faster than what, from the milliseconds of everyone, which charts are drawn from too."""
+    lines = []
+    for title, workload, usual in FIVE:
+        times = found.get(workload, {})
+        if OURS not in times:
+            continue
+        best = {kind: f"{ratio:.2f} ({label})" for kind, _, (label, ratio) in rivals(times)}
+        eager = f"{times[usual] / times[OURS]:.2f} ({usual})" if usual in times else "-"
+        lines.append(f"| {title} | {eager} | {best.get('PyTorch', '-')} | {best.get('JAX', '-')} |\n")
+    return SUMMARY + "".join(lines) if lines else ""
+
+
+SUMMARY = """How many times as fast jacfunc is (below 1 it is slower):
+
+- *Usual code*: the usual way in PyTorch, beside jacfunc, both in eager mode (not compiled).
+- *The fastest in PyTorch* and *under JAX*: the fastest of all that were measured, eager or compiled, beside the fastest
+  jacfunc. (omnibias-torch takes a list of layers, not any function.)
+
+| | usual code | the fastest in PyTorch | the fastest under JAX |
+|---|---|---|---|
+"""
+
+
+def _reached(run: Run) -> str:
     """How many of the targets are reached."""
     found = [verdict.holds for verdict in verdicts(run)]
     undecided = f" {found.count(None)} could not be decided." * bool(found.count(None))
-    return f"jacfunc reaches {found.count(True)} of the {len(found)} [targets](#the-targets) that were set for it.{undecided}"
+    return f"jacfunc reaches {found.count(True)} of {len(found)}.{undecided}"
 
 
 def _disturbed(run: Run) -> str:
@@ -100,9 +126,10 @@ def _disturbed(run: Run) -> str:
 
 
 def _targets(run: Run) -> Iterator[str]:
-    yield """## The targets
+    yield f"""## The targets
 
-What is wanted of each workload. *Measured* is the number that the target limits, as median and quartiles of the rounds: the
+What is wanted of each workload. {_reached(run)}
+*Measured* is the number that the target limits, as median and quartiles of the rounds: the
 time or the memory divided by that of *beside*, or how many times as fast jacfunc is as *beside*, or microseconds.
 
 - *The best peer* is the fastest of torch.func, torch.autograd, DeepXDE, JAX and folx. (omnibias-torch takes a list of layers

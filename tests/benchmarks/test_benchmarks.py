@@ -24,7 +24,7 @@ from .cuda import floor, on_device
 from .growth import exponent, quantity
 from .harness import Late, Settings, _limit, measured
 from .ours import BLOCKS, CONTENDERS, FEW, FORWARD, OURS, PLAIN
-from .page import page, text
+from .page import page, summary, text
 from .peaks import peak
 from .peers import contenders, jax
 from .plots import drawn
@@ -284,10 +284,20 @@ def test_charts_show_the_numbers_of_the_page() -> None:
     found = tables((DOCS / "benchmarks.md").read_text(encoding="utf-8"))
     for panel in AT_A_GLANCE:
         assert all(label in found[panel.workload] for _, label in panel.bars), panel.workload
-    for _, workload in FIVE:
+    for _, workload, usual in FIVE:
+        assert usual in found[workload]
         kinds = {kind: label for kind, _, (label, _) in rivals(found[workload])}
         assert "PyTorch" in kinds
         assert not any(label.startswith(OURS) for label in kinds.values())
+
+
+def test_the_page_begins_with_what_is_faster_than_what() -> None:
+    written = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    assert summary(tables(written)) in written.partition("![five]")[0]
+    rows = "| jacfunc | 2 (1 to 3) |\n| jacfunc, compile=True | 1 (1 to 1) |\n| vmap(jacfwd) | 8 (7 to 9) |\n"
+    shown = summary(tables(f"### {FIVE[0][1]}\n{rows}"))
+    assert shown.endswith("| 400 derivatives by time | 4.00 (vmap(jacfwd)) | 8.00 (vmap(jacfwd)) | - |\n")
+    assert summary({}) == ""
 
 
 def test_a_chart_is_drawn_of_tables_and_not_without_them(tmp_path: Path) -> None:
