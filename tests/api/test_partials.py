@@ -591,7 +591,7 @@ def test_coupled_samples_are_refused():
 def test_keywords_are_those_of_the_transforms():
     with pytest.raises(ArgumentTypeError, match="partials has no keyword 'chunks'"):
         partials(tx_net()[0], "u", inputs="t x", outputs="u", chunks=3)
-    with pytest.raises(ArgumentTypeError, match="f is a int"):
+    with pytest.raises(ArgumentTypeError, match="f is an int"):
         partials(3, "u", inputs="t x", outputs="u")
 
 

@@ -124,7 +124,7 @@ CALLS = [
     (F, {"argnums": 0}, (PARAMS, X), {}, ArgumentError, "argnums=0 selects the parameters"),
     (diag_jac(F), {"argnums": 0}, (PARAMS, X), {}, ArgumentError, "argnums=0 selects the parameters"),
     (torch.sin, {}, (2.0,), {}, ArgumentTypeError, "args[0] is a float, not a tensor; make it one with torch.as_tensor"),
-    (torch.sin, {}, (np.ones(3),), {}, ArgumentTypeError, "args[0] is a ndarray, not a tensor"),
+    (torch.sin, {}, (np.ones(3),), {}, ArgumentTypeError, "args[0] is an ndarray, not a tensor"),
     (torch.sin, {}, (None,), {}, ArgumentTypeError, "args[0] holds no tensor"),
     (torch.sin, {}, ({},), {}, ArgumentTypeError, "args[0] holds no tensor"),
     (lambda s: s["u"], {}, ({"u": X, "n": 3},), {}, ArgumentTypeError, "args[0]['n'] is an int, not a tensor"),
