@@ -1,6 +1,6 @@
 """Batched per-sample derivatives for PyTorch: the public names, nothing else."""
 
-from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from .api.calculus import Directional, biharmonic, curl, directional
 from .api.derivatives import Derivatives
@@ -75,7 +75,7 @@ __all__ = [
     "residual",
 ]
 
-if not _TYPE_CHECKING:  # for which every name would be there
+if not TYPE_CHECKING:  # for which every name would be there
 
     def __getattr__(name: str) -> object:
         from .elsewhere import no_attribute  # for errors alone

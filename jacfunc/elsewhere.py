@@ -1,4 +1,4 @@
-"""What a name of another library, or a misspelt one, is called here: for the error about an attribute that is not there.
+"""What a name of another library, or a misspelt one, is called here, for the error about an unknown attribute.
 
 The names are those of ``torch.func``, ``torch.autograd.functional``, JAX and of mathematics.
 """

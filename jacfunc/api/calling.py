@@ -38,7 +38,7 @@ class Uncalled:
 
 
 def keywords_only(make: Made) -> Made:
-    """What makes a transform, where arguments of ``f`` among its own, and unknown keywords, are refused in a sentence."""
+    """What makes a transform, where arguments of ``f`` among its own and unknown keywords are refused."""
     parameters = inspect.signature(make).parameters.values()
     positional = [each for each in parameters if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
     names, count = [each.name for each in positional], len(positional)
@@ -76,9 +76,6 @@ def _too_many(maker: str, names: list[str], keywords: Sequence[str], given: Any)
     call = f"{maker}({', '.join(names)}{', ...' if len(names) > 1 else ''})"
     meant = f"call what it returns, as in {call}(x)"
     fitting = next((named for kind, named in NAMED if isinstance(given, kind)), ())
-    for name in fitting:
-        if name in keywords:
-            example = "'t x'" if name == "inputs" else repr(given)
-            meant = f"name {'it' if name == 'inputs' else 'what it is'}, as in {name}={example}"
-            break
+    if name := next((each for each in fitting if each in keywords), ""):
+        meant = f"name it, as in {name}={given!r}"
     return f"{maker} takes keywords only after {' and '.join(names)}, but was given {what}; {meant}"

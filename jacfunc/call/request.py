@@ -43,9 +43,10 @@ def as_function(f: Any) -> Callable[..., Any]:
     if isinstance(f, type):
         raise ArgumentTypeError(f"f is the class {f.__name__}; pass an instance of it, {f.__name__}(...)")
     if isinstance(f, tuple) and f and isinstance(f[0], FunctionalModule):
+        made = ", ".join(["params", "buffers"][: len(f) - 1])
         raise ArgumentTypeError(
-            "f is a tuple; make_functional returns (f, params), so write f, params = make_functional(net), and pass "
-            "params before the input"
+            f"f is a tuple; make_functional returns (f, {made}), so write f, {made} = make_functional(...), and pass "
+            f"{made} before the input"
         )
     if not callable(f):
         raise ArgumentTypeError(f"f is {a_type(f)}; pass a function or an nn.Module")
@@ -176,10 +177,8 @@ class Request:
     def _refuse_position(self, number: int, position: int, count: int) -> None:
         if not count:
             before = "the parameters and then " if self.state_arguments else ""
-            named = f"only by keyword ({', '.join(self.kwargs)})" if self.kwargs else "none at all"
-            raise ArgumentError(
-                f"no argument came in by position, {named}; pass {before}the tensor to differentiate by position"
-            )
+            named = f" by position, only {' and '.join(self.kwargs)} by keyword" if self.kwargs else ""
+            raise ArgumentError(f"no argument came in{named}; pass {before}the tensor to differentiate by position")
         if not 0 <= position < count:
             raise ArgumentError(
                 f"argnums={number} selects nothing among the {_counted(count)}; "
