@@ -107,7 +107,7 @@ def test_unknown_keywords_are_refused_before_any_that_is_missing() -> None:
     with pytest.raises(
         ArgumentTypeError, match=r"^partials has no keyword 'output'; did you mean 'outputs'\? It takes"
     ):
-        partials(torch.sin, "u", inputs="x", output="u")  # type: ignore[call-overload]
+        partials(torch.sin, "u", inputs="x", output="u")
 
 
 @pytest.mark.parametrize(
@@ -140,11 +140,11 @@ def test_no_keyword_is_named_that_is_not_alike(keyword: str) -> None:
 @pytest.mark.parametrize(
     ("call", "end"),
     [
-        (lambda: residual(torch.sin, lambda d: d.u, "t x", "u"), "was given a str; name it, as in inputs='t x'"),  # type: ignore[call-overload]
-        (lambda: partials(torch.sin, "u", "t x", "u"), "was given a str; name it, as in inputs='t x'"),  # type: ignore[call-overload]
-        (lambda: laplacian(torch.sin, "forward"), "was given a str; name it, as in method='forward'"),  # type: ignore[call-overload]
-        (lambda: laplacian(torch.sin, True), "was given a bool; name it, as in return_gradient=True"),  # type: ignore[call-overload]
-        (lambda: diag_jac(torch.sin, True), "was given a bool; name it, as in return_value=True"),  # type: ignore[call-overload]
+        (lambda: residual(torch.sin, lambda d: d.u, "t x", "u"), "was given a str; name it, as in inputs='t x'"),
+        (lambda: partials(torch.sin, "u", "t x", "u"), "was given a str; name it, as in inputs='t x'"),
+        (lambda: laplacian(torch.sin, "forward"), "was given a str; name it, as in method='forward'"),
+        (lambda: laplacian(torch.sin, True), "was given a bool; name it, as in return_gradient=True"),
+        (lambda: diag_jac(torch.sin, True), "was given a bool; name it, as in return_value=True"),
     ],
 )
 def test_what_is_given_without_its_name_is_named(call: Any, end: str) -> None:
@@ -158,10 +158,10 @@ def test_what_is_given_without_its_name_is_named(call: Any, end: str) -> None:
         (
             lambda: explain(diag_jac, torch.sin, X),
             "explain takes one transform alone, but was given a builtin_function",
-        ),  # type: ignore[call-arg, arg-type]
-        (lambda: explain(diag_jac(torch.sin), X), "explain takes one transform alone, but was given a Tensor of shape"),  # type: ignore[call-arg]
-        (lambda: explain(diag_jac(torch.sin)(X)), "transform is a Tensor; explain takes what diag_jac and its kin"),  # type: ignore[arg-type]
-        (lambda: explain(diag_jac), "transform is diag_jac; explain takes what diag_jac and its kin return"),  # type: ignore[arg-type]
+        ),
+        (lambda: explain(diag_jac(torch.sin), X), "explain takes one transform alone, but was given a Tensor of shape"),
+        (lambda: explain(diag_jac(torch.sin)(X)), "transform is a Tensor; explain takes what diag_jac and its kin"),
+        (lambda: explain(diag_jac), "transform is diag_jac; explain takes what diag_jac and its kin return"),
     ],
 )
 def test_explain_says_how_it_is_written(call: Any, begin: str) -> None:

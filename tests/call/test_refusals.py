@@ -118,7 +118,7 @@ CALLS = [
     # f, keywords, args, kwargs, error, message
     (torch.sin, {"argnums": 1}, (X,), {}, ArgumentError, "argnums=1 selects nothing among the 1 positional argument;"),
     (torch.sin, {"argnums": -2}, (X,), {}, ArgumentError, "argnums=-2 selects nothing"),
-    (lambda *, x: x, {}, (), {"x": X}, ArgumentError, "pass the tensor to differentiate by position, not by keyword"),
+    (lambda *, x: x, {}, (), {"x": X}, ArgumentError, "no argument came in by position, only x by keyword; pass the"),
     (torch.mul, {"argnums": (0, -2)}, (X, X), {}, ArgumentError, "selects argument 0 twice"),
     (F, {}, (PARAMS,), {"input": X}, ArgumentError, "selects the parameters (or buffers) of <f(params, ...) of Linear>"),
     (F, {"argnums": 0}, (PARAMS, X), {}, ArgumentError, "argnums=0 selects the parameters"),
