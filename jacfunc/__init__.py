@@ -1,5 +1,7 @@
 """Batched per-sample derivatives for PyTorch: the public names, nothing else."""
 
+from typing import TYPE_CHECKING
+
 from .api.calculus import Directional, biharmonic, curl, directional
 from .api.derivatives import Derivatives
 from .api.hessian import hessian
@@ -72,3 +74,10 @@ __all__ = [
     "register_rule",
     "residual",
 ]
+
+if not TYPE_CHECKING:  # for which every name would be there
+
+    def __getattr__(name: str) -> object:
+        from .elsewhere import no_attribute  # for errors alone
+
+        raise AttributeError(no_attribute(name, __all__), name=name)

@@ -6,6 +6,7 @@ The plan is found and settled exactly as in a call (``run.py``), on a trial of a
 from __future__ import annotations
 
 import html
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from .call.request import requested
 from .call.run import run
 from .call.sample_chunks import Blocks
 from .call.sizes import forward_bytes
+from .core.reasons import a_type, name_of
 from .errors import ArgumentTypeError
 from .evaluation.corrections import Entry, Noting
 from .evaluation.rng import replaying
@@ -134,8 +136,10 @@ def explain(transform: Explainable) -> Callable[..., Explanation]:
         independence   checked: no sample influences another
     """
     if not isinstance(transform, Explainable):
+        what = name_of(transform) if inspect.isfunction(transform) else a_type(transform)
         raise ArgumentTypeError(
-            f"transform is a {type(transform).__name__}; explain takes what diag_jac and its kin return"
+            f"transform is {what}; explain takes what diag_jac and its kin return, and then the arguments of f: write "
+            "explain(diag_jac(f))(x)"
         )
 
     def explained(*given: Any, **kwargs: Any) -> Explanation:

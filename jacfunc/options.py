@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -69,8 +69,7 @@ class Options:
         """The options of the transform ``name``."""
         for keyword in keywords:
             if keyword not in Keywords.__annotations__:
-                known = ", ".join(option.name for option in fields(cls) if option.init)
-                raise ArgumentTypeError(f"{name} has no keyword {keyword!r}; it takes {known}")
+                raise ArgumentTypeError(no_keyword(name, keyword, SHARED))
         return cls(**{keyword: _exact(value) for keyword, value in keywords.items()})
 
     def changed(self) -> list[str]:
@@ -150,6 +149,25 @@ class Options:
                 f"check_tolerance={part!r} is not a part of the size of an output, from 0 to below 1, as 1e-4; or None "
                 "for rounding alone"
             )
+
+
+SHARED = tuple([option.name for option in fields(Options) if option.init])
+"""The names of the keywords that all transforms share."""
+
+
+def no_keyword(name: str, keyword: str, known: Sequence[str]) -> str:
+    """The sentence about a keyword that ``name`` does not have, with the one that it resembles and those it has."""
+    close = closest(keyword, known)
+    meant = f"did you mean {close!r}? It" if close else "it"
+    return f"{name} has no keyword {keyword!r}; {meant} takes {', '.join(known)}"
+
+
+def closest(name: str, known: Sequence[str]) -> str:
+    """The known name that one resembles, or nothing."""
+    from difflib import get_close_matches  # for errors alone
+
+    within = [each for each in known if name in each.split("_") or each in name.split("_")]
+    return next(iter([*within, *get_close_matches(name.lower(), known, 1, 0.65)]), "")
 
 
 def _exact(value: Any) -> Any:

@@ -5,8 +5,16 @@ Nor for the example behind ``python -m jacfunc``.
 
 from __future__ import annotations
 
+import copy
+import inspect
+import pickle
 import subprocess
 import sys
+
+import pytest
+
+import jacfunc
+from jacfunc.elsewhere import HERE
 
 HEAVY = ("torch._dynamo", "torch._inductor", "sympy", "jacfunc._demo")
 
@@ -70,5 +78,53 @@ for name, call in CALLS.items():
 
 def test_neither_the_import_nor_a_first_eager_call_loads_what_compiles():
     script = f"HEAVY, CALLS = {HEAVY!r}, {FIRST_CALLS!r}\n{SCRIPT}"
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+NAMES = {**HERE, "Jacobian": "batch_jac", "hessien": "hessian", "diagjac": "diag_jac", "partial": "partials"}
+
+
+@pytest.mark.parametrize(("name", "meant"), NAMES.items())
+def test_names_of_other_libraries_are_told_by_those_here(name, meant):
+    assert meant in jacfunc.__all__ and name not in jacfunc.__all__
+    told = rf"^module 'jacfunc' has no attribute '{name}'; did you mean jacfunc\.{meant}\?$"
+    with pytest.raises(AttributeError, match=told):
+        getattr(jacfunc, name)
+    assert not hasattr(jacfunc, name)
+    assert getattr(jacfunc, name, None) is None
+
+
+@pytest.mark.parametrize("name", ["zzz", "vmap", "_private", "__path2__", "__wrapped__"])
+def test_what_resembles_nothing_is_told_as_ever(name):
+    with pytest.raises(AttributeError, match=rf"^module 'jacfunc' has no attribute '{name}'$"):
+        getattr(jacfunc, name)
+    assert not hasattr(jacfunc, name)
+
+
+def test_the_package_is_imported_pickled_and_looked_at_as_ever():
+    with pytest.raises(ImportError, match="cannot import name 'jacobian'"):
+        from jacfunc import jacobian  # noqa: F401
+    everything = {}
+    exec("from jacfunc import *", everything)
+    assert set(everything) - {"__builtins__"} == set(jacfunc.__all__)
+    for value in (jacfunc.laplacian, jacfunc.Transform):
+        assert pickle.loads(pickle.dumps(value)) is value and copy.deepcopy(value) is value
+    assert inspect.unwrap(jacfunc) is jacfunc
+    assert dict(inspect.getmembers(jacfunc))["hessian"] is jacfunc.hessian
+
+
+def test_a_package_inside_says_how_it_is_imported():
+    script = """
+import jacfunc
+try:
+    jacfunc.nn
+except AttributeError as error:
+    assert str(error).endswith("before it is imported; write import jacfunc.nn"), error
+else:
+    raise SystemExit("it is imported already")
+from jacfunc import nn
+assert jacfunc.nn is nn
+"""
     done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -13,7 +13,9 @@ from functions import OnlyOnce
 from torch import nn
 
 from jacfunc import (
+    ArgumentError,
     ArgumentTypeError,
+    CoupledSamplesError,
     NotationError,
     ShapeError,
     UnsupportedOperationError,
@@ -188,6 +190,99 @@ def test_branches_in_turn_are_not_forgotten():
     assert set(equation.names) == {"u", *names[:3]}
 
 
+# -------------------------------------------------------------------- one point, and no argument
+
+
+EQUATION = {"inputs": "t x", "outputs": "u"}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda f, **keywords: residual(f, lambda d: d.u_t, **EQUATION, **keywords),
+        lambda f, **keywords: partials(f, "u_t", **EQUATION, **keywords),
+        lambda f, **keywords: explain(partials(f, "u_t", **EQUATION, **keywords)),
+        lambda f, **keywords: partials(f, "u_t", sample_chunk_size=2, **EQUATION, **keywords),
+    ],
+)
+def test_one_point_is_no_separate_coordinate(make):
+    net = nn.Linear(2, 1).double()
+    f, params = make_functional(net)
+    alone = "has shape (2,), so it was read as one of 2 separate coordinates, of which 1 came in; pass one tensor of "
+    one_point = "shape (N, 2), or all 2 separately, and one point as x[None], or with batch_dims=0"
+    with pytest.raises(ShapeError, match=rf"^{re.escape('args[0] ' + alone + one_point)}$"):
+        make(net)(X[0])
+    with pytest.raises(ShapeError, match=rf"^{re.escape('args[1] ' + alone + one_point)}$"):
+        make(f)(params, X[0])
+    with pytest.raises(
+        ShapeError, match=r"of which 1 came in; pass one tensor of shape \(N, 2\), or all 2 separately$"
+    ):
+        make(net)(X[:, :1])
+    make(net)(X[:1])
+
+
+def test_one_point_with_batch_dims_0():
+    named = residual(nn.Linear(2, 1).double(), lambda d: d.u_t, batch_dims=0, **EQUATION)
+    assert named(X[0]).shape == ()
+    with pytest.raises(ShapeError, match=r"pass one tensor of shape \(2,\), or all 2 separately$"):
+        named(X[0, :1])
+
+
+def test_batch_dims_0_is_proposed_for_one_sample():
+    net = nn.Linear(2, 1).double()
+    with pytest.raises(
+        ShapeError, match=r"has shape \(1,\), .*function of one sample, or batch_dims=0 for one sample$"
+    ):
+        laplacian(net)(X[0])
+    assert laplacian(net, batch_dims=0)(X[0]).shape == (1,)
+    with pytest.raises(ShapeError, match="of one|or set batch_dims$"):
+        laplacian(net, batch_dims=2)(X)
+
+
+@pytest.mark.parametrize("make", [*TRANSFORMS, lambda f: residual(f, lambda d: d.u_t, **EQUATION)])
+def test_no_argument_by_position_is_told(make):
+    f, params = make_functional(nn.Linear(2, 2).double())
+    end = "the tensor to differentiate by position$"
+    with pytest.raises(ArgumentError, match=f"^no argument came in; pass {end}"):
+        make(field)()
+    with pytest.raises(ArgumentError, match=f"^no argument came in by position, only x and t by keyword; pass {end}"):
+        make(field)(x=X, t=X)
+    with pytest.raises(ArgumentError, match=f"only params and x by keyword; pass the parameters and then {end}"):
+        make(f)(params=params, x=X)
+
+
+def test_the_direction_comes_last():
+    vectors, last = torch.ones(5, 2, dtype=torch.float64), "the direction comes last, after all arguments of f"
+    with pytest.raises(ShapeError, match=rf"^the direction has shape \(\) for args\[1\] .*; {last}$"):
+        directional(field)(X, vectors, torch.tensor(1.0, dtype=torch.float64))
+    with pytest.raises(ArgumentTypeError, match=rf"^the direction, the last argument, is built as .*; {last}, so pass"):
+        directional(field)(X, vectors, {"t": X})
+
+
+@pytest.mark.parametrize("make", [*TRANSFORMS, check_independent, directional])
+@pytest.mark.parametrize("with_buffers", [False, True])
+def test_what_make_functional_returns_is_taken_apart(make, with_buffers):
+    made = make_functional(nn.Linear(2, 2), with_buffers=with_buffers)
+    named = "params, buffers" if with_buffers else "params"
+    with pytest.raises(
+        ArgumentTypeError, match=rf"^f is a tuple; make_functional returns \(f, {named}\), so write f, "
+    ):
+        make(made)
+
+
+def test_a_function_of_one_sample_is_a_cause_of_coupling():
+    matrix, square = torch.rand(3, 3, dtype=torch.float64), torch.rand(3, 3, dtype=torch.float64)
+    with pytest.raises(
+        CoupledSamplesError, match=r"alone, pass torch.vmap\(f\) if f is a function of one sample, or pa"
+    ):
+        batch_jac(lambda x: matrix @ x)(square)
+    torch.testing.assert_close(batch_jac(torch.vmap(lambda x: matrix @ x))(square), matrix.expand(3, 3, 3))
+    for f, x in [(nn.BatchNorm1d(3).double(), square), (lambda x: matrix @ x, square[0])]:
+        with pytest.raises(CoupledSamplesError) as caught:
+            batch_jac(f)(x)
+        assert "vmap" not in str(caught.value)
+
+
 # -------------------------------------------------------------------- errors of f
 
 
@@ -241,7 +336,7 @@ def test_errors_of_f_in_other_calls():
 # -------------------------------------------------------------------- did you mean
 
 
-@pytest.mark.parametrize("make", [*TRANSFORMS, check_independent, lambda f, *given: explain(laplacian(f), *given)])
+@pytest.mark.parametrize("make", [*TRANSFORMS, check_independent])
 def test_arguments_of_f_belong_in_the_second_call(make):
     net = nn.Linear(2, 2).double()
     with pytest.raises(

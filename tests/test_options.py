@@ -38,7 +38,9 @@ def test_numbers_of_another_kind_become_pythons() -> None:
 
 def test_an_unknown_keyword_is_told_with_those_that_there_are() -> None:
     wrong: Any = {"argnum": 1}
-    with pytest.raises(ArgumentTypeError, match="^diag_jac has no keyword 'argnum'; it takes argnums, batch_dims, "):
+    with pytest.raises(
+        ArgumentTypeError, match="^diag_jac has no keyword 'argnum'; did you mean 'argnums'\\? It takes argnums, ba"
+    ):
         Options.of("diag_jac", wrong)
 
 

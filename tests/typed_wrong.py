@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+import jacfunc
 from jacfunc import Derivatives, accumulate, curl, diag_jac, directional, laplacian, partials, residual
 from jacfunc.nn import Equation
 
@@ -24,6 +25,8 @@ def heat(d: Derivatives) -> Tensor:
 
 
 def wrong(x: Tensor) -> None:
+    jacfunc.jacobian  # wrong
+    jacfunc.laplacien(square)  # wrong
     diag_jac(square, metod="taylor")  # wrong
     diag_jac(square, method="tailor")  # wrong
     diag_jac(square, chunk_size="auto")  # wrong

@@ -13,6 +13,7 @@ from ..call.quantity import Outcome, PartialsOf, Quantity
 from ..call.request import Request
 from ..call.shapes import instead_of_coordinates
 from ..core import trees
+from ..core.reasons import a_type
 from ..errors import ArgumentTypeError, ShapeError
 from ..jet.layout import Terms
 from ..jet.multiindices import MultiIndices
@@ -202,7 +203,7 @@ def _check_inputs(request: Request, asked: Asked) -> None:
         tree = argument.structure.numbered(argument.span.stop - argument.span.start)
         if isinstance(tree, dict) or hasattr(tree, "_fields"):
             raise ArgumentTypeError(
-                f"args[{argument.position}] is a {type(tree).__name__}, whose order may not be that of "
+                f"args[{argument.position}] is {a_type(tree)}, whose order may not be that of "
                 f"inputs={' '.join(names)!r}; pass one tensor, or a tuple of tensors"
             )
     for shape, path in zip(request.input_shapes, request.input_paths(), strict=True):

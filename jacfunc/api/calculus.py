@@ -39,7 +39,7 @@ from ..keywords import (
 )
 from ..options import Options
 from ..routes.collect import Block
-from .calling import Uncalled
+from .calling import Uncalled, keywords_only
 from .meshed import meshed, on_own_samples
 from .places import in_front
 from .results import by_output, per_argument, sizes
@@ -225,6 +225,9 @@ class Along:
         return name_of(self.transformed)
 
 
+LAST = "the direction comes last, after all arguments of f"
+
+
 @dataclass(frozen=True, eq=False)
 class Directional(Uncalled, Generic[Result_co]):
     """A function of the arguments of ``f`` and then a direction that returns a derivative along it."""
@@ -273,14 +276,14 @@ class Directional(Uncalled, Generic[Result_co]):
         if structure != own_structure or not all(isinstance(vector, torch.Tensor) for vector in vectors):
             raise ArgumentTypeError(
                 f"the direction, the last argument, is built as {structure!r} and args[{position}] as "
-                f"{own_structure!r}; pass a direction for it after the arguments of f"
+                f"{own_structure!r}; {LAST}, so pass one that is built as args[{position}] there"
             )
         for vector, leaf, path, shape in zip(vectors, leaves, request.input_paths(), request.input_shapes, strict=True):
             if vector.shape not in (leaf.shape, torch.Size(shape)):
                 raise ShapeError(
                     f"the direction has shape {tuple(vector.shape)} for {path} of shape {tuple(leaf.shape)}; "
                     "pass one of "
-                    f"shape {tuple(shape)} for all samples, or {tuple(leaf.shape)}"
+                    f"shape {tuple(shape)} for all samples, or {tuple(leaf.shape)}; {LAST}"
                 )
             if vector.dtype != leaf.dtype:
                 raise ArgumentTypeError(
@@ -326,6 +329,7 @@ def directional(
 ) -> Directional[tuple[Y, Y, X]]: ...
 @overload
 def directional(f: Callable[..., Any], order: int = 1, **keywords: Unpack[Keywords]) -> Directional[Any]: ...
+@keywords_only
 def directional(f: Callable[..., Any], order: int = 1, **keywords: Unpack[Keywords]) -> Directional[Any]:
     r"""The k-th derivative of every output along a direction of the input, ``(N, *O)``.
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from ..core.reasons import a_type
 from ..errors import ArgumentTypeError
+from ..options import SHARED, no_keyword
 
 Made = TypeVar("Made", bound=Callable[..., Any])
 
@@ -36,25 +38,44 @@ class Uncalled:
 
 
 def keywords_only(make: Made) -> Made:
-    """What makes a transform, where arguments of ``f`` among its own are refused in a sentence."""
-    kinds = [parameter.kind for parameter in inspect.signature(make).parameters.values()]
-    count = kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    names = ["f", *list(inspect.signature(make).parameters)[1:count]]
+    """What makes a transform, where arguments of ``f`` among its own and unknown keywords are refused."""
+    parameters = inspect.signature(make).parameters.values()
+    positional = [each for each in parameters if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    names, count = [each.name for each in positional], len(positional)
+    optional = [each.name for each in positional if each.default is not inspect.Parameter.empty]
+    alone = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    shared = SHARED if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters) else ()
+    known = (*optional, *alone, *shared)
+    allowed = frozenset([*names, *known])
 
     @functools.wraps(make)
     def made(*args: Any, **keywords: Any) -> Any:
         if len(args) > count:
-            raise ArgumentTypeError(_too_many(make.__name__, names, args[count]))
+            raise ArgumentTypeError(_too_many(make.__name__, names, known, args[count]))
+        if known:
+            for keyword in keywords:
+                if keyword not in allowed:
+                    raise ArgumentTypeError(no_keyword(make.__name__, keyword, known))
         return make(*args, **keywords)
 
     return made  # type: ignore[return-value]
 
 
-def _too_many(maker: str, names: list[str], given: Any) -> str:
-    what, call = type(given).__name__, f"{maker}({', '.join(names)}"
-    if isinstance(given, torch.Tensor):
-        what = f"Tensor of shape {tuple(given.shape)}"
-    meant = f"call what it returns, as in {call}{', ...' if len(names) > 1 else ''})(x)"
-    if isinstance(given, int) and not isinstance(given, bool):
-        meant = f"name what it is, as in argnums={given}"
-    return f"{maker} takes keywords only after {' and '.join(names)}, but was given a {what}; {meant}"
+NAMED: tuple[tuple[type, tuple[str, ...]], ...] = (
+    (bool, ("return_gradient", "return_value")),
+    (int, ("argnums",)),
+    (str, ("inputs", "method")),
+)
+"""Which keyword something of a type was probably meant for, where it was given without a name."""
+
+
+def _too_many(maker: str, names: list[str], keywords: Sequence[str], given: Any) -> str:
+    what = f"a Tensor of shape {tuple(given.shape)}" if isinstance(given, torch.Tensor) else a_type(given)
+    if not keywords:  # explain, whose argument is a transform
+        return f"{maker} takes one {names[0]} alone, but was given {what} after it; write {maker}(diag_jac(f))(x)"
+    call = f"{maker}({', '.join(names)}{', ...' if len(names) > 1 else ''})"
+    meant = f"call what it returns, as in {call}(x)"
+    fitting = next((named for kind, named in NAMED if isinstance(given, kind)), ())
+    if name := next((each for each in fitting if each in keywords), ""):
+        meant = f"name it, as in {name}={given!r}"
+    return f"{maker} takes keywords only after {' and '.join(names)}, but was given {what}; {meant}"

@@ -19,7 +19,7 @@ from ..call.positions import at_call
 from ..call.request import requested
 from ..core import trees
 from ..core.levels import inside_transform, tracing
-from ..core.reasons import name_of
+from ..core.reasons import a_type, name_of
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError
 from ..jet import Jet
 from ..options import SAMPLE_AXES, Options
@@ -137,7 +137,7 @@ class GridPartials(Partials[Named_co]):
         for name, place in zip(self.asked.variables.inputs, places, strict=True):
             points = args[place]
             if not isinstance(points, torch.Tensor | Jet) or not points.dtype.is_floating_point:
-                kind = f"has {points.dtype}" if isinstance(points, torch.Tensor) else f"is a {type(points).__name__}"
+                kind = f"has {points.dtype}" if isinstance(points, torch.Tensor) else f"is {a_type(points)}"
                 raise ArgumentTypeError(
                     f"args[{place}], the points of {name!r}, {kind}; on a grid each coordinate has a tensor "
                     "of floating-point numbers of its own"

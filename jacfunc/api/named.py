@@ -9,10 +9,12 @@ from typing import Any, Generic
 import torch
 
 from ..call.entrance import Entrance
+from ..call.request import state_arguments
 from ..core import trees
 from ..core.reasons import name_of
 from ..core.subclasses import undressed
 from ..core.type_variables import TypeVar
+from ..errors import ShapeError
 from ..jet import Jet
 from ..options import Options
 from .asked import Asked
@@ -49,7 +51,22 @@ class Partials(Entrance, Uncalled, Generic[Named_co]):
     def chosen(self, args: Sequence[Any]) -> Transform:
         """The transform for these arguments: that of separate tensors where the last one has a single coordinate."""
         separate = are_separate(args, self.transform.options, len(self.asked.variables.inputs))
+        if separate:
+            self._refuse_few(args)
         return self.separate if separate else self.transform
+
+    def _refuse_few(self, args: Sequence[Any]) -> None:
+        """Refuse fewer arguments than coordinates: a single point, or one column of them."""
+        count, given = len(self.asked.variables.inputs), len(args) - state_arguments(self.transformed)
+        if given >= count:
+            return
+        axes, shape = self.transform.options.batch_dims, tuple(args[-1].shape)
+        wanted = f"({', '.join(['N'] * axes + [str(count)])}{',' * (not axes)})"
+        one_point = ", and one point as x[None], or with batch_dims=0" if shape == (count,) and axes == 1 else ""
+        raise ShapeError(
+            f"args[{len(args) - 1}] has shape {shape}, so it was read as one of {count} separate coordinates, of which "
+            f"{given} came in; pass one tensor of shape {wanted}, or all {count} separately{one_point}"
+        )
 
     def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
         """The transform that is called for these arguments, and its own."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from ..core.caches import computed_once
 from ..core.levels import compiling
+from ..core.reasons import a_type
 from ..errors import ArgumentTypeError, NotationError, UnsupportedOperationError
 from ..jet.layout import Index, Terms
 from .spelling import instead_of_product, meant, quotient
@@ -144,7 +145,7 @@ def _text(argument: str, text: object) -> str:
     """The string in the normal form that Python gives attributes, where a letter in italics is the letter."""
     if not isinstance(text, str):
         raise ArgumentTypeError(
-            f"{argument} is a {type(text).__name__}; pass one string with names apart by spaces, as in "
+            f"{argument} is {a_type(text)}; pass one string with names apart by spaces, as in "
             f'{argument}="{"u u_t u_xx" if argument == "wanted" else "t x"}"'
         )
     return unicodedata.normalize("NFKC", text)

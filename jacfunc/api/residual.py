@@ -17,7 +17,7 @@ from ..call.inside import values
 from ..call.request import as_function, requested
 from ..core import caches
 from ..core.levels import compiling, exporting, tracing, untraced
-from ..core.reasons import name_of
+from ..core.reasons import a_type, name_of
 from ..core.type_variables import TypeVar
 from ..core.unasked import unasked
 from ..errors import ArgumentTypeError, NotationError, ShapeError, UnsupportedOperationError
@@ -277,7 +277,7 @@ def _check(result: Any, derivatives: Sequence[torch.Tensor], axes: int) -> None:
         which = "the residual" if len(parts) == 1 else f"residual {place}"
         if not isinstance(part, torch.Tensor | Jet):
             raise ArgumentTypeError(
-                f"{which} is a {type(part).__name__}; return a tensor of shape {expected}, or a tuple of them"
+                f"{which} is {a_type(part)}; return a tensor of shape {expected}, or a tuple of them"
             )
         if tuple(part.shape) != expected and not any(part.shape == each.shape for each in derivatives):
             raise ShapeError(
@@ -362,8 +362,7 @@ def residual(
     """
     if not callable(equation):
         raise ArgumentTypeError(
-            f"equation is a {type(equation).__name__}; pass a function of the derivatives, as in lambda d: "
-            "d.u_t - d.u_xx"
+            f"equation is {a_type(equation)}; pass a function of the derivatives, as in lambda d: d.u_t - d.u_xx"
         )
     check_flag("grid", grid)
     options, variables = Options.of("residual", keywords), Variables.of(inputs, outputs)

@@ -16,7 +16,7 @@ import torch
 from ..call.quantity import Axes
 from ..core import trees
 from ..core.levels import tracing
-from ..core.reasons import first_line, name_of
+from ..core.reasons import a_type, first_line, name_of
 from ..core.subclasses import dressed, undressed
 from ..errors import ArgumentError, ArgumentTypeError, CoupledSamplesError, ShapeError
 from ..options import SAMPLE_AXES
@@ -39,7 +39,7 @@ class Segments:
         """From the number of the segment that each row is in."""
         if not isinstance(segments, torch.Tensor):
             raise ArgumentTypeError(
-                f"segments is a {type(segments).__name__}; pass a tensor with the number of the segment of each row"
+                f"segments is {a_type(segments)}; pass a tensor with the number of the segment of each row"
             )
         kind, shape = segments.dtype, tuple(segments.shape)
         if kind.is_floating_point or kind.is_complex or kind == torch.bool or len(shape) != 1:

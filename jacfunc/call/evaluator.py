@@ -17,7 +17,7 @@ from torch import nn
 
 from ..core import trees
 from ..core.levels import compiling, inside_transform, inside_vmap
-from ..core.reasons import first_line
+from ..core.reasons import a_type, first_line
 from ..core.subclasses import undressed
 from ..core.unasked import unasked
 from ..errors import ArgumentTypeError, JacfuncError, UnsupportedOperationError
@@ -359,7 +359,7 @@ class Evaluator:
     def _split_aux(self, output: Any) -> tuple[Any, Tensors]:
         if not isinstance(output, tuple) or len(output) != 2:
             raise ArgumentTypeError(
-                f"has_aux=True, but f returned a {type(output).__name__}; it must return a pair (output, aux)"
+                f"has_aux=True, but f returned {a_type(output)}; it must return a pair (output, aux)"
             )
         found, self._aux_structure = trees.flatten(output[1])
         leaves = [replaced(leaf, functools.partial(value_within, self.request.within)) for leaf in found]

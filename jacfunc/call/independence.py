@@ -313,11 +313,17 @@ def _message(evaluator: Evaluator, first: Moved, outputs: Tensors) -> str:
     cause = _module_at_fault(request.fingerprint) or usual
     numbers = all(shape == () for shape in request.input_shapes)
     one_sample = "batch_dims=0 if the input is one sample, or " if numbers else ""
+    of_one = ", pass torch.vmap(f) if f is a function of one sample" if _may_be_of_one(request, cause) else ""
     return (
         f"{path}[{index}] changed by {first.change:.2g}{size} when only other samples of the batch were replaced, so "
         f"its per-sample derivatives do not exist; the usual cause is {cause}; make every output depend on its "
-        f"own sample alone, or pass {one_sample}check=False if this is meant"
+        f"own sample alone{of_one}, or pass {one_sample}check=False if this is meant"
     )
+
+
+def _may_be_of_one(request: Request, cause: str) -> bool:
+    """Whether f may be written for one sample, as for ``torch.func``: nothing else is known to be the cause."""
+    return cause is OVER_THE_BATCH and request.options.batch_dims == 1 and any(request.input_shapes)
 
 
 def refuse_layers(request: Request) -> None:

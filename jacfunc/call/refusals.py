@@ -14,6 +14,7 @@ from ..core import trees
 from ..core.levels import compiling
 from ..core.meshes import is_meshed
 from ..core.nodes import NAMESPACE
+from ..core.reasons import a_type
 from ..core.subclasses import is_own
 from ..errors import ArgumentTypeError, JacfuncError, ShapeError
 from ..evaluation.rng import replayable
@@ -61,7 +62,7 @@ def other_arguments(args: Sequence[Any], numbers: Sequence[int], batch_dims: int
         leaves, structure = trees.flatten(args[number])
         usable = leaves and all(_input_problem(leaf, batch_dims) is None for leaf in leaves)
         if usable and fits(structure, [tuple(leaf.shape) for leaf in leaves]):
-            shape = f"of shape {tuple(leaves[0].shape)}" if structure is trees.LEAF else f"({_a(args[number])})"
+            shape = f"of shape {tuple(leaves[0].shape)}" if structure is trees.LEAF else f"({a_type(args[number])})"
             told.append(f"argnums={number} to differentiate by args[{number}] {shape}")
     return f", or pass {', or '.join(told)}" if told else ""
 
@@ -86,7 +87,7 @@ def refuse_compiled(leaves: Sequence[Any], paths: Sequence[str]) -> None:
     for leaf, path in zip(leaves, paths, strict=True):
         if is_own(leaf):
             raise ArgumentTypeError(
-                f"{path} is {_a(leaf)}, a class that torch.compile cannot give to f; pass the plain tensor, "
+                f"{path} is {a_type(leaf)}, a class that torch.compile cannot give to f; pass the plain tensor, "
                 "x.as_subclass(torch.Tensor), or leave compile=True out"
             )
 
@@ -121,7 +122,7 @@ CONVERT = "convert it with .to(torch.float32), or if it holds indices (token ids
 
 def _input_problem(leaf: Any, batch_dims: int) -> Problem | None:
     if not isinstance(leaf, torch.Tensor):
-        return ArgumentTypeError, (f"is {_a(leaf)}, not a tensor; {_way_out(leaf)}")
+        return ArgumentTypeError, (f"is {a_type(leaf)}, not a tensor; {_way_out(leaf)}")
     if (problem := _form_problem(leaf, "pass", CONVERT)) is not None:
         return problem
     if leaf.dim() < batch_dims:
@@ -169,7 +170,9 @@ def _device_problem(device: torch.device, hand: str) -> str | None:
 def _output_problem(leaf: Any, batch: Shape, modules: Modules, instead: Instead = lambda fits: "") -> Problem | None:
     refuse_jets([leaf])
     if not isinstance(leaf, torch.Tensor):
-        return ArgumentTypeError, (f"is {_a(leaf)}, not a tensor; return it as aux (has_aux=True), or {_way_out(leaf)}")
+        return ArgumentTypeError, (
+            f"is {a_type(leaf)}, not a tensor; return it as aux (has_aux=True), or {_way_out(leaf)}"
+        )
     if (problem := _form_problem(leaf, "return", "return it as aux (has_aux=True)")) is not None:
         return problem
     shape = tuple(leaf.shape)
@@ -182,7 +185,8 @@ def _output_problem(leaf: Any, batch: Shape, modules: Modules, instead: Instead 
         )
     return ShapeError, (
         f"has shape {shape}, whose first axes are not the batch {batch} of the input; return one result for "
-        f"each sample{_batch_first_hint(modules())}{_one_sample_hint(batch)}, or set batch_dims"
+        f"each sample{_batch_first_hint(modules())}{_one_sample_hint(batch)}, or "
+        f"{'batch_dims=0 for one sample' if len(batch) == 1 else 'set batch_dims'}"
         f"{_later_axis_hint(shape, batch)}"
         f"{instead(lambda _, inputs: all(own[: len(batch)] == shape[: len(batch)] for own in inputs))}"
     )
@@ -197,11 +201,6 @@ def _later_axis_hint(shape: Shape, batch: Shape) -> str:
     if len(batch) == 1 and batch[0] > 1 and batch[0] in shape:
         return f", or out_dims={shape.index(batch[0])} for samples that lie on a later axis"
     return ""
-
-
-def _a(leaf: Any) -> str:
-    name = type(leaf).__name__
-    return f"an {name}" if name[0] in "aeiouAEIOU" else f"a {name}"
 
 
 def _way_out(leaf: Any) -> str:

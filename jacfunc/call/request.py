@@ -17,6 +17,7 @@ from torch import nn
 from ..core import trees
 from ..core.caches import once
 from ..core.levels import compiling, fixed, recording
+from ..core.reasons import a_type
 from ..core.subclasses import dressed_all, is_own, undressed
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError
 from ..evaluation.rng import GENERATORS, RandomState
@@ -41,8 +42,14 @@ def as_function(f: Any) -> Callable[..., Any]:
         return LiveModule(f)
     if isinstance(f, type):
         raise ArgumentTypeError(f"f is the class {f.__name__}; pass an instance of it, {f.__name__}(...)")
+    if isinstance(f, tuple) and f and isinstance(f[0], FunctionalModule):
+        made = ", ".join(["params", "buffers"][: len(f) - 1])
+        raise ArgumentTypeError(
+            f"f is a tuple; make_functional returns (f, {made}), so write f, {made} = make_functional(...), and pass "
+            f"{made} before the input"
+        )
     if not callable(f):
-        raise ArgumentTypeError(f"f is a {type(f).__name__}; pass a function or an nn.Module")
+        raise ArgumentTypeError(f"f is {a_type(f)}; pass a function or an nn.Module")
     function: Callable[..., Any] = f
     return function
 
@@ -108,7 +115,7 @@ class Request:
         own["traced"], own["within"], own["given"] = traced, within, given
         if fingerprint is not None:
             own["fingerprint"] = fingerprint
-        own["state_arguments"] = _state_arguments(function)
+        own["state_arguments"] = state_arguments(function)
         if self.state_arguments and args and type(args[0]) is torch.Tensor:
             raise ArgumentTypeError(
                 f"args[0] is a Tensor, but {function!r} takes its parameters first; pass the dict of names to "
@@ -168,6 +175,10 @@ class Request:
         return positions
 
     def _refuse_position(self, number: int, position: int, count: int) -> None:
+        if not count:
+            before = "the parameters and then " if self.state_arguments else ""
+            named = f" by position, only {' and '.join(self.kwargs)} by keyword" if self.kwargs else ""
+            raise ArgumentError(f"no argument came in{named}; pass {before}the tensor to differentiate by position")
         if not 0 <= position < count:
             raise ArgumentError(
                 f"argnums={number} selects nothing among the {_counted(count)}; "
@@ -301,7 +312,8 @@ def _gone(*args: Any, **kwargs: Any) -> Any:
     raise NotImplementedError
 
 
-def _state_arguments(function: Any) -> int:
+def state_arguments(function: Any) -> int:
+    """How many leading arguments of a function are parameters (and buffers)."""
     while hasattr(function, "transformed"):
         function = function.transformed
     return function.state_arguments if isinstance(function, FunctionalModule) else 0

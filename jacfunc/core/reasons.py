@@ -57,6 +57,16 @@ def name_of(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", None) or repr(function)
 
 
+def a_type(value: object) -> str:
+    """The class of what was found where something else was expected, with the article that it is read with."""
+    name = type(value).__name__
+    return f"an {name}" if re.match(VOWEL, name) else f"a {name}"
+
+
+VOWEL = r"[AEIOaeio]|[Uu]n(?!i)[a-z]|ndarray$|[FHLMNRSX](?:[A-Z0-9]|$)"
+"""How names begin that are read with a vowel in front: ``int``, ``Unflatten``, ``LSTM``; not ``uint8`` or ``UNet``."""
+
+
 def note(error: Exception, transform: str, function: Callable[..., Any], args: Sequence[Any]) -> None:
     """Add to an error of the user's function which call evaluated it, and on what."""
     told = (
@@ -84,7 +94,7 @@ def _told(argument: Any) -> str:
         return f"a tensor of shape {tuple(argument.shape)}"
     if isinstance(argument, bool | int | float | str | None):
         return repr(argument)[:64]
-    return f"a {type(argument).__name__}"
+    return a_type(argument)
 
 
 def place(error: BaseException) -> str:

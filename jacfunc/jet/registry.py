@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..core import caches
+from ..core.reasons import a_type
 from ..core.torch_private import OpOverload, OpOverloadPacket, c_nn
 from ..errors import ArgumentTypeError, JacfuncError, RuleError
 from .fallback import name_of
@@ -126,7 +127,7 @@ def register_rule(function: Callable[..., Any], rule: Rule | None = None) -> Any
 
 def _registered(function: Callable[..., Any], rule: Rule) -> Rule:
     if not callable(rule):
-        raise ArgumentTypeError(f"rule is a {type(rule).__name__}; pass a function of the operation's arguments")
+        raise ArgumentTypeError(f"rule is {a_type(rule)}; pass a function of the operation's arguments")
     add(_checked(function, rule), function, overrides=True)
     return rule
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..core.levels import compiling, fixed
+from ..core.reasons import a_type
 from ..errors import ArgumentError, ArgumentTypeError, ParametersError
 from ..jet import Jet
 from ..jet.layers import PlainLayers
@@ -219,7 +220,7 @@ def _check(
 ) -> None:
     if type(given) is not dict and not isinstance(given, Mapping):
         raise ArgumentTypeError(
-            f"{argument} is a {type(given).__name__}; pass the dict of names to tensors that make_functional returned"
+            f"{argument} is {a_type(given)}; pass the dict of names to tensors that make_functional returned"
         )
     for name, (container, index, _) in slots.items():
         tensor = given.get(name)
@@ -229,7 +230,7 @@ def _check(
         if name not in given:
             raise ParametersError(f"{argument} lacks the key {name!r}; pass every key that make_functional returned")
         if type(tensor) is not torch.Tensor and not isinstance(tensor, _PARAMETERS):
-            raise ParametersError(f"{argument}[{name!r}] is a {type(tensor).__name__}; a tensor was expected")
+            raise ParametersError(f"{argument}[{name!r}] is {a_type(tensor)}; a tensor was expected")
         if tensor.dtype != own.dtype and tensor.dtype.is_floating_point != own.dtype.is_floating_point:
             raise ParametersError(
                 f"{argument}[{name!r}] has dtype {tensor.dtype}, but the module's has {own.dtype}; convert it with .to"
@@ -304,7 +305,7 @@ def make_functional(
         True
     """
     if not isinstance(module, nn.Module):
-        raise ArgumentTypeError(f"module is a {type(module).__name__}; make_functional takes an nn.Module")
+        raise ArgumentTypeError(f"module is {a_type(module)}; make_functional takes an nn.Module")
     if not compiling():
         refuse_wrapper(module, "module")
     if not isinstance(method, str):

@@ -12,7 +12,7 @@ from torch import nn
 from ..api.derivatives import Derivatives
 from ..api.residual import R, Residual, residual
 from ..core.levels import compiling
-from ..core.reasons import name_of
+from ..core.reasons import a_type, name_of
 from ..core.torch_private import NON_PERSISTENT
 from ..errors import ArgumentTypeError, UnsupportedOperationError
 from ..keywords import Keywords, NamedAlone, NamedPerhapsAux, NamedPerhapsValue
@@ -37,7 +37,7 @@ class Made:
         derived = self.transform(net, *self.args, **self.keywords)
         if not callable(derived):
             raise ArgumentTypeError(
-                f"transform is {name_of(self.transform)}, which made a {type(derived).__name__} of the network; pass "
+                f"transform is {name_of(self.transform)}, which made {a_type(derived)} of the network; pass "
                 "one that returns a function, as laplacian does"
             )
         return derived  # type: ignore[no-any-return]
@@ -93,13 +93,11 @@ class Derivative(nn.Module):
         super().__init__()
         if not isinstance(net, nn.Module):
             raise ArgumentTypeError(
-                f"net is a {type(net).__name__}; pass the nn.Module whose derivative is wanted, whose parameters "
+                f"net is {a_type(net)}; pass the nn.Module whose derivative is wanted, whose parameters "
                 f"{type(self).__name__} takes over"
             )
         if not callable(transform):
-            raise ArgumentTypeError(
-                f"transform is a {type(transform).__name__}; pass what takes a function, as laplacian does"
-            )
+            raise ArgumentTypeError(f"transform is {a_type(transform)}; pass what takes a function, as laplacian does")
         made = Made(transform, args, keywords)
         # Past nn.Module, which would make a child of the network, and put its name before those of the parameters.
         vars(self).update({name: vars(net)[name] for name in SHARED})

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 import torch
 
 from ..core.levels import compiling, exporting, inside_transform, tracing, untraced
+from ..core.reasons import a_type
 from ..errors import ArgumentError, ArgumentTypeError, JacfuncError, UnsupportedOperationError
 from ..options import check_flag
 from .blocks import Bar, Sizes, check_size, check_tqdm
@@ -166,7 +167,7 @@ def _check(size: Any, reduction: Any, scaler: Any, seed: Any, progress: Any) -> 
     if reduction not in {"mean", "sum"}:
         raise ArgumentError(f'reduction={reduction!r} is not known; pass "mean" or "sum"')
     if scaler is not None and not callable(getattr(scaler, "scale", None)):
-        raise ArgumentTypeError(f"scaler is a {type(scaler).__name__}; pass a torch.amp.GradScaler, or leave it out")
+        raise ArgumentTypeError(f"scaler is {a_type(scaler)}; pass a torch.amp.GradScaler, or leave it out")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
         raise ArgumentError(f"seed={seed!r} is no number from 0; pass one, or None to go on drawing")
     if not torch.is_grad_enabled():

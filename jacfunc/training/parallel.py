@@ -18,6 +18,7 @@ from torch import distributed, nn
 
 from ..core import caches, ranks
 from ..core.meshes import is_meshed, told
+from ..core.reasons import a_type
 from ..core.torch_private import ready_to_run, sharded_groups, unsharded
 from ..errors import ArgumentError, ArgumentTypeError, JacfuncError, UnsupportedOperationError
 from ..modules.fingerprint import Fingerprint
@@ -232,7 +233,7 @@ def check_group(group: Any) -> None:
     """Refuse what is no process group, ``"alone"`` or None."""
     known = group is None or (isinstance(group, str) and group == ALONE)
     if not known and not (distributed.is_available() and isinstance(group, distributed.ProcessGroup)):
-        what = repr(group) if isinstance(group, str | int) else f"a {type(group).__name__}"
+        what = repr(group) if isinstance(group, str | int) else a_type(group)
         raise ArgumentError(f'group={what} is not known; pass a process group, "alone" or None')
 
 

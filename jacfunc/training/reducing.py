@@ -9,6 +9,7 @@ import torch
 from torch import distributed
 
 from ..core.meshes import DTENSOR, MODULES, is_meshed
+from ..core.reasons import a_type
 from ..errors import ArgumentTypeError
 
 Group = tuple[Any, torch.dtype, torch.device]
@@ -43,7 +44,7 @@ def reduce_gradients(parameters: Iterable[torch.Tensor]) -> None:
     for parameter in parameters:
         if not isinstance(parameter, torch.Tensor):
             raise ArgumentTypeError(
-                f"parameters has a {type(parameter).__name__} in it; pass tensors, as module.parameters() has them"
+                f"parameters has {a_type(parameter)} in it; pass tensors, as module.parameters() has them"
             )
         if is_meshed(parameter) and parameter.requires_grad:
             group = (parameter.device_mesh, parameter.dtype, parameter.device)  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..core.meshes import is_meshed, told
-from ..core.reasons import name_of
+from ..core.reasons import a_type, name_of
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError
 
 Loss = Callable[..., torch.Tensor]
@@ -100,14 +100,14 @@ def told_apart(loss: Any, others: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         if not callable(each):
             name = "loss" if not isinstance(loss, tuple) else f"the loss of term {place}"
             raise ArgumentTypeError(
-                f"{name} is a {type(each).__name__}; pass a function of the points that returns one number for each"
+                f"{name} is {a_type(each)}; pass a function of the points that returns one number for each"
             )
     return given
 
 
 def _three(term: Any, place: int) -> tuple[Any, ...]:
     if not isinstance(term, tuple) or len(term) not in {2, 3}:
-        what = f"a tuple of {len(term)}" if isinstance(term, tuple) else f"a {type(term).__name__}"
+        what = f"a tuple of {len(term)}" if isinstance(term, tuple) else a_type(term)
         raise ArgumentTypeError(
             f"term {place} is {what}; make it (loss, points) or (loss, points, weight), with several tensors of points "
             "in a tuple of their own"
@@ -144,7 +144,7 @@ def _weight(weight: Any, name: str) -> tuple[float, torch.Tensor | None]:
             "for each point"
         )
     if isinstance(weight, bool) or not isinstance(weight, int | float):
-        raise ArgumentTypeError(f"{name} is a {type(weight).__name__}; pass a number or a tensor (n,)")
+        raise ArgumentTypeError(f"{name} is {a_type(weight)}; pass a number or a tensor (n,)")
     if not math.isfinite(weight):
         raise ArgumentError(f"{name} is {weight}; pass a finite number")
     return float(weight), None
@@ -180,7 +180,7 @@ def read_block(item: Any, name: str) -> Block:
         which = name if len(tensors) == 1 else f"tensor {place} of {name}"
         if not isinstance(tensor, torch.Tensor):
             raise ArgumentTypeError(
-                f"{which} is a {type(tensor).__name__}; a block is a tensor, or a tuple of tensors, of points in front"
+                f"{which} is {a_type(tensor)}; a block is a tensor, or a tuple of tensors, of points in front"
             )
         if is_meshed(tensor):
             raise ArgumentTypeError(
@@ -206,9 +206,7 @@ def read_block(item: Any, name: str) -> Block:
 def check_values(values: Any, count: int, name: str) -> torch.Tensor:
     """What a loss returned for so many points; refuses all but one number for each, with a graph."""
     if not isinstance(values, torch.Tensor):
-        raise ArgumentTypeError(
-            f"{name} returned a {type(values).__name__}; return a tensor with one number for each point"
-        )
+        raise ArgumentTypeError(f"{name} returned {a_type(values)}; return a tensor with one number for each point")
     if tuple(values.shape) != (count,):
         cause = "squeeze it" if values.numel() == count and values.dim() else "leave the mean or sum to reduction="
         raise ShapeError(

@@ -9,7 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from jacfunc import batch_jac, curl, diag_jac, laplacian, partials, residual
+from jacfunc import (
+    batch_jac,
+    check_independent,
+    curl,
+    diag_jac,
+    directional,
+    explain,
+    hessian,
+    laplacian,
+    partials,
+    residual,
+)
 from jacfunc.api.calling import Uncalled, keywords_only
 from jacfunc.errors import ArgumentTypeError
 
@@ -71,23 +82,91 @@ def test_what_is_right_goes_through() -> None:
 @pytest.mark.parametrize(
     ("given", "what", "meant"),
     [
-        (X, "Tensor of shape (2, 3)", "call what it returns, as in make(f, names, ...)(x)"),
-        (1, "int", "name what it is, as in argnums=1"),
-        (True, "bool", "call what it returns, as in make(f, names, ...)(x)"),
-        ({"p": X}, "dict", "call what it returns, as in make(f, names, ...)(x)"),
+        (X, "a Tensor of shape (2, 3)", "call what it returns, as in make(f, names, ...)(x)"),
+        (1, "an int", "name it, as in argnums=1"),
+        (True, "a bool", "call what it returns, as in make(f, names, ...)(x)"),
+        ({"p": X}, "a dict", "call what it returns, as in make(f, names, ...)(x)"),
     ],
 )
 def test_arguments_among_the_keywords_are_refused(given: Any, what: str, meant: str) -> None:
     with pytest.raises(ArgumentTypeError) as raised:
         make("f", "n", given)
-    assert str(raised.value) == f"make takes keywords only after f and names, but was given a {what}; {meant}"
+    assert str(raised.value) == f"make takes keywords only after f and names, but was given {what}; {meant}"
 
 
 def test_other_errors_of_a_call_stay() -> None:
-    with pytest.raises(TypeError, match="unexpected keyword argument"):
-        make("f", other=1)
     with pytest.raises(TypeError, match="missing 1 required positional"):
         make()
+
+
+def test_unknown_keywords_are_refused_before_any_that_is_missing() -> None:
+    with pytest.raises(ArgumentTypeError, match=r"^make has no keyword 'other'; it takes names, argnums$"):
+        make("f", other=1)
+    with pytest.raises(ArgumentTypeError, match=r"^make has no keyword 'argnum'; did you mean 'argnums'\? It takes"):
+        make("f", argnum=1)
+    with pytest.raises(
+        ArgumentTypeError, match=r"^partials has no keyword 'output'; did you mean 'outputs'\? It takes"
+    ):
+        partials(torch.sin, "u", inputs="x", output="u")
+
+
+@pytest.mark.parametrize(
+    ("transform", "keyword", "meant", "first"),
+    [
+        (laplacian, "gradient", "return_gradient", "return_gradient, segments, argnums, batch_dims"),
+        (hessian, "value", "return_value", "return_gradient, segments, argnums, batch_dims"),
+        (diag_jac, "segment", "segments", "segments, argnums, batch_dims"),
+        (directional, "ord", "order", "order, argnums, batch_dims"),
+        (check_independent, "tolerance", "check_tolerance", "argnums, batch_dims, out_dims, has_aux"),
+        (curl, "methods", "method", "argnums, batch_dims"),
+    ],
+)
+def test_a_keyword_that_is_meant_is_named_and_own_ones_come_first(
+    transform: Any, keyword: str, meant: str, first: str
+) -> None:
+    with pytest.raises(ArgumentTypeError) as raised:
+        transform(torch.sin, **{keyword: True})
+    told = f"{transform.__name__} has no keyword {keyword!r}; did you mean {meant!r}? It takes {first}, "
+    assert str(raised.value).startswith(told)
+
+
+@pytest.mark.parametrize("keyword", ["create_graph", "vectorize", "zzz", "dim"])
+def test_no_keyword_is_named_that_is_not_alike(keyword: str) -> None:
+    make_laplacian: Any = laplacian
+    with pytest.raises(ArgumentTypeError, match=f"^laplacian has no keyword '{keyword}'; it takes return_gradient, "):
+        make_laplacian(torch.sin, **{keyword: True})
+
+
+@pytest.mark.parametrize(
+    ("call", "end"),
+    [
+        (lambda: residual(torch.sin, lambda d: d.u, "t x", "u"), "was given a str; name it, as in inputs='t x'"),
+        (lambda: partials(torch.sin, "u", "t x", "u"), "was given a str; name it, as in inputs='t x'"),
+        (lambda: laplacian(torch.sin, "forward"), "was given a str; name it, as in method='forward'"),
+        (lambda: laplacian(torch.sin, True), "was given a bool; name it, as in return_gradient=True"),
+        (lambda: diag_jac(torch.sin, True), "was given a bool; name it, as in return_value=True"),
+    ],
+)
+def test_what_is_given_without_its_name_is_named(call: Any, end: str) -> None:
+    with pytest.raises(ArgumentTypeError, match=rf"{re.escape(end)}$"):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "begin"),
+    [
+        (
+            lambda: explain(diag_jac, torch.sin, X),
+            "explain takes one transform alone, but was given a builtin_function",
+        ),
+        (lambda: explain(diag_jac(torch.sin), X), "explain takes one transform alone, but was given a Tensor of shape"),
+        (lambda: explain(diag_jac(torch.sin)(X)), "transform is a Tensor; explain takes what diag_jac and its kin"),
+        (lambda: explain(diag_jac), "transform is diag_jac; explain takes what diag_jac and its kin return"),
+    ],
+)
+def test_explain_says_how_it_is_written(call: Any, begin: str) -> None:
+    with pytest.raises(ArgumentTypeError, match=rf"^{re.escape(begin)}.*write explain\(diag_jac\(f\)\)\(x\)$"):
+        call()
 
 
 @pytest.mark.parametrize("transform", [diag_jac, batch_jac, laplacian, curl])

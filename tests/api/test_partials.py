@@ -570,7 +570,9 @@ def test_out_dims_are_checked():
         ShapeError, match=r"output has shape \(3, 5, 1\), but out_dims=2 says that its axis 2 has the 5"
     ):
         partials(f, "u", inputs="t x", outputs="u", out_dims=2)(params, branch, trunk)
-    with pytest.raises(ShapeError, match="or set batch_dims, or out_dims=1 for samples that lie on a later"):
+    with pytest.raises(
+        ShapeError, match="or batch_dims=0 for one sample, or out_dims=1 for samples that lie on a later"
+    ):
         partials(f, "u", inputs="t x", outputs="u")(params, branch, trunk)
     with pytest.raises(ArgumentError, match="out_dims=-1 is not the axis"):
         partials(f, "u", inputs="t x", outputs="u", out_dims=-1)
@@ -591,7 +593,7 @@ def test_coupled_samples_are_refused():
 def test_keywords_are_those_of_the_transforms():
     with pytest.raises(ArgumentTypeError, match="partials has no keyword 'chunks'"):
         partials(tx_net()[0], "u", inputs="t x", outputs="u", chunks=3)
-    with pytest.raises(ArgumentTypeError, match="f is a int"):
+    with pytest.raises(ArgumentTypeError, match="f is an int"):
         partials(3, "u", inputs="t x", outputs="u")
 
 

@@ -16,6 +16,7 @@ import jacfunc
 from jacfunc.core import reasons
 from jacfunc.core.reasons import (
     OTHERWISE,
+    a_type,
     first_line,
     line_of,
     name_of,
@@ -201,3 +202,25 @@ def test_an_error_that_takes_no_note_is_left_as_it_is() -> None:
     error = Closed()
     note(error, "diag_jac", function, ())
     assert not hasattr(error, "__notes__")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    {
+        "int": "an int",
+        "float": "a float",
+        "ndarray": "an ndarray",
+        "Identity": "an Identity",
+        "Unflatten": "an Unflatten",
+        "LSTM": "an LSTM",
+        "MLP": "an MLP",
+        "UNet": "a UNet",
+        "uint8": "a uint8",
+        "unicorn": "a unicorn",
+        "Linear": "a Linear",
+        "NoneType": "a NoneType",
+        "H": "an H",
+    }.items(),
+)
+def test_a_type_has_the_article_that_it_is_read_with(name: str, told: str) -> None:
+    assert a_type(type(name, (), {})()) == told

@@ -77,7 +77,7 @@ class TestRegisterRule:
             register_rule(function, lambda x: x)
 
     def test_a_rule_that_is_no_function(self) -> None:
-        with pytest.raises(ArgumentTypeError, match="rule is a int"):
+        with pytest.raises(ArgumentTypeError, match="rule is an int"):
             register_rule(torch.sin, 3)
 
     @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_what_is_refused() -> None:
         Derivative(heat, laplacian)  # type: ignore[arg-type]
     with pytest.raises(ArgumentTypeError, match="transform is a Tensor"):
         Derivative(network(), POINTS)  # type: ignore[arg-type]
-    with pytest.raises(ArgumentTypeError, match="which made a int"):
+    with pytest.raises(ArgumentTypeError, match="which made an int"):
         Derivative(network(), lambda net: 1)
     with pytest.raises(ArgumentTypeError, match="equation is a str"):
         Equation(network(), "u_t", inputs="t x", outputs="u")  # type: ignore[arg-type]

@@ -1,0 +1,41 @@
+"""What a name of another library, or a misspelt one, is called here, for the error about an unknown attribute.
+
+The names are those of ``torch.func``, ``torch.autograd.functional``, JAX and of mathematics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .options import closest
+
+HERE = {
+    "jacobian": "batch_jac",
+    "jac": "batch_jac",
+    "jacfwd": "batch_jac",
+    "jacrev": "batch_jac",
+    "grad": "diag_jac",
+    "gradient": "diag_jac",
+    "derivative": "diag_jac",
+    "jvp": "directional",
+    "hess": "hessian",
+    "div": "divergence",
+    "rot": "curl",
+    "laplace": "laplacian",
+    "functional_call": "make_functional",
+    "functionalize": "make_functional",
+}
+"""What gives the same derivative, of each sample of a batch."""
+BESIDE = ("nn",)
+"""Packages inside of this one that are imported by themselves."""
+
+
+def no_attribute(name: str, public: Sequence[str]) -> str:
+    """The sentence about an attribute that the package does not have."""
+    told = f"module 'jacfunc' has no attribute {name!r}"
+    if name.startswith("_"):
+        return told
+    if name in BESIDE:
+        return f"{told} before it is imported; write import jacfunc.{name}"
+    meant = HERE.get(name.lower()) or closest(name, public)
+    return f"{told}; did you mean jacfunc.{meant}?" if meant else told
