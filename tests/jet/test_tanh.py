@@ -122,7 +122,7 @@ traced = pytest.mark.skipif(not LEVELS_TRACED, reason="Dynamo of torch < 2.13 ca
 
 
 @traced
-@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("gradient", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_compiled_it_is_the_formula_and_its_gradient(gradient):
     torch.compiler.reset()
     step = torch.compile(room.tanh, fullgraph=True)
