@@ -65,7 +65,5 @@ def _is_whole(tensor: Any) -> bool:
 
 
 def _warn(request: Request) -> None:
-    positions = {argument.position for argument in request.arguments}
-    others = [item for place, item in enumerate(request.args) if place not in positions]
     held = (parameter for module in request.fingerprint.tree() for parameter in module._parameters.values())
-    warn_of_own_gradients(lambda: [*trees.tensors((others, request.kwargs)), *held])
+    warn_of_own_gradients(lambda: [*trees.tensors((request.beside(request.args), request.kwargs)), *held])

@@ -150,8 +150,7 @@ class Evaluator:
         parameters = [leaf for given in args[:first] for leaf in given.values()] if first else []
         if len(args) == first + len(request.arguments) and not kwargs:
             return parameters, []
-        differentiated = {argument.position for argument in request.arguments}
-        others = [item for place, item in enumerate(args) if place >= first and place not in differentiated]
+        others = request.beside(args)[first:]
         return parameters, trees.tensors((others, kwargs))
 
     def note(self, recorder: Recorder | None) -> None:

@@ -6,7 +6,7 @@ gradient reaches the network; and derivatives that are zero at every sample: f i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,12 +39,12 @@ def _about_parameters(request: Request) -> None:
     if not torch.is_grad_enabled() or inside_transform() or request.within is not None:
         return
     live = {
-        _place(parameter): name
+        _place(parameter)
         for module in request.fingerprint.tree()
-        for name, parameter in module._parameters.items()
+        for parameter in module._parameters.values()
         if parameter is not None and parameter.requires_grad
     }
-    given = list(_given(request)) if live else []
+    given = trees.tensors((request.beside(request.args), request.kwargs)) if live else []
     detached = [tensor for tensor in given if _place(tensor) in live]
     if not detached or any(tensor.requires_grad for tensor in given):
         return
@@ -54,13 +54,6 @@ def _about_parameters(request: Request) -> None:
         "make_functional returns, or dict(net.named_parameters()); call under torch.no_grad() if no gradient is meant",
         DetachedParametersWarning,
     )
-
-
-def _given(request: Request) -> Iterator[torch.Tensor]:
-    """The tensors among the arguments that are not differentiated by."""
-    positions = {argument.position for argument in request.arguments}
-    others = [item for place, item in enumerate(request.args) if place not in positions]
-    yield from trees.tensors((others, request.kwargs))
 
 
 def _place(tensor: torch.Tensor) -> object:

@@ -174,6 +174,11 @@ class Request:
             positions.append(position)
         return positions
 
+    def beside(self, args: Sequence[Any]) -> list[Any]:
+        """Of such arguments those that are not differentiated by, parameters in front."""
+        positions = {argument.position for argument in self.arguments}
+        return [item for place, item in enumerate(args) if place not in positions]
+
     def _refuse_position(self, number: int, position: int, count: int) -> None:
         if not count:
             before = "the parameters and then " if self.state_arguments else ""
@@ -208,12 +213,8 @@ class Request:
         for index, leaf in enumerate(self.leaves):
             if tuple(leaf.shape[: self.options.batch_dims]) != self.batch:
                 paths, found = self.input_paths(), tuple(leaf.shape[: self.options.batch_dims])
-                shared = next(
-                    (path for path, axes in ((paths[0], self.batch), (paths[index], found)) if set(axes) == {1}), None
-                )
-                expand = (
-                    "" if shared is None else f"; expand {shared} if it is the same for all samples (t.expand(N, 1))"
-                )
+                one = [path for path, axes in ((paths[0], self.batch), (paths[index], found)) if set(axes) == {1}]
+                expand = f"; expand {one[0]} if it is the same for all samples (t.expand(N, 1))" if one else ""
                 raise ShapeError(
                     f"{paths[index]} has sample axes {found}, but {paths[0]} has {self.batch}; all differentiated "
                     f"tensors need the same first {self.options.batch_dims} axes{expand}"

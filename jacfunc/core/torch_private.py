@@ -393,7 +393,3 @@ def sharded_groups(module: Any) -> list[Any]:
 def unsharded(group: Any) -> list[torch.Tensor]:
     """The whole parameters of such a group, which take its place in a forward."""
     return [each._unsharded_param for each in group.fsdp_params if hasattr(each, "_unsharded_param")]
-
-
-AFTER_HOOKS = "_post_accumulate_grad_hooks"
-"""The attribute of a leaf with the hooks that are called once its ``.grad`` is written."""

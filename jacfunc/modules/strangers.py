@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from ..core import caches, ranks, trees
+from ..core.graphs import leaves
 from ..core.levels import compiling, inside_transform
-from ..core.torch_private import AFTER_HOOKS, sharded_groups, unsharded
+from ..core.torch_private import AFTER_HOOKS, GRADIENT_HOOKS, sharded_groups, unsharded
 from ..core.warned import warn
 from ..errors import ArgumentTypeError, UnreducedGradientsWarning
 from .fingerprint import Fingerprint
@@ -65,37 +66,19 @@ def trained(result: Any, outside: Iterable[Tensor] = ()) -> list[Tensor]:
     Without a parameter that has a hook of its own, in which its gradient is added up as far as anybody knows, and
     without a leaf that a function made on its way, to differentiate by it: nothing but the graph refers to that.
     """
-    outside = list(outside)
-    apart = {id(each) for each in (*outside, *_leaves(outside, set()))}
-    seen: set[Any] = set()
-    _leaves(outside, seen)
-    found = [leaf for leaf in _leaves(trees.tensors(result), seen) if id(leaf) not in apart and not _hooked(leaf)]
+    outside, seen = list(outside), set[Any]()
+    apart = {id(each) for each in (*outside, *leaves(outside, seen))}
+    found = [leaf for leaf in leaves(trees.tensors(result), seen) if id(leaf) not in apart and not _hooked(leaf)]
     return [leaf for leaf in found if isinstance(leaf, nn.Parameter) or _referred_to(leaf, found)]
 
 
-def _leaves(roots: Iterable[Tensor], seen: set[Any]) -> list[Tensor]:
-    """The leaves that these are computed of, or are themselves, through nodes that are not ``seen``."""
-    found = {id(root): root for root in roots if root.requires_grad and root.grad_fn is None}
-    left: list[Any] = [root.grad_fn for root in roots if root.grad_fn is not None]
-    while left:
-        node = left.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
-            found[id(leaf)] = leaf
-        left += [following for following, _ in node.next_functions]
-    return list(found.values())
-
-
 def _hooked(leaf: Tensor) -> bool:
-    return bool(leaf._backward_hooks or getattr(leaf, AFTER_HOOKS, None))
+    return any(getattr(leaf, name, None) for name in (GRADIENT_HOOKS, AFTER_HOOKS))
 
 
-def _without_known(leaves: list[Tensor], around: list[nn.Module], function: Callable[..., Any]) -> list[Tensor]:
+def _without_known(found: list[Tensor], around: list[nn.Module], function: Callable[..., Any]) -> list[Tensor]:
     """Those that are no parameters of the wrappers around, nor of wrappers in the function."""
-    if not leaves:
+    if not found:
         return []
     classes, sharded = kinds(), of_fsdp("FSDPModule")
     others = [module for module in Fingerprint.by(function, ()).tree() if isinstance(module, classes)]
@@ -104,7 +87,7 @@ def _without_known(leaves: list[Tensor], around: list[nn.Module], function: Call
         if isinstance(module, sharded):  # which takes these out after its forward
             known |= {id(whole) for group in sharded_groups(module) for whole in unsharded(group)}
     flat = of_fsdp("FlatParameter")
-    return [leaf for leaf in leaves if id(leaf) not in known and not isinstance(leaf, flat)]
+    return [leaf for leaf in found if id(leaf) not in known and not isinstance(leaf, flat)]
 
 
 def _referred_to(leaf: Tensor, found: list[Tensor]) -> bool:

@@ -14,11 +14,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 import torch
 
+from ..core.graphs import nodes
 from ..core.levels import inside_transform
 from ..core.torch_private import WithoutModesOrClasses, batch_dim, is_batched, is_wrapped, through_transforms, unwrapped
 from ..evaluation.linear import graph_gradients, pullback
@@ -225,15 +227,8 @@ def _versions(args: Sequence[Any]) -> list[int]:
 
 def _depends(tensor: torch.Tensor, leaves: Tensors) -> bool:
     """Whether a leaf is in the graph of a tensor."""
-    nodes, seen = [tensor.grad_fn], set()
-    while nodes:
-        node = nodes.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            if any(getattr(node, "variable", None) is leaf for leaf in leaves):
-                return True
-            nodes += [before for before, _ in node.next_functions]
-    return any(tensor is leaf for leaf in leaves)
+    behind = (getattr(node, "variable", None) for node in nodes([tensor]))
+    return any(found is leaf for found in chain([tensor], behind) for leaf in leaves)
 
 
 # -------------------------------------------------------------------- whether a backward is linear in its cotangent

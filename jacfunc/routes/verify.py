@@ -16,6 +16,7 @@ import torch
 from torch.autograd.function import BackwardCFunction
 
 from ..core.closeness import agree
+from ..core.graphs import nodes
 from ..core.levels import inside_transform
 from ..errors import RefusedOperationError, UnsupportedOperationError
 from ..evaluation.linear import graph_gradients, pullback, pushforward
@@ -211,15 +212,7 @@ def calls_function(task: Task) -> bool:
 
 
 def _has_function(outputs: Tensors) -> bool:
-    nodes, seen = [output.grad_fn for output in outputs], set()
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, BackwardCFunction):
-            return True
-        if node is not None and node not in seen:
-            seen.add(node)
-            nodes += [before for before, _ in node.next_functions]
-    return False
+    return any(isinstance(node, BackwardCFunction) for node in nodes(outputs))
 
 
 def _dot(left: Tensors, right: Tensors) -> tuple[torch.Tensor, torch.Tensor]:

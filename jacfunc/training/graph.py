@@ -1,4 +1,4 @@
-"""What is in autograd's graph of a block: the leaves that get gradients, and how much memory it keeps."""
+"""What is in autograd's graph of a block: parts that run again in the backward, and how much memory it keeps."""
 
 from __future__ import annotations
 
@@ -8,22 +8,8 @@ from typing import Any
 import torch
 
 from ..core.caches import computed_once
+from ..core.graphs import leaves, nodes
 from ..core.torch_private import RAW_SAVED
-
-
-def nodes(root: torch.Tensor) -> Iterator[Any]:
-    """Every node of the graph of a tensor, once."""
-    left, seen = [root.grad_fn], {root.grad_fn}
-    while left:
-        node = left.pop()
-        if node is None:
-            continue
-        yield node
-        for following, _ in node.next_functions:
-            if following not in seen:
-                seen.add(following)
-                left.append(following)
-
 
 REENTRANT = "CheckpointFunctionBackward"
 """The node of a ``checkpoint`` with ``use_reentrant=True``, behind which nothing is seen before it runs again."""
@@ -31,14 +17,7 @@ REENTRANT = "CheckpointFunctionBackward"
 
 def reentrant(root: torch.Tensor) -> bool:
     """Whether the graph has a part that runs a backward of its own."""
-    return any(type(node).__name__ == REENTRANT for node in nodes(root))
-
-
-def leaves(root: torch.Tensor) -> list[torch.Tensor]:
-    """The tensors whose ``.grad`` a backward writes to."""
-    if root.grad_fn is None:
-        return [root]
-    return [node.variable for node in nodes(root) if hasattr(node, "variable")]
+    return any(type(node).__name__ == REENTRANT for node in nodes([root]))
 
 
 def kept_bytes(root: torch.Tensor) -> int:
@@ -46,7 +25,7 @@ def kept_bytes(root: torch.Tensor) -> int:
 
     What hooks have packed away already, as ``checkpoint`` does, counts nothing.
     """
-    apart = {leaf.untyped_storage().data_ptr() for leaf in leaves(root)}
+    apart = {leaf.untyped_storage().data_ptr() for leaf in leaves([root])}
     sizes: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -56,7 +35,7 @@ def kept_bytes(root: torch.Tensor) -> int:
             sizes[storage.data_ptr()] = max(size, sizes.get(storage.data_ptr(), 0))
         return tensor
 
-    for node in nodes(root):
+    for node in nodes([root]):
         for saved in _saved(node):
             try:
                 saved.register_hooks(note, _itself)  # is told of the tensor at once

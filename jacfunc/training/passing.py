@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from ..core.graphs import leaves
 from ..errors import ArgumentError, UnsupportedOperationError
 from .blocks import Bar, Sizes
 from .gradients import SetAside, Sums, reduce, wide
-from .graph import leaves, reentrant
+from .graph import reentrant
 from .hooks import Held
 from .parallel import Parallel
 from .terms import Block, Term, check_values, no_points, summed
@@ -160,7 +161,7 @@ class Pass:
         """Do so for the leaves of a block but its points; with other ranks each of them has to be known."""
         whole, trained = self.parallel.whole(), []
         own = {id(tensor) for tensor in block.points}
-        for leaf in leaves(values):
+        for leaf in leaves([values]):
             if id(leaf) in whole or id(leaf) in own:
                 continue
             trained.append(leaf)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.autograd.graph import Node
 
+from ...core.graphs import nodes
 from ...core.levels import inside_function
 from ...core.torch_private import SAVED, next_node_number, node_number
 from ...errors import UnsupportedOperationError
@@ -47,11 +48,11 @@ def refuse_overwritten(outputs: Sequence[Any], accesses: Sequence[Access]) -> No
     changed = [access for access in accesses if not _same(_memory(access.tensor), access.before)]
     if not changed:
         return
-    nodes = sorted(_nodes(outputs), key=node_number)
-    kept = _kept_at([_place(access.tensor) for access in changed], nodes)
+    by_age = sorted(nodes(outputs), key=node_number)
+    kept = _kept_at([_place(access.tensor) for access in changed], by_age)
     for access in changed:
-        last = bisect_left(nodes, access.number, key=node_number) - 1
-        own = nodes[last] if last >= 0 and nodes[last].name() in access.running else None  # keeps what it left behind
+        last = bisect_left(by_age, access.number, key=node_number) - 1
+        own = by_age[last] if last >= 0 and by_age[last].name() in access.running else None  # keeps what it left behind
         for node, tensor in kept[_place(access.tensor)]:
             if node_number(node) < access.number and node is not own and _overwritten(tensor, access):
                 raise UnsupportedOperationError(
@@ -88,18 +89,6 @@ def _memory(tensor: torch.Tensor) -> torch.Tensor:
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return bool(((one == other) | (one.isnan() & other.isnan())).all())
-
-
-def _nodes(outputs: Sequence[Any]) -> Iterator[Node]:
-    pending = [output.grad_fn for output in outputs if output.grad_fn is not None]
-    seen = set(pending)
-    while pending:
-        node = pending.pop()
-        yield node
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                pending.append(following)
 
 
 def _kept(node: Any) -> Iterator[torch.Tensor]:
