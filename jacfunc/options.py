@@ -162,10 +162,16 @@ def no_keyword(name: str, keyword: str, known: Sequence[str]) -> str:
     return f"{name} has no keyword {keyword!r}; {meant} takes {', '.join(known)}"
 
 
+ELSEWHERE = {"in_axes": "in_dims", "out_axes": "out_dims", "mode": "method", "strategy": "method", "jit": "compile"}
+"""The names that keywords have in JAX and in torch.autograd's own functions."""
+
+
 def closest(name: str, known: Sequence[str]) -> str:
-    """The known name that one resembles, or nothing."""
+    """The known name that one resembles, or that other libraries call so, or nothing."""
     from difflib import get_close_matches  # for errors alone
 
+    if ELSEWHERE.get(name) in known:
+        return ELSEWHERE[name]
     within = [each for each in known if name in each.split("_") or each in name.split("_")]
     return next(iter([*within, *get_close_matches(name.lower(), known, 1, 0.65)]), "")
 

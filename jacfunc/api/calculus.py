@@ -19,7 +19,7 @@ from ..call.request import Request, as_function
 from ..call.shapes import refuse_curl
 from ..core import trees
 from ..core.levels import tracing
-from ..core.reasons import name_of
+from ..core.reasons import a_type, name_of
 from ..core.subclasses import dressed, undressed
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError
 from ..jet.layout import Terms
@@ -362,7 +362,10 @@ def directional(f: Callable[..., Any], order: int = 1, **keywords: Unpack[Keywor
         tensor([4., 4.])
     """
     if not isinstance(order, int) or isinstance(order, bool) or order < 1:
-        raise ArgumentError(f"order={order!r} is not the order of a derivative, 1 or more")
+        tensor = isinstance(order, torch.Tensor)
+        found = f"order is {a_type(order)}, which" if tensor else f"order={order!r}"
+        way = "; call what it returns, as in directional(f)(x, v)" if tensor else ""
+        raise ArgumentError(f"{found} is not the order of a derivative, 1 or more{way}")
     options = Options.of("directional", keywords)
     if not isinstance(options.argnums, int):
         raise ArgumentError(f"argnums={options.argnums!r} selects several arguments; a direction is that of one")

@@ -124,10 +124,11 @@ class GridPartials(Partials[Named_co]):
         if self.options.argnums == -1:
             numbers = tuple(range(-len(names), 0))
         if len(numbers) != len(names) or not all(-count <= number < count for number in numbers):
+            given = self.options.argnums
+            found = f"but {count} came" if given == -1 else f"which argnums={given!r} does not select among {count}"
             raise ArgumentError(
-                f"inputs={' '.join(names)!r} on a grid are {len(names)} arguments, which "
-                f"argnums={self.options.argnums!r} does not select among {count}; pass the points of each coordinate "
-                "as a positional argument"
+                f"inputs={' '.join(names)!r} on a grid are {len(names)} positional arguments, {found}; pass the points "
+                "of each coordinate as an argument of its own"
             )
         return tuple([number % count for number in numbers])
 

@@ -133,6 +133,8 @@ def test_directional_keeps_no_direction():
 
 def test_directional_refuses():
     x = torch.randn(4, 3)
+    with pytest.raises(ArgumentError, match=r"^order is a Tensor, which is not .*; call what it returns, as in dir"):
+        directional(torch.sin, torch.ones(2, 3))  # type: ignore[call-overload]
     with pytest.raises(ArgumentError, match="order=0 is not the order"):
         directional(torch.sin, 0)
     with pytest.raises(ArgumentError, match="takes no sample_chunk_size"):
