@@ -100,6 +100,8 @@ def values_gradients_and_aux() -> None:
     assert_type(diag_jac(with_aux, has_aux=True, return_value=True)(x), tuple[Tensor, Tensor, Tree])
     assert_type(laplacian(net, return_gradient=True)(x), Pair)
     assert_type(laplacian(f, return_gradient=True, return_value=True)(params, x), Three)
+    assert_type(laplacian(net, return_gradient=False)(x), Tensor)
+    assert_type(hessian(square, return_gradient=False, return_value=True)(x), Pair)
     assert_type(hessian(square, return_gradient=True)(x), Pair)
     assert_type(hessian(with_aux, return_gradient=True, has_aux=True)(x), tuple[Tensor, Tensor, Tree])
     assert_type(curl(square, return_value=True)(x), Pair)
