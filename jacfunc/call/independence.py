@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 import torch
 
-from ..core import caches
-from ..core.levels import inside_vmap
+from ..core import caches, trees
+from ..core.levels import inside_vmap, one_of
 from ..core.reasons import noted
-from ..core.torch_private import BatchNorm
+from ..core.torch_private import BatchNorm, outside_transforms
 from ..core.unasked import unasked
 from ..core.warned import warn
 from ..errors import CoupledSamplesError, IndependenceWarning
@@ -32,7 +32,7 @@ from ..routes.points import REFUSED
 from .evaluator import Evaluator
 from .probes import Evaluated, Moved, differ, evaluated, moved, probes_of, replaced_in
 from .refusals import not_batch_first
-from .request import Request
+from .request import Request, requested
 from .rounding import may_be_rounding, noise_of
 
 
@@ -42,7 +42,7 @@ class Independence(StrEnum):
     CHECKED = "checked: no sample influences another"
     UNCHECKED = "not checked: check=False"
     ONE_SAMPLE = "nothing to check: at most one sample"
-    UNSEEN = "not checked: values cannot be looked at under torch.func.vmap"
+    UNSEEN = "not checked: f cannot be run outside of the torch.func.vmap around it"
     TRACED = "not checked: values cannot be looked at under torch.compile and torch.export"
     BLIND = "not decided: no output is finite"
     UNDECIDED = "not decided: f failed on the replaced samples or is not reproducible"
@@ -100,10 +100,28 @@ def decided(evaluator: Evaluator, outputs: Tensors, state: RandomState) -> tuple
     """What is known of the program that was looked at, or a check finds; and whether it holds whatever the numbers."""
     request, program = evaluator.request, evaluator.looked_at
     finding = standing(request, program)
+    if finding is Independence.UNSEEN:
+        finding = _of_one(request)
     if finding is None or (finding is Independence.CHECKED and program is not None and _due(request, program)):
         finding = check(evaluator, outputs, state)
     proved = program is not None and program.proved
     return finding, proved or finding in (Independence.UNCHECKED, Independence.ONE_SAMPLE)
+
+
+def _of_one(request: Request) -> Independence:
+    """What a check finds of the first of those that a ``vmap`` maps over, outside of all transforms."""
+    args, kwargs = trees.mapped(one_of, request.args), trees.mapped(one_of, request.kwargs)
+    with outside_transforms():
+        try:
+            with requested(request.function, request.options, args, kwargs) as own, _looking(own) as looked:
+                return check(*looked)
+        except CoupledSamplesError as error:
+            around = (
+                "a transform takes the whole batch, so drop the torch.vmap around this call if x is the batch there"
+            )
+            raise CoupledSamplesError(f"{error} ({around})") from None
+        except REFUSED:  # as where it closes over something that is mapped over
+            return Independence.UNSEEN
 
 
 def _due(request: Request, program: Program) -> bool:

@@ -27,6 +27,7 @@ from .torch_private import (
     VMAP,
     WithoutModesOrClasses,
     any_thread_exports,
+    batch_dim,
     dispatch_mode,
     dual_level,
     is_batched,
@@ -184,6 +185,13 @@ def tracked(tensor: torch.Tensor, strictly: bool = True) -> bool:
             return True
         tensor = unwrapped(tensor)
     return False
+
+
+def one_of(item: Any) -> Any:
+    """An argument without the wrappers of transforms: of what a ``vmap`` maps over, the first one."""
+    while isinstance(item, torch.Tensor) and is_wrapped(item):
+        item = unwrapped(item).select(batch_dim(item), 0) if is_batched(item) else unwrapped(item)
+    return item
 
 
 def in_a_graph(tensor: torch.Tensor) -> bool:

@@ -20,7 +20,7 @@ from . import nested
 from .collect import Entries, Partials
 from .route import Route
 from .task import Evaluation, Task, Tensors
-from .verify import calls_function, verify_pushed
+from .verify import calls_function, verify_nested, verify_pushed
 
 
 class Dual(Route):
@@ -55,16 +55,12 @@ class Dual(Route):
         """Fill the entries by columns of second derivatives."""
 
         def along(*tangents: torch.Tensor) -> tuple[Tensors, Tensors, Tensors]:
-            def first(*leaves: torch.Tensor) -> tuple[Tensors, Any]:
-                outputs, pushed, aux = _pushed(task.evaluate, leaves, tangents)
-                return pushed, (outputs, aux)
-
-            _, seconds, (outputs, aux) = _pushed(first, task.leaves, tangents)
+            seconds, outputs, aux = _pushed_twice(task, task.leaves, tangents)
             return _released(task, seconds), _released(task, outputs), _released(task, aux)
 
         _refuse_function(task)
         with locked():
-            _verify(task)
+            _verify(task, order=2)
             return task.swept_columns(along, entries)
 
     def partials(self, task: Task, partials: Partials) -> Evaluation:
@@ -72,7 +68,7 @@ class Dual(Route):
         if partials.indices.order > 1:
             _refuse_function(task)
         with locked():
-            _verify(task)
+            _verify(task, partials.indices.order)
             evaluation = nested.swept(task, partials, _grown)
         keys, derivatives = tuple(partials.derivatives), tuple(partials.derivatives.values())
         partials.derivatives.update(zip(keys, _released(task, derivatives), strict=True))
@@ -95,15 +91,30 @@ def _pushed(
     return outputs, pushed, aux
 
 
+def _pushed_twice(task: Task, leaves: Tensors, tangents: Tensors) -> tuple[Tensors, Tensors, Tensors]:
+    """Second derivatives along the tangents, outputs and aux."""
+
+    def first(*leaves: torch.Tensor) -> tuple[Tensors, Any]:
+        outputs, pushed, aux = _pushed(task.evaluate, leaves, tangents)
+        return pushed, (outputs, aux)
+
+    _, seconds, (outputs, aux) = _pushed(first, leaves, tangents)
+    return seconds, outputs, aux
+
+
 def _released(task: Task, tensors: Tensors) -> Tensors:
     """Without the graph that was recorded of them, where nobody asks for one."""
     # Not asked here, where the vmap of the rows may be around.
     return tensors if task.mode.differentiated_again else tuple([tensor.detach() for tensor in tensors])
 
 
-def _verify(task: Task) -> None:
-    if task.mode.verified:
-        verify_pushed(task, lambda *tangents: _pushed(task.evaluate, task.leaves, tangents)[:2])
+def _verify(task: Task, order: int = 1) -> None:
+    if not task.mode.verified:
+        return
+    verify_pushed(task, lambda *tangents: _pushed(task.evaluate, task.leaves, tangents)[:2])
+    if order > 1:
+        first = lambda leaves, tangents: _pushed(task.evaluate, leaves, tangents)[1]
+        verify_nested(task, first, lambda leaves, tangents: _pushed_twice(task, leaves, tangents)[0])
 
 
 def _refuse_function(task: Task) -> None:

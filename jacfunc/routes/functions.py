@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import torch
 
 from ..core.graphs import nodes
-from ..core.levels import inside_transform
-from ..core.torch_private import WithoutModesOrClasses, batch_dim, is_batched, is_wrapped, through_transforms, unwrapped
+from ..core.levels import inside_transform, one_of
+from ..core.torch_private import WithoutModesOrClasses, through_transforms
 from ..evaluation.linear import graph_gradients, pullback
 from .points import REFUSED, others, quotient, recorded, replayed, waves
 from .task import Task, Tensors
@@ -117,20 +117,13 @@ def _calls(found: Sequence[Noted], moves: Callable[[torch.Tensor], bool]) -> lis
         others = tuple([p for p in tensors if args[p].requires_grad and p not in by_input])
         if by_input and seen[kind] < MOST:
             seen[kind] += 1
-            calls.append(Call(function, tuple(map(_plain, args)), by_input, others))
+            calls.append(Call(function, tuple(map(one_of, args)), by_input, others))
     return calls
 
 
 def _is_ordinary(item: Any) -> bool:
     """Whether it is no tensor of a class of its own, which may be more than its numbers."""
     return not isinstance(item, torch.Tensor) or type(item) in (torch.Tensor, torch.nn.Parameter)
-
-
-def _plain(item: Any) -> Any:
-    """An argument without the wrappers of transforms."""
-    while isinstance(item, torch.Tensor) and is_wrapped(item):
-        item = unwrapped(item).select(batch_dim(item), 0) if is_batched(item) else unwrapped(item)
-    return item
 
 
 Noted = tuple[Any, tuple[Any, ...], dict[str, Any], list[int]]

@@ -7,6 +7,7 @@ word.  What the Taylor route checks is in ``verify_followed.py``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -155,6 +156,65 @@ def verify_pushed(task: Task, push: Callable[..., tuple[Tensors, Tensors]]) -> N
         raise CannotFollowError(
             "forward mode has another derivative (of an autograd.Function, a hook, a thread) than its backward"
         )
+
+
+CONSISTENT, OFF, NOISE = 0.02, 0.1, 16
+"""By which part differences of two steps may differ to be a measure, and second derivatives from them; rounding times."""
+
+
+@aside
+def verify_nested(task: Task, first: Callable[..., Tensors], second: Callable[..., Tensors]) -> None:
+    """Raise where nested forward mode has other second derivatives than differences of ``first`` ones.
+
+    torch takes part of some derivatives for a constant there (of ``slogdet``, ``solve``: pytorch/pytorch 192540).  Both
+    functions are of leaves and a tangent.  Samples say nothing where they are not finite, or where differences by a
+    step and by two are not nearly the same, as at a kink.
+    """
+    if inside_transform():
+        return
+    tangents = waves(task.leaves)
+    eps = max(torch.finfo(leaf.dtype).eps for leaf in task.leaves)
+    step = _size(task.leaves) * eps ** (1 / 3)
+
+    def difference(length: float) -> Tensors:
+        ends = []
+        for signed in (length, -length):
+            task.redraw()
+            ends.append(first(_along(task.leaves, tangents, signed), tangents))
+        return tuple((ahead - back) / (2 * length) for ahead, back in zip(*ends, strict=True))
+
+    with replayed(task):
+        task.redraw()
+        found = second(task.leaves, tangents)
+        try:
+            near, far = difference(step), difference(2 * step)
+            slopes = first(task.leaves, tangents)
+        except REFUSED:
+            return
+    for one, *others, slope in zip(found, near, far, slopes, strict=True):
+        rows = [tensor.detach().double().reshape(math.prod(task.batch), -1) for tensor in (one, *others, slope)]
+        if _are_others(*rows[:-1], NOISE * eps / step * rows[-1].abs()):
+            raise CannotFollowError("nested forward mode takes part of a derivative for a constant")
+
+
+def _along(leaves: Tensors, tangents: Tensors, length: float) -> Tensors:
+    """So far beside the leaves."""
+    return tuple(leaf + length * tangent for leaf, tangent in zip(leaves, tangents, strict=True))
+
+
+def _size(leaves: Tensors) -> float:
+    """Of the largest finite number, or one."""
+    sizes = [float(leaf.detach().abs().nan_to_num(0.0, 0.0, 0.0).max()) for leaf in leaves if leaf.numel()]
+    return max(sizes, default=0.0) or 1.0
+
+
+def _are_others(found: torch.Tensor, near: torch.Tensor, far: torch.Tensor, rounding: torch.Tensor) -> bool:
+    """Whether derivatives, a row for each sample, are not those of differences, for most samples that these tell of."""
+    size, noise = near.abs().sum(1), rounding.sum(1)
+    finite = (found + near + far).sum(1).isfinite() & noise.isfinite()
+    told = finite & ((near - far).abs().sum(1) <= CONSISTENT * size) & (size > noise)
+    off = told & ((found - near).abs().sum(1) > OFF * size)
+    return bool(4 * told.sum() >= finite.sum()) and bool(2 * off.sum() > told.sum())
 
 
 class _Value(torch.autograd.Function):

@@ -23,6 +23,7 @@ from jacfunc import (
     laplacian,
     make_functional,
 )
+from jacfunc.call.independence import Independence
 from jacfunc.core import caches
 
 
@@ -347,13 +348,47 @@ def test_memories_go_with_the_function():
     assert len(caches.PLANS) == len(caches.INDEPENDENT) == 0
 
 
-def test_under_vmap_nothing_can_be_looked_at():
-    transform = diag_jac(lambda x: x - x.mean(0))
-    torch.func.vmap(transform)(torch.randn(2, 4, 3))
+def test_under_vmap_the_first_one_is_checked():
+    x, rng = torch.randn(2, 4, 3), torch.get_rng_state()
+    with pytest.raises(CoupledSamplesError, match="drop the torch.vmap around this call"):
+        torch.func.vmap(diag_jac(lambda x: x - x.mean(0)))(x)
+    with pytest.raises(CoupledSamplesError):
+        torch.func.vmap(torch.func.grad(lambda x: laplacian(lambda x: x - x.mean(0))(x).sum()))(x)
+    scaled = diag_jac(lambda w, x: w * (x - x.mean(0)))
+    with pytest.raises(CoupledSamplesError):
+        torch.func.vmap(torch.func.vmap(scaled, in_dims=(0, None)), in_dims=(None, 0))(torch.ones(3), x)
+    assert torch.equal(torch.get_rng_state(), rng)
     plans = []
     f = lambda x: x.sin()
-    torch.func.vmap(lambda x: plans.append(explain(diag_jac(f))(x)) or x)(torch.randn(2, 4, 3))
-    assert "vmap" in plans[0].plan.findings.independence
+    torch.func.vmap(lambda x: plans.append(explain(diag_jac(f))(x)) or x)(x)
+    assert plans[0].plan.findings.independence is Independence.CHECKED
+
+
+def test_a_vmap_around_what_takes_the_batch_by_itself_is_refused():
+    """A square network would give row sums of Jacobians, of the shape that the diagonals have."""
+    net, x = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3)), torch.randn(5, 3)
+    f, params = make_functional(net)
+    for transform in (diag_jac, batch_jac, laplacian):
+        with pytest.raises(CoupledSamplesError, match="drop the torch.vmap"):
+            torch.func.vmap(transform(net))(x)
+        with pytest.raises(CoupledSamplesError, match="drop the torch.vmap"):
+            torch.func.vmap(transform(f), in_dims=(None, 0))(params, x)
+    one = torch.func.vmap(batch_jac(net, batch_dims=0))(x)
+    assert torch.allclose(one, batch_jac(net)(x), atol=1e-6)
+
+
+def test_under_vmap_what_closes_over_the_mapped_is_not_checked():
+    plans = []
+
+    def scaled(w):
+        transform = diag_jac(lambda x: w * x.sin())
+        plans.append(explain(transform)(x))
+        return transform(x)
+
+    x, weights = torch.randn(4, 3), torch.randn(2, 3)
+    found = torch.func.vmap(scaled)(weights)
+    assert plans[0].plan.findings.independence is Independence.UNSEEN
+    assert torch.allclose(found, weights[:, None] * x.cos())
 
 
 def test_under_grad_it_is_checked():

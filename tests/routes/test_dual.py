@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from tasks import LEAVES, check_first, check_partials, check_second, counted, en
 from torch.utils.checkpoint import checkpoint
 
 from jacfunc.core import caches
+from jacfunc.jet import CannotFollowError
 from jacfunc.jet.multiindices import MultiIndices
 from jacfunc.routes.collect import Block, HessianDiagonal, Partials
 from jacfunc.routes.dual import Dual
@@ -129,3 +130,57 @@ def test_an_inner_no_grad_is_constant_also_under_the_callers_no_grad() -> None:
 def test_what_it_costs() -> None:
     assert [DUAL.rows(order, 4, 7) for order in (1, 2)] == [4, 4]
     assert [DUAL.cost(order, 4, 7) for order in (1, 2)] == [9, 13]
+
+
+MATRICES = torch.randn(4, 9, dtype=torch.double, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: torch.linalg.slogdet(x.view(-1, 3, 3)).logabsdet,
+        lambda x: torch.logdet(x.view(-1, 3, 3) @ x.view(-1, 3, 3).mT),
+        lambda x: torch.linalg.solve(x.view(-1, 3, 3), x[:, :3]),
+    ],
+    ids=["slogdet", "logdet", "solve"],
+)
+def test_second_derivatives_that_torch_takes_in_part_for_constants_are_refused(
+    f: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    """https://github.com/pytorch/pytorch/issues/192540."""
+    task = made(f, MATRICES, verified=True)
+    DUAL.first_order(task, entries_of(task, Block))
+    with pytest.raises(CannotFollowError, match="nested forward mode takes part of a derivative for a constant"):
+        DUAL.second_order(task, entries_of(task, HessianDiagonal))
+    with pytest.raises(CannotFollowError, match="nested forward mode takes part of a derivative for a constant"):
+        DUAL.partials(task, Partials(MultiIndices.around([(2, *[0] * 8)]), torch.double))
+
+
+def test_they_are_refused_beside_a_sample_that_has_none() -> None:
+    x = MATRICES.clone()
+    x[0] = 1.0
+    task = made(lambda x: torch.linalg.slogdet(x.view(-1, 3, 3)).logabsdet, x, verified=True)
+    with pytest.raises(CannotFollowError, match="nested forward mode takes part of a derivative for a constant"):
+        DUAL.second_order(task, entries_of(task, HessianDiagonal))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("dtype", [torch.float, torch.double])
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: x.relu() * x,
+        lambda x: (x / MATRICES.abs().max()).clamp(-3, 3).exp(),
+        lambda x: x.sin().cumsum(1),
+        lambda x: torch.linalg.inv(x.view(-1, 3, 3)).sum(2),
+        lambda x: 3 * x,
+        lambda x: x.abs().log(),
+    ],
+    ids=["relu", "exp", "sin", "inv", "linear", "log"],
+)
+def test_those_that_are_right_are_not(
+    f: Callable[[torch.Tensor], torch.Tensor], scale: float, dtype: torch.dtype
+) -> None:
+    x = (MATRICES * scale).to(dtype)
+    task = made(f, x, verified=True)
+    DUAL.second_order(task, entries_of(task, HessianDiagonal))
