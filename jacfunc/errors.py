@@ -36,7 +36,7 @@ class CoupledSamplesError(JacfuncError, ValueError):
 
 
 class UnsupportedOperationError(JacfuncError, NotImplementedError):
-    """No route can differentiate an operation inside the function."""
+    """No route can differentiate an operation inside the function, or no derivative of it would be right."""
 
 
 class RefusedOperationError(UnsupportedOperationError):

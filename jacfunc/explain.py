@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .api.calculus import Directional
-from .api.calling import keywords_only
+from .api.calling import Uncalled, keywords_only
 from .api.named import Partials
 from .api.residual import Residual
 from .api.transform import Transform
@@ -142,7 +142,18 @@ def explain(transform: Explainable) -> Callable[..., Explanation]:
             "explain(diag_jac(f))(x)"
         )
 
-    def explained(*given: Any, **kwargs: Any) -> Explanation:
+    return Explained(transform)
+
+
+@dataclass(frozen=True)
+class Explained(Uncalled):
+    """A function of the arguments of ``f`` that returns an :class:`Explanation`."""
+
+    transform: Explainable
+
+    def __call__(self, *given: Any, **kwargs: Any) -> Explanation:
+        """What the transform does with these arguments."""
+        transform = self.transform
         resolved, args = transform.resolved(given, kwargs)
         options, blocks = resolved.options, None
         if options.sample_chunk_size is not None:
@@ -162,7 +173,11 @@ def explain(transform: Explainable) -> Callable[..., Explanation]:
                 transform, plan, samples, options.chunk_size, sum(sizes), widest, corrected, blocks, shapes
             )
 
-    return explained
+    def _results(self) -> tuple[str, ...]:
+        return (*Explanation.__annotations__, "rows_in_flight", "memory", "items")
+
+    def __repr__(self) -> str:
+        return f"explain({self.transform!r})"
 
 
 def _shapes(shapes: tuple[tuple[int, ...], ...]) -> str:

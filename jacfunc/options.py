@@ -111,7 +111,8 @@ class Options:
         named = ("argnums", "batch_dims", "method", "chunk_size", "out_dims", "has_aux", "check", "check_tolerance")
         object.__setattr__(self, "planned", tuple([getattr(self, name) for name in named]))
         if not self.numbers or not all(_is_int(number) for number in self.numbers):
-            raise ArgumentTypeError(f"argnums={self.argnums!r} is not an int or a non-empty tuple of ints")
+            way = f"; write it as {tuple(self.argnums)}" if isinstance(self.argnums, list) and self.argnums else ""
+            raise ArgumentTypeError(f"argnums={self.argnums!r} is not an int or a non-empty tuple of ints{way}")
         if not _is_int(self.batch_dims) or self.batch_dims < 0:
             raise ArgumentError(f"batch_dims={self.batch_dims!r} is not the number of leading sample axes, 0 or more")
         if self.method not in METHODS:
@@ -159,11 +160,17 @@ def no_keyword(name: str, keyword: str, known: Sequence[str]) -> str:
     """The sentence about a keyword that ``name`` does not have, with the one that it resembles and those it has."""
     close = closest(keyword, known)
     meant = f"did you mean {close!r}? It" if close else "it"
+    if keyword in NEEDLESS:
+        meant = f"nothing has to be said in its place, so leave it out; {meant}"
     return f"{name} has no keyword {keyword!r}; {meant} takes {', '.join(known)}"
 
 
 ELSEWHERE = {"in_axes": "in_dims", "out_axes": "out_dims", "mode": "method", "strategy": "method", "jit": "compile"}
 """The names that keywords have in JAX and in torch.autograd's own functions."""
+
+
+NEEDLESS = ("randomness", "create_graph", "retain_graph", "vectorize", "strict")
+"""Keywords of torch's own functions that a transform has no need of."""
 
 
 def closest(name: str, known: Sequence[str]) -> str:

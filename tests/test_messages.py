@@ -6,11 +6,13 @@ import functools
 import re
 import sys
 from collections import OrderedDict, defaultdict, namedtuple
+from typing import Any
 
 import pytest
 import torch
 from functions import OnlyOnce
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from jacfunc import (
     ArgumentError,
@@ -549,3 +551,35 @@ def test_what_treats_other_things_than_tensors_otherwise_is_told(transform, f):
     assert reason.startswith("f treats what is no torch.Tensor otherwise, as by isinstance (")
     assert re.search(r"in \w+, line \d+ of test_messages\.py\)", reason)
     torch.testing.assert_close(transform(f)(X), X.cos() if transform is diag_jac else -X.sin())
+
+
+def test_several_equations_in_one_tensor_are_told_to_be_a_tuple():
+    net, points = nn.Linear(2, 2), torch.randn(5, 2)
+    joined = [lambda d: torch.stack([d.u_t, d.v_x], 1), lambda d: torch.cat([d.u_t, d.v_x])]
+    for equation in joined:
+        with pytest.raises(ShapeError, match="for several equations return a tuple, a tensor for each"):
+            residual(net, equation, inputs="t x", outputs="u v")(points)
+    with pytest.raises(ShapeError, match=r"such as \(N, 1\), which broadcasts"):
+        residual(net, lambda d: d.u_t * points[:, :1], inputs="t x", outputs="u v")(points)
+
+
+def test_what_newcomers_leave_out_or_add_is_told():
+    net, points = nn.Linear(2, 1), torch.randn(5, 2)
+    partial: Any = partials
+    with pytest.raises(
+        ArgumentTypeError, match="^partials needs outputs=, a name for each output of f, as in outputs='u'"
+    ):
+        partial(net, "u_t", inputs="t x")
+    with pytest.raises(ArgumentTypeError, match=r"is not an int or a non-empty tuple of ints; write it as \(0, 1\)$"):
+        diag_jac(net, argnums=[0, 1])
+    with pytest.raises(ShapeError, match=r"\('t' \(5,\), 'x' \(7,\)\); pass as many of each, or grid=True"):
+        partials(torch.outer, "u_t", inputs="t x", outputs="u")(torch.rand(5), torch.rand(7))
+    with pytest.raises(NotationError, match="'Parameter' is no name; .* as coefficients to be trained are"):
+        partials(net, f"u_t - {nn.Parameter(torch.ones(()))}*u_xx", inputs="t x", outputs="u")
+    with pytest.raises(UnsupportedOperationError, match="pass use_reentrant=False to torch.utils.checkpoint"):
+        laplacian(lambda x: checkpoint(net, x, use_reentrant=True))(points)
+    explained = explain(laplacian(net))
+    with pytest.raises(AttributeError, match=r"^explain\(laplacian\(Linear\)\) is a function of the arguments of f, "):
+        _ = explained.plan
+    with pytest.raises(ArgumentError, match="^module is scripted"):
+        make_functional(torch.jit.trace(net, points))

@@ -45,6 +45,9 @@ def keywords_only(make: Made) -> Made:
     optional = [each.name for each in positional if each.default is not inspect.Parameter.empty]
     alone = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
     shared = SHARED if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters) else ()
+    required = [
+        each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY and each.default is each.empty
+    ]
     known = (*optional, *alone, *shared)
     allowed = frozenset([*names, *known])
 
@@ -56,10 +59,20 @@ def keywords_only(make: Made) -> Made:
             for keyword in keywords:
                 if keyword not in allowed:
                     raise ArgumentTypeError(no_keyword(make.__name__, keyword, known))
+        if required:
+            for keyword in required:
+                if keyword not in keywords:
+                    raise ArgumentTypeError(f"{make.__name__} needs {keyword}=, {NEEDED[keyword]}")
         return make(*args, **keywords)
 
     return made  # type: ignore[return-value]
 
+
+NEEDED = {
+    "inputs": "a name for each coordinate, as in inputs='t x'",
+    "outputs": "a name for each output of f, as in outputs='u'",
+}
+"""What the keywords are that have no default."""
 
 NAMED: tuple[tuple[type, tuple[str, ...]], ...] = (
     (bool, ("return_gradient", "return_value")),

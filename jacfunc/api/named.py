@@ -59,6 +59,7 @@ class Partials(Entrance, Uncalled, Generic[Named_co]):
         """Refuse fewer arguments than coordinates: a single point, or one column of them."""
         count, given = len(self.asked.variables.inputs), len(args) - state_arguments(self.transformed)
         if given >= count:
+            self._refuse_lengths(args[-count:])
             return
         axes, shape = self.transform.options.batch_dims, tuple(args[-1].shape)
         wanted = f"({', '.join(['N'] * axes + [str(count)])}{',' * (not axes)})"
@@ -67,6 +68,17 @@ class Partials(Entrance, Uncalled, Generic[Named_co]):
             f"args[{len(args) - 1}] has shape {shape}, so it was read as one of {count} separate coordinates, of which "
             f"{given} came in; pass one tensor of shape {wanted}, or all {count} separately{one_point}"
         )
+
+    def _refuse_lengths(self, coordinates: Sequence[Any]) -> None:
+        """Refuse coordinates of different numbers of points, which may be meant as those of a grid."""
+        axes, names = self.transform.options.batch_dims, self.asked.variables.inputs
+        found = [tuple(each.shape[:axes]) for each in coordinates if isinstance(each, torch.Tensor)]
+        if len(set(found)) > 1 and len(found) == len(names):
+            told = ", ".join(f"{name!r} {shape}" for name, shape in zip(names, found, strict=True))
+            raise ShapeError(
+                f"the coordinates have different numbers of points ({told}); pass as many of each, or grid=True for "
+                "the derivatives at all their combinations"
+            )
 
     def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
         """The transform that is called for these arguments, and its own."""

@@ -294,8 +294,11 @@ def _problem(variables: Variables, token: str) -> str:
             f"{token!r} begins with a number; between a number and a name is *, as in 0.1*{variables.outputs[0]}_"
             f"{variables.inputs[0]}, and a number by itself is added in Python"
         )
-    if "(" in token or ")" in token:
-        return f"{token!r} is no name; a sum has plain numbers in front of names, and all else is written in Python"
+    if "(" in token or ")" in token or token == "Parameter":  # which a tensor in an f-string leaves
+        return (
+            f"{token!r} is no name; a sum has plain numbers in front of names, and all else is written in Python, as "
+            "coefficients to be trained are"
+        )
     heads = [output for output in variables.outputs if token.startswith(f"{output}_")]
     if not heads:
         return (

@@ -282,16 +282,20 @@ def _check(result: Any, derivatives: Sequence[torch.Tensor], axes: int) -> None:
         if tuple(part.shape) != expected and not any(part.shape == each.shape for each in derivatives):
             raise ShapeError(
                 f"{which} has shape {tuple(part.shape)}, but one number for each sample was expected, "
-                f"{expected}; {_cause(part.dim(), len(expected))}"
+                f"{expected}; {_cause(tuple(part.shape), expected)}"
             )
 
 
-def _cause(axes: int, expected: int) -> str:
-    """What usually makes a residual of so many axes."""
-    if axes < expected:
+def _cause(shape: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """What usually makes a residual of this shape."""
+    several = "for several equations return a tuple, a tensor for each"
+    if len(shape) < len(expected):
         return "reduce it outside of the residual"
-    if axes == expected:
-        return "select samples outside of the residual, or inside by torch.where"
+    if len(shape) == len(expected):
+        joined = expected and expected[0] and shape[0] > expected[0] and shape[0] % expected[0] == 0
+        return several if joined else "select samples outside of the residual, or inside by torch.where"
+    if shape[: len(expected)] == expected and shape[-1] > 1 and shape[-1] != expected[-1]:
+        return several
     return "something beside the names has an axis more, such as (N, 1), which broadcasts: drop it with [:, 0]"
 
 

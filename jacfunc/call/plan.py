@@ -225,9 +225,14 @@ def _way_out(plan: Plan, trouble: str) -> str:
     if plan.reason.startswith("method="):
         return "use method='auto', or replace that operation by one that can be differentiated this way"
     if "autograd.Function" in trouble:
+        reentrant = any("use_reentrant=True" in why for _, why in plan.findings.refused)
         return (
-            "write its backward with differentiable operations and its context in setup_context, or replace that "
-            "operation by one that can be differentiated"
+            "pass use_reentrant=False to torch.utils.checkpoint"
+            if reentrant
+            else (
+                "write its backward with differentiable operations and its context in setup_context, or replace that "
+                "operation by one that can be differentiated"
+            )
         )
     if trouble.startswith("the operator "):
         return "register its formula with torch.library.register_autograd, or replace it"

@@ -314,9 +314,8 @@ def make_functional(
         raise ArgumentTypeError(f"method={method!r} is not a callable attribute of {type(module).__name__}")
     for name, child in module.named_modules():
         if isinstance(child, torch.jit.ScriptModule):
-            raise ArgumentError(
-                f"the submodule {name!r} is scripted, so its parameters cannot be exchanged; pass the original"
-            )
+            which = f"the submodule {name!r}" if name else "module"
+            raise ArgumentError(f"{which} is scripted, so its parameters cannot be exchanged; pass the original")
     with locked():
         f = FunctionalModule(module, method=method, with_buffers=with_buffers)
         params, buffers = f.parameters(), f.buffers()

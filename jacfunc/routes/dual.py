@@ -113,8 +113,11 @@ def _verify(task: Task, order: int = 1) -> None:
         return
     verify_pushed(task, lambda *tangents: _pushed(task.evaluate, task.leaves, tangents)[:2])
     if order > 1:
-        first = lambda leaves, tangents: _pushed(task.evaluate, leaves, tangents)[1]
-        verify_nested(task, first, lambda leaves, tangents: _pushed_twice(task, leaves, tangents)[0])
+        verify_nested(
+            task,
+            lambda leaves, tangents: _pushed(task.evaluate, leaves, tangents)[1],
+            lambda leaves, tangents: _pushed_twice(task, leaves, tangents)[0],
+        )
 
 
 def _refuse_function(task: Task) -> None:

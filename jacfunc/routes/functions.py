@@ -22,7 +22,7 @@ import torch
 
 from ..core.graphs import nodes
 from ..core.levels import inside_transform, one_of
-from ..core.torch_private import WithoutModesOrClasses, through_transforms
+from ..core.torch_private import WithoutModesOrClasses, is_wrapped, through_transforms
 from ..evaluation.linear import graph_gradients, pullback
 from .points import REFUSED, others, quotient, recorded, replayed, waves
 from .task import Task, Tensors

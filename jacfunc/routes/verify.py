@@ -159,7 +159,7 @@ def verify_pushed(task: Task, push: Callable[..., tuple[Tensors, Tensors]]) -> N
 
 
 CONSISTENT, OFF, NOISE = 0.02, 0.1, 16
-"""By which part differences of two steps may differ to be a measure, and second derivatives from them; rounding times."""
+"""By which part differences of two steps differ that are a measure, and what is off from them; units of rounding."""
 
 
 @aside
@@ -191,9 +191,9 @@ def verify_nested(task: Task, first: Callable[..., Tensors], second: Callable[..
             slopes = first(task.leaves, tangents)
         except REFUSED:
             return
-    for one, *others, slope in zip(found, near, far, slopes, strict=True):
-        rows = [tensor.detach().double().reshape(math.prod(task.batch), -1) for tensor in (one, *others, slope)]
-        if _are_others(*rows[:-1], NOISE * eps / step * rows[-1].abs()):
+    for tensors in zip(found, near, far, slopes, strict=True):
+        one, by_step, by_two, slope = (each.detach().double().reshape(math.prod(task.batch), -1) for each in tensors)
+        if _are_others(one, by_step, by_two, NOISE * eps / step * slope.abs()):
             raise CannotFollowError("nested forward mode takes part of a derivative for a constant")
 
 
