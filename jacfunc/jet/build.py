@@ -16,6 +16,7 @@ from . import fused
 from .activated import Activated
 from .frame import Frame, plus
 from .jet import Coefficients, Jet
+from .windows import Windows
 
 Tensor = torch.Tensor
 Operand = Any
@@ -134,6 +135,8 @@ def elementwise(
 
     def rule(input: Jet) -> Jet:
         value, frame = input.value, input.frame
+        if input.windows is not None:
+            return _windowed(function, derivatives, kernel, input, input.windows)
         if smooth and fused.fits(input):
             return fused.applied(whole, input)
         y = function(value)
@@ -153,6 +156,20 @@ def elementwise(
         return result
 
     return rule
+
+
+def _windowed(
+    function: Callable[..., Tensor], derivatives: Derivatives, kernel: Any, input: Jet, windows: Windows
+) -> Jet:
+    """An elementwise function of an image whose rows nobody has looked at, which are first-order ones."""
+    value = input.value
+    y = function(value)
+    if kernel is not None and not y.is_complex():
+        return Jet(y, (windows.then(lambda rows: kernel(rows, y), reads=(y,)),), input.frame)
+    slope = (*derivatives(value, y, 1), None)[0]
+    if slope is None:
+        return constant_rows(input, y)
+    return Jet(y, (windows.then(lambda rows: _times(slope, rows, input.frame), reads=(slope,)),), input.frame)
 
 
 def frame_of(*operands: Operand) -> Frame:

@@ -6,6 +6,7 @@ another route; that what it went through was right is verified once against reve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -13,11 +14,12 @@ from typing import Any, TypeVar
 import torch
 
 from ..core import caches
-from ..jet import Propagation, layout
+from ..jet import Jet, Propagation, layout
 from ..jet.frame import ApartError, OneHot
 from ..jet.multiindices import MultiIndices
 from ..jet.readout import diagonal_of, rows_of
 from ..jet.shared import single
+from ..jet.windows import Windows
 from ..jet.within import value_of
 from .collect import Diagonal, Entries, Laplacian, Partials
 from .followed import Followed, Outputs, follow_all
@@ -54,11 +56,11 @@ class Taylor(Route):
         """Fill the entries by columns."""
 
         def take(start: int, stop: int, outputs: Outputs) -> None:
-            if not _contract(task, entries, stop - start, outputs):
+            if not (_contract(task, entries, stop - start, outputs) or _by_windows(task, entries, outputs)):
                 like = task.leaves[0]
                 entries.take_columns(start, stop, tuple([rows_of(output, 1, stop - start, like) for output in outputs]))
 
-        return _swept(task, lambda segments: layout.first_order(sum(segments)), take, 1)
+        return _swept(task, lambda segments: layout.first_order(sum(segments)), take, 1, rows=_in_windows)
 
     def second_order(self, task: Task, entries: Entries) -> Evaluation:
         """Fill the entries by columns of second derivatives, or by their sum where only that is wanted."""
@@ -171,10 +173,12 @@ def _swept(
     take: Callable[[int, int, Outputs], None],
     order: int | None,
     by_each: Callable[[int, int, Outputs], None] | None = None,
+    rows: Callable[[Task, int, int], Callable[[Propagation], list[Any]]] | None = None,
 ) -> Evaluation:
     """``order`` up to which each row of the input has rows of its own; None where they are summed.
 
-    ``by_each``: who takes the second derivative along each of them, where a sum will not do.
+    ``by_each``: who takes the second derivative along each of them, where a sum will not do; ``rows`` of which it
+    begins, if not of one-hot ones.
     """
 
     def followed(chunk: tuple[int, int]) -> Followed:
@@ -182,7 +186,7 @@ def _swept(
         sizes = tuple([segment.size for segment in task.inputs.segments(start, stop)])
         indices = None if order is None else partial(single, start, stop, task.inputs.sizes, order)
         try:
-            found = follow_all(task, make_layout(sizes), _one_hot(task, start, stop), indices=indices)
+            found = follow_all(task, make_layout(sizes), (rows or _one_hot)(task, start, stop), indices=indices)
         except ApartError:
             if by_each is None:
                 raise
@@ -220,6 +224,31 @@ def _one_hot(task: Task, start: int, stop: int) -> Callable[[Propagation], list[
         return list(task.inputs.basis(start, stop, task.leaves, (1,) * len(task.batch)))
 
     return make
+
+
+def _in_windows(task: Task, start: int, stop: int) -> Callable[[Propagation], list[Any]]:
+    """One-hot rows, those of all of an image as sums until somebody looks at them."""
+    shapes, like = task.inputs.shapes, task.leaves[0]
+    if len(shapes) != 1 or stop - start != math.prod(shapes[0]) or len(task.batch) != 1 or task.within is not None:
+        return _one_hot(task, start, stop)
+    windows = Windows.of_input(shapes[0], like, task.mode.traced)
+    return _one_hot(task, start, stop) if windows is None else lambda _: [windows]
+
+
+def _by_windows(task: Task, entries: Entries, outputs: Outputs) -> bool:
+    """Whether the one diagonal that is wanted was taken of rows of an image that nobody has looked at."""
+    if len(entries.by_pair) != 1 or len(outputs) != 1 or type(outputs[0]) is not Jet:
+        return False
+    (entry,), (output,) = entries.by_pair.values(), outputs
+    windows = output.windows
+    if windows is None or not isinstance(entry, Diagonal) or entry.pair.input != entry.pair.output:
+        return False
+    if entry.pair.ahead != (0, 0) or entry.pair.input != (windows.channels, *windows.sizes):
+        return False
+    diagonal = windows.diagonal()
+    if diagonal is not None:
+        entry.whole = diagonal.to(task.leaves[0].dtype).expand(output.shape)
+    return diagonal is not None
 
 
 def _contract(task: Task, entries: Entries, count: int, outputs: Outputs) -> bool:
