@@ -169,7 +169,8 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
         except (dynamo_error(), UnsupportedOperationError) as error:
             reasons.append((name, f"{str(error).strip().splitlines()[0]}{line_of(error)}"))
             continue
-        if plan.findings.random or (_close(result, truth) and _close_elsewhere(call, eager, request, truth)):
+        close = plan.findings.random or _close(result, truth) or _close_but_for_rounding(eager, request, result, truth)
+        if close and (plan.findings.random or _close_elsewhere(call, eager, request, truth)):
             return call, result, tuple(program for program in plan.findings.programs[:1] if not program.proved)
         reasons.append((name, "other numbers than the eager ones"))
     raise UnsupportedOperationError(
@@ -225,21 +226,60 @@ def _close(found: Any, truth: Any) -> bool:
     return all(map(agree, trees.tensors(found), trees.tensors(truth)))
 
 
+ROUNDINGS = 8
+"""How many times the change by one unit in the last place of the arguments a long calculation may have been off."""
+
+
+@unasked()
+def _close_but_for_rounding(eager: Transform, request: Request, found: Any, truth: Any) -> bool:
+    """Whether they are where little is left of the digits of some, as near a pole: told by shaking the arguments."""
+    known, computed = [list(map(torch.Tensor.detach, trees.tensors(tree))) for tree in (truth, found)]
+    if not all(tensor.is_floating_point() for tensor in known):
+        return False
+    generator, moved = torch.Generator().manual_seed(0), [torch.zeros_like(tensor) for tensor in known]
+    for _ in range(2):
+        leaves = [_shaken(leaf, generator) for leaf in request.leaves]
+        try:
+            near = trees.tensors(_at(eager, request, leaves))
+        except REFUSED:
+            return False
+        changes = [(one.detach() - other).abs() for one, other in zip(near, known, strict=True)]
+        moved = [torch.maximum(*pair) for pair in zip(moved, changes, strict=True)]
+    return all(map(_agree_but_for, computed, known, moved))
+
+
+def _agree_but_for(one: torch.Tensor, other: torch.Tensor, moved: torch.Tensor) -> bool:
+    """Whether two tensors agree wherever rounding may not do more; which is most of them, or nothing was compared."""
+    room = ROUNDINGS * moved
+    lost = room > torch.finfo(other.dtype).eps ** 0.5 * other.abs()
+    return 2 * int(lost.sum()) <= lost.numel() and agree(torch.where((one - other).abs() <= room, other, one), other)
+
+
+def _shaken(leaf: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """By a unit in the last place, up or down."""
+    up = torch.rand(leaf.shape, generator=generator) < 0.5
+    unit = torch.finfo(leaf.dtype).eps
+    return leaf.detach() * torch.where(up, 1 + unit, 1 - unit).to(leaf)
+
+
+def _at(transform: Call, request: Request, leaves: list[torch.Tensor]) -> Any:
+    """What is called, for other numbers in place of those that are differentiated by."""
+    args = list(request.args)
+    leaves = [there.requires_grad_(leaf.requires_grad) for there, leaf in zip(leaves, request.leaves, strict=True)]
+    for argument in request.arguments:
+        args[argument.position] = argument.build(leaves[argument.span])
+    return transform(*args, **request.kwargs)
+
+
 @unasked()
 def _close_elsewhere(call: Call, eager: Transform, request: Request, truth: Any) -> bool:
     """Whether they are at other points too, where the truth tells nothing here; what f refuses there says nothing."""
     if not tells_nothing(tuple(trees.tensors(truth))):
         return True
-    args = list(request.args)
-    leaves = [
-        there.requires_grad_(leaf.requires_grad)
-        for there, leaf in zip(waves(request.leaves), request.leaves, strict=True)
-    ]
-    for argument in request.arguments:
-        args[argument.position] = argument.build(leaves[argument.span])
+    leaves = list(waves(request.leaves))
     try:
-        known = eager(*args, **request.kwargs)
+        known = _at(eager, request, leaves)
         with _kept(request):
-            return _close(call(request.function, *args, **request.kwargs), known)
+            return _close(_at(partial(call, request.function), request, leaves), known)
     except (*REFUSED, dynamo_error()):
         return True
