@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -28,7 +28,7 @@ from ..modules.functional import FunctionalModule, LiveModule
 from ..modules.swapping import Inventory, exchanged, locked
 from ..options import METHODS
 from ..routes.points import REFUSED, waves
-from . import independence
+from . import faster, independence
 from .dynamo_guards import filtered
 from .entrance import own_code
 from .fast_path import kind_of
@@ -104,6 +104,8 @@ def _looked_at(transform: Transform, args: tuple[Any, ...], kwargs: dict[str, An
 def _called(transform: Transform, request: Request) -> tuple[Call | None, Any]:
     key = request.fingerprint.key
     known: Call | None = caches.COMPILED.get(key, _signature(transform, request))
+    if isinstance(known, LeftEager):
+        return None, _eager(transform)(*request.args, **request.kwargs)
     if known is not None:
         for program in known.programs:  # type: ignore[attr-defined]
             if program.depends or not program.fits(request.samples):  # for which no guard asks
@@ -115,11 +117,41 @@ def _called(transform: Transform, request: Request) -> tuple[Call | None, Any]:
     call, result, programs = _compiled(_eager(transform), request, known)
     if call is None or not request.fingerprint.watchable:
         return None, result
+    slowdown = _slowdown(_eager(transform), call, request)
+    if slowdown is not None:
+        caches.COMPILED.put(key, request.fingerprint.parts, _signature(transform, request), LeftEager(slowdown))
+        return None, _eager(transform)(*request.args, **request.kwargs)  # whose backward is not compiled
     call.programs = programs  # type: ignore[attr-defined]
     call.scopes = request.fingerprint.scopes  # type: ignore[attr-defined]  # no other may be told apart by the same address
     # By the modules that were found meanwhile, too.
     caches.COMPILED.put(key, request.fingerprint.parts, _signature(transform, request), call)
     return call, result
+
+
+class LeftEager(NamedTuple):
+    """In place of what is compiled, where it takes so many times as long as eager code."""
+
+    slowdown: float
+
+    def __str__(self) -> str:
+        return f"left eager: compiled, a call took {self.slowdown:.3g} times as long"
+
+
+def left_eager(transform: Transform, request: Request) -> LeftEager | None:
+    """What a first compiled call for such arguments found, if it left them eager."""
+    known = caches.COMPILED.get(request.fingerprint.key, _signature(transform, request))
+    return known if isinstance(known, LeftEager) else None
+
+
+@unasked()
+def _slowdown(eager: Transform, call: Call, request: Request) -> float | None:
+    """How much slower compiled code is, if it is."""
+    if not faster.comparable(request.leaves) or call.random or call.writes:  # type: ignore[attr-defined]
+        return None
+    function, args, kwargs = request.function, request.args, request.kwargs
+    recorded = differentiated_again()
+    with _kept(request):
+        return faster.slowdown(lambda: eager(*args, **kwargs), lambda: call(function, *args, **kwargs), recorded)
 
 
 def _eager(transform: Transform) -> Transform:
@@ -171,6 +203,7 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
             continue
         close = plan.findings.random or _close(result, truth) or _close_but_for_rounding(eager, request, result, truth)
         if close and (plan.findings.random or _close_elsewhere(call, eager, request, truth)):
+            call.random = plan.findings.random  # type: ignore[attr-defined]
             return call, result, tuple(program for program in plan.findings.programs[:1] if not program.proved)
         reasons.append((name, "other numbers than the eager ones"))
     raise UnsupportedOperationError(

@@ -19,7 +19,7 @@ from ..core.levels import compiling
 from . import gemm
 from .frame import CannotFollowError, Frame, OneHot, Propagation
 from .pending import Ended, PendingLayer, PendingWrite, versions_of
-from .windows import Windows
+from .windows import Windows, windows_of
 
 Tensor = torch.Tensor
 Coefficients = tuple[Tensor | None, ...]
@@ -78,7 +78,7 @@ class Jet:
         value = source.value  # once and for all: the source itself may change in place
         frame = source.frame
         jet = cls(None, (), frame)
-        kept = cls(value, source.coefficients if source.windows is not None else source._coefficients, frame)
+        kept = cls(value, source.coefficients if windows_of(source) is not None else source._coefficients, frame)
         kept.activated = source.activated
         versions = None if frame.propagation.traced else versions_of(weight, bias)
         jet.pending = PendingLayer(kept, weight, bias, versions)
@@ -88,8 +88,6 @@ class Jet:
     def multiplied(cls, source: Jet, weight: Tensor, bias: Tensor | None) -> Jet:
         """``source @ weight.T + bias`` at once, where all of it is needed next."""
         frame = source.frame
-        if source.windows is not None:
-            source = cls(source.value, source.coefficients, frame)
         jet = cls(gemm.linear(source.value, weight, bias), (), frame)
         jet._have(source, weight, _rows(source, weight))
         return jet
@@ -117,12 +115,6 @@ class Jet:
         elif rows and type(rows[0]) is Windows:
             rows = self._coefficients = (rows[0].rows(),)
         return rows
-
-    @property
-    def windows(self) -> Windows | None:
-        """What its rows are sums of, where they are those of an image that nobody has looked at."""
-        rows = self._coefficients
-        return rows[0] if self.pending is None and rows and type(rows[0]) is Windows else None
 
     @property
     def frame(self) -> Frame:

@@ -118,7 +118,8 @@ class Windows:
         if sums.shape[2:] != (self.channels, *self.sizes):
             return None
         places = self._class_of_each(periods, sums).expand(1, sums.shape[1], -1)
-        return torch.gather(sums.flatten(2), 0, places)[0].unflatten(-1, (self.channels, *self.sizes))
+        found = torch.gather(sums.flatten(2), 0, places)[0]
+        return found.reshape(-1, self.channels, *self.sizes)
 
     def _periods(self, times: int) -> Sizes:
         """Those above the radius so many times; a whole axis where no pixels of it are far enough."""
@@ -130,6 +131,12 @@ class Windows:
         for size, period in zip(self.sizes, periods, strict=True):
             found = found.unsqueeze(-1) * period + torch.arange(size, device=like.device) % period
         return found.flatten()
+
+
+def windows_of(jet: Any) -> Windows | None:
+    """What the rows of a jet are, where they are those of an image that nobody has looked at."""
+    rows = jet._coefficients
+    return rows[0] if jet.pending is None and rows and type(rows[0]) is Windows else None
 
 
 def _classes(size: int, period: int, like: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from ..core.levels import differentiated_again, exporting, grad_mode, in_a_graph
 from ..evaluation.checkpoint import begin, end
 from ..jet import CannotFollowError, Frame, Jet, Propagation, layout
 from ..jet.dispatch import lifted
-from ..jet.frame import Within
+from ..jet.frame import RecomputedError, Within
 from ..jet.generic import Generic, direction, tells_all
 from ..jet.joined import Joined
 from ..jet.shared import Origin, Rows
@@ -173,6 +173,9 @@ def _recomputed(task: Task, jets: list[Jet], propagation: Propagation) -> tuple[
     """What is checkpointed while ``f`` runs finds its jets alive when it runs again in the backward."""
 
     def revived(function: Callable[..., Any]) -> Callable[..., Any]:
+        if propagation.images:
+            raise RecomputedError("a checkpoint amid rows of an image")
+
         def again(*args: Any, **kwargs: Any) -> Any:
             before, propagation.alive = propagation.alive, True
             try:

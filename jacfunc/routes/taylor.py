@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,11 +16,11 @@ import torch
 
 from ..core import caches
 from ..jet import Jet, Propagation, layout
-from ..jet.frame import ApartError, OneHot
+from ..jet.frame import ApartError, OneHot, RecomputedError
 from ..jet.multiindices import MultiIndices
 from ..jet.readout import diagonal_of, rows_of
 from ..jet.shared import single
-from ..jet.windows import Windows
+from ..jet.windows import Windows, windows_of
 from ..jet.within import value_of
 from .collect import Diagonal, Entries, Laplacian, Partials
 from .followed import Followed, Outputs, follow_all
@@ -60,7 +61,7 @@ class Taylor(Route):
                 like = task.leaves[0]
                 entries.take_columns(start, stop, tuple([rows_of(output, 1, stop - start, like) for output in outputs]))
 
-        return _swept(task, lambda segments: layout.first_order(sum(segments)), take, 1, rows=_in_windows)
+        return _swept(task, lambda segments: layout.first_order(sum(segments)), take, 1, images=True)
 
     def second_order(self, task: Task, entries: Entries) -> Evaluation:
         """Fill the entries by columns of second derivatives, or by their sum where only that is wanted."""
@@ -173,12 +174,12 @@ def _swept(
     take: Callable[[int, int, Outputs], None],
     order: int | None,
     by_each: Callable[[int, int, Outputs], None] | None = None,
-    rows: Callable[[Task, int, int], Callable[[Propagation], list[Any]]] | None = None,
+    images: bool = False,
 ) -> Evaluation:
     """``order`` up to which each row of the input has rows of its own; None where they are summed.
 
-    ``by_each``: who takes the second derivative along each of them, where a sum will not do; ``rows`` of which it
-    begins, if not of one-hot ones.
+    ``by_each``: who takes the second derivative along each of them, where a sum will not do; ``images``: whether
+    the rows of one may be carried as sums.
     """
 
     def followed(chunk: tuple[int, int]) -> Followed:
@@ -186,7 +187,7 @@ def _swept(
         sizes = tuple([segment.size for segment in task.inputs.segments(start, stop)])
         indices = None if order is None else partial(single, start, stop, task.inputs.sizes, order)
         try:
-            found = follow_all(task, make_layout(sizes), (rows or _one_hot)(task, start, stop), indices=indices)
+            found = _begun(task, make_layout(sizes), chunk, indices, images)
         except ApartError:
             if by_each is None:
                 raise
@@ -197,6 +198,16 @@ def _swept(
         return found
 
     return _in_parts(task, task.inputs.chunks(task.chunk_size), followed, task.mode.wants_value)
+
+
+def _begun(
+    task: Task, rows_layout: layout.Layout, chunk: tuple[int, int], indices: Callable[[], Any] | None, images: bool
+) -> Followed:
+    """What follows of one-hot rows."""
+    if images:
+        with suppress(RecomputedError):
+            return follow_all(task, rows_layout, _in_windows(task, *chunk), indices=indices)
+    return follow_all(task, rows_layout, _one_hot(task, *chunk), indices=indices)
 
 
 def _in_parts(
@@ -232,7 +243,14 @@ def _in_windows(task: Task, start: int, stop: int) -> Callable[[Propagation], li
     if len(shapes) != 1 or stop - start != math.prod(shapes[0]) or len(task.batch) != 1 or task.within is not None:
         return _one_hot(task, start, stop)
     windows = Windows.of_input(shapes[0], like, task.mode.traced)
-    return _one_hot(task, start, stop) if windows is None else lambda _: [windows]
+    if windows is None:
+        return _one_hot(task, start, stop)
+
+    def make(propagation: Propagation) -> list[Any]:
+        propagation.images = True
+        return [windows]
+
+    return make
 
 
 def _by_windows(task: Task, entries: Entries, outputs: Outputs) -> bool:
@@ -240,7 +258,7 @@ def _by_windows(task: Task, entries: Entries, outputs: Outputs) -> bool:
     if len(entries.by_pair) != 1 or len(outputs) != 1 or type(outputs[0]) is not Jet:
         return False
     (entry,), (output,) = entries.by_pair.values(), outputs
-    windows = output.windows
+    windows = windows_of(output)
     if windows is None or not isinstance(entry, Diagonal) or entry.pair.input != entry.pair.output:
         return False
     if entry.pair.ahead != (0, 0) or entry.pair.input != (windows.channels, *windows.sizes):

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.func import jacrev, vmap
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from jacfunc import batch_jac, diag_jac, divergence, make_functional
+from jacfunc import batch_jac, diag_jac, divergence, explain, make_functional
 from jacfunc.jet.windows import Windows
 
 DOUBLE = torch.float64
@@ -225,6 +226,25 @@ def test_a_weight_that_changes_in_place_after_its_convolution() -> None:
     x = image()
     truth = diagonal(vmap(jacrev(lambda one: F.conv2d(one[None], weight, padding=1).sin()[0]))(x), x)
     torch.testing.assert_close(diag_jac(f)(x), truth)
+
+
+def test_what_is_checkpointed_is_run_again_with_rows_in_full() -> None:
+    first, second = conv(1, 2), conv(2, 1)
+
+    def part(h: torch.Tensor) -> torch.Tensor:
+        return (second(h).tanh().flip(-1) + h.sum(1, keepdim=True)).tanh()
+
+    def f(x: torch.Tensor) -> torch.Tensor:
+        return second(first(checkpoint(part, first(x).tanh(), use_reentrant=False)))
+
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        return second(first(part(first(x).tanh())))
+
+    x = image()
+    truth = diagonal(vmap(jacrev(lambda one: plain(one[None])[0]))(x), x)
+    transform = diag_jac(f)
+    assert explain(transform)(x).plan.route == "taylor"
+    compare(transform(x), truth, [*first.parameters(), *second.parameters()])
 
 
 def test_inside_of_functions_and_outside_of_them() -> None:

@@ -10,12 +10,13 @@ import torch
 
 from ...core.torch_private import UPSAMPLING
 from ...core.torch_private import c_nn as _nn
-from ..build import Operand, frame_of, linear
+from ..build import Operand, frame_of, linear, of_windows
 from ..fallback import pushed
 from ..jet import Coefficients, Jet
 from ..registry import add
 from ..values import plain
 from ..vmap_rules import batched, in_batch, mapped_product, stacked, unexpanded
+from ..windows import windows_of
 from .products import multiplies
 from .shared import enter, enter_each
 
@@ -33,11 +34,12 @@ def convolution(function: Callable[..., Tensor]) -> Callable[..., Jet]:
             return function(x, w, None, *args, **kwargs)
 
         value = function(plain(input), plain(weight), plain(bias), *args, **kwargs)
-        if type(input) is Jet and input.windows is not None and function in LOCAL and type(bias) is not Jet:
+        windows = windows_of(input) if type(input) is Jet and type(bias) is not Jet else None
+        if windows is not None and function in LOCAL:
             reach = _reach(input, weight, value, dict(zip(OPTIONS, args, strict=False)) | kwargs)
             if reach is not None:
-                rows = input.windows.then(lambda rows: in_batch(rows, lambda x: product(x, weight)), reach, (weight,))
-                return Jet(value, (rows,), input.frame)
+                rows = windows.then(lambda rows: in_batch(rows, lambda x: product(x, weight)), reach, (weight,))
+                return of_windows(rows, value, input.frame)
         spatial = weight.dim() - 2
         return _convolved(
             value, (input, weight, bias), product, None if input.dim() == spatial + 1 else 0, -1 - spatial
