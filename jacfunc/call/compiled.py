@@ -114,10 +114,10 @@ def _called(transform: Transform, request: Request) -> tuple[Call | None, Any]:
         # Of what is another program after all, or is refused: by its own words below.
         with suppress(dynamo_error()), _kept(request) if known.writes else nullcontext():  # type: ignore[attr-defined]
             return known, _as_it_is(known, transform.transformed, request.args, request.kwargs)
-    call, result, programs = _compiled(_eager(transform), request, known)
+    call, result, programs, random = _compiled(_eager(transform), request, known)
     if call is None or not request.fingerprint.watchable:
         return None, result
-    slowdown = _slowdown(_eager(transform), call, request)
+    slowdown = None if random else _slowdown(_eager(transform), call, request)
     if slowdown is not None:
         caches.COMPILED.put(key, request.fingerprint.parts, _signature(transform, request), LeftEager(slowdown))
         return None, _eager(transform)(*request.args, **request.kwargs)  # whose backward is not compiled
@@ -146,7 +146,7 @@ def left_eager(transform: Transform, request: Request) -> LeftEager | None:
 @unasked()
 def _slowdown(eager: Transform, call: Call, request: Request) -> float | None:
     """How much slower compiled code is, if it is."""
-    if not faster.comparable(request.leaves) or call.random or call.writes:  # type: ignore[attr-defined]
+    if not faster.comparable(request.leaves) or call.writes:  # type: ignore[attr-defined]
         return None
     function, args, kwargs = request.function, request.args, request.kwargs
     recorded = differentiated_again()
@@ -170,10 +170,11 @@ def _of_the_call(*args: Any, **kwargs: Any) -> Any:
     raise NotImplementedError
 
 
-def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[Call | None, Any, Programs]:
+def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[Call | None, Any, Programs, bool]:
     """The first route that can be traced and gives what the eager one does, and its result for this request.
 
-    And the program that samples are only known to be independent in for what is held outside of the function now.
+    And the program that samples are only known to be independent in for what is held outside of the function now, and
+    whether the function draws random numbers.
 
     The call that is ``known`` comes first: it is compiled once more, beside what it was compiled for.  For numbers that
     nothing could be verified with, as NaN, there is the eager result alone.
@@ -183,7 +184,7 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
         options |= filtered(isinstance(request.function, FunctionalModule))
     truth, plan = eager.outcome(request)
     if not plan.lasting:
-        return None, truth, ()
+        return None, truth, (), False
     methods = dict.fromkeys([plan.route, *METHODS[1:]] if eager.options.method == "auto" else [eager.options.method])
     attempts: list[tuple[str, Callable[[], Call]]] = [
         (method, partial(_by, eager, plan, method, options)) for method in methods
@@ -203,8 +204,8 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
             continue
         close = plan.findings.random or _close(result, truth) or _close_but_for_rounding(eager, request, result, truth)
         if close and (plan.findings.random or _close_elsewhere(call, eager, request, truth)):
-            call.random = plan.findings.random  # type: ignore[attr-defined]
-            return call, result, tuple(program for program in plan.findings.programs[:1] if not program.proved)
+            programs = tuple(program for program in plan.findings.programs[:1] if not program.proved)
+            return call, result, programs, plan.findings.random
         reasons.append((name, "other numbers than the eager ones"))
     raise UnsupportedOperationError(
         f"{eager.quantity.name} of f cannot be compiled: {reasons[-1][1]}; leave compile=True out, or replace what is "

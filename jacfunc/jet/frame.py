@@ -64,7 +64,6 @@ class Propagation:
     what shares memory with a jet's value, and its version then.  ``scaled``: rows that are one-hot rows times a scale,
     as an activation after a narrow layer leaves them, each with its scale.  ``within``: what it runs inside of.
     ``origin``: what the rows of its first frame are, where that is known.  ``recorder``: who notes its operations.
-    ``images``: whether rows began as those of an image, which nobody has to look at (``windows.py``).
     ``rooted``: whether a norm was zero (``root.py``).  ``generic``: what such a one is multiplied by where rows do not
     tell.  ``began``: the number of the first node of its graph.
     """
@@ -85,7 +84,6 @@ class Propagation:
     within: Within | None = None
     origin: Origin | None = None
     recorder: Recorder | None = None
-    images: bool = False
     rooted: bool = False
     generic: Generic | None = None
     began: int = field(default_factory=lambda: 0 if compiling() else next_node_number())

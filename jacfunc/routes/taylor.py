@@ -243,14 +243,7 @@ def _in_windows(task: Task, start: int, stop: int) -> Callable[[Propagation], li
     if len(shapes) != 1 or stop - start != math.prod(shapes[0]) or len(task.batch) != 1 or task.within is not None:
         return _one_hot(task, start, stop)
     windows = Windows.of_input(shapes[0], like, task.mode.traced)
-    if windows is None:
-        return _one_hot(task, start, stop)
-
-    def make(propagation: Propagation) -> list[Any]:
-        propagation.images = True
-        return [windows]
-
-    return make
+    return _one_hot(task, start, stop) if windows is None else lambda _: [windows]
 
 
 def _by_windows(task: Task, entries: Entries, outputs: Outputs) -> bool:
@@ -265,7 +258,7 @@ def _by_windows(task: Task, entries: Entries, outputs: Outputs) -> bool:
         return False
     diagonal = windows.diagonal()
     if diagonal is not None:
-        entry.whole = diagonal.to(task.leaves[0].dtype).expand(output.shape)
+        entry.taken.append(diagonal.to(task.leaves[0].dtype).flatten(1).expand(output.shape[0], -1))
     return diagonal is not None
 
 
