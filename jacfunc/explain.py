@@ -17,6 +17,7 @@ from .api.calling import Uncalled, keywords_only
 from .api.named import Partials
 from .api.residual import Residual
 from .api.transform import Transform
+from .call.compiled import left_eager
 from .call.independence import Independence
 from .call.plan import Findings, Plan
 from .call.request import requested
@@ -46,6 +47,8 @@ class Explanation:
     widest_bytes: int
     corrected: tuple[Entry, ...] = ()
     blocks: Blocks | None = None
+    compiled: str = ""
+    """What a first call with ``compile=True`` found, if it left such calls eager."""
     input_shapes: tuple[tuple[int, ...], ...] = ()
     """Those that the user gave, where the transform inside differentiates by something else."""
 
@@ -79,6 +82,7 @@ class Explanation:
             ("cost", f"about {plan.cost:g} plain forwards"),
             ("memory", f"about {_bytes(self.memory)}"),
             ("independence", _independence(plan.findings)),
+            *([("compiled", self.compiled)] if self.compiled else []),
             *([("without a rule", without)] if plan.findings.notes else []),
             *(("corrected", str(entry)) for entry in self.corrected),
         ]
@@ -169,8 +173,18 @@ class Explained(Uncalled):
             samples = math.prod(batch if blocks is None else (blocks.count, *batch[1:]))
             widest = max(sizes, default=0)
             shapes = transform.input_shapes(given) if isinstance(transform, Directional) else ()
+            left = left_eager(resolved, request) if options.compile else None
             return Explanation(
-                transform, plan, samples, options.chunk_size, sum(sizes), widest, corrected, blocks, shapes
+                transform,
+                plan,
+                samples,
+                options.chunk_size,
+                sum(sizes),
+                widest,
+                corrected,
+                blocks,
+                str(left or ""),
+                shapes,
             )
 
     def _results(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -28,7 +28,7 @@ from ..modules.functional import FunctionalModule, LiveModule
 from ..modules.swapping import Inventory, exchanged, locked
 from ..options import METHODS
 from ..routes.points import REFUSED, waves
-from . import independence
+from . import faster, independence
 from .dynamo_guards import filtered
 from .entrance import own_code
 from .fast_path import kind_of
@@ -104,6 +104,8 @@ def _looked_at(transform: Transform, args: tuple[Any, ...], kwargs: dict[str, An
 def _called(transform: Transform, request: Request) -> tuple[Call | None, Any]:
     key = request.fingerprint.key
     known: Call | None = caches.COMPILED.get(key, _signature(transform, request))
+    if isinstance(known, LeftEager):
+        return None, _eager(transform)(*request.args, **request.kwargs)
     if known is not None:
         for program in known.programs:  # type: ignore[attr-defined]
             if program.depends or not program.fits(request.samples):  # for which no guard asks
@@ -112,14 +114,44 @@ def _called(transform: Transform, request: Request) -> tuple[Call | None, Any]:
         # Of what is another program after all, or is refused: by its own words below.
         with suppress(dynamo_error()), _kept(request) if known.writes else nullcontext():  # type: ignore[attr-defined]
             return known, _as_it_is(known, transform.transformed, request.args, request.kwargs)
-    call, result, programs = _compiled(_eager(transform), request, known)
+    call, result, programs, random = _compiled(_eager(transform), request, known)
     if call is None or not request.fingerprint.watchable:
         return None, result
+    slowdown = None if random else _slowdown(_eager(transform), call, request)
+    if slowdown is not None:
+        caches.COMPILED.put(key, request.fingerprint.parts, _signature(transform, request), LeftEager(slowdown))
+        return None, _eager(transform)(*request.args, **request.kwargs)  # whose backward is not compiled
     call.programs = programs  # type: ignore[attr-defined]
     call.scopes = request.fingerprint.scopes  # type: ignore[attr-defined]  # no other may be told apart by the same address
     # By the modules that were found meanwhile, too.
     caches.COMPILED.put(key, request.fingerprint.parts, _signature(transform, request), call)
     return call, result
+
+
+class LeftEager(NamedTuple):
+    """In place of what is compiled, where it takes so many times as long as eager code."""
+
+    slowdown: float
+
+    def __str__(self) -> str:
+        return f"left eager: compiled, a call took {self.slowdown:.3g} times as long"
+
+
+def left_eager(transform: Transform, request: Request) -> LeftEager | None:
+    """What a first compiled call for such arguments found, if it left them eager."""
+    known = caches.COMPILED.get(request.fingerprint.key, _signature(transform, request))
+    return known if isinstance(known, LeftEager) else None
+
+
+@unasked()
+def _slowdown(eager: Transform, call: Call, request: Request) -> float | None:
+    """How much slower compiled code is, if it is."""
+    if not faster.comparable(request.leaves) or call.writes:  # type: ignore[attr-defined]
+        return None
+    function, args, kwargs = request.function, request.args, request.kwargs
+    recorded = differentiated_again()
+    with _kept(request):
+        return faster.slowdown(lambda: eager(*args, **kwargs), lambda: call(function, *args, **kwargs), recorded)
 
 
 def _eager(transform: Transform) -> Transform:
@@ -138,10 +170,11 @@ def _of_the_call(*args: Any, **kwargs: Any) -> Any:
     raise NotImplementedError
 
 
-def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[Call | None, Any, Programs]:
+def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[Call | None, Any, Programs, bool]:
     """The first route that can be traced and gives what the eager one does, and its result for this request.
 
-    And the program that samples are only known to be independent in for what is held outside of the function now.
+    And the program that samples are only known to be independent in for what is held outside of the function now, and
+    whether the function draws random numbers.
 
     The call that is ``known`` comes first: it is compiled once more, beside what it was compiled for.  For numbers that
     nothing could be verified with, as NaN, there is the eager result alone.
@@ -151,7 +184,7 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
         options |= filtered(isinstance(request.function, FunctionalModule))
     truth, plan = eager.outcome(request)
     if not plan.lasting:
-        return None, truth, ()
+        return None, truth, (), False
     methods = dict.fromkeys([plan.route, *METHODS[1:]] if eager.options.method == "auto" else [eager.options.method])
     attempts: list[tuple[str, Callable[[], Call]]] = [
         (method, partial(_by, eager, plan, method, options)) for method in methods
@@ -169,8 +202,10 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
         except (dynamo_error(), UnsupportedOperationError) as error:
             reasons.append((name, f"{str(error).strip().splitlines()[0]}{line_of(error)}"))
             continue
-        if plan.findings.random or (_close(result, truth) and _close_elsewhere(call, eager, request, truth)):
-            return call, result, tuple(program for program in plan.findings.programs[:1] if not program.proved)
+        close = plan.findings.random or _close(result, truth) or _close_but_for_rounding(eager, request, result, truth)
+        if close and (plan.findings.random or _close_elsewhere(call, eager, request, truth)):
+            programs = tuple(program for program in plan.findings.programs[:1] if not program.proved)
+            return call, result, programs, plan.findings.random
         reasons.append((name, "other numbers than the eager ones"))
     raise UnsupportedOperationError(
         f"{eager.quantity.name} of f cannot be compiled: {reasons[-1][1]}; leave compile=True out, or replace what is "
@@ -225,21 +260,60 @@ def _close(found: Any, truth: Any) -> bool:
     return all(map(agree, trees.tensors(found), trees.tensors(truth)))
 
 
+ROUNDINGS = 8
+"""How many times the change by one unit in the last place of the arguments a long calculation may have been off."""
+
+
+@unasked()
+def _close_but_for_rounding(eager: Transform, request: Request, found: Any, truth: Any) -> bool:
+    """Whether they are where little is left of the digits of some, as near a pole: told by shaking the arguments."""
+    known, computed = [list(map(torch.Tensor.detach, trees.tensors(tree))) for tree in (truth, found)]
+    if not all(tensor.is_floating_point() for tensor in known):
+        return False
+    generator, moved = torch.Generator().manual_seed(0), [torch.zeros_like(tensor) for tensor in known]
+    for _ in range(2):
+        leaves = [_shaken(leaf, generator) for leaf in request.leaves]
+        try:
+            near = trees.tensors(_at(eager, request, leaves))
+        except REFUSED:
+            return False
+        changes = [(one.detach() - other).abs() for one, other in zip(near, known, strict=True)]
+        moved = [torch.maximum(*pair) for pair in zip(moved, changes, strict=True)]
+    return all(map(_agree_but_for, computed, known, moved))
+
+
+def _agree_but_for(one: torch.Tensor, other: torch.Tensor, moved: torch.Tensor) -> bool:
+    """Whether two tensors agree wherever rounding may not do more; which is most of them, or nothing was compared."""
+    room = ROUNDINGS * moved
+    lost = room > torch.finfo(other.dtype).eps ** 0.5 * other.abs()
+    return 2 * int(lost.sum()) <= lost.numel() and agree(torch.where((one - other).abs() <= room, other, one), other)
+
+
+def _shaken(leaf: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """By a unit in the last place, up or down."""
+    up = torch.rand(leaf.shape, generator=generator) < 0.5
+    unit = torch.finfo(leaf.dtype).eps
+    return leaf.detach() * torch.where(up, 1 + unit, 1 - unit).to(leaf)
+
+
+def _at(transform: Call, request: Request, leaves: list[torch.Tensor]) -> Any:
+    """What is called, for other numbers in place of those that are differentiated by."""
+    args = list(request.args)
+    leaves = [there.requires_grad_(leaf.requires_grad) for there, leaf in zip(leaves, request.leaves, strict=True)]
+    for argument in request.arguments:
+        args[argument.position] = argument.build(leaves[argument.span])
+    return transform(*args, **request.kwargs)
+
+
 @unasked()
 def _close_elsewhere(call: Call, eager: Transform, request: Request, truth: Any) -> bool:
     """Whether they are at other points too, where the truth tells nothing here; what f refuses there says nothing."""
     if not tells_nothing(tuple(trees.tensors(truth))):
         return True
-    args = list(request.args)
-    leaves = [
-        there.requires_grad_(leaf.requires_grad)
-        for there, leaf in zip(waves(request.leaves), request.leaves, strict=True)
-    ]
-    for argument in request.arguments:
-        args[argument.position] = argument.build(leaves[argument.span])
+    leaves = list(waves(request.leaves))
     try:
-        known = eager(*args, **request.kwargs)
+        known = _at(eager, request, leaves)
         with _kept(request):
-            return _close(call(request.function, *args, **request.kwargs), known)
+            return _close(_at(partial(call, request.function), request, leaves), known)
     except (*REFUSED, dynamo_error()):
         return True

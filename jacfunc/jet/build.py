@@ -16,6 +16,7 @@ from . import fused
 from .activated import Activated
 from .frame import Frame, plus
 from .jet import Coefficients, Jet
+from .windows import Windows, windows_of
 
 Tensor = torch.Tensor
 Operand = Any
@@ -134,6 +135,9 @@ def elementwise(
 
     def rule(input: Jet) -> Jet:
         value, frame = input.value, input.frame
+        windows = windows_of(input)
+        if windows is not None:
+            return _on_image(function, derivatives, kernel, input, windows)
         if smooth and fused.fits(input):
             return fused.applied(whole, input)
         y = function(value)
@@ -153,6 +157,27 @@ def elementwise(
         return result
 
     return rule
+
+
+def _on_image(
+    function: Callable[..., Tensor], derivatives: Derivatives, kernel: Any, input: Jet, windows: Windows
+) -> Jet:
+    """An elementwise function of an image whose rows nobody has looked at, which are first-order ones."""
+    value = input.value
+    y = function(value)
+    if kernel is not None and not y.is_complex():
+        return of_windows(windows.then(lambda rows: kernel(rows, y), reads=(y,)), y, input.frame)
+    slope = (*derivatives(value, y, 1), None)[0]
+    if slope is None:
+        return constant_rows(input, y)
+    return of_windows(windows.then(lambda rows: _times(slope, rows, input.frame), reads=(slope,)), y, input.frame)
+
+
+def of_windows(windows: Windows, value: Tensor, frame: Frame) -> Jet:
+    """A jet whose rows are those of an image until somebody looks at them."""
+    jet = Jet(value, (), frame)
+    jet._coefficients = (windows,)
+    return jet
 
 
 def frame_of(*operands: Operand) -> Frame:

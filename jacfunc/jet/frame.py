@@ -39,6 +39,10 @@ class ApartError(CannotFollowError):
     """A sum of second derivatives that says too little: each of them has to have a row."""
 
 
+class RecomputedError(CannotFollowError):
+    """What is checkpointed would find rows known, when it runs again, that it made itself the first time."""
+
+
 @dataclass(frozen=True)
 class OneHot:
     """The one-hot rows of an input that nobody has looked at.

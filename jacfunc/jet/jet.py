@@ -19,6 +19,7 @@ from ..core.levels import compiling
 from . import gemm
 from .frame import CannotFollowError, Frame, OneHot, Propagation
 from .pending import Ended, PendingLayer, PendingWrite, versions_of
+from .windows import Windows, windows_of
 
 Tensor = torch.Tensor
 Coefficients = tuple[Tensor | None, ...]
@@ -41,7 +42,7 @@ class Jet:
     """``value`` of any shape ``S``, and ``coefficients[k - 1]`` of shape ``(rows, *S)`` for each order k.
 
     A coefficient is None where it is zero, and may have axes of size 1 where it is the same along an axis of the value;
-    the first of an input may be ``OneHot`` until somebody looks at it.
+    the first of an input may be ``OneHot``, that of an image ``Windows``, until somebody looks at it.
     ``kin`` are the jets that may be views of the same numbers, itself included, weakly: while another lives, none may
     change in place, but for ``x[i] += y``, where one is a view by an index of the other (``origin``).
     ``activated`` is what it is the activation of, where a compiled graph may join that with the next linear layer.
@@ -77,7 +78,7 @@ class Jet:
         value = source.value  # once and for all: the source itself may change in place
         frame = source.frame
         jet = cls(None, (), frame)
-        kept = cls(value, source._coefficients, frame)
+        kept = cls(value, source.coefficients if windows_of(source) is not None else source._coefficients, frame)
         kept.activated = source.activated
         versions = None if frame.propagation.traced else versions_of(weight, bias)
         jet.pending = PendingLayer(kept, weight, bias, versions)
@@ -111,6 +112,8 @@ class Jet:
         rows = self._coefficients
         if rows and type(rows[0]) is OneHot:
             rows = self._coefficients = (self.propagation.identity(rows[0].size, self.value), *rows[1:])
+        elif rows and type(rows[0]) is Windows:
+            rows = self._coefficients = (rows[0].rows(),)
         return rows
 
     @property

@@ -22,6 +22,7 @@ from ..core.torch_private import mode_count, set_grad
 from .dispatch import apply
 from .jet import Jet
 from .rules.products import linear_layer, multiplies
+from .windows import windows_of
 
 Params = Mapping[str, torch.Tensor]
 Step = Callable[[Params, Any], Any]
@@ -189,7 +190,7 @@ def _linear(prefix: str, aliases: Mapping[str, str], activated: bool) -> Step:
         b: Any = params.get(bias)
         if type(w) is Jet or type(b) is Jet:
             return apply(F.linear, (x, w, b), {})
-        at_once = activated and type(x) is Jet and not x.propagation.traced
+        at_once = activated and type(x) is Jet and not x.propagation.traced and windows_of(x) is None
         if at_once and caches.RULES[F.linear][0] is linear_layer and multiplies(x, w):
             return Jet.multiplied(x, w, b)
         return _applied(F.linear, x, w, b)

@@ -17,6 +17,7 @@ from .jet import Jet
 from .joined import Joined
 from .layout import Layout
 from .shared import Origin, Rows, Shared, one_hot
+from .windows import Windows
 
 Tensor = torch.Tensor
 
@@ -63,6 +64,7 @@ def _place(jet: Jet, origin: Origin) -> int | None:
     propagation = jet.propagation
     for place, ((rows, *_), size) in enumerate(zip(origin.coefficients, origin.sizes, strict=True)):
         looked_at = type(rows) is OneHot and propagation.identities.get(rows.size) is first
+        looked_at = looked_at or (type(rows) is Windows and rows.in_full is first)
         if (rows is first or looked_at) and jet.shape.numel() == math.prod(propagation.batch) * size:
             return place
     return None

@@ -15,10 +15,11 @@ from ..core.levels import differentiated_again, exporting, grad_mode, in_a_graph
 from ..evaluation.checkpoint import begin, end
 from ..jet import CannotFollowError, Frame, Jet, Propagation, layout
 from ..jet.dispatch import lifted
-from ..jet.frame import Within
+from ..jet.frame import RecomputedError, Within
 from ..jet.generic import Generic, direction, tells_all
 from ..jet.joined import Joined
 from ..jet.shared import Origin, Rows
+from ..jet.windows import windows_of
 from ..jet.within import differentiated, origin_within, shared_with
 from .task import Task
 
@@ -171,8 +172,12 @@ def _quietly(task: Task, jets: list[Jet], propagation: Propagation) -> tuple[Out
 
 def _recomputed(task: Task, jets: list[Jet], propagation: Propagation) -> tuple[Outputs, tuple[torch.Tensor, ...]]:
     """What is checkpointed while ``f`` runs finds its jets alive when it runs again in the backward."""
+    of_image = any(windows_of(jet) is not None for jet in jets)
 
     def revived(function: Callable[..., Any]) -> Callable[..., Any]:
+        if of_image:
+            raise RecomputedError("a checkpoint amid rows of an image")
+
         def again(*args: Any, **kwargs: Any) -> Any:
             before, propagation.alive = propagation.alive, True
             try:

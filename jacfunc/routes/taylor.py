@@ -6,18 +6,21 @@ another route; that what it went through was right is verified once against reve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import torch
 
 from ..core import caches
-from ..jet import Propagation, layout
-from ..jet.frame import ApartError, OneHot
+from ..jet import Jet, Propagation, layout
+from ..jet.frame import ApartError, OneHot, RecomputedError
 from ..jet.multiindices import MultiIndices
 from ..jet.readout import diagonal_of, rows_of
 from ..jet.shared import single
+from ..jet.windows import Windows, windows_of
 from ..jet.within import value_of
 from .collect import Diagonal, Entries, Laplacian, Partials
 from .followed import Followed, Outputs, follow_all
@@ -54,11 +57,11 @@ class Taylor(Route):
         """Fill the entries by columns."""
 
         def take(start: int, stop: int, outputs: Outputs) -> None:
-            if not _contract(task, entries, stop - start, outputs):
+            if not (_contract(task, entries, stop - start, outputs) or _by_windows(task, entries, outputs)):
                 like = task.leaves[0]
                 entries.take_columns(start, stop, tuple([rows_of(output, 1, stop - start, like) for output in outputs]))
 
-        return _swept(task, lambda segments: layout.first_order(sum(segments)), take, 1)
+        return _swept(task, lambda segments: layout.first_order(sum(segments)), take, 1, images=True)
 
     def second_order(self, task: Task, entries: Entries) -> Evaluation:
         """Fill the entries by columns of second derivatives, or by their sum where only that is wanted."""
@@ -171,10 +174,12 @@ def _swept(
     take: Callable[[int, int, Outputs], None],
     order: int | None,
     by_each: Callable[[int, int, Outputs], None] | None = None,
+    images: bool = False,
 ) -> Evaluation:
     """``order`` up to which each row of the input has rows of its own; None where they are summed.
 
-    ``by_each``: who takes the second derivative along each of them, where a sum will not do.
+    ``by_each``: who takes the second derivative along each of them, where a sum will not do; ``images``: whether
+    the rows of one may be carried as sums.
     """
 
     def followed(chunk: tuple[int, int]) -> Followed:
@@ -182,7 +187,7 @@ def _swept(
         sizes = tuple([segment.size for segment in task.inputs.segments(start, stop)])
         indices = None if order is None else partial(single, start, stop, task.inputs.sizes, order)
         try:
-            found = follow_all(task, make_layout(sizes), _one_hot(task, start, stop), indices=indices)
+            found = _begun(task, make_layout(sizes), chunk, indices, images)
         except ApartError:
             if by_each is None:
                 raise
@@ -193,6 +198,16 @@ def _swept(
         return found
 
     return _in_parts(task, task.inputs.chunks(task.chunk_size), followed, task.mode.wants_value)
+
+
+def _begun(
+    task: Task, rows_layout: layout.Layout, chunk: tuple[int, int], indices: Callable[[], Any] | None, images: bool
+) -> Followed:
+    """What follows of one-hot rows."""
+    if images:
+        with suppress(RecomputedError):
+            return follow_all(task, rows_layout, _in_windows(task, *chunk), indices=indices)
+    return follow_all(task, rows_layout, _one_hot(task, *chunk), indices=indices)
 
 
 def _in_parts(
@@ -220,6 +235,31 @@ def _one_hot(task: Task, start: int, stop: int) -> Callable[[Propagation], list[
         return list(task.inputs.basis(start, stop, task.leaves, (1,) * len(task.batch)))
 
     return make
+
+
+def _in_windows(task: Task, start: int, stop: int) -> Callable[[Propagation], list[Any]]:
+    """One-hot rows, those of all of an image as sums until somebody looks at them."""
+    shapes, like = task.inputs.shapes, task.leaves[0]
+    if len(shapes) != 1 or stop - start != math.prod(shapes[0]) or len(task.batch) != 1 or task.within is not None:
+        return _one_hot(task, start, stop)
+    windows = Windows.of_input(shapes[0], like, task.mode.traced)
+    return _one_hot(task, start, stop) if windows is None else lambda _: [windows]
+
+
+def _by_windows(task: Task, entries: Entries, outputs: Outputs) -> bool:
+    """Whether the one diagonal that is wanted was taken of rows of an image that nobody has looked at."""
+    if len(entries.by_pair) != 1 or len(outputs) != 1 or type(outputs[0]) is not Jet:
+        return False
+    (entry,), (output,) = entries.by_pair.values(), outputs
+    windows = windows_of(output)
+    if windows is None or not isinstance(entry, Diagonal) or entry.pair.input != entry.pair.output:
+        return False
+    if entry.pair.ahead != (0, 0) or entry.pair.input != (windows.channels, *windows.sizes):
+        return False
+    diagonal = windows.diagonal()
+    if diagonal is not None:
+        entry.taken.append(diagonal.to(task.leaves[0].dtype).flatten(1).expand(output.shape[0], -1))
+    return diagonal is not None
 
 
 def _contract(task: Task, entries: Entries, count: int, outputs: Outputs) -> bool:

@@ -573,6 +573,39 @@ def test_what_cannot_be_traced_says_so(counter):
 
 
 def test_other_numbers_are_never_returned(counter, monkeypatch):
-    monkeypatch.setattr(compiled, "_close", lambda found, truth: False)
+    monkeypatch.setattr(compiled, "agree", lambda found, truth: False)
     with pytest.raises(UnsupportedOperationError, match="other numbers than the eager ones"):
         diag_jac(torch.sin, compile=True)(torch.ones(4, 3))
+
+
+def test_digits_that_rounding_leaves_none_of_are_not_compared():
+    truth = torch.tensor([3e7, 100.0, -20.0, 5.0, 0.1, 1.0])
+    found, moved = truth.clone(), torch.zeros(6)
+    moved[0], found[0] = 1e6, 3.1e7
+    assert compiled._agree_but_for(found, truth, moved)
+    assert not compiled._agree_but_for(found, truth, moved / 100)  # more than rounding may do
+    assert not compiled._agree_but_for(found, truth, torch.zeros(6))
+    found[1] = 1e5
+    assert not compiled._agree_but_for(found, truth, moved)  # one that is certain
+    assert not compiled._agree_but_for(truth, truth, truth.abs())  # nothing was compared
+
+
+def test_where_shaken_arguments_move_the_result_more_it_may_differ_as_much(counter, monkeypatch):
+    """A Laplacian near a pole, of which compiled code has other last digits than eager code."""
+
+    def f(x):
+        return (x[:, 0] - x[:, 1]).abs().log()
+
+    x = torch.tensor([[1.0, 1.0 + 2e-6], [1.0, 2.0], [0.5, 3.0], [2.0, 1.0]])
+    by, factors = compiled._by, torch.tensor([1.001, 1.0, 1.0, 1.0])
+    assert float(laplacian(f)(x)[0]) < -1e11
+
+    def off(*args):
+        call = by(*args)
+        return lambda *given, **kwargs: call(*given, **kwargs) * factors
+
+    monkeypatch.setattr(compiled, "_by", off)
+    torch.testing.assert_close(laplacian(f, compile=True)(x), laplacian(f)(x) * factors)
+    factors = torch.tensor([1.0, 2.0, 1.0])
+    with pytest.raises(UnsupportedOperationError, match="other numbers than the eager ones"):
+        laplacian(lambda x: f(x) + x[:, 0] ** 2, compile=True)(x[1:])

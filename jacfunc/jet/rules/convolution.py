@@ -10,12 +10,14 @@ import torch
 
 from ...core.torch_private import UPSAMPLING
 from ...core.torch_private import c_nn as _nn
-from ..build import Operand, frame_of, linear
+from ..build import Operand, frame_of, linear, of_windows
 from ..fallback import pushed
 from ..jet import Coefficients, Jet
 from ..registry import add
 from ..values import plain
 from ..vmap_rules import batched, in_batch, mapped_product, stacked, unexpanded
+from ..windows import windows_of
+from .products import multiplies
 from .shared import enter, enter_each
 
 Tensor = torch.Tensor
@@ -32,12 +34,38 @@ def convolution(function: Callable[..., Tensor]) -> Callable[..., Jet]:
             return function(x, w, None, *args, **kwargs)
 
         value = function(plain(input), plain(weight), plain(bias), *args, **kwargs)
+        windows = windows_of(input) if type(input) is Jet and type(bias) is not Jet else None
+        if windows is not None and function in LOCAL:
+            reach = _reach(input, weight, value, dict(zip(OPTIONS, args, strict=False)) | kwargs)
+            if reach is not None:
+                rows = windows.then(lambda rows: in_batch(rows, lambda x: product(x, weight)), reach, (weight,))
+                return of_windows(rows, value, input.frame)
         spatial = weight.dim() - 2
         return _convolved(
             value, (input, weight, bias), product, None if input.dim() == spatial + 1 else 0, -1 - spatial
         )
 
     return rule
+
+
+def _reach(input: Jet, weight: Operand, value: Tensor, options: dict[str, Any]) -> tuple[int, ...] | None:
+    """How far around its own place each pixel of the result looks, along each axis; None where there is no such place.
+
+    Of one size, with a stride of one, are only images padded by half of what the kernel spans, on average.
+    """
+    if type(weight) is Jet or not multiplies(input, weight) or input.dim() != weight.dim():
+        return None
+    axes = weight.dim() - 2
+    if value.shape[2:] != input.shape[2:] or any(step != 1 for step in _for_each(options.get("stride", 1), axes)):
+        return None
+    dilation = _for_each(options.get("dilation", 1), axes)
+    spans = [(size - 1) * step for size, step in zip(weight.shape[2:], dilation, strict=True)]
+    return tuple([span - span // 2 for span in spans])
+
+
+def _for_each(option: Any, axes: int) -> tuple[int, ...]:
+    given = (option,) if isinstance(option, int) else tuple(option)
+    return given * axes if len(given) == 1 else given
 
 
 def conv_tbc(input: Operand, weight: Operand, bias: Operand, pad: int = 0) -> Jet:
@@ -137,6 +165,9 @@ UNBATCHED: dict[str, int] = {
 }
 """Linear in images, and how many axes one without a batch has."""
 RESAMPLED = [name for name in dir(_nn) if name.startswith(UPSAMPLING) and "backward" not in name]
+LOCAL = (torch.conv2d, torch.conv3d)
+"""Those that leave an image its size, or may, and what they are told by position."""
+OPTIONS = ("stride", "padding", "dilation", "groups")
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution")
 
 

@@ -10,10 +10,11 @@ from torch.nn import functional as F
 
 from ...core.levels import compiling
 from ...core.torch_private import autocasting
-from ..build import Operand, aligned, bilinear, frame_of, linear
+from ..build import Operand, aligned, bilinear, frame_of, linear, of_windows
 from ..frame import CannotFollowError
 from ..jet import Jet
 from ..registry import in_place_of, spelled
+from ..windows import windows_of
 from .shared import enter, lower_orders, minus, reflected, rows_of, several
 
 Tensor = torch.Tensor
@@ -34,6 +35,9 @@ def sum_of(input: Operand, other: Operand, *, alpha: float = 1) -> Jet:
     if type(input) is not Jet:
         scaled = other if alpha == 1 else difference(0.0, other, alpha=-alpha)
         return _widened(scaled, value)
+    one, two = windows_of(input), windows_of(other)
+    if one is not None and two is not None and input.shape == other.shape and input.dtype == other.dtype:
+        return of_windows(one.plus(two, alpha), value, input.frame)
     pairs = zip(_in_axes(input, value.dim()), _in_axes(other, value.dim()), strict=True)
     return _cast(value, [_summed(left, right, alpha) for left, right in pairs], input.frame)
 
@@ -63,6 +67,9 @@ def difference(input: Operand, other: Operand, *, alpha: float = 1) -> Jet:
 
 def _widened(jet: Jet, value: Tensor) -> Jet:
     """The rows of a jet under another value, to whose shape they are broadcast."""
+    windows = windows_of(jet)
+    if windows is not None and value.shape == jet.shape and value.dtype == jet.dtype:
+        return of_windows(windows, value, jet.frame)
     rows = jet.coefficients
     if value.dim() != jet.dim():
         rows = tuple(None if c is None else aligned(c, value.dim()) for c in rows)
@@ -87,6 +94,11 @@ def _aligned_product(dim: int) -> Callable[[Tensor, Tensor], Tensor]:
 def product_of(input: Operand, other: Operand) -> Jet:
     """Element by element."""
     x, y = _value(input), _value(other)
+    windows = windows_of(input) if type(input) is Jet and type(other) is not Jet else None
+    if windows is not None:
+        value = x * y
+        if value.shape == x.shape and value.dtype == x.dtype:
+            return of_windows(windows.then(lambda rows: rows * y, reads=(y,)), value, input.frame)
     if type(input) is Jet and not isinstance(y, Tensor):
         return _cast(x * y, [None if c is None else c * y for c in input.coefficients], input.frame)
     if type(other) is Jet and not isinstance(x, Tensor):
