@@ -384,6 +384,7 @@ def _narrow(jet: Jet, source: Jet, weight: Tensor) -> None:
     frame, propagation = source.frame, source.propagation
     rows = jet._coefficients[0]
     narrow = rows is not None and propagation.narrowing and 2 * weight.shape[0] <= rows.shape[0]
+    narrow = narrow and frame.blocks is None
     if not narrow or len(propagation.batch) != 1 or len(jet.shape) != 2 or jet.shape[0] != propagation.batch[0]:
         return
     assert rows is not None

@@ -96,6 +96,8 @@ def follow(
     propagation = Propagation(task.batch, quiet=quiet, narrowing=narrowing, traced=task.mode.traced, generic=generic)
     frame = Frame(propagation, rows_layout)
     coefficients = _coefficients(task, rows_layout, {1: rows(propagation), **(started or {})})
+    if not _has_parts(task, rows_layout, coefficients, propagation.whole):
+        propagation.whole = None
     if indices is not None:
         propagation.origin = Origin(indices, coefficients, task.inputs.sizes)
     jets = [Jet(leaf, row, frame) for leaf, row in zip(task.leaves, coefficients, strict=True)]
@@ -103,6 +105,18 @@ def follow(
     outputs, aux = run(task, jets, propagation)
     _end(propagation)
     return Followed(outputs, aux, tuple(propagation.slow), propagation.rooted)
+
+
+def _has_parts(task: Task, rows_layout: layout.Layout, coefficients: list[tuple[Any, ...]], whole: Any) -> bool:
+    """Whether rows may be of blocks: those of one input begin as all of its one-hot rows, and there are enough."""
+    if whole is None or task.inputs.total < FEWEST_ROWS or not (rows_layout.order == 1 or rows_layout.total):
+        return False
+    first, *others = coefficients[0]
+    return first is whole and all(rows is None for rows in others)
+
+
+FEWEST_ROWS = 6
+"""Below that it would take longer to ask than to carry them."""
 
 
 def _coefficients(
