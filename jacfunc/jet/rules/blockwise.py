@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ...core import caches
 from ..blocks import Blocks
 from ..blockwise import Call, in_blocks
+from ..build import aligned
 from ..frame import plus
 from ..jet import Jet
 from . import constants
@@ -216,19 +217,86 @@ def layer(call: Call) -> Found:
 
 
 def product(call: Call) -> Found:
-    """Products of matrices with constants, or of jets, in which no part meets another."""
-    blocks = call.blocks
-    if blocks is None or len(call.args) != 2 or call.kwargs:
+    """Products of matrices, in which no part meets another, or all do."""
+    if len(call.args) != 2 or call.kwargs:
         return None
     left, right = call.args
     if not all(isinstance(one, Tensor | Jet) and one.dim() > 1 for one in (left, right)):
         return None
-    axis, size = blocks.axis, len(blocks.owners)
-    if axis < -2:
-        return call.rule if _others_fit(call, axis, size) else None
-    if axis == -2:
-        return call.rule if type(left) is Jet and type(right) is not Jet else None
-    return call.rule if type(right) is Jet and type(left) is not Jet else None
+    if call.blocks is not None and _apart(call, call.blocks):
+        return call.rule
+    one, two = (operand.frame.blocks if type(operand) is Jet else None for operand in (left, right))
+    if one is not None and two is not None and one.all_in_order and two == one._replace(axis=-1) and one.axis == -2:
+        return all_with_all
+    if one is None and two is not None and two.all_in_order and two.axis == -2:
+        return mixed if type(left) is not Jet or left.frame is right.frame.parent else None
+    return None
+
+
+def _apart(call: Call, blocks: Blocks) -> bool:
+    """Whether the axis of the parts is one of matrices, or is left as it is."""
+    left, right = call.args
+    if blocks.axis < -2:
+        return _others_fit(call, blocks.axis, len(blocks.owners))
+    one = left if blocks.axis == -2 else right
+    return type(one) is Jet and len(call.jets) == 1
+
+
+def all_with_all(left: Jet, right: Jet) -> Jet:
+    """``x y`` where row p of x and column p of y move with part p: row and column p of the product do."""
+    x, y, parent = left.value, right.value, left.frame.parent
+    ours, theirs = left.frame.blocks, right.frame.blocks
+    assert ours is not None
+    assert theirs is not None
+    assert parent is not None
+    dx, dy = left.full(1), right.full(1)
+    rows: list[Tensor | None] = [
+        plus(
+            None if dx is None else ours.spread(torch.matmul(aligned(dx, y.dim()), y)),
+            None if dy is None else theirs.spread(torch.matmul(x, aligned(dy, x.dim()))),
+        )
+    ]
+    if parent.layout.order == 2:
+        second = _second(left, right)
+        if dx is not None and dy is not None:  # of one part where its row meets its column
+            met = (aligned(dx, dy.dim() - 1) * aligned(dy, dx.dim() - 1).mT).sum((0, -1))
+            second = plus(second, torch.diag_embed(met).unsqueeze(0))
+        rows.append(second)
+    return Jet(torch.matmul(x, y), tuple(rows), parent)
+
+
+def mixed(left: Any, right: Jet) -> Jet:
+    """``x y`` where row p of y moves with part p, and x with any: no sum over parts is taken of what y moves."""
+    x, y = left.value if type(left) is Jet else left, right.value
+    blocks, parent = right.frame.blocks, right.frame.parent
+    assert blocks is not None
+    assert parent is not None
+    value = torch.matmul(x, y)
+    dx, dy = left.full(1) if type(left) is Jet else None, right.full(1)
+    first = None if dx is None else torch.matmul(aligned(dx, y.dim()), y)
+    if dy is not None:
+        dim = max(x.dim(), y.dim())
+        columns = aligned(x.unsqueeze(0), dim).movedim(-1, 0).unsqueeze(-1)  # (parts, 1, *, i, 1)
+        moved = aligned(dy, dim).movedim(-2, 0).unsqueeze(-2)  # (parts, each, *, 1, k)
+        own = (columns * moved).flatten(0, 1)
+        first = own if first is None else first + own
+    rows = [first]
+    if parent.layout.order == 2:
+        second = _second(left, right)
+        if dx is not None and dy is not None:
+            by_part = dx.unflatten(0, (blocks.count, blocks.each)).diagonal(dim1=0, dim2=-1)  # (each, *, i, parts)
+            second = plus(second, torch.matmul(aligned(by_part, dy.dim() - 1), aligned(dy, dx.dim() - 1)).sum(0, True))
+        rows.append(second)
+    return Jet(value, tuple(rows), parent)
+
+
+def _second(left: Any, right: Jet) -> Tensor | None:
+    """The second-order row of a product, without what both move."""
+    one = left.full(2) if type(left) is Jet else None
+    two = right.full(2)
+    x = left.value if type(left) is Jet else left
+    found = None if one is None else torch.matmul(aligned(one, right.dim()), right.value)
+    return plus(found, None if two is None else torch.matmul(x, aligned(two, x.dim())))
 
 
 # -------------------------------------------------------------------- determinants
