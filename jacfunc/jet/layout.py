@@ -13,13 +13,26 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+
+from .dotted import dotted
 
 Tensor = torch.Tensor
 Product = Callable[[Tensor, Tensor], Tensor]
 UNROLLED = 48
 """Products of single rows up to which they are taken one by one: beyond, gathering and scattering rows costs less."""
+
+class SummedProduct(NamedTuple):
+    """A product of two stacks, row by row, and the sum over all rows of it, ``(1, *S)``, where that is less work."""
+
+    product: Product
+    added_up: Product
+
+    def __call__(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.product(left, right)
+
 
 Index = tuple[int, ...]
 """A multi-index: how often each direction is differentiated by."""
@@ -70,6 +83,10 @@ class Table:
         if self.each:
             return product(left, right)
         if self.summed:
+            if product is torch.mul:
+                return dotted(left, right)
+            if type(product) is SummedProduct:
+                return product.added_up(left, right)
             return product(left, right).sum(0, keepdim=True)
         if self.aligned:
             return product(_range(left, self.left), _range(right, self.right))

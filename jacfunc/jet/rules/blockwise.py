@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from ...core import caches
+from ...core.torch_private import math_attention
 from ..blocks import Blocks
 from ..blockwise import Call, in_blocks
 from ..build import aligned
@@ -74,6 +75,18 @@ def elementwise(call: Call) -> Found:
 def constant(call: Call) -> Found:
     """Of the values alone."""
     return call.rule
+
+
+def fresh(call: Call) -> Found:
+    """A new tensor of zeros or the like, of any shape: no part moves it."""
+
+    def rule(*args: Any, **kwargs: Any) -> Any:
+        result = call.rule(*args, **kwargs)
+        if type(result) is Jet and result._frame.parent is not None:
+            result._frame = result._frame.parent
+        return result
+
+    return rule
 
 
 def composed(call: Call) -> Found:
@@ -345,13 +358,16 @@ def install() -> None:
     linalg = torch.linalg
     views = [*functions_of(*VIEWS), method.T.__get__, method.mT.__get__, method.__getitem__]
     norms = [linalg.vector_norm, linalg.norm, torch.norm, method.norm, F.layer_norm, torch.layer_norm, torch.rms_norm]
-    plain_values = [*functions_of(*constants.CONSTANT, *constants.LIKE)]
+    plain_values = functions_of(*constants.CONSTANT)
     plain_values += [getattr(method, name) for name in constants.CONSTANT_METHODS]
+    plain_values += [*constants.attributes(), *functions_of("detach")]
     table: list[tuple[Callable[[Call], Found], list[Any]]] = [
         (elementwise, [*functions_of("pow", "float_power", "addcmul", "addcdiv", "lerp")]),
         (elementwise, [method.__pow__, *functions_of("to", "float", "double", "half", "bfloat16")]),
         (constant, plain_values),
-        (composed, [*norms, F.scaled_dot_product_attention, F.multi_head_attention_forward]),
+        (fresh, functions_of(*constants.LIKE)),
+        (composed, [*norms, F.scaled_dot_product_attention, math_attention, math_attention.default]),
+        (composed, [F.multi_head_attention_forward]),
         (reduced, functions_of(*REDUCING)),
         (along, [*functions_of(*ALONG)]),
         (added_up(torch.sum), functions_of("sum")),
