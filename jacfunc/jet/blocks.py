@@ -19,29 +19,29 @@ Tensor = torch.Tensor
 class Blocks(NamedTuple):
     """Entry k along an ``axis``, counted from the end, moves with the ``each`` coordinates of part ``owners[k]`` alone.
 
-    There are ``count`` parts.
+    There are ``parts`` of them.
     """
 
     axis: int
     owners: tuple[int, ...]
-    count: int
+    parts: int
     each: int
 
     @property
     def all_in_order(self) -> bool:
         """Whether the entries are the parts themselves."""
-        return self.owners == tuple(range(self.count))
+        return self.owners == tuple(range(self.parts))
 
     def spread(self, rows: Tensor) -> Tensor:
-        """Rows ``(each, *S)`` as those of all parts, ``(count * each, *S)``."""
+        """Rows ``(each, *S)`` as those of all parts, ``(parts * each, *S)``."""
         at = rows.dim() + self.axis
         if rows.shape[at] != len(self.owners):
             rows = rows.expand(*rows.shape[:at], len(self.owners), *rows.shape[at + 1 :])
         if self.all_in_order:
             wide = torch.diag_embed(rows.movedim(at, -1), dim1=0, dim2=at + 1)
         else:
-            own = torch.tensor(self.owners, device=rows.device) == torch.arange(self.count, device=rows.device)[:, None]
-            mask = own.reshape(self.count, *(1,) * at, len(self.owners), *(1,) * (rows.dim() - at - 1))
+            own = torch.tensor(self.owners, device=rows.device) == torch.arange(self.parts, device=rows.device)[:, None]
+            mask = own.reshape(self.parts, *(1,) * at, len(self.owners), *(1,) * (rows.dim() - at - 1))
             wide = torch.where(mask, rows, 0.0)
         return wide.flatten(0, 1)
 
@@ -50,12 +50,12 @@ class Blocks(NamedTuple):
         moved = rows.movedim(rows.dim() + self.axis, 0)
         if not self.all_in_order:
             into = torch.tensor(self.owners, device=rows.device)
-            moved = moved.new_zeros((self.count, *moved.shape[1:])).index_add(0, into, moved)
+            moved = moved.new_zeros((self.parts, *moved.shape[1:])).index_add(0, into, moved)
         return moved.flatten(0, 1)
 
 
 def first_blocks(sample: tuple[int, ...]) -> Blocks | None:
-    """The parts of a sample of the input: the entries of its first axis that has several; None where it has no other."""
+    """The parts of a sample of the input: the entries of its first axis of several; None where it has no other axis."""
     place = next((place for place, size in enumerate(sample) if size > 1), len(sample))
     others = sample[place + 1 :]
     if not others:

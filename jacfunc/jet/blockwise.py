@@ -88,7 +88,11 @@ def _of_flat(
     handler: Any, function: Any, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Rule, tuple[Any, ...], dict[str, Any]] | None:
     """An input of one axis that is cut into parts by a reshape."""
-    if handler is not caches.BLOCKWISE.get("reshape") or type(args[0]) is not Jet or len(args[0].propagation.batch) != 1:
+    if (
+        handler is not caches.BLOCKWISE.get("reshape")
+        or type(args[0]) is not Jet
+        or len(args[0].propagation.batch) != 1
+    ):
         return None
     jet = args[0]
     rows, propagation = jet._coefficients, jet.propagation

@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 
@@ -24,14 +23,17 @@ Product = Callable[[Tensor, Tensor], Tensor]
 UNROLLED = 48
 """Products of single rows up to which they are taken one by one: beyond, gathering and scattering rows costs less."""
 
-class SummedProduct(NamedTuple):
+
+@dataclass(frozen=True)
+class SummedProduct:
     """A product of two stacks, row by row, and the sum over all rows of it, ``(1, *S)``, where that is less work."""
 
-    product: Product
+    each: Product
     added_up: Product
 
-    def __call__(self, left: Tensor, right: Tensor) -> Tensor:
-        return self.product(left, right)
+    def __call__(self, left: Tensor, right: Tensor, /) -> Tensor:
+        """Row by row."""
+        return self.each(left, right)
 
 
 Index = tuple[int, ...]
@@ -83,11 +85,7 @@ class Table:
         if self.each:
             return product(left, right)
         if self.summed:
-            if product is torch.mul:
-                return dotted(left, right)
-            if type(product) is SummedProduct:
-                return product.added_up(left, right)
-            return product(left, right).sum(0, keepdim=True)
+            return _added_up(product, left, right)
         if self.aligned:
             return product(_range(left, self.left), _range(right, self.right))
         if len(self.into) > UNROLLED:
@@ -151,6 +149,15 @@ class Table:
             return products
         weights = torch.tensor(self.weights, dtype=products.dtype, device=products.device)
         return products * weights.reshape(-1, *(1,) * (products.dim() - 1))
+
+
+def _added_up(product: Product, left: Tensor, right: Tensor) -> Tensor:
+    """The sum over all rows of their products, as one row."""
+    if product is torch.mul:
+        return dotted(left, right)
+    if isinstance(product, SummedProduct):
+        return product.added_up(left, right)
+    return product(left, right).sum(0, keepdim=True)
 
 
 def _single(stack: Tensor) -> tuple[Tensor, ...]:

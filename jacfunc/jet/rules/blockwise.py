@@ -201,7 +201,9 @@ def reshaped(call: Call) -> Found:
 def concatenated(call: Call) -> Found:
     """Along another axis than that of the parts."""
     tensors, blocks = call.args[0], call.blocks
-    if blocks is None or not isinstance(tensors, list | tuple) or any(tensor.dim() < -blocks.axis for tensor in tensors):
+    if blocks is None or not isinstance(tensors, list | tuple):
+        return None
+    if any(tensor.dim() < -blocks.axis for tensor in tensors):
         return None
     at = from_end(_argument(call, 1, "dim", "axis") or 0, tensors[0].dim())
     sizes = {tensor.shape[blocks.axis] for tensor in tensors}
@@ -297,7 +299,9 @@ def mixed(left: Any, right: Jet) -> Jet:
     if parent.layout.order == 2:
         second = _second(left, right)
         if dx is not None and dy is not None:
-            by_part = dx.unflatten(0, (blocks.count, blocks.each)).diagonal(dim1=0, dim2=-1)  # (each, *, i, parts)
+            by_part = dx.reshape(blocks.parts, blocks.each, *dx.shape[1:]).diagonal(
+                dim1=0, dim2=-1
+            )  # (each, *, i, parts)
             second = plus(second, torch.matmul(aligned(by_part, dy.dim() - 1), aligned(dy, dx.dim() - 1)).sum(0, True))
         rows.append(second)
     return Jet(value, tuple(rows), parent)
@@ -324,7 +328,7 @@ def slogdet(call: Call) -> Found:
 
 
 def _slogdet(A: Jet) -> Any:  # noqa: N803
-    """With ``g`` the first derivatives, each by what moves one row, the sum of second ones is ``tr(A^-1 A_2) - g^2``."""
+    """With first derivatives ``g``, each by what moves one row, the second row is ``tr(A^-1 A_2) - sum g^2 / 2``."""
     values = torch.linalg.slogdet(A.value)
     blocks, parent = A.frame.blocks, A.frame.parent
     assert blocks is not None

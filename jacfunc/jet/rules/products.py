@@ -197,17 +197,17 @@ def matrix_product(input: Operand, other: Operand) -> Any:
 def rows_above(rows: Tensor, matrix: Tensor) -> Tensor:
     """``(R, *, m, k)`` times ``(*, k, n)``, all rows one above the other: few large products for many small ones."""
     product = torch.matmul(rows.movedim(0, -3).flatten(-3, -2), matrix)
-    return product.unflatten(-2, (rows.shape[0], rows.shape[-2])).movedim(-3, 0)
+    return product.reshape(*product.shape[:-2], rows.shape[0], rows.shape[-2], matrix.shape[-1]).movedim(-3, 0)
 
 
 def rows_beside(matrix: Tensor, rows: Tensor) -> Tensor:
     """``(*, m, k)`` times ``(R, *, k, n)``, all rows side by side."""
     product = torch.matmul(matrix, rows.mT.movedim(0, -3).flatten(-3, -2).mT)
-    return product.unflatten(-1, (rows.shape[0], rows.shape[-1])).movedim(-2, 0)
+    return product.reshape(*product.shape[:-1], rows.shape[0], rows.shape[-1]).movedim(-2, 0)
 
 
 def rows_added_up(left: Tensor, right: Tensor) -> Tensor:
-    """The sum over rows of ``(R, *, m, k)`` times ``(R, *, k, n)``, ``(1, *, m, n)``: one product, over rows as well."""
+    """The sum over rows of ``(R, *, m, k)`` times ``(R, *, k, n)``, ``(1, *, m, n)``, as one product over rows too."""
     return torch.matmul(left.movedim(0, -2).flatten(-2), right.movedim(0, -3).flatten(-3, -2)).unsqueeze(0)
 
 
