@@ -35,6 +35,11 @@ class Call(NamedTuple):
         return jets_in(self.args, self.kwargs)
 
 
+def cuts(function: Any) -> bool:
+    """Whether an operation may cut an input of one axis into parts."""
+    return caches.BLOCKWISE.get(function) is caches.BLOCKWISE["reshape"]
+
+
 def blockwise(
     function: Any, known: tuple[Rule, bool] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Rule, tuple[Any, ...], dict[str, Any]] | None:
@@ -56,7 +61,7 @@ def blockwise(
         jets = jets_in(args, kwargs)
     frames = [jet.frame for jet in jets]
     if all(frame.blocks is None for frame in frames):
-        return _of_flat(handler, function, rule, args, kwargs)
+        return _of_flat(function, rule, args, kwargs)
     same = all(frame is frames[0] for frame in frames)
     instead = handler(Call(function, rule, frames[0].blocks if same else None, args, kwargs))
     return None if instead is None else (instead, args, kwargs)
@@ -79,22 +84,19 @@ def _begun(jet: Jet) -> Jet | None:
 
 def _started(value: Tensor, blocks: Blocks, frame: Frame) -> Jet:
     """A value each of whose entries is a coordinate of the input, all in their order."""
+    frame.propagation.parted = True
     shape = (blocks.each, *(1,) * (value.dim() + 1 + blocks.axis), *value.shape[value.dim() + blocks.axis + 1 :])
     rows = torch.eye(blocks.each, dtype=value.dtype, device=value.device).reshape(shape)
     return Jet(value, (rows, *(None,) * (frame.layout.order - 1)), frame.of_blocks(blocks))
 
 
 def _of_flat(
-    handler: Any, function: Any, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]
+    function: Any, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Rule, tuple[Any, ...], dict[str, Any]] | None:
     """An input of one axis that is cut into parts by a reshape."""
-    if (
-        handler is not caches.BLOCKWISE.get("reshape")
-        or type(args[0]) is not Jet
-        or len(args[0].propagation.batch) != 1
-    ):
-        return None
     jet = args[0]
+    if not cuts(function) or type(jet) is not Jet or len(jet.propagation.batch) != 1:
+        return None
     rows, propagation = jet._coefficients, jet.propagation
     if not rows or jet.pending is not None or jet._frame.parent is not None or jet.dim() != 2:
         return None

@@ -65,7 +65,8 @@ class Propagation:
     ``origin``: what the rows of its first frame are, where that is known.  ``recorder``: who notes its operations.
     ``rooted``: whether a norm was zero (``root.py``).  ``generic``: what such a one is multiplied by where rows do not
     tell.  ``began``: the number of the first node of its graph.  ``whole``: the first-order rows of the input where
-    it is one tensor and they are all of its one-hot rows in their order, so that rows may be of blocks.
+    it is one tensor and they are all of its one-hot rows in their order, so that rows may be of blocks; ``parted``:
+    whether any may be, as no reshape has to come first.
     """
 
     batch: tuple[int, ...]
@@ -88,6 +89,7 @@ class Propagation:
     generic: Generic | None = None
     began: int = field(default_factory=lambda: 0 if compiling() else next_node_number())
     whole: Any = None
+    parted: bool = False
 
     def apart(self, value: Tensor) -> Tensor:
         """A copy of what shares memory with a jet, and that perhaps with the caller; its change is told in the end."""

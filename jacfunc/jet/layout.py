@@ -24,7 +24,7 @@ UNROLLED = 48
 """Products of single rows up to which they are taken one by one: beyond, gathering and scattering rows costs less."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class SummedProduct:
     """A product of two stacks, row by row, and the sum over all rows of it, ``(1, *S)``, where that is less work."""
 

@@ -14,6 +14,7 @@ import torch
 from ..core.levels import differentiated_again, exporting, grad_mode, in_a_graph, inside_vmap
 from ..evaluation.checkpoint import begin, end
 from ..jet import CannotFollowError, Frame, Jet, Propagation, layout
+from ..jet.blocks import first_blocks
 from ..jet.dispatch import lifted
 from ..jet.frame import Within
 from ..jet.generic import Generic, direction, tells_all
@@ -98,6 +99,8 @@ def follow(
     coefficients = _coefficients(task, rows_layout, {1: rows(propagation), **(started or {})})
     if not _has_parts(task, rows_layout, coefficients, propagation.whole):
         propagation.whole = None
+    elif first_blocks(task.inputs.shapes[0]) is not None:
+        propagation.parted = True
     if indices is not None:
         propagation.origin = Origin(indices, coefficients, task.inputs.sizes)
     jets = [Jet(leaf, row, frame) for leaf, row in zip(task.leaves, coefficients, strict=True)]
