@@ -35,11 +35,6 @@ class Call(NamedTuple):
         return jets_in(self.args, self.kwargs)
 
 
-def cuts(function: Any) -> bool:
-    """Whether an operation may cut an input of one axis into parts."""
-    return caches.BLOCKWISE.get(function) is caches.BLOCKWISE["reshape"]
-
-
 def blockwise(
     function: Any, known: tuple[Rule, bool] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Rule, tuple[Any, ...], dict[str, Any]] | None:
@@ -95,7 +90,7 @@ def _of_flat(
 ) -> tuple[Rule, tuple[Any, ...], dict[str, Any]] | None:
     """An input of one axis that is cut into parts by a reshape."""
     jet = args[0]
-    if not cuts(function) or type(jet) is not Jet or len(jet.propagation.batch) != 1:
+    if function not in caches.BLOCKWISE["cutting"] or type(jet) is not Jet or len(jet.propagation.batch) != 1:
         return None
     rows, propagation = jet._coefficients, jet.propagation
     if not rows or jet.pending is not None or jet._frame.parent is not None or jet.dim() != 2:

@@ -385,4 +385,5 @@ def install() -> None:
         (slogdet, [linalg.slogdet, *functions_of("slogdet")]),
     ]
     caches.BLOCKWISE.update({function: handler for handler, functions in table for function in functions})
-    caches.BLOCKWISE.update({"elementwise": elementwise, "composed": composed, "reshape": reshaped})
+    others = {"elementwise": elementwise, "composed": composed, "cutting": frozenset(functions_of(*RESHAPING))}
+    caches.BLOCKWISE.update(others)  # for whatever has a rule of such a kind; what may cut an input of one axis
