@@ -280,7 +280,6 @@ class Warned:
 
 
 WARNED = Warned()
-
 RULES: dict[Any, tuple[Any, bool]] = {}
 """The rule of each operation of the Taylor route, and whether it keeps a frame (``jet/registry.py``)."""
 ROOTED: dict[Any, Any] = {}

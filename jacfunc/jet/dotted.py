@@ -15,7 +15,7 @@ from ..core.torch_private import dual_level
 
 Tensor = torch.Tensor
 
-SMALLEST_ROW, MOST_ROWS = 8192, 256
+SMALLEST_ROW, MOST_ROWS = 32768, 256
 """Numbers of a row below which, and rows above which, a call for each row takes longer than memory does."""
 
 
