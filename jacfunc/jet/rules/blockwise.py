@@ -18,10 +18,10 @@ from ...core.torch_private import math_attention
 from ..blocks import Blocks
 from ..blockwise import Call, in_blocks
 from ..build import aligned
-from ..frame import plus
+from ..frame import Frame, plus
 from ..jet import Jet
 from . import constants
-from .shared import Rule, all_dims, from_end, functions_of
+from .shared import Rows, Rule, all_dims, from_end, functions_of
 
 Tensor = torch.Tensor
 Found = Rule | None
@@ -277,7 +277,7 @@ def all_with_all(left: Jet, right: Jet) -> Jet:
             met = (aligned(dx, dy.dim() - 1) * aligned(dy, dx.dim() - 1).mT).sum((0, -1))
             second = plus(second, torch.diag_embed(met).unsqueeze(0))
         rows.append(second)
-    return Jet(torch.matmul(x, y), tuple(rows), parent)
+    return _cast(torch.matmul(x, y), rows, parent)
 
 
 def mixed(left: Any, right: Jet) -> Jet:
@@ -304,7 +304,12 @@ def mixed(left: Any, right: Jet) -> Jet:
             )  # (each, *, i, parts)
             second = plus(second, torch.matmul(aligned(by_part, dy.dim() - 1), aligned(dy, dx.dim() - 1)).sum(0, True))
         rows.append(second)
-    return Jet(value, tuple(rows), parent)
+    return _cast(value, rows, parent)
+
+
+def _cast(value: Tensor, rows: Rows, frame: Frame) -> Jet:
+    """Rows have the dtype of the value, which autocast may have chosen."""
+    return Jet(value, tuple([None if stack is None else stack.to(value.dtype) for stack in rows]), frame)
 
 
 def _second(left: Any, right: Jet) -> Tensor | None:
