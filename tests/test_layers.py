@@ -89,6 +89,8 @@ WRITTEN = {
     "settled.only",
     "propagation.alive",  # what travels with the jets
     "propagation.origin",
+    "propagation.whole",
+    "propagation.parted",
     "propagation.recorder",
     "outer.coarsest",
 }

@@ -280,11 +280,11 @@ class Warned:
 
 
 WARNED = Warned()
-
 RULES: dict[Any, tuple[Any, bool]] = {}
 """The rule of each operation of the Taylor route, and whether it keeps a frame (``jet/registry.py``)."""
 ROOTED: dict[Any, Any] = {}
-"""Of some operations what they do where a norm is zero (``jet/rules/roots.py``)."""
+BLOCKWISE: dict[Any, Any] = {}
+"""What some do where a norm is zero, and with rows of blocks (``jet/rules/roots.py``, ``jet/rules/blockwise.py``)."""
 USER_RULES: dict[Any, Any] = {}
 """Those of it that users have entered, as they are (``jet/registry.py``)."""
 RULES_ENTERED = Count()

@@ -21,9 +21,11 @@ from ..core.levels import compiling, inside_function
 from ..core.torch_private import IMPLEMENTED_IN, set_grad
 from ..evaluation.corrections import TABLE
 from ..evaluation.program import KINDS, Kind
+from .blockwise import blockwise
 from .fallback import name_of, pushed, writes
 from .frame import CannotFollowError, Frame, Propagation
 from .jet import Jet
+from .pending import PendingWrite
 from .registry import writing
 from .roots import on_roots
 from .values import jets_in, plain, replaced
@@ -67,6 +69,12 @@ def _ruled(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], fr
         kwargs = _spelled(function, kwargs)
     found = caches.RULES.get(function)
     rule = _alone(function) if found is None else found[0]
+    if propagation.whole is not None and (propagation.parted or function in caches.BLOCKWISE["cutting"]):
+        instead = None if propagation.rooted else blockwise(function, found, args, kwargs)
+        if instead is not None:
+            (rule, args, kwargs), moved = instead, False
+        elif frame.blocks is not None:
+            frame, moved = root(frame), True
     if frame.factor is not None and (found is None or not found[1] or _adds_axes((*args, *kwargs.values()))):
         frame, moved = root(frame), True
     if moved:
@@ -187,7 +195,7 @@ def _moving(rule: Function, frame: Frame) -> Function:
         if getattr(rule, "writes", False) and type(args[0]) is Jet and args[0].propagation.alive:
             if args[0].propagation is not frame.propagation:
                 raise CannotFollowError("a tensor from outside of a transform that is changed in place inside of it")
-            args[0].move(lifted(args[0], frame))
+            _write_to(args[0], frame)
 
         def one(jet: Jet) -> Any:
             if jet.frame is frame:
@@ -201,6 +209,15 @@ def _moving(rule: Function, frame: Frame) -> Function:
     return on_moved
 
 
+def _write_to(jet: Jet, frame: Frame) -> None:
+    """Have a jet in a frame that its own descends from, with what waits to be written back to it."""
+    pending = jet.pending
+    if type(pending) is PendingWrite:
+        jet.pending, jet._frame = pending._replace(before=lifted(pending.before, frame)), frame
+    else:
+        jet.move(lifted(jet, frame))
+
+
 def _ancestors(frame: Frame) -> list[Frame]:
     chain = [frame]
     while chain[-1].parent is not None:
@@ -210,7 +227,7 @@ def _ancestors(frame: Frame) -> list[Frame]:
 
 def root(frame: Frame) -> Frame:
     """The frame of the input, from which all factors lead away."""
-    return next(f for f in _ancestors(frame) if f.factor is None)
+    return next(f for f in _ancestors(frame) if f.factor is None and f.blocks is None)
 
 
 def lifted(jet: Jet, frame: Frame) -> Jet:
@@ -219,10 +236,9 @@ def lifted(jet: Jet, frame: Frame) -> Jet:
         assert frame.propagation.within is not None
         return embedded(lifted(jet, frame.propagation.within.frame), frame)
     while jet.frame is not frame:
-        rows = jet.coefficients[0]
         parent = jet.frame.parent
         assert parent is not None
-        jet = Jet(jet.value, (None if rows is None else jet.frame.contracted(rows),), parent)
+        jet = Jet(jet.value, jet.frame.outwards(jet.coefficients), parent)
     return jet
 
 

@@ -4,11 +4,13 @@ A *frame* is a layout and where its first-order rows come from.  The first frame
 each coordinate of the input.  Where a layer is narrower than the rows in flight, its rows are set aside as a ``factor``
 and a new frame begins with one direction for each coordinate of the layer: first derivatives are associative, so
 contracting in the end is exact.  For a Laplacian the new frame has a ``metric`` instead: with ``z = W x + b`` it is
-``sum_ij (W W^T)_ij d2/dz_i dz_j``.  What an operation does with rows is not decided here.
+``sum_ij (W W^T)_ij d2/dz_i dz_j``.  A frame of *blocks* has the directions of one part of a sample, and its rows
+are those of whichever part an entry belongs to (``blocks.py``).  What an operation does with rows is not decided here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +21,7 @@ from ..core.levels import compiling
 from ..core.torch_private import next_node_number
 from ..errors import UnsupportedOperationError
 from ..evaluation.recorder import Recorder
+from .blocks import Blocks
 from .generic import Generic
 from .joined import Joined
 from .layout import Layout, Product, first_order, summed
@@ -65,7 +68,9 @@ class Propagation:
     as an activation after a narrow layer leaves them, each with its scale.  ``within``: what it runs inside of.
     ``origin``: what the rows of its first frame are, where that is known.  ``recorder``: who notes its operations.
     ``rooted``: whether a norm was zero (``root.py``).  ``generic``: what such a one is multiplied by where rows do not
-    tell.  ``began``: the number of the first node of its graph.
+    tell.  ``began``: the number of the first node of its graph.  ``whole``: the first-order rows of the input where
+    it is one tensor and they are all of its one-hot rows in their order, so that rows may be of blocks; ``parted``:
+    whether any may be, as no reshape has to come first.
     """
 
     batch: tuple[int, ...]
@@ -87,6 +92,8 @@ class Propagation:
     rooted: bool = False
     generic: Generic | None = None
     began: int = field(default_factory=lambda: 0 if compiling() else next_node_number())
+    whole: Any = None
+    parted: bool = False
 
     def apart(self, value: Tensor) -> Tensor:
         """A copy of what shares memory with a jet, and that perhaps with the caller; its change is told in the end."""
@@ -139,6 +146,7 @@ class Frame:
     """Where rows begin.
 
     ``factor`` is ``(R, N or 1, k)``: what the k directions of this frame are in the R rows of its ``parent``.
+    ``blocks``: which part of a sample the rows of an entry are of; ``inner`` are such frames by these, within this one.
     """
 
     propagation: Propagation
@@ -146,6 +154,8 @@ class Frame:
     parent: Frame | None = None
     factor: Tensor | None = None
     metric: Tensor | None = None
+    blocks: Blocks | None = None
+    inner: dict[Blocks, Frame] = field(default_factory=dict)
 
     def convolve(self, p: int, q: int, left: Tensor | None, right: Tensor | None, product: Product) -> Tensor | None:
         """The part of the rows of order ``p + q`` that products of rows of the orders p and q make; None for zero."""
@@ -172,6 +182,21 @@ class Frame:
         """The frame of the variables ``z = W x + b``, for a sum of second derivatives by x."""
         self.propagation.narrowed = True
         return Frame(self.propagation, summed((weight.shape[0],)), self, metric=weight @ weight.t())
+
+    def of_blocks(self, blocks: Blocks) -> Frame:
+        """The frame of these blocks within that of the input, for whose layout there is one."""
+        found = self.inner.get(blocks)
+        if found is None:
+            own = first_order(blocks.each) if self.layout.order == 1 else summed((blocks.each,))
+            found = self.inner[blocks] = Frame(self.propagation, own, self, blocks=blocks)
+        return found
+
+    def outwards(self, coefficients: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+        """Rows of this frame as those of its parent."""
+        first, *others = coefficients
+        if first is None or self.blocks is None:
+            return (None if first is None else self.contracted(first), *others)
+        return (self.blocks.spread(first), *others)
 
     def contracted(self, rows: Tensor) -> Tensor:
         """First-order rows ``(k, N, *S)`` of this frame as those of its parent, ``(R, N, *S)``."""

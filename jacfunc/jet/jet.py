@@ -386,7 +386,7 @@ def _narrow(jet: Jet, source: Jet, weight: Tensor) -> None:
     """Begin a new frame at a layer that is narrower than the rows in flight."""
     frame, propagation = source.frame, source.propagation
     rows = jet._coefficients[0]
-    narrow = rows is not None and propagation.narrowing and 2 * weight.shape[0] <= rows.shape[0]
+    narrow = rows is not None and propagation.narrowing and frame.blocks is None and 2 * len(weight) <= len(rows)
     if not narrow or len(propagation.batch) != 1 or len(jet.shape) != 2 or jet.shape[0] != propagation.batch[0]:
         return
     assert rows is not None

@@ -190,7 +190,7 @@ def _linear(prefix: str, aliases: Mapping[str, str], activated: bool) -> Step:
         b: Any = params.get(bias)
         if type(w) is Jet or type(b) is Jet:
             return apply(F.linear, (x, w, b), {})
-        at_once = activated and type(x) is Jet and not x.propagation.traced and windows_of(x) is None
+        at_once = activated and type(x) is Jet and not x.propagation.traced and windows_of(x) is None and _in_full(x)
         if at_once and caches.RULES[F.linear][0] is linear_layer and multiplies(x, w):
             return Jet.multiplied(x, w, b)
         return _applied(F.linear, x, w, b)
@@ -224,4 +224,9 @@ def _applied(function: Callable[..., Any], x: Any, *rest: Any, **named: Any) -> 
     if type(x) is not Jet:
         return function(x, *rest, **named)
     rule, keeps_frame = caches.RULES[function]
-    return rule(x, *rest, **named) if keeps_frame else apply(function, (x, *rest), named)
+    return rule(x, *rest, **named) if keeps_frame and _in_full(x) else apply(function, (x, *rest), named)
+
+
+def _in_full(x: Jet) -> bool:
+    """Whether rows are not of blocks, and not about to be."""
+    return x.propagation.whole is None or (x._frame.blocks is None and x.dim() == 2)

@@ -16,10 +16,25 @@ from dataclasses import dataclass
 
 import torch
 
+from .dotted import dotted
+
 Tensor = torch.Tensor
 Product = Callable[[Tensor, Tensor], Tensor]
 UNROLLED = 48
 """Products of single rows up to which they are taken one by one: beyond, gathering and scattering rows costs less."""
+
+
+@dataclass(eq=False, slots=True)
+class SummedProduct:
+    """A product of two stacks, row by row, and the sum over all rows of it, ``(1, *S)``, where that is less work."""
+
+    each: Product
+    added_up: Product
+
+    def __call__(self, left: Tensor, right: Tensor, /) -> Tensor:
+        """Row by row."""
+        return self.each(left, right)
+
 
 Index = tuple[int, ...]
 """A multi-index: how often each direction is differentiated by."""
@@ -70,7 +85,7 @@ class Table:
         if self.each:
             return product(left, right)
         if self.summed:
-            return product(left, right).sum(0, keepdim=True)
+            return _added_up(product, left, right)
         if self.aligned:
             return product(_range(left, self.left), _range(right, self.right))
         if len(self.into) > UNROLLED:
@@ -134,6 +149,15 @@ class Table:
             return products
         weights = torch.tensor(self.weights, dtype=products.dtype, device=products.device)
         return products * weights.reshape(-1, *(1,) * (products.dim() - 1))
+
+
+def _added_up(product: Product, left: Tensor, right: Tensor) -> Tensor:
+    """The sum over all rows of their products, as one row."""
+    if product is torch.mul:
+        return dotted(left, right)
+    if isinstance(product, SummedProduct):
+        return product.added_up(left, right)
+    return product(left, right).sum(0, keepdim=True)
 
 
 def _single(stack: Tensor) -> tuple[Tensor, ...]:

@@ -53,9 +53,10 @@ def _pending_rows(output: Jet, order: int) -> Tensor | None:
     if rows is None:
         return None
     frame = source.frame
-    while frame.factor is not None:
-        assert frame.parent is not None
-        rows, frame = frame.contracted(rows), frame.parent
+    while frame.parent is not None and frame.metric is None:
+        if order == 1:
+            rows = frame.outwards((rows,))[0]
+        frame = frame.parent
     return rows
 
 
@@ -70,6 +71,8 @@ def diagonal_of(output: Any) -> Tensor | None:
     source, matrix, _, _ = output.unchanged_layer()
     frame = source.frame
     rows = source._coefficients[0]
+    if frame.blocks is not None:
+        return None
     if rows is not None and frame.factor is None and source.propagation.is_identity(rows):
         return matrix.diagonal().expand(output.shape[0], matrix.shape[0]).clone()
     if rows is None or rows.dim() != 3 or (frame.factor is not None and frame.parent is not root(frame)):

@@ -14,6 +14,7 @@ import torch
 from ..core.levels import differentiated_again, exporting, grad_mode, in_a_graph, inside_vmap
 from ..evaluation.checkpoint import begin, end
 from ..jet import CannotFollowError, Frame, Jet, Propagation, layout
+from ..jet.blocks import first_blocks
 from ..jet.dispatch import lifted
 from ..jet.frame import RecomputedError, Within
 from ..jet.generic import Generic, direction, tells_all
@@ -97,6 +98,10 @@ def follow(
     propagation = Propagation(task.batch, quiet=quiet, narrowing=narrowing, traced=task.mode.traced, generic=generic)
     frame = Frame(propagation, rows_layout)
     coefficients = _coefficients(task, rows_layout, {1: rows(propagation), **(started or {})})
+    if not _has_parts(task, rows_layout, coefficients, propagation.whole):
+        propagation.whole = None
+    elif first_blocks(task.inputs.shapes[0]) is not None:
+        propagation.parted = True
     if indices is not None:
         propagation.origin = Origin(indices, coefficients, task.inputs.sizes)
     jets = [Jet(leaf, row, frame) for leaf, row in zip(task.leaves, coefficients, strict=True)]
@@ -104,6 +109,18 @@ def follow(
     outputs, aux = run(task, jets, propagation)
     _end(propagation)
     return Followed(outputs, aux, tuple(propagation.slow), propagation.rooted)
+
+
+def _has_parts(task: Task, rows_layout: layout.Layout, coefficients: list[tuple[Any, ...]], whole: Any) -> bool:
+    """Whether rows may be of blocks: those of one input begin as all of its one-hot rows, and there are enough."""
+    if whole is None or task.inputs.total < FEWEST_ROWS or not (rows_layout.order == 1 or rows_layout.total):
+        return False
+    first, *others = coefficients[0]
+    return first is whole and all(rows is None for rows in others)
+
+
+FEWEST_ROWS = 6
+"""Below that it would take longer to ask than to carry them."""
 
 
 def _coefficients(

@@ -231,8 +231,11 @@ def _one_hot(task: Task, start: int, stop: int) -> Callable[[Propagation], list[
     def make(propagation: Propagation) -> list[Any]:
         shapes = task.inputs.shapes
         if len(shapes) == 1 and len(task.batch) == 1 and len(shapes[0]) == 1 and stop - start == shapes[0][0]:
-            return [OneHot(stop) if stop > caches.LARGEST_IDENTITY else propagation.identity(stop, task.leaves[0])]
-        return list(task.inputs.basis(start, stop, task.leaves, (1,) * len(task.batch)))
+            rows = [OneHot(stop) if stop > caches.LARGEST_IDENTITY else propagation.identity(stop, task.leaves[0])]
+        else:
+            rows = list(task.inputs.basis(start, stop, task.leaves, (1,) * len(task.batch)))
+        propagation.whole = rows[0] if len(rows) == 1 and stop - start == task.inputs.total else None
+        return rows
 
     return make
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import (
     algebra,
     attention,
+    blockwise,
     constants,
     convolution,
     decompositions,
@@ -58,6 +59,7 @@ FAMILIES = (
     decompositions,
     recurrent,
     roots,
+    blockwise,
 )
 
 

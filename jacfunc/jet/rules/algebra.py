@@ -233,22 +233,39 @@ def torch_lu_solve(b: Any, LU_data: Any, LU_pivots: Any) -> Any:  # noqa: N803
 # -------------------------------------------------------------------- determinants
 
 
-def _log_determinant(A: Jet) -> Any:  # noqa: N803
-    """The rows of ``log |det A|``."""
-    frame, inverted = A.frame, inverse(A)
-    rows = full_rows_of(A, frame)
+def _log_determinant(A: Jet) -> list[Tensor | None]:  # noqa: N803
+    """The rows of ``log |det A|``, from one inverse.
+
+    They are those of ``log det (1 + B)`` with ``B = A A_0^-1``, whose inverse C is ``C_n = -sum_{p=1..n} B_p C_{n-p}``:
+    the highest order of neither is needed but for traces.
+    """
+    frame, inverted = A.frame, torch.linalg.inv(A.value)
+    order = frame.layout.order
     found: list[Tensor | None] = []
-
-    def traces(left: Tensor, right: Tensor) -> Tensor:
-        return (left * right.mT).sum((-2, -1))
-
-    for n, own in enumerate(rows, start=1):
-        total = None if own is None else traces(own, inverted.value) * n
+    relative: list[Tensor | None] = []
+    inverse_rows: list[Tensor | None] = []
+    for n, own in enumerate(full_rows_of(A, frame), start=1):
+        total = None if own is None else _traces(own, inverted) * n
         for p in range(1, n):
-            term = frame.convolve(p, n - p, rows[p - 1], inverted.coefficients[n - p - 1], traces)
+            term = frame.convolve(p, n - p, relative[p - 1], inverse_rows[n - p - 1], _traces)
             total = plus(total, None if term is None else term * p)
         found.append(None if total is None else total / n)
+        if n < order:
+            relative.append(None if own is None else _one_above_another(own, inverted))
+            rest = plus(relative[-1], lower_orders(frame, n, relative, inverse_rows))
+            inverse_rows.append(None if rest is None else -rest)
     return found
+
+
+def _traces(left: Tensor, right: Tensor) -> Tensor:
+    return (left * right.mT).sum((-2, -1))
+
+
+def _one_above_another(rows: Tensor, matrix: Tensor) -> Tensor:
+    """One product for all rows, ``(R, *, n, n)``, times a matrix ``(*, n, n)``."""
+    columns = rows.movedim(0, -3)
+    product = torch.matmul(columns.flatten(-3, -2), matrix)
+    return product.reshape(columns.shape).movedim(-3, 0)
 
 
 def slogdet(A: Jet) -> Any:  # noqa: N803

@@ -169,12 +169,16 @@ LIKE = [
 ]
 
 
+def attributes() -> list[Any]:
+    """What torch hands over for each attribute."""
+    members: list[Any] = [getattr(torch.Tensor, name, None) for name in CONSTANT_ATTRIBUTES]
+    return [member.__get__ for member in members if hasattr(member, "__get__") and not callable(member)]
+
+
 def install() -> None:
     """Enter the rules of this file."""
     method: Any = torch.Tensor
     enter_each(constant, *CONSTANT, *[getattr(method, name) for name in CONSTANT_METHODS])
     enter_each(detach, "detach", method.data.__get__)
-    members: list[Any] = [getattr(method, name, None) for name in CONSTANT_ATTRIBUTES]
-    attributes = [member for member in members if hasattr(member, "__get__") and not callable(member)]
-    enter_each(constant, *[member.__get__ for member in attributes])
+    enter_each(constant, *attributes())
     enter_each(like, *LIKE)

@@ -11,8 +11,10 @@ from torch.nn import functional as F
 from ...core.levels import compiling
 from ...core.torch_private import autocasting
 from ..build import Operand, aligned, bilinear, frame_of, linear, of_windows
+from ..dotted import dotted
 from ..frame import CannotFollowError
 from ..jet import Jet
+from ..layout import SummedProduct
 from ..registry import in_place_of, spelled
 from ..windows import windows_of
 from .shared import enter, lower_orders, minus, reflected, rows_of, several
@@ -88,7 +90,7 @@ def _aligned_product(dim: int) -> Callable[[Tensor, Tensor], Tensor]:
     def product(left: Tensor, right: Tensor) -> Tensor:
         return aligned(left, dim) * aligned(right, dim)
 
-    return product
+    return SummedProduct(product, lambda left, right: dotted(aligned(left, dim), aligned(right, dim)))
 
 
 def product_of(input: Operand, other: Operand) -> Jet:
@@ -188,15 +190,37 @@ def matrix_product(input: Operand, other: Operand) -> Any:
             product = product.squeeze(-1)
         return product.squeeze(-1 if y_vector else -2) if x_vector else product
 
+    stacked = rows_above if dim > 2 else torch.matmul
+    beside = rows_beside if dim > 2 else torch.matmul
     result = bilinear(
         input,
         other,
         torch.matmul,
-        lambda rows, _: squeezed(torch.matmul(x_rows(rows), y_matrix)),
-        lambda _, rows: squeezed(torch.matmul(x_matrix, y_rows(rows))),
-        lambda left, right: squeezed(torch.matmul(x_rows(left), y_rows(right))),
+        lambda rows, _: squeezed(stacked(x_rows(rows), y_matrix)),
+        lambda _, rows: squeezed(beside(x_matrix, y_rows(rows))),
+        SummedProduct(
+            lambda left, right: squeezed(torch.matmul(x_rows(left), y_rows(right))),
+            lambda left, right: squeezed(rows_added_up(x_rows(left), y_rows(right))),
+        ),
     )
     return _cast(result.value, result.coefficients, result.frame)
+
+
+def rows_above(rows: Tensor, matrix: Tensor) -> Tensor:
+    """``(R, *, m, k)`` times ``(*, k, n)``, all rows one above the other: few large products for many small ones."""
+    product = torch.matmul(rows.movedim(0, -3).flatten(-3, -2), matrix)
+    return product.reshape(*product.shape[:-2], rows.shape[0], rows.shape[-2], matrix.shape[-1]).movedim(-3, 0)
+
+
+def rows_beside(matrix: Tensor, rows: Tensor) -> Tensor:
+    """``(*, m, k)`` times ``(R, *, k, n)``, all rows side by side."""
+    product = torch.matmul(matrix, rows.mT.movedim(0, -3).flatten(-3, -2).mT)
+    return product.reshape(*product.shape[:-1], rows.shape[0], rows.shape[-1]).movedim(-2, 0)
+
+
+def rows_added_up(left: Tensor, right: Tensor) -> Tensor:
+    """The sum over rows of ``(R, *, m, k)`` times ``(R, *, k, n)``, ``(1, *, m, n)``, as one product over rows too."""
+    return torch.matmul(left.movedim(0, -2).flatten(-2), right.movedim(0, -3).flatten(-3, -2)).unsqueeze(0)
 
 
 def _summed_over_batch(one: Operand, two: Operand) -> Any:

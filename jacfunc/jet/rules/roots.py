@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from ...core import caches
 from ...core.levels import differentiated_again, in_a_graph
 from ..build import constant_rows
+from ..dispatch import lifted
+from ..dispatch import root as outermost
 from ..frame import ApartError, CannotFollowError
 from ..jet import Jet
 from ..lost import moving_with
@@ -44,6 +46,9 @@ def rooted(square: Any, vector: Callable[[], Any], dims: tuple[int, ...], keepdi
         return norm
     if caches.AROUND.by_tensors:
         raise CannotFollowError("a norm that is zero, which something other than jets differentiates again")
+    if norm.frame.blocks is not None:  # a root is of rows in full
+        around = outermost(norm.frame)
+        return rooted(lifted(square, around), lambda: lifted(vector(), around), dims, keepdim)
     within = vector()
     moves = _moves(norm, within, dims, keepdim, zero)
     if norm.frame.layout.summing and looked_at(norm.frame):
