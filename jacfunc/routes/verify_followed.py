@@ -314,5 +314,5 @@ def _off(found: Projection, true: Projection, room: torch.Tensor, lost: bool = F
     What is finite in reverse mode only is a zero times an infinity (``relu(x).sqrt()`` below zero), which that does not
     multiply.  ``lost``: there may be no derivative, of which differences say nothing.
     """
-    close = _difference(found, true) <= room
+    close = (_difference(found, true) <= room) | ~_finite(found, true)  # whose room may be no number either
     return ~(close & (found[1].isfinite() | ~true[1].isfinite() | lost))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -175,20 +176,42 @@ def solved(a: Operand, b: Operand, value: Tensor, solver: Solver) -> Jet:
 
 def solve(A: Any, B: Any, *, left: bool = True) -> Any:  # noqa: N803  # torch's own names
     """``torch.linalg.solve``, of a vector or of columns, from either side."""
+    return solve_by(torch.linalg.solve, A, B, left)
+
+
+def solve_by(solution: Callable[[Any, Any], Any], A: Any, B: Any, left: bool) -> Any:  # noqa: N803
+    """The solution of ``A Z = B``, or ``Z A = B``, where ``solution`` gives that of columns of numbers."""
     vector = B.dim() == 1 or (A.dim() - 1 == B.dim() and tuple(B.shape) == tuple(A.shape[:-1]))
     if vector:
-        return torch.squeeze(solve(A, torch.unsqueeze(B, -1), left=True), -1)
+        return torch.squeeze(solve_by(solution, A, torch.unsqueeze(B, -1), True), -1)
     if not left:
-        return torch.transpose(solve(torch.transpose(A, -1, -2), torch.transpose(B, -1, -2)), -1, -2)
-    solver = functools.partial(torch.linalg.solve, plain(A))
+        flipped = solve_by(solution, torch.transpose(A, -1, -2), torch.transpose(B, -1, -2), True)
+        return torch.transpose(flipped, -1, -2)
+    solver = functools.partial(solution, plain(A))
     return solved(A, B, solver(plain(B)), solver)
 
 
 def inverse(A: Any) -> Any:  # noqa: N803
     """``A Z = 1``."""
-    value = torch.linalg.inv(A.value)
+    return inverse_with(A, torch.linalg.inv(A.value))
+
+
+def inverse_with(A: Any, value: Tensor) -> Any:  # noqa: N803
+    """The inverse, whose value is known."""
     identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
     return solved(A, identity, value, lambda right: torch.matmul(value, right))
+
+
+def inverse_if_any(matrices: Tensor) -> Tensor:
+    """The inverse of each matrix, NaN where it has none: other samples keep their derivatives."""
+    found, info = torch.linalg.inv_ex(matrices)
+    return torch.where((info == 0)[..., None, None], found, math.nan)
+
+
+def solution_if_any(matrices: Tensor, right: Tensor) -> Tensor:
+    """The solution of each system, NaN where there is none."""
+    found, info = torch.linalg.solve_ex(matrices, right)
+    return torch.where((info == 0)[..., None, None], found, math.nan)
 
 
 def solve_triangular(A: Any, B: Any, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Any:  # noqa: N803
@@ -239,7 +262,7 @@ def _log_determinant(A: Jet) -> list[Tensor | None]:  # noqa: N803
     They are those of ``log det (1 + B)`` with ``B = A A_0^-1``, whose inverse C is ``C_n = -sum_{p=1..n} B_p C_{n-p}``:
     the highest order of neither is needed but for traces.
     """
-    frame, inverted = A.frame, torch.linalg.inv(A.value)
+    frame, inverted = A.frame, inverse_if_any(A.value)
     order = frame.layout.order
     found: list[Tensor | None] = []
     relative: list[Tensor | None] = []

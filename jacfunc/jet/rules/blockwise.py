@@ -21,6 +21,7 @@ from ..build import aligned
 from ..frame import Frame, plus
 from ..jet import Jet
 from . import constants
+from .algebra import inverse_if_any
 from .shared import Rows, Rule, all_dims, from_end, functions_of
 
 Tensor = torch.Tensor
@@ -338,7 +339,7 @@ def _slogdet(A: Jet) -> Any:  # noqa: N803
     blocks, parent = A.frame.blocks, A.frame.parent
     assert blocks is not None
     assert parent is not None
-    inverse = torch.linalg.inv(A.value).mT
+    inverse = inverse_if_any(A.value).mT
     summed = -3 - blocks.axis  # the other axis of the matrix
     first, *others = (A.full(order) for order in range(1, A.frame.layout.order + 1))
     slopes = None if first is None else (first * inverse).sum(summed)  # (each, *, parts)

@@ -16,7 +16,7 @@ from ..fallback import pushed
 from ..frame import plus
 from ..jet import Jet
 from ..values import plain
-from .algebra import cholesky_solve, inverse, solve
+from .algebra import cholesky_solve, inverse_if_any, inverse_with, solution_if_any, solve_by
 from .shared import enter, enter_each, enter_valued, full_rows_of, lower_orders, minus
 
 Tensor = torch.Tensor
@@ -194,16 +194,21 @@ def svdvals(A: Any, *, driver: str | None = None) -> Any:  # noqa: N803
 # -------------------------------------------------------------------- solves under other names
 
 
+def with_value(jet: Jet, value: Tensor) -> Jet:
+    """With torch's own value, which is something also where there is no derivative."""
+    return jet.like(value, jet.coefficients)
+
+
 def inv_ex(A: Any, *, check_errors: bool = False) -> Any:  # noqa: N803
     """The inverse, and whether there is one."""
     values = torch.linalg.inv_ex(A.value, check_errors=check_errors)
-    return type(values)((inverse(A), values[1]))
+    return type(values)((with_value(inverse_with(A, inverse_if_any(A.value)), values[0]), values[1]))
 
 
 def solve_ex(A: Any, B: Any, *, left: bool = True, check_errors: bool = False) -> Any:  # noqa: N803
     """The solution, and whether there is one."""
     values = torch.linalg.solve_ex(plain(A), plain(B), left=left, check_errors=check_errors)
-    return type(values)((solve(A, B, left=left), values[1]))
+    return type(values)((with_value(solve_by(solution_if_any, A, B, left), values[0]), values[1]))
 
 
 def tensorinv(A: Any, ind: int = 2) -> Any:  # noqa: N803

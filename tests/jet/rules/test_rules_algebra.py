@@ -8,6 +8,7 @@ from propagated import propagated
 from rule_cases import Case, check
 from torch.nn import functional as F
 
+from jacfunc import batch_jac, clear_caches, hessian, laplacian
 from jacfunc.jet import CannotFollowError
 
 linalg = torch.linalg
@@ -167,3 +168,30 @@ def test_complex_determinants_are_refused() -> None:
 @pytest.mark.parametrize("case", MIXED, ids=str)
 def test_mixed_derivatives(case: Case, order: int) -> None:
     check(case, str(order), 1e-8)
+
+
+SINGULAR = [
+    lambda A: torch.linalg.slogdet(A).logabsdet,
+    lambda A: torch.logdet(A @ A.mT),
+    lambda A: torch.linalg.inv_ex(A).inverse.sin().sum((1, 2)),
+    lambda A: torch.linalg.solve_ex(A, A[..., :1].sin()).result,
+    lambda A: torch.linalg.solve_ex(A, A[..., :1, :].sin(), left=False).result,
+]
+
+
+@pytest.mark.parametrize("size", [2, 3, 9])
+@pytest.mark.parametrize("f", SINGULAR, ids=["slogdet", "logdet", "inv_ex", "solve_ex", "right"])
+@pytest.mark.parametrize("transform", [laplacian, batch_jac, hessian], ids=lambda transform: transform.__name__)
+def test_a_singular_matrix_takes_its_own_derivatives_alone(transform, f, size):
+    """Nested forward mode, the last resort, would give zeros for all samples, then and from then on."""
+    generator = torch.Generator().manual_seed(size)
+    regular = torch.randn(4, size, size, dtype=torch.double, generator=generator)
+    singular = regular.clone()
+    singular[1] = 1.0
+    others = transform(f)(singular)
+    truth = transform(f)(regular)
+    assert others[1].isnan().any()
+    torch.testing.assert_close(others[[0, 2, 3]], truth[[0, 2, 3]], rtol=1e-9, atol=1e-9)
+    clear_caches()
+    torch.testing.assert_close(transform(f)(regular), truth, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(transform(f, method="reverse")(regular), truth, rtol=1e-6, atol=1e-6)
