@@ -129,8 +129,8 @@ def elementwise(
     """The rule of an elementwise function of one tensor; ``kernel(rows, y)`` does the first order at once.
 
     ``smooth``: its derivatives are tensors of its dtype, however high the order that is asked for, so that its rows may
-    be one node of a graph, which needs one order more; ``quadratic`` are a and b where ``g' = a + b g - g^2``, ``inner``
-    is what all derivatives share.
+    be one node of a graph, which needs one order more; ``quadratic`` are a and b where ``g' = a + b g - g^2``;
+    ``inner`` is what all derivatives share.
     """
     whole = fused.Elementwise(function, derivatives, composed, _multiplied, quadratic, inner)
 

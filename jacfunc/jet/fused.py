@@ -60,7 +60,9 @@ def unrecorded(jet: Jet) -> bool:
     frame = jet.frame
     if frame.layout.order != second.ORDER or frame.metric is not None or frame.propagation.traced:
         return False
-    if torch.is_grad_enabled() or jet.value.is_complex() or inside_transform() or dual_level() >= 0:
+    if jet.value.is_complex() or (torch.is_grad_enabled() and _requires_grad(jet)):
+        return False
+    if inside_transform() or dual_level() >= 0:
         return False
     firsts = jet.coefficients[0]
     return firsts is None or not frame.propagation.is_identity(firsts)
@@ -72,6 +74,10 @@ def recorded(jet: Jet) -> bool:
         return False
     if inside_transform() or dual_level() >= 0:
         return False
+    return _requires_grad(jet)
+
+
+def _requires_grad(jet: Jet) -> bool:
     return jet.value.requires_grad or any(rows is not None and rows.requires_grad for rows in jet.coefficients)
 
 

@@ -346,8 +346,7 @@ def _rows(source: Jet, weight: Tensor) -> Coefficients:
 
 def _before(source: Jet) -> tuple[Any, ...]:
     """The rows of ``source``, as a product takes them best."""
-    found = None if source.activated is None else source.activated.row_by_row()
-    return source._coefficients if found is None else found
+    return (source.activated and source.activated.row_by_row()) or source._coefficients
 
 
 def _at_once(source: Jet, weight: Tensor) -> tuple[Tensor, Coefficients] | None:

@@ -1,8 +1,8 @@
 """Rows of the first and second order through an elementwise function, and gradients back, in few passes over memory.
 
-With derivatives ``g1``, ``g2``, ``g3``: ``z_1 = g1 x_1`` and ``z_2 = g1 x_2 + g2/2 (x_1 * x_1)``, where ``*`` says which
-rows of the second order a product of two rows of the first belongs to.  Backward, ``x_1`` gets ``g1 zbar_1`` and the
-rows that ``g2 zbar_2`` makes with ``x_1``, and the value gets ``g1 zbar_0 + g2 (zbar_1 . x_1 + zbar_2 . x_2) +
+With derivatives ``g1``, ``g2``, ``g3``: ``z_1 = g1 x_1`` and ``z_2 = g1 x_2 + g2/2 (x_1 * x_1)``, where ``*`` says
+which rows of the second order a product of two rows of the first belongs to.  Backward, ``x_1`` gets ``g1 zbar_1`` and
+the rows that ``g2 zbar_2`` makes with ``x_1``, and the value gets ``g1 zbar_0 + g2 (zbar_1 . x_1 + zbar_2 . x_2) +
 g3/2 zbar_2 . (x_1 * x_1)``.  What is computed on the way has the size of the value, not of the rows.  Where autograd
 records operations, they are those of ``build.py``.
 """

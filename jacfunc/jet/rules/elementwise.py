@@ -223,7 +223,7 @@ def _softplus_until_20(x: Tensor, y: Tensor, order: int) -> List:
     if x.dtype != torch.float64:
         return _softplus(x, y, order)
     first, *others = _softplus(torch.where(x > 20.0, 0.0, x), y, order)
-    return [torch.where(x > 20.0, 1.0, first), *[torch.where(x < 20.0, other, 0.0) for other in others]]  # type: ignore[arg-type]
+    return [torch.where(x > 20.0, 1.0, first), *[torch.where(x >= 20.0, 0.0, other) for other in others]]  # type: ignore[arg-type]
 
 
 _usual_softplus = elementwise(F.softplus, _softplus_until_20, smooth=True)
@@ -232,15 +232,15 @@ _usual_gelu = elementwise(F.gelu, _gelu, smooth=True, inner=_normal)
 
 def softplus(input: Jet, beta: float = 1.0, threshold: float = 20.0) -> Any:
     """Beyond the threshold the identity, of which torch has the second derivative at the threshold already."""
-    if beta == 1 and threshold == 20:  # noqa: PLR2004
+    if beta == 1 and threshold == 20:
         return _usual_softplus(input)
     x = input.value
     linear = x * beta > threshold
     first, *others = _softplus(torch.where(linear, 0.0, x * beta), x, input.frame.layout.order)
     found: List = [torch.where(linear, 1.0, first)]  # type: ignore[arg-type]
-    curved = x * beta < threshold
+    flat = x * beta >= threshold
     for k, derivative in enumerate(others, start=1):
-        found.append(torch.where(curved, derivative * beta**k, 0.0))  # type: ignore[operator]
+        found.append(torch.where(flat, 0.0, derivative * beta**k))  # type: ignore[operator]
     return Jet(F.softplus(x, beta, threshold), composed(input, found), input.frame)
 
 
