@@ -94,8 +94,9 @@ class _Fused(torch.autograd.Function):
         # What is saved is what a gradient of the gradient depends on.
         if elementwise.quadratic is None:
             inner = None if elementwise.inner is None else elementwise.inner(value)
-            z = list(rows_of(elementwise, frame, value, y, x, inner))
-            ctx.save_for_backward(value, *x, y, inner)
+            squares = second.squared(frame.layout, x[0]) if second.summing(frame.layout) else None
+            z = list(rows_of(elementwise, frame, value, y, x, inner, squares))
+            ctx.save_for_backward(value, *x, y, inner, squares)
         else:
             z = _quadratic_series(_Quadratic.of(elementwise.quadratic, y), frame.layout, x)
             ctx.save_for_backward(y, *z)
@@ -137,11 +138,12 @@ def rows_of(
     y: Tensor,
     x: Sequence[Tensor | None],
     inner: Tensor | None = None,
+    squares: Tensor | None = None,
 ) -> Sequence[Tensor | None]:
     """The rows of ``g(x)`` where autograd records nothing, in a frame without a metric."""
     derivatives = elementwise.derived(value, y, frame.layout.order, inner)
     if frame.layout.order == second.ORDER:
-        return second.forward(frame.layout, derivatives, x)
+        return second.forward(frame.layout, derivatives, x, squares)
     return elementwise.composed(Jet(value, tuple(x), frame), derivatives)
 
 
@@ -153,10 +155,10 @@ def _by_argument(
     gradients: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
     """Gradients from the rows of x."""
-    value, *x, y, inner = saved
+    value, *x, y, inner, squares = saved
     first, *others = elementwise.derived(value, y, frame.layout.order + 1, inner)
     if frame.layout.order == second.ORDER:
-        return second.backward(frame.layout, shapes, (first, *others), x, gradients)
+        return second.backward(frame.layout, shapes, (first, *others), x, gradients, squares)
     h = Slopes([first, *elementwise.composed(Jet(value, tuple(x), frame), others)])
     return _transposed(frame.layout, shapes, h, gradients)
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .layout import Layout, Table
+from .layout import Layout
 
 Tensor = torch.Tensor
 Part = Tensor | None
@@ -25,12 +25,12 @@ FEW = 8
 """Rows up to which they are squared one by one, without memory for all of their squares."""
 
 
-def forward(layout: Layout, derivatives: Derivatives, x: Sequence[Part]) -> list[Part]:
-    """``z_1`` and ``z_2``."""
+def forward(layout: Layout, derivatives: Derivatives, x: Sequence[Part], squares: Part = None) -> list[Part]:
+    """``z_1`` and ``z_2``; ``squares`` are ``x_1 * x_1`` where they are known."""
     slope, curvature = derivatives
     assert isinstance(slope, Tensor)
     firsts, seconds = x
-    squares = _squares(layout.table(1, 1), firsts)
+    squares = squared(layout, firsts) if squares is None else squares
     z = None if seconds is None else seconds * slope
     if squares is not None:
         z = _plus(z, curvature, squares, 0.5)
@@ -43,6 +43,7 @@ def backward(
     derivatives: Derivatives,
     x: Sequence[Part],
     gradients: Sequence[Part],
+    squares: Part = None,
 ) -> list[Part]:
     """The gradients of the value and of both stacks of rows, which had these shapes; None where there was no stack."""
     slope, curvature, third = derivatives
@@ -54,9 +55,9 @@ def backward(
     dot = _dot(_dot(None, by_firsts, firsts), by_seconds, seconds)
     if dot is not None:
         value = _plus(value, curvature, dot)
-    bend = None if by_seconds is None else _dot(None, by_seconds, _squares(table, firsts))
-    if bend is not None:
-        value = _plus(value, third, bend, 0.5)
+    if by_seconds is not None:
+        bend = _dot(None, by_seconds, squared(layout, firsts) if squares is None else squares)
+        value = value if bend is None else _plus(value, third, bend, 0.5)
     rows = None if by_firsts is None else by_firsts * slope
     if firsts is not None and table is not None and by_seconds is not None and curvature is not None:
         if rows is None:
@@ -66,8 +67,15 @@ def backward(
     return [_fitted(part, shape) for part, shape in zip(found, shapes, strict=True)]
 
 
-def _squares(table: Table | None, rows: Part) -> Part:
-    """The products of rows with each other, in the rows that they belong to."""
+def summing(layout: Layout) -> bool:
+    """Whether there is one second-order row for many of the first: their squares are little to keep, and much to do."""
+    table = layout.table(1, 1) if layout.order == ORDER else None
+    return table is not None and table.summed
+
+
+def squared(layout: Layout, rows: Part) -> Part:
+    """The products of first-order rows with each other, in the rows that they belong to."""
+    table = layout.table(1, 1)
     if table is None or rows is None:
         return None
     if not table.summed or len(rows) > FEW:

@@ -156,7 +156,7 @@ def _gelu(x: Tensor, y: Tensor, order: int, inner: Tensor | None = None) -> List
     """``x Phi(x)``: the first is ``Phi + x phi``, the next ``(2 - x^2) phi``."""
     density = 1 / math.sqrt(2 * math.pi)
     bell = torch.exp(-0.5 * x * x)  # once for all of them
-    found: List = [(_normal(x) if inner is None else inner) + bell * (density * x)]
+    found: List = [torch.addcmul(_normal(x) if inner is None else inner, x, bell, value=density)]
     return found + list(_gaussian(x, order - 1, (2 * density, 0.0, -density), 0.5, bell))
 
 
@@ -168,8 +168,15 @@ def _softplus(x: Tensor, y: Tensor, order: int) -> List:
 def _silu(x: Tensor, y: Tensor, order: int) -> List:
     """``x s(x)``: its k-th derivative is ``x s^(k) + k s^(k-1)``."""
     inner = torch.sigmoid(x)
-    chain = [inner, *_sigmoid(x, inner, order)]
-    return [x * chain[k] + k * chain[k - 1] for k in range(1, order + 1)]  # type: ignore[operator]
+    slope = inner * (1 - inner)
+    chain: list[Any] = [inner, slope]
+    if order > 1:  # the first ones in fewer steps than polynomials take
+        chain.append(slope * torch.rsub(inner, 1, alpha=2))
+    if order > 2:
+        chain.append(slope * torch.rsub(slope, 1, alpha=6))
+    if order > 3:
+        chain += _sigmoid(x, inner, order)[3:]
+    return [torch.addcmul(chain[k - 1] if k == 1 else k * chain[k - 1], x, chain[k]) for k in range(1, order + 1)]
 
 
 def _logsigmoid(x: Tensor, y: Tensor, order: int) -> List:
