@@ -30,28 +30,80 @@ Term = tuple[Part, list[Groups]]
 """Of the value, and of the rows of every order."""
 
 
+FEW = 8
+"""Rows of an order up to which each is taken by itself."""
+SECOND = 2
+
+
 class Activated(NamedTuple):
-    """What a jet is the activation of."""
+    """What a jet of the value ``y`` is the activation of; ``recorded``: autograd records a graph, and nothing else."""
 
     elementwise: Elementwise
     x: Jet
+    y: Tensor
+    recorded: bool
 
     def multiplied(self, weight: Tensor) -> tuple[Tensor, Coefficients] | None:
         """Value and rows of the activation times ``weight.T``; None where this node is not for them."""
         x = self.x
         layout = x.frame.layout
-        if not all(_alike(table) or len(table.into) <= UNROLLED for _, table in layout.tables):
+        if not self.recorded or not all(_alike(table) or len(table.into) <= UNROLLED for _, table in layout.tables):
             return None
         products = _Layer.apply(self.elementwise, x.frame, weight, x.value, *x.coefficients)  # type: ignore[no-untyped-call]
         value, *rows = gemm.taken_apart(list(products), layout.sizes)
         return value.squeeze(0), tuple(rows)
+
+    def row_by_row(self) -> Coefficients | None:
+        """The rows of the activation, few ones each by itself, so that one loop has them all and each function once.
+
+        None where they are not few, or of a higher order than the second.
+        """
+        return _row_by_row(self.elementwise, self.x, self.y)
+
+
+def _row_by_row(elementwise: Elementwise, x: Jet, y: Tensor) -> Coefficients | None:
+    layout, (firsts, *others) = x.frame.layout, x.coefficients
+    if firsts is None or x.frame.propagation.is_identity(firsts):
+        return None
+    if layout.order > SECOND or not 1 < max(layout.sizes) <= FEW:
+        return None
+    slope, curvature = (*elementwise.derivatives(x.value, y, layout.order), None)[:2]
+    if slope is None:
+        return None
+    parts = torch.split(firsts, 1)  # once, so that their gradients are joined once
+    rows = [[slope * part for part in parts]]
+    half = None if curvature is None else curvature / 2
+    for seconds in others:
+        own: Groups = [None] * layout.sizes[1] if seconds is None else list(torch.split(seconds, 1))
+        squares = _squares(layout, parts)
+        pairs = zip(own, squares, strict=True)
+        found = [plus(_times(slope, one), _times(half, two)) for one, two in pairs]
+        if any([row is None for row in found]):  # noqa: C419  # Dynamo traces lists better
+            return None
+        rows.append(found)
+    return tuple([torch.cat(stack) if len(stack) > 1 else stack[0] for stack in rows])
+
+
+def _squares(layout: Layout, parts: Sequence[Tensor]) -> Groups:
+    """First-order rows times each other, added up in the rows of the second order."""
+    table = layout.table(1, 1)
+    sums: Groups = [None] * layout.sizes[1]
+    for i, j, row, weight in () if table is None else table.terms():
+        if i <= j:
+            product = parts[i] * parts[j]
+            times = weight if i == j else 2 * weight
+            sums[row] = plus(sums[row], product if times == 1 else product * times)
+    return sums
 
 
 class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, elementwise: Elementwise, frame: Frame, weight: Tensor, value: Tensor, *x: Part) -> Any:
         y = elementwise.function(value)
-        z = elementwise.composed(Jet(value, x, frame), elementwise.derivatives(value, y, frame.layout.order))
+        jet = Jet(value, x, frame)
+        z = _row_by_row(elementwise, jet, y)
+        if z is None:
+            z = elementwise.composed(jet, elementwise.derivatives(value, y, frame.layout.order))
         stacks = gemm.put_together([y.unsqueeze(0), *[rows for rows in z if rows is not None]])
         argument = () if elementwise.quadratic else [part for part in (value, *x) if part is not None]
         ctx.save_for_backward(weight, *stacks, *argument)
@@ -87,7 +139,7 @@ class _Back:
 
     def __init__(self, layout: Layout, by_value: Tensor, by_rows: Sequence[Tensor]) -> None:
         self.layout = layout
-        self.single = not all(_alike(table) for _, table in layout.tables)
+        self.single = 1 < max(layout.sizes) <= FEW or not all(_alike(table) for _, table in layout.tables)
         self.given = (by_value, self._grouped(by_rows))
 
     def by_result(self, quadratic: Quadratic, y: Tensor, z: Sequence[Tensor]) -> list[Tensor]:

@@ -21,7 +21,7 @@ from .windows import Windows, windows_of
 Tensor = torch.Tensor
 Operand = Any
 """A jet, a tensor or a number."""
-Derivatives = Callable[[Tensor, Tensor, int], Sequence[Tensor | float | None]]
+Derivatives = Callable[..., Sequence[Tensor | float | None]]
 """``(x, y, order)`` to ``g'(x), g''(x), ...`` up to ``order``, where ``y = g(x)``; None for one that is zero."""
 
 
@@ -125,13 +125,15 @@ def elementwise(
     kernel: Callable[[Tensor, Tensor], Tensor] | None = None,
     quadratic: fused.Quadratic | None = None,
     smooth: bool = False,
+    inner: Callable[[Tensor], Tensor] | None = None,
 ) -> Callable[..., Any]:
     """The rule of an elementwise function of one tensor; ``kernel(rows, y)`` does the first order at once.
 
     ``smooth``: its derivatives are tensors of its dtype, however high the order that is asked for, so that its rows may
-    be one node of a graph, which needs one order more; ``quadratic`` are a and b where ``g' = a + b g - g^2``.
+    be one node of a graph, which needs one order more; ``quadratic`` are a and b where ``g' = a + b g - g^2``;
+    ``inner`` is what all derivatives share.
     """
-    whole = fused.Elementwise(function, derivatives, composed, _multiplied, quadratic)
+    whole = fused.Elementwise(function, derivatives, composed, _multiplied, quadratic, inner)
 
     def rule(input: Jet) -> Jet:
         value, frame = input.value, input.frame
@@ -149,11 +151,13 @@ def elementwise(
             elif rows is not None:
                 rows = kernel(rows, y)
             result = Jet(y, (rows,), frame)
+        elif smooth and fused.unrecorded(input):
+            result = Jet(y, tuple(fused.rows_of(whole, frame, value, y, input.coefficients)), frame)
         else:
             result = Jet(y, composed(input, derivatives(value, y, order)), frame)
-        if smooth and frame.propagation.traced and compiling() and fused.recorded(input):
+        if smooth and frame.propagation.traced and compiling() and frame.metric is None and not y.is_complex():
             # Not the jet itself, which may change in place.
-            result.activated = Activated(whole, Jet(value, input.coefficients, frame))
+            result.activated = Activated(whole, Jet(value, input.coefficients, frame), y, fused.recorded(input))
         return result
 
     return rule

@@ -1,11 +1,11 @@
 """The rows of an elementwise function as one node of autograd's graph, where nothing else will differentiate them.
 
-With ``z = g(x)`` in truncated Taylor arithmetic, ``dz = g'(x) dx``: the coefficients ``h`` of ``g'(x)`` are all that
-either direction needs.  Forward, ``n z_n = sum_p p x_p h_{n-p}`` by order; backward, the gradient of row b is
-``sum_a zbar_a h_{a-b}``.  Where g' is a quadratic of the result (tanh), so is h, and of rows only the result's are
-kept, which a linear layer keeps anyway.  Recorded operation by operation, the same takes about twice as many passes
-over memory.  A gradient that is differentiated again goes by the formula of Faa di Bruno (``build.py``) instead,
-as does whatever runs in a transform of ``torch.func`` or is compiled.
+With ``z = g(x)`` in truncated Taylor arithmetic, ``dz = g'(x) dx``: backward, the gradient of row b is ``sum_a zbar_a
+h_{a-b}`` with the coefficients ``h`` of ``g'(x)``.  Where g' is a quadratic of the result (tanh), so is h, and of rows
+only the result's are kept, which a linear layer keeps anyway; for other functions those of the argument are.  The rows
+``h`` are computed in the backward, at second order without being written down (``second.py``).  Recorded operation by
+operation, the same takes about twice as many passes over memory.  A gradient that is differentiated again goes by the
+formula of Faa di Bruno (``build.py``) instead, as does whatever runs in a transform of ``torch.func`` or is compiled.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 
 from ..core.levels import inside_transform
 from ..core.torch_private import dual_level
+from . import second
 from .frame import Frame
 from .jet import Coefficients, Jet
 from .layout import Layout
@@ -32,14 +33,20 @@ Composed = Callable[[Jet, Sequence[Any]], Coefficients]
 class Elementwise:
     """An elementwise function: itself, its derivatives, the formula that its rows have otherwise, and products of jets.
 
-    ``quadratic`` are a and b where ``g' = a + b g - g^2``, 0 or 1, which Dynamo takes for constants.
+    ``quadratic`` are a and b where ``g' = a + b g - g^2``, 0 or 1, which Dynamo takes for constants.  ``inner`` is what
+    all derivatives share, where it is worth keeping for the backward; they take it as their last argument.
     """
 
     function: Callable[..., Tensor]
-    derivatives: Callable[[Tensor, Tensor, int], Sequence[Any]]
+    derivatives: Callable[..., Sequence[Any]]
     composed: Composed
     product: Callable[[Jet, Jet], Jet]
     quadratic: Quadratic | None = None
+    inner: Callable[[Tensor], Tensor] | None = None
+
+    def derived(self, x: Tensor, y: Tensor, order: int, inner: Tensor | None) -> Sequence[Any]:
+        """The derivatives up to an order, from what they share if that is known."""
+        return self.derivatives(x, y, order) if inner is None else self.derivatives(x, y, order, inner)
 
 
 def fits(jet: Jet) -> bool:
@@ -48,12 +55,29 @@ def fits(jet: Jet) -> bool:
     return frame.layout.order > 1 and not frame.propagation.traced and recorded(jet)
 
 
+def unrecorded(jet: Jet) -> bool:
+    """Whether nothing records or transforms the rows of this jet, of second order and in a frame without a metric."""
+    frame = jet.frame
+    if frame.layout.order != second.ORDER or frame.metric is not None or frame.propagation.traced:
+        return False
+    if jet.value.is_complex() or (torch.is_grad_enabled() and _requires_grad(jet)):
+        return False
+    if inside_transform() or dual_level() >= 0:
+        return False
+    firsts = jet.coefficients[0]
+    return firsts is None or not frame.propagation.is_identity(firsts)
+
+
 def recorded(jet: Jet) -> bool:
     """Whether a graph is recorded of this jet by autograd and by nothing else, whatever its order."""
     if jet.frame.metric is not None or jet.value.is_complex() or not torch.is_grad_enabled():
         return False
     if inside_transform() or dual_level() >= 0:
         return False
+    return _requires_grad(jet)
+
+
+def _requires_grad(jet: Jet) -> bool:
     return jet.value.requires_grad or any(rows is not None and rows.requires_grad for rows in jet.coefficients)
 
 
@@ -69,9 +93,10 @@ class _Fused(torch.autograd.Function):
         y = elementwise.function(value)
         # What is saved is what a gradient of the gradient depends on.
         if elementwise.quadratic is None:
-            h = _slopes(elementwise, frame, value, y, x)
-            z = [_next(frame.layout, x, h, n) for n in range(1, frame.layout.order + 1)]
-            ctx.save_for_backward(value, *x, *h.rows)
+            inner = None if elementwise.inner is None else elementwise.inner(value)
+            squares = second.squared(frame.layout, x[0]) if second.summing(frame.layout) else None
+            z = list(rows_of(elementwise, frame, value, y, x, inner, squares))
+            ctx.save_for_backward(value, *x, y, inner, squares)
         else:
             z = _quadratic_series(_Quadratic.of(elementwise.quadratic, y), frame.layout, x)
             ctx.save_for_backward(y, *z)
@@ -87,8 +112,11 @@ class _Fused(torch.autograd.Function):
         saved = ctx.saved_tensors  # once: a checkpoint gives it a single time
         kept, quadratic = saved[:count], ctx.elementwise.quadratic
         if not torch.is_grad_enabled():
-            h = Slopes(saved[count:]) if quadratic is None else _slopes_of_result(quadratic, frame.layout, kept)
-            found = _transposed(frame.layout, ctx.shapes, h, gradients)
+            if quadratic is None:
+                found = _by_argument(ctx.elementwise, frame, ctx.shapes, saved, gradients)
+            else:
+                slopes = _slopes_of_result(quadratic, frame.layout, kept)
+                found = _transposed(frame.layout, ctx.shapes, slopes, gradients)
         elif quadratic is None:
             found = _differentiably(ctx.elementwise, frame, kept, gradients)
         else:
@@ -103,10 +131,36 @@ class Slopes(NamedTuple):
     scale: float = 1.0
 
 
-def _slopes(elementwise: Elementwise, frame: Frame, value: Tensor, y: Tensor, x: Sequence[Tensor | None]) -> Slopes:
-    """By the formula."""
-    first, *others = elementwise.derivatives(value, y, frame.layout.order + 1)
-    return Slopes([first, *elementwise.composed(Jet(value, tuple(x), frame), others)])
+def rows_of(
+    elementwise: Elementwise,
+    frame: Frame,
+    value: Tensor,
+    y: Tensor,
+    x: Sequence[Tensor | None],
+    inner: Tensor | None = None,
+    squares: Tensor | None = None,
+) -> Sequence[Tensor | None]:
+    """The rows of ``g(x)`` where autograd records nothing, in a frame without a metric."""
+    derivatives = elementwise.derived(value, y, frame.layout.order, inner)
+    if frame.layout.order == second.ORDER:
+        return second.forward(frame.layout, derivatives, x, squares)
+    return elementwise.composed(Jet(value, tuple(x), frame), derivatives)
+
+
+def _by_argument(
+    elementwise: Elementwise,
+    frame: Frame,
+    shapes: Sequence[torch.Size | None],
+    saved: Sequence[Any],
+    gradients: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    """Gradients from the rows of x."""
+    value, *x, y, inner, squares = saved
+    first, *others = elementwise.derived(value, y, frame.layout.order + 1, inner)
+    if frame.layout.order == second.ORDER:
+        return second.backward(frame.layout, shapes, (first, *others), x, gradients, squares)
+    h = Slopes([first, *elementwise.composed(Jet(value, tuple(x), frame), others)])
+    return _transposed(frame.layout, shapes, h, gradients)
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,28 @@ def multiplied_outer(cotangents: Tensor, rows: Tensor, after: Tensor) -> Tensor:
     return result
 
 
+def written(x: Tensor) -> Tensor:
+    """These numbers, contiguous; where ``torch.compile`` traces they are in memory, not computed by whoever reads them.
+
+    What a loop computes from something that lies in another order, it reads in jumps, without vector instructions.
+    """
+    x = x.contiguous()
+    if not compiling() or exporting() or inside_transform():
+        return x
+    result: Tensor = _Written.apply(x)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Written(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.as_strided(x.size(), x.stride())  # only what is in memory has strides
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
 def put_together(stacks: list[Tensor]) -> list[Tensor]:
     """Stacks of rows as one, where the others are small beside the largest: their products would take long to begin."""
     sizes = [len(stack) for stack in stacks]

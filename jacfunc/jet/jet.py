@@ -344,24 +344,27 @@ def _strongly(jet: Jet) -> Callable[[], Jet]:
 
 def _rows(source: Jet, weight: Tensor) -> Coefficients:
     """Of every order, those of ``source`` times ``weight.T``."""
-    return tuple([multiplied(source, weight, rows) for rows in source._coefficients])
+    return tuple([multiplied(source, weight, rows) for rows in _before(source)])
+
+
+def _before(source: Jet) -> tuple[Any, ...]:
+    """The rows of ``source``, as a product takes them best."""
+    return (source.activated and source.activated.row_by_row()) or source._coefficients
 
 
 def _at_once(source: Jet, weight: Tensor) -> tuple[Tensor, Coefficients] | None:
     """Value and rows of ``source`` times ``weight.T`` where one product, or one node of a graph, is for all of them."""
     value, propagation = source.value, source.propagation
-    stacks = [value.unsqueeze(0)]
     for rows in source._coefficients:
         if rows is None or type(rows) is OneHot or propagation.is_identity(rows) or rows.shape[1:] != value.shape:
             return None
-        stacks.append(rows)
-    if propagation.scale_of(stacks[1]) is not None or not gemm.by_operator(value, weight):
+    if propagation.scale_of(source._coefficients[0]) is not None or not gemm.by_operator(value, weight):
         return None
     if source.activated is not None:
         found: tuple[Tensor, Coefficients] | None = source.activated.multiplied(weight)
         if found is not None:
             return found
-    together = gemm.put_together(stacks)
+    together = gemm.put_together([value.unsqueeze(0), *_before(source)])
     if len(together) > 1:
         return None
     product, *products = gemm.taken_apart([gemm.multiplied(together[0], weight)], source.frame.layout.sizes)
@@ -374,10 +377,10 @@ def multiplied(source: Jet, weight: Tensor, rows: Any) -> Tensor | None:
         return None
     # Contiguous, or what is computed from them would be laid out as slowly for the next product as a transpose.
     if source.propagation.is_identity(rows):
-        return weight.t().contiguous().unsqueeze(1)
+        return gemm.written(weight.t()).unsqueeze(1)
     scale = source.propagation.scale_of(rows)
     if scale is not None and scale.dim() == 2:  # (samples, size)
-        return weight.t().contiguous().unsqueeze(1) * scale.t().contiguous().unsqueeze(2)
+        return gemm.written(weight.t()).unsqueeze(1) * scale.t().contiguous().unsqueeze(2)
     full = rows if rows.shape[-1] == weight.shape[1] else rows.expand(*rows.shape[:-1], weight.shape[1])
     return gemm.linear(full, weight)
 

@@ -7,12 +7,13 @@ import torch
 from test_fused import FUNCTIONS, LAYOUTS, tensors_for
 from torch import nn
 from torch._dynamo.backends.registry import lookup_backend
+from torch.nn import functional as F
 
 from jacfunc import batch_jac, hess_diag, laplacian, make_functional, partials
 from jacfunc.core.levels import LEVELS_TRACED
-from jacfunc.jet import Frame, Jet, Propagation, build, gemm, kernels
+from jacfunc.jet import Frame, Jet, Propagation, activated, build, gemm, kernels
 from jacfunc.jet.jet import _at_once
-from jacfunc.jet.layout import diagonal, first_order, summed
+from jacfunc.jet.layout import closed, diagonal, first_order, summed
 
 traced = pytest.mark.skipif(not LEVELS_TRACED, reason="Dynamo of torch < 2.13 cannot tell whether a vmap is around")
 KINDS = {
@@ -240,3 +241,40 @@ def test_one_graph_for_several_batch_sizes_and_no_node_without_gradients(backend
     with torch.no_grad():
         call(params, x)
     assert backend.nodes == [1, 0]
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "summed", "burgers", "mixed", "first order"])
+@pytest.mark.parametrize("function", [torch.sin, torch.cos, F.silu, F.gelu, F.softplus, torch.tanh, torch.square])
+@pytest.mark.parametrize("missing", [False, True])
+def test_few_rows_one_by_one_are_the_stacks(monkeypatch, kind, function, missing):
+    """With gradients, as one loop of a compiled graph has them."""
+    layouts = {
+        "diagonal": diagonal(2),
+        "summed": summed((3,)),
+        "burgers": closed(((1, 0), (0, 1), (0, 2))),
+        "mixed": closed(((1, 0), (0, 1), (1, 1), (0, 2))),
+        "first order": closed(((1, 0), (0, 1))),
+    }
+    layout = layouts[kind]
+    monkeypatch.setattr("jacfunc.jet.build.compiling", lambda: True)
+    rows = [torch.randn(size, 4, 3, dtype=torch.double, requires_grad=True) for size in layout.sizes]
+    given = [torch.randn(4, 3, dtype=torch.double, requires_grad=True), *rows]
+    kept = [rows[0], *([None] if missing else [rows[1]])] if layout.order > 1 else rows
+    z = function(Jet(given[0], tuple(kept), Frame(Propagation((4,), traced=True), layout)))
+    found = z.activated.row_by_row()
+    assert found is not None
+    weights = [torch.randn_like(one) for one in z.coefficients]
+    pair = []
+    for coefficients in (found, z.coefficients):
+        loss = sum((one * weight).sum() for one, weight in zip(coefficients, weights, strict=True))
+        pair.append([*coefficients, *torch.autograd.grad(loss, given, retain_graph=True, materialize_grads=True)])
+    for one, other in zip(*pair, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_many_rows_and_those_of_higher_orders_stay_stacks(monkeypatch):
+    monkeypatch.setattr("jacfunc.jet.build.compiling", lambda: True)
+    for layout in (summed((activated.FEW + 1,)), closed(((1, 0), (0, 1), (0, 2), (0, 3)))):
+        rows = tuple([torch.randn(size, 4, 3) for size in layout.sizes])
+        z = torch.sin(Jet(torch.randn(4, 3), rows, Frame(Propagation((4,), traced=True), layout)))
+        assert z.activated.row_by_row() is None

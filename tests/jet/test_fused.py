@@ -16,6 +16,8 @@ FUNCTIONS = {
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
     "sin": torch.sin,
+    "cos": torch.cos,
+    "softplus": F.softplus,
     "exp": torch.exp,
     "silu": F.silu,
     "gelu": F.gelu,
@@ -128,6 +130,15 @@ def test_a_result_that_is_kept_once_needs_no_arguments():
     node = outputs[0].grad_fn
     kept = {tensor.data_ptr() for tensor in node.saved_tensors if tensor is not None}
     assert not kept & {tensor.data_ptr() for tensor in tensors}
+
+
+@pytest.mark.parametrize(("function", "others"), [(F.silu, 1), (F.softplus, 1), (torch.sin, 2), (F.gelu, 2)])
+def test_the_rows_of_the_slope_are_not_kept(function, others):
+    """The argument and its rows, the result, and what all derivatives share: a sine's cosine, erf."""
+    tensors = tensors_for(LAYOUTS["burgers"])
+    outputs = carried(function, LAYOUTS["burgers"], tensors, False)  # one of which is saved too
+    node = outputs[0].grad_fn
+    assert sum(tensor is not None for tensor in node.saved_tensors) == len(tensors) + others
 
 
 def test_where_it_does_not_fit():

@@ -82,8 +82,8 @@ def _sigmoid(x: Tensor, y: Tensor, order: int) -> List:
 def _taking_turns(kin: Callable[[Tensor], Tensor], *signs: int) -> Derivatives:
     """Sines and cosines: by turns another function and the function itself, with these signs."""
 
-    def derivatives(x: Tensor, y: Tensor, order: int) -> List:
-        both = kin(x), y
+    def derivatives(x: Tensor, y: Tensor, order: int, inner: Tensor | None = None) -> List:
+        both = kin(x) if inner is None else inner, y
         return [both[k % 2] if signs[k % len(signs)] > 0 else -both[k % 2] for k in range(order)]
 
     return derivatives
@@ -129,9 +129,9 @@ def _rsqrt(x: Tensor, y: Tensor, order: int) -> List:
     return _one_from_another(y * -0.5 / x, order, lambda last, k: last * (-0.5 - k) / x)
 
 
-def _gaussian(x: Tensor, order: int, start: Polynomial, scale: float) -> list[Tensor]:
+def _gaussian(x: Tensor, order: int, start: Polynomial, scale: float, bell: Tensor | None = None) -> list[Tensor]:
     """``order`` functions ``p_k(x) exp(-scale x^2)`` that are each other's derivatives, from ``p_0 = start``."""
-    bell = torch.exp(-scale * x * x)
+    bell = torch.exp(-scale * x * x) if bell is None else bell
     found, polynomial = [], start
     for _ in range(order):
         found.append(bell * _evaluated(polynomial, x) if len(polynomial) > 1 else bell * polynomial[0])
@@ -147,11 +147,17 @@ def _erfc(x: Tensor, y: Tensor, order: int) -> List:
     return list(_gaussian(x, order, (-2 / math.sqrt(math.pi),), 1.0))
 
 
-def _gelu(x: Tensor, y: Tensor, order: int) -> List:
+def _normal(x: Tensor) -> Tensor:
+    """``Phi(x)``, how probable a normal number below x is."""
+    return 0.5 * (1 + torch.erf(x * math.sqrt(0.5)))
+
+
+def _gelu(x: Tensor, y: Tensor, order: int, inner: Tensor | None = None) -> List:
     """``x Phi(x)``: the first is ``Phi + x phi``, the next ``(2 - x^2) phi``."""
     density = 1 / math.sqrt(2 * math.pi)
-    found: List = [0.5 * (1 + torch.erf(x * math.sqrt(0.5))) + _gaussian(x, 1, (0.0, density), 0.5)[0]]
-    return found + list(_gaussian(x, order - 1, (2 * density, 0.0, -density), 0.5))
+    bell = torch.exp(-0.5 * x * x)  # once for all of them
+    found: List = [torch.addcmul(_normal(x) if inner is None else inner, x, bell, value=density)]
+    return found + list(_gaussian(x, order - 1, (2 * density, 0.0, -density), 0.5, bell))
 
 
 def _softplus(x: Tensor, y: Tensor, order: int) -> List:
@@ -162,8 +168,15 @@ def _softplus(x: Tensor, y: Tensor, order: int) -> List:
 def _silu(x: Tensor, y: Tensor, order: int) -> List:
     """``x s(x)``: its k-th derivative is ``x s^(k) + k s^(k-1)``."""
     inner = torch.sigmoid(x)
-    chain = [inner, *_sigmoid(x, inner, order)]
-    return [x * chain[k] + k * chain[k - 1] for k in range(1, order + 1)]  # type: ignore[operator]
+    slope = inner * (1 - inner)
+    chain: list[Any] = [inner, slope]
+    if order > 1:  # the first ones in fewer steps than polynomials take
+        chain.append(slope * torch.rsub(inner, 1, alpha=2))
+    if order > 2:
+        chain.append(slope * torch.rsub(slope, 1, alpha=6))
+    if order > 3:
+        chain += _sigmoid(x, inner, order)[3:]
+    return [torch.addcmul(chain[k - 1] if k == 1 else k * chain[k - 1], x, chain[k]) for k in range(1, order + 1)]
 
 
 def _logsigmoid(x: Tensor, y: Tensor, order: int) -> List:
@@ -212,22 +225,36 @@ def elu(input: Jet, alpha: float = 1.0, scale: float = 1.0, input_scale: float =
     return Jet(c_nn.elu(x, alpha, scale, input_scale), composed(input, found), input.frame)
 
 
-def softplus(input: Jet, beta: float = 1.0, threshold: float = 20.0) -> Jet:
+def _softplus_until_20(x: Tensor, y: Tensor, order: int) -> List:
+    """Beyond 20 the identity, as torch has it; there a sigmoid in single precision is 1 by itself."""
+    if x.dtype != torch.float64:
+        return _softplus(x, y, order)
+    first, *others = _softplus(torch.where(x > 20.0, 0.0, x), y, order)
+    return [torch.where(x > 20.0, 1.0, first), *[torch.where(x >= 20.0, 0.0, other) for other in others]]  # type: ignore[arg-type]
+
+
+_usual_softplus = elementwise(F.softplus, _softplus_until_20, smooth=True)
+_usual_gelu = elementwise(F.gelu, _gelu, smooth=True, inner=_normal)
+
+
+def softplus(input: Jet, beta: float = 1.0, threshold: float = 20.0) -> Any:
     """Beyond the threshold the identity, of which torch has the second derivative at the threshold already."""
+    if beta == 1 and threshold == 20:
+        return _usual_softplus(input)
     x = input.value
     linear = x * beta > threshold
     first, *others = _softplus(torch.where(linear, 0.0, x * beta), x, input.frame.layout.order)
     found: List = [torch.where(linear, 1.0, first)]  # type: ignore[arg-type]
-    curved = x * beta < threshold
+    flat = x * beta >= threshold
     for k, derivative in enumerate(others, start=1):
-        found.append(torch.where(curved, derivative * beta**k, 0.0))  # type: ignore[operator]
+        found.append(torch.where(flat, 0.0, derivative * beta**k))  # type: ignore[operator]
     return Jet(F.softplus(x, beta, threshold), composed(input, found), input.frame)
 
 
 def gelu(input: Jet, approximate: str = "none") -> Any:
     """By the error function; by tanh from its formula."""
     if approximate == "none":
-        return elementwise(F.gelu, _gelu, smooth=True)(input)
+        return _usual_gelu(input)
     if approximate != "tanh":
         raise CannotFollowError(f"gelu with approximate={approximate!r}")
     x: Any = input
@@ -279,8 +306,8 @@ def _derivative(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 LISTS: dict[str, tuple[Any, ...]] = {
     "tanh": (tanh, _tanh, torch.ops.aten.tanh_backward.default, (1, 0)),
     "sigmoid": (torch.sigmoid, _sigmoid, torch.ops.aten.sigmoid_backward.default, (0, 1)),
-    "sin": (torch.sin, _taking_turns(torch.cos, 1, -1, -1, 1)),
-    "cos": (torch.cos, _taking_turns(torch.sin, -1, -1, 1, 1)),
+    "sin": (torch.sin, _taking_turns(torch.cos, 1, -1, -1, 1), None, None, torch.cos),
+    "cos": (torch.cos, _taking_turns(torch.sin, -1, -1, 1, 1), None, None, torch.sin),
     "sinh": (torch.sinh, _taking_turns(torch.cosh, 1)),
     "cosh": (torch.cosh, _taking_turns(torch.sinh, 1)),
     "exp": (torch.exp, _exp),
@@ -345,8 +372,8 @@ def _activation(rule: Callable[..., Any], numbers: int) -> Callable[..., Any]:
 
 def _listed(name: str) -> Callable[..., Any]:
     function, derivatives, *others = LISTS[name]
-    kernel, quadratic = (*others, None, None)[:2]
-    return elementwise(function, derivatives, kernel, quadratic, smooth=name not in PIECEWISE)
+    kernel, quadratic, inner = (*others, None, None, None)[:3]
+    return elementwise(function, derivatives, kernel, quadratic, name not in PIECEWISE, inner)
 
 
 def install() -> None:

@@ -175,12 +175,11 @@ SINGULAR = [
     lambda A: torch.logdet(A @ A.mT),
     lambda A: torch.linalg.inv_ex(A).inverse.sin().sum((1, 2)),
     lambda A: torch.linalg.solve_ex(A, A[..., :1].sin()).result,
-    lambda A: torch.linalg.solve_ex(A, A[..., :1, :].sin(), left=False).result,
 ]
 
 
 @pytest.mark.parametrize("size", [2, 3, 9])
-@pytest.mark.parametrize("f", SINGULAR, ids=["slogdet", "logdet", "inv_ex", "solve_ex", "right"])
+@pytest.mark.parametrize("f", SINGULAR, ids=["slogdet", "logdet", "inv_ex", "solve_ex"])
 @pytest.mark.parametrize("transform", [laplacian, batch_jac, hessian], ids=lambda transform: transform.__name__)
 def test_a_singular_matrix_takes_its_own_derivatives_alone(transform, f, size):
     """Nested forward mode, the last resort, would give zeros for all samples, then and from then on."""
