@@ -152,6 +152,7 @@ def elementwise(
             result.activated = Activated(whole, Jet(value, input.coefficients, frame))
         return result
 
+    rule.whole = whole if smooth else None  # type: ignore[attr-defined]  # for ``stacked.py``
     return rule
 
 

@@ -1,0 +1,392 @@
+"""A small network of linear layers and activations on jets: value and all rows in one stack, all layers in one node.
+
+A small call waits for operations to be launched, not for arithmetic.  So a layer multiplies the value and the rows of
+all orders at once, an activation is a handful of operations on the whole stack, and autograd records one node for all
+layers, whose backward goes through them likewise.  The formulas are those of ``fused.py``.  What is large, or is
+differentiated by anything but autograd, goes layer by layer (``layers.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from ..core import caches
+from ..core.levels import inside_transform
+from ..core.torch_private import autocasting, dual_level
+from .build import composed
+from .frame import Frame, OneHot
+from .fused import Elementwise, Quadratic
+from .jet import Coefficients, Jet, multiplied
+from .layout import Layout
+
+Tensor = torch.Tensor
+Part = Tensor | None
+Params = Mapping[str, Tensor]
+Rule = Callable[..., Any]
+
+LARGEST = 2**16
+"""Entries of a stack up to which a network is small: beyond, arithmetic takes longer than launching it."""
+NARROW = 8
+"""Outputs up to which the last linear layer is multiplied out at once, whatever of it is wanted."""
+DTYPES = frozenset([torch.float32, torch.float64])
+WRITING: dict[Quadratic, Callable[..., Tensor]] = {(1, 0): torch.tanh_, (0, 1): torch.sigmoid_}
+"""By ``a, b`` where ``g' = a + b g - g^2``: the function itself, in place."""
+
+
+class Layer(NamedTuple):
+    """A linear layer by the names of its parameters, and the function of the activation after it, if any."""
+
+    weight: str
+    bias: str
+    activation: Callable[..., Any] | None
+
+
+def stacked(layers: Sequence[Layer], rule: Rule, params: Params, x: Jet) -> Jet | None:
+    """The output of these layers, where this is the way to it; ``rule`` is that of linear layers."""
+    frame, value = x._frame, x._value
+    if value is None or not _is_matrix(x, value) or caches.RULES[F.linear][0] is not rule:
+        return None
+    if autocasting() or inside_transform() or dual_level() >= 0:
+        return None
+    rows = frame.layout.sizes
+    entries = (1 + sum(rows)) * value.shape[0]
+    tensors: list[Any] = []
+    functions: list[Elementwise] = []
+    for weight_name, bias_name, activation in layers:
+        weight, bias = params[weight_name], params.get(bias_name)
+        if not _is_plain(weight, value) or (bias is not None and not _is_plain(bias, value)):
+            return None
+        tensors += (weight, bias)
+        if activation is None:  # of the last one alone
+            continue
+        width, whole = weight.shape[0], getattr(caches.RULES[activation][0], "whole", None)
+        # What is narrower than its rows is for frames.
+        if whole is None or entries * width > LARGEST or 2 * width <= rows[0]:
+            return None
+        functions.append(whole)
+    last: list[Any] = []
+    if len(layers) > len(functions):
+        width = tensors[-2].shape[0]
+        if width > NARROW or width == rows[0] > 1:  # of which few entries may be wanted, as of a diagonal
+            tensors, last = tensors[:-2], tensors[-2:]
+    result = Jet(*_Network(frame, x._coefficients, tuple(functions)).of(value, tensors), frame)
+    return Jet.linear(result, *last) if last else result
+
+
+def _is_matrix(x: Jet, value: Tensor) -> bool:
+    """Whether a jet is a matrix, relative to the input, with rows that are the same for all samples."""
+    frame = x._frame
+    if x.pending is not None or x.root is not None or frame.metric is not None or frame.factor is not None:
+        return False
+    if frame.propagation.traced or type(value) is not Tensor or value.dim() != 2 or value.dtype not in DTYPES:
+        return False
+    return all(rows is None or type(rows) is OneHot or _is_shared(rows) for rows in x._coefficients)
+
+
+def _is_shared(rows: Any) -> bool:
+    return type(rows) is Tensor and rows.dim() == 3 and rows.shape[1] == 1 and not rows.requires_grad
+
+
+def _is_plain(parameter: Any, value: Tensor) -> bool:
+    kind = type(parameter)
+    plain = kind is torch.nn.Parameter or kind is Tensor
+    return plain and parameter.dtype is value.dtype and parameter.device == value.device
+
+
+class _Network(NamedTuple):
+    """What of an evaluation is no tensor to differentiate by: the rows of its input, and its activations."""
+
+    frame: Frame
+    rows: Coefficients
+    functions: tuple[Elementwise, ...]
+
+    @property
+    def layout(self) -> Layout:
+        """That of its stacks, which have the value in front."""
+        return self.frame.layout
+
+    def of(self, value: Tensor, tensors: Sequence[Part]) -> tuple[Tensor, Coefficients]:
+        """Value and rows of the output, as one node where autograd records."""
+        recorded = torch.is_grad_enabled() and (
+            value.requires_grad or any(tensor is not None and tensor.requires_grad for tensor in tensors)
+        )
+        run = _Node.apply if recorded else _unrecorded
+        y, *rows = run(self, value, *tensors)  # type: ignore[no-untyped-call]
+        return y, tuple(rows)
+
+    def forward(self, value: Tensor, tensors: Sequence[Part], kept: list[Tensor] | None) -> tuple[Tensor, ...]:
+        """Value and rows of the output; what the backward needs is added to what is ``kept``."""
+        sizes = [1, *self.layout.sizes]
+        weights: Any = tensors[::2]
+        stack = self._first(value, weights[0], sizes)
+        self._activate(self.functions[0], stack, tensors[1], sizes, kept)
+        for whole, weight, bias in zip(self.functions[1:], weights[1:], tensors[3::2], strict=False):
+            stack = F.linear(stack, weight)
+            self._activate(whole, stack, bias, sizes, kept)
+        y, *z = torch.split_with_sizes(stack, sizes)
+        if len(weights) == len(self.functions):
+            return (y[0].detach(), *[rows.detach() for rows in z])  # views for nobody else
+        weight, bias = weights[-1], tensors[-1]
+        return (F.linear(y[0], weight, bias), *[F.linear(rows, weight) for rows in z])
+
+    def _first(self, value: Tensor, weight: Tensor, sizes: list[int]) -> Tensor:
+        """The stack of the first layer, without its bias."""
+        stack = value.new_empty((sum(sizes), value.shape[0], weight.shape[0]))
+        y, *z = torch.split_with_sizes(stack, sizes)
+        transposed = weight.t()
+        torch.mm(value, transposed, out=y[0])
+        for rows, part in zip(self.rows, z, strict=True):
+            if rows is None:
+                part.zero_()
+            elif self.frame.propagation.is_identity(rows):
+                part.copy_(transposed.unsqueeze(1))
+            else:
+                part.copy_(F.linear(rows, weight))
+        return stack
+
+    def _activate(
+        self, whole: Elementwise, stack: Tensor, bias: Part, sizes: list[int], kept: list[Tensor] | None
+    ) -> None:
+        """Put the activation of a stack, once the bias is added to its value, in its place."""
+        layout = self.layout
+        y, *z = torch.split_with_sizes(stack, sizes)
+        if bias is not None:
+            y.add_(bias)
+        if whole.quadratic is None:
+            self._by_formula(whole, stack, y, z, sizes, kept)
+            return
+        WRITING[whole.quadratic](y)
+        slope, factor, scale = self._slope(whole.quadratic, y)
+        if layout.order == 2:  # of which no row has to be kept as it was
+            moved = z[0] * factor
+            stack[1:].mul_(slope)
+            _accumulate(layout, 1, 1, z[1], moved, z[0], 0.5 * scale)
+        elif layout.order == 1:
+            z[0].mul_(slope)
+        else:
+            lower = torch.split_with_sizes(stack[1 : -sizes[-1]].clone(), sizes[1:-1])
+            stack[1:].mul_(slope)
+            h: list[Part] = []
+            for n in range(2, layout.order + 1):
+                h.append(_slope_rows(layout, n - 1, z, factor, scale))
+                _convolve(layout, n, z, lower, h, scale)
+        if kept is not None:
+            kept.append(stack)
+
+    def _by_formula(
+        self,
+        whole: Elementwise,
+        stack: Tensor,
+        y: Tensor,
+        z: Sequence[Tensor],
+        sizes: list[int],
+        kept: list[Tensor] | None,
+    ) -> None:
+        """Put an activation in place whose g' is no quadratic of g: by the formula of Faa di Bruno for g'."""
+        value, *x = torch.split_with_sizes(stack.clone(), sizes)
+        y.copy_(whole.function(value))
+        slope, *others = whole.derivatives(value, y, self.layout.order + 1)
+        h = composed(Jet(value, tuple(x), self.frame), others)
+        stack[1:].mul_(slope)
+        for n in range(2, self.layout.order + 1):
+            _convolve(self.layout, n, z, x, h, 1.0)
+        if kept is not None:
+            kept += [stack, _put_together([slope, *h], torch.empty_like(stack), sizes)]
+
+    def _slope(self, quadratic: Quadratic, y: Tensor) -> tuple[Tensor, Tensor, float]:
+        """``g' = a + b y - y^2``, and its own slope ``b - 2 y`` as a factor and a number."""
+        if quadratic == (1, 0):
+            return torch.addcmul(self.frame.propagation.identity(1, y), y, y, value=-1), y, -2.0
+        return torch.addcmul(y, y, y, value=-1), 1 - 2 * y, 1.0
+
+    def backward(
+        self,
+        value: Tensor,
+        tensors: Sequence[Part],
+        kept: Sequence[Tensor],
+        needed: Sequence[bool],
+        gradients: Sequence[Part],
+    ) -> list[Part]:
+        """The gradients by the value and by the tensors, as far as they are ``needed``."""
+        found: list[Part] = [None] * len(needed)
+        sizes = [1, *self.layout.sizes]
+        weights: Any = tensors[::2]
+        left = list(kept)
+        stack = kept[-1]
+        cotangent = _put_together(gradients, stack.new_empty((*stack.shape[:-1], weights[-1].shape[0])), sizes)
+        for number in reversed(range(len(weights))):
+            if number < len(self.functions):
+                quadratic = self.functions[number].quadratic
+                if quadratic is None:
+                    slopes, _ = left.pop(), left.pop()
+                    cotangent = _pulled_by_slopes(self.layout, slopes, cotangent, sizes)
+                else:
+                    self._pull_by_result(quadratic, left.pop(), cotangent, sizes)
+            if number == 0:
+                break
+            place, below = 1 + 2 * number, left[-1] if self.functions[number - 1].quadratic else left[-2]
+            if needed[place]:
+                width = cotangent.shape[-1]
+                found[place] = torch.mm(cotangent.view(-1, width).t(), below.view(-1, below.shape[-1]))
+            if needed[place + 1]:
+                found[place + 1] = cotangent[0].sum(0)
+            if not any(needed[:place]):
+                return found
+            cotangent = torch.matmul(cotangent, weights[number])
+        found[:3] = self._by_first(value, weights[0], cotangent, needed)
+        return found
+
+    def _pull_by_result(self, quadratic: Quadratic, stack: Tensor, cotangent: Tensor, sizes: list[int]) -> None:
+        """Pull back in place: ``h_0 zbar_b + (b - 2 z_0) m_b - sum_{n>0} m_{b+n} z_n``.
+
+        There ``m_b = sum_{n>0} zbar_{b+n} z_n``, and ``h = a + b z - z z`` are the rows of g'.
+        """
+        layout, order = self.layout, self.layout.order
+        z = torch.split_with_sizes(stack, sizes)
+        above = torch.split_with_sizes(cotangent, sizes)
+        slope, factor, scale = self._slope(quadratic, z[0])
+        first = torch.sum(cotangent[1:] * stack[1:], 0)
+        if order == 1:
+            cotangent.mul_(slope)
+            above[0].addcmul_(factor, first, value=scale)
+            return
+        low = stack.shape[0] - sizes[-1]
+        m = stack.new_zeros((low, *stack.shape[1:]))
+        parts = torch.split_with_sizes(m, sizes[:-1])
+        _correlate(layout, parts, above, z, 1.0)
+        torch.sum(m[1:] * stack[1:low], 0, out=parts[0][0])
+        cotangent.mul_(slope)
+        above[0].sub_(parts[0])
+        parts[0].copy_(first)
+        cotangent[:low].addcmul_(factor, m, value=scale)
+        if order > 2:
+            _correlate(layout, above[:-2], parts, z, -1.0)
+
+    def _by_first(self, value: Tensor, weight: Tensor, cotangent: Tensor, needed: Sequence[bool]) -> list[Part]:
+        """The gradients by the value, the weight and the bias of the first layer."""
+        by_value = torch.mm(cotangent[0], weight) if needed[0] else None
+        if not any(needed[1:3]):
+            return [by_value, None, None]
+        by_bias, *sums = torch.split_with_sizes(cotangent.sum(1), [1, *self.layout.sizes])
+        by_weight = torch.mm(cotangent[0].t(), value)
+        for rows, own in zip(self.rows, sums, strict=True):
+            if rows is None:
+                continue
+            if self.frame.propagation.is_identity(rows):
+                by_weight += own.t()
+            else:
+                by_weight.addmm_(own.t(), rows[:, 0])
+        return [by_value, by_weight if needed[1] else None, by_bias[0] if needed[2] else None]
+
+    def differentiably(
+        self, value: Tensor, tensors: Sequence[Part], needed: Sequence[bool], gradients: Sequence[Part]
+    ) -> list[Part]:
+        """The gradients with a graph of their own where one is recorded, by the formula, operation by operation."""
+        recorded = torch.is_grad_enabled()
+        with torch.enable_grad():
+            # Of their own, since one may be computed of another.
+            given: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in (value, *tensors)]
+            outputs = self._by_operations(given[0], given[1:])
+            pairs = zip(outputs, gradients, strict=True)
+            known = [(z, g) for z, g in pairs if z is not None and g is not None and z.requires_grad]
+            found: list[Part] = [None] * len(given)
+            places = [place for place, wanted in enumerate(needed) if wanted]
+            if known:
+                results, cotangents = zip(*known, strict=True)
+                by = [given[place] for place in places]
+                computed = torch.autograd.grad(results, by, cotangents, create_graph=recorded, allow_unused=True)
+                for place, gradient in zip(places, computed, strict=True):
+                    found[place] = gradient
+        return found
+
+    def _by_operations(self, value: Tensor, tensors: Sequence[Any]) -> tuple[Part, ...]:
+        jet, order = Jet(value, self.rows, self.frame), self.layout.order
+        for number, (weight, bias) in enumerate(zip(tensors[::2], tensors[1::2], strict=True)):
+            rows = tuple([multiplied(jet, weight, rows) for rows in jet._coefficients])
+            jet = Jet(F.linear(jet._value, weight, bias), rows, self.frame)
+            if number < len(self.functions):
+                whole, x = self.functions[number], jet.value
+                y = whole.function(x)
+                jet = Jet(y, whole.composed(jet, whole.derivatives(x, y, order)), self.frame)
+        return (jet.value, *jet.coefficients)
+
+
+class _Node(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, network: _Network, value: Tensor, *tensors: Part) -> tuple[Tensor, ...]:
+        kept: list[Tensor] = []
+        results = network.forward(value, tensors, kept)
+        ctx.save_for_backward(value, *tensors, *kept)
+        ctx.network, ctx.count = network, len(tensors)
+        ctx.set_materialize_grads(False)
+        return results
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Part) -> Any:
+        network: _Network = ctx.network
+        value, *saved = ctx.saved_tensors
+        tensors, kept, needed = saved[: ctx.count], saved[ctx.count :], ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled() or inside_transform():
+            return (None, *network.differentiably(value, tensors, needed, gradients))
+        return (None, *network.backward(value, tensors, kept, needed, gradients))
+
+
+def _unrecorded(network: _Network, value: Tensor, *tensors: Part) -> tuple[Tensor, ...]:
+    return network.forward(value, tensors, None)
+
+
+# -------------------------------------------------------------------- stacks
+
+
+def _put_together(parts: Sequence[Part], stack: Tensor, sizes: list[int]) -> Tensor:
+    """The parts in a stack, zeros for those that are None."""
+    for part, place in zip(parts, torch.split_with_sizes(stack, sizes), strict=True):
+        if part is None:
+            place.zero_()
+        else:
+            place.copy_(part)
+    return stack
+
+
+def _slope_rows(layout: Layout, n: int, z: Sequence[Tensor], factor: Tensor, scale: float) -> Tensor:
+    """The rows of order n of ``g' = a + b z - z z``, without the number ``scale``."""
+    total = z[n - 1] * factor
+    for p in range(1, n // 2 + 1):
+        _accumulate(layout, p, n - p, total, z[p - 1], z[n - p - 1], (-1 if 2 * p == n else -2) / scale)
+    return total
+
+
+def _convolve(layout: Layout, n: int, z: Sequence[Tensor], x: Sequence[Part], h: Sequence[Part], scale: float) -> None:
+    """Add to the rows of order n what ``n z_n = sum_p p x_p h_{n-p}`` has beside ``x_n h_0``."""
+    for p in range(1, n):
+        _accumulate(layout, p, n - p, z[n - 1], x[p - 1], h[n - p - 1], p / n * scale)
+
+
+def _accumulate(layout: Layout, p: int, q: int, total: Tensor, left: Part, right: Part, scale: float) -> None:
+    """Add to ``total`` what products of rows of the orders p and q make, times a number."""
+    table = layout.table(p, q)
+    if table is not None and left is not None and right is not None:
+        table.accumulate(total, left, right, scale)
+
+
+def _pulled_by_slopes(layout: Layout, slopes: Tensor, cotangent: Tensor, sizes: list[int]) -> Tensor:
+    """The gradient of row b: ``sum_a zbar_a h_{a-b}``."""
+    found = cotangent * slopes[:1]
+    torch.sum(cotangent * slopes, 0, out=found[0])
+    if layout.order > 1:
+        parts = [torch.split_with_sizes(stack, sizes) for stack in (found, cotangent, slopes)]
+        _correlate(layout, parts[0], parts[1], parts[2], 1.0)
+    return found
+
+
+def _correlate(layout: Layout, total: Sequence[Any], above: Sequence[Any], z: Sequence[Tensor], scale: float) -> None:
+    """Add to rows b of ``total``, but for the value, ``sum_{n>0} above_{b+n} z_n`` times a number."""
+    for p in range(1, len(total)):
+        for q in range(1, len(above) - p):
+            table = layout.table(p, q)
+            if table is not None:
+                table.accumulate_left(total[p], above[p + q], z[q], scale)
