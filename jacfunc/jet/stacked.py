@@ -17,10 +17,9 @@ from torch.nn import functional as F
 from ..core import caches
 from ..core.levels import inside_transform
 from ..core.torch_private import autocasting, dual_level
-from .build import composed
-from .frame import Frame, OneHot
+from .frame import Frame, OneHot, Propagation
 from .fused import Elementwise, Quadratic
-from .jet import Coefficients, Jet, multiplied
+from .jet import Jet
 from .layout import Layout
 
 Tensor = torch.Tensor
@@ -33,6 +32,9 @@ LARGEST = 2**16
 NARROW = 8
 """Outputs up to which the last linear layer is multiplied out at once, whatever of it is wanted."""
 DTYPES = frozenset([torch.float32, torch.float64])
+PLAIN = frozenset([Tensor, torch.nn.Parameter])
+ONE_HOT = "one-hot"
+"""What stands for the one-hot rows of the input."""
 WRITING: dict[Quadratic, Callable[..., Tensor]] = {(1, 0): torch.tanh_, (0, 1): torch.sigmoid_}
 """By ``a, b`` where ``g' = a + b g - g^2``: the function itself, in place."""
 
@@ -45,36 +47,79 @@ class Layer(NamedTuple):
     activation: Callable[..., Any] | None
 
 
+class Pick(NamedTuple):
+    """A result: a row of the stack, a column of it or all of them, and a number to multiply by."""
+
+    row: int
+    column: int | None
+    factor: float
+
+
+class Picked(NamedTuple):
+    """What is wanted of a network: the layout of its rows, those of the input, and each result of the output.
+
+    ``alone``: the one result is all that is returned.
+    """
+
+    layout: Layout
+    rows: tuple[Any, ...]
+    picks: tuple[Pick, ...]
+    alone: bool
+
+
 def stacked(layers: Sequence[Layer], rule: Rule, params: Params, x: Jet) -> Jet | None:
     """The output of these layers, where this is the way to it; ``rule`` is that of linear layers."""
     frame, value = x._frame, x._value
-    if value is None or not _is_matrix(x, value) or caches.RULES[F.linear][0] is not rule:
+    if value is None or not _is_matrix(x, value) or caches.RULES[F.linear][0] is not rule or not undisturbed():
         return None
-    if autocasting() or inside_transform() or dual_level() >= 0:
-        return None
-    rows = frame.layout.sizes
-    entries = (1 + sum(rows)) * value.shape[0]
-    tensors: list[Any] = []
-    functions: list[Elementwise] = []
-    for weight_name, bias_name, activation in layers:
-        weight, bias = params[weight_name], params.get(bias_name)
-        if not _is_plain(weight, value) or (bias is not None and not _is_plain(bias, value)):
-            return None
-        tensors += (weight, bias)
+    functions = small(layers, params, frame.layout, value.shape[0])
+    tensors: list[Any] | None = None if functions is None else tensors_of(layers, params, value)
+    if functions is None or tensors is None or (frame.layout.order == 1 and not _recorded(value, tensors)):
+        return None  # of one order and without a graph there is little to put together
+    last: list[Any] = []
+    if len(layers) > len(functions):
+        width = tensors[-2].shape[0]
+        if width > NARROW or width == frame.layout.sizes[0] > 1:  # of which few entries may be wanted, as of a diagonal
+            tensors, last = tensors[:-2], tensors[-2:]
+    identity = frame.propagation.is_identity
+    rows = tuple([ONE_HOT if part is not None and identity(part) else part for part in x._coefficients])
+    y, *z = Network(frame.layout, rows, functions, frame.propagation.identity(1, value)).of(value, tensors)
+    result = Jet(y, tuple(z), frame)
+    return Jet.linear(result, *last) if last else result
+
+
+def undisturbed() -> bool:
+    """Whether nothing but autograd is told of operations, or changes their dtype."""
+    return not (autocasting() or inside_transform() or dual_level() >= 0)
+
+
+def small(layers: Sequence[Layer], params: Params, layout: Layout, samples: int) -> tuple[Elementwise, ...] | None:
+    """The activations of layers that are small; None where any is not, or is none that is known here."""
+    rows, functions = layout.sizes, []
+    entries = (1 + sum(rows)) * samples
+    for weight, _, activation in layers:
         if activation is None:  # of the last one alone
             continue
-        width, whole = weight.shape[0], getattr(caches.RULES[activation][0], "whole", None)
+        width, whole = params[weight].shape[0], getattr(caches.RULES[activation][0], "whole", None)
         # What is narrower than its rows is for frames.
         if whole is None or entries * width > LARGEST or 2 * width <= rows[0]:
             return None
         functions.append(whole)
-    last: list[Any] = []
-    if len(layers) > len(functions):
-        width = tensors[-2].shape[0]
-        if width > NARROW or width == rows[0] > 1:  # of which few entries may be wanted, as of a diagonal
-            tensors, last = tensors[:-2], tensors[-2:]
-    result = Jet(*_Network(frame, x._coefficients, tuple(functions)).of(value, tensors), frame)
-    return Jet.linear(result, *last) if last else result
+    return tuple(functions)
+
+
+def tensors_of(layers: Sequence[Layer], params: Params, value: Tensor) -> list[Part] | None:
+    """Weight and bias of each layer; None where any is no plain tensor of the dtype and device of the value."""
+    found: list[Part] = []
+    dtype, device = value.dtype, value.device
+    for weight_name, bias_name, _ in layers:
+        weight, bias = params[weight_name], params.get(bias_name)
+        if type(weight) not in PLAIN or weight.dtype is not dtype or weight.device != device:
+            return None
+        if bias is not None and (type(bias) not in PLAIN or bias.dtype is not dtype or bias.device != device):
+            return None
+        found += (weight, bias)
+    return found
 
 
 def _is_matrix(x: Jet, value: Tensor) -> bool:
@@ -91,32 +136,33 @@ def _is_shared(rows: Any) -> bool:
     return type(rows) is Tensor and rows.dim() == 3 and rows.shape[1] == 1 and not rows.requires_grad
 
 
-def _is_plain(parameter: Any, value: Tensor) -> bool:
-    kind = type(parameter)
-    plain = kind is torch.nn.Parameter or kind is Tensor
-    return plain and parameter.dtype is value.dtype and parameter.device == value.device
+def _recorded(value: Tensor, tensors: Sequence[Part]) -> bool:
+    """Whether autograd records a graph."""
+    return torch.is_grad_enabled() and (
+        value.requires_grad or any([tensor is not None and tensor.requires_grad for tensor in tensors])
+    )
 
 
-class _Network(NamedTuple):
-    """What of an evaluation is no tensor to differentiate by: the rows of its input, and its activations."""
+class Network(NamedTuple):
+    """What of an evaluation is no tensor to differentiate by.
 
-    frame: Frame
-    rows: Coefficients
+    ``rows``: those of the input, by order, the same for all samples: one-hot ones by name.  ``functions``: those of the
+    activations.  ``one``: a tensor of a single one.  ``picks``: what is wanted of the output; without it, value and
+    rows.
+    """
+
+    layout: Layout
+    rows: tuple[Any, ...]
     functions: tuple[Elementwise, ...]
+    one: Tensor
+    picks: tuple[Pick, ...] = ()
 
-    @property
-    def layout(self) -> Layout:
-        """That of its stacks, which have the value in front."""
-        return self.frame.layout
-
-    def of(self, value: Tensor, tensors: Sequence[Part]) -> tuple[Tensor, Coefficients]:
-        """Value and rows of the output, as one node where autograd records."""
-        recorded = torch.is_grad_enabled() and (
-            value.requires_grad or any(tensor is not None and tensor.requires_grad for tensor in tensors)
-        )
-        run = _Node.apply if recorded else _unrecorded
-        y, *rows = run(self, value, *tensors)  # type: ignore[no-untyped-call]
-        return y, tuple(rows)
+    def of(self, value: Tensor, tensors: Sequence[Part]) -> tuple[Tensor, ...]:
+        """Value and rows of the output, or what is picked of them, as one node where autograd records."""
+        if _recorded(value, tensors):
+            found: tuple[Tensor, ...] = _Node.apply(self, value, *tensors)  # type: ignore[no-untyped-call]
+            return found
+        return self.forward(value, tensors, None)
 
     def forward(self, value: Tensor, tensors: Sequence[Part], kept: list[Tensor] | None) -> tuple[Tensor, ...]:
         """Value and rows of the output; what the backward needs is added to what is ``kept``."""
@@ -127,11 +173,12 @@ class _Network(NamedTuple):
         for whole, weight, bias in zip(self.functions[1:], weights[1:], tensors[3::2], strict=False):
             stack = F.linear(stack, weight)
             self._activate(whole, stack, bias, sizes, kept)
+        if self.picks:
+            return tuple([_picked(pick, stack, weights[-1], tensors[-1]) for pick in self.picks])
         y, *z = torch.split_with_sizes(stack, sizes)
         if len(weights) == len(self.functions):
             return (y[0].detach(), *[rows.detach() for rows in z])  # views for nobody else
-        weight, bias = weights[-1], tensors[-1]
-        return (F.linear(y[0], weight, bias), *[F.linear(rows, weight) for rows in z])
+        return (F.linear(y[0], weights[-1], tensors[-1]), *[F.linear(rows, weights[-1]) for rows in z])
 
     def _first(self, value: Tensor, weight: Tensor, sizes: list[int]) -> Tensor:
         """The stack of the first layer, without its bias."""
@@ -142,7 +189,7 @@ class _Network(NamedTuple):
         for rows, part in zip(self.rows, z, strict=True):
             if rows is None:
                 part.zero_()
-            elif self.frame.propagation.is_identity(rows):
+            elif rows is ONE_HOT:
                 part.copy_(transposed.unsqueeze(1))
             else:
                 part.copy_(F.linear(rows, weight))
@@ -190,17 +237,21 @@ class _Network(NamedTuple):
         value, *x = torch.split_with_sizes(stack.clone(), sizes)
         y.copy_(whole.function(value))
         slope, *others = whole.derivatives(value, y, self.layout.order + 1)
-        h = composed(Jet(value, tuple(x), self.frame), others)
+        h = whole.composed(self._jet(value, x), others)
         stack[1:].mul_(slope)
         for n in range(2, self.layout.order + 1):
             _convolve(self.layout, n, z, x, h, 1.0)
         if kept is not None:
-            kept += [stack, _put_together([slope, *h], torch.empty_like(stack), sizes)]
+            slopes = torch.zeros_like(stack)
+            for rows, part in zip((slope, *h), torch.split_with_sizes(slopes, sizes), strict=True):
+                if rows is not None:
+                    part.copy_(rows)
+            kept += [stack, slopes]
 
     def _slope(self, quadratic: Quadratic, y: Tensor) -> tuple[Tensor, Tensor, float]:
         """``g' = a + b y - y^2``, and its own slope ``b - 2 y`` as a factor and a number."""
         if quadratic == (1, 0):
-            return torch.addcmul(self.frame.propagation.identity(1, y), y, y, value=-1), y, -2.0
+            return torch.addcmul(self.one, y, y, value=-1), y, -2.0
         return torch.addcmul(y, y, y, value=-1), 1 - 2 * y, 1.0
 
     def backward(
@@ -217,7 +268,8 @@ class _Network(NamedTuple):
         weights: Any = tensors[::2]
         left = list(kept)
         stack = kept[-1]
-        cotangent = _put_together(gradients, stack.new_empty((*stack.shape[:-1], weights[-1].shape[0])), sizes)
+        cotangent = stack.new_zeros((*stack.shape[:-1], weights[-1].shape[0]))
+        self._put(gradients, cotangent, sizes)
         for number in reversed(range(len(weights))):
             if number < len(self.functions):
                 quadratic = self.functions[number].quadratic
@@ -276,7 +328,7 @@ class _Network(NamedTuple):
         for rows, own in zip(self.rows, sums, strict=True):
             if rows is None:
                 continue
-            if self.frame.propagation.is_identity(rows):
+            if rows is ONE_HOT:
                 by_weight += own.t()
             else:
                 by_weight.addmm_(own.t(), rows[:, 0])
@@ -303,21 +355,46 @@ class _Network(NamedTuple):
                     found[place] = gradient
         return found
 
-    def _by_operations(self, value: Tensor, tensors: Sequence[Any]) -> tuple[Part, ...]:
-        jet, order = Jet(value, self.rows, self.frame), self.layout.order
-        for number, (weight, bias) in enumerate(zip(tensors[::2], tensors[1::2], strict=True)):
-            rows = tuple([multiplied(jet, weight, rows) for rows in jet._coefficients])
-            jet = Jet(F.linear(jet._value, weight, bias), rows, self.frame)
-            if number < len(self.functions):
-                whole, x = self.functions[number], jet.value
-                y = whole.function(x)
-                jet = Jet(y, whole.composed(jet, whole.derivatives(x, y, order)), self.frame)
-        return (jet.value, *jet.coefficients)
+    def _by_operations(self, value: Tensor, tensors: Sequence[Any]) -> list[Part]:
+        """What :meth:`forward` gives, by operations that autograd records."""
+        weights, biases = tensors[::2], tensors[1::2]
+        transposed = weights[0].t().unsqueeze(1)
+        x: list[Part] = [F.linear(value, weights[0], biases[0])]
+        x += [None if r is None else transposed if r is ONE_HOT else F.linear(r, weights[0]) for r in self.rows]
+        for number, whole in enumerate(self.functions):
+            if number:
+                x = _multiplied(x, weights[number], biases[number])
+            at: Any = x[0]
+            y = whole.function(at)
+            x = [y, *whole.composed(self._jet(at, x[1:]), whole.derivatives(at, y, self.layout.order))]
+        if len(weights) > len(self.functions):
+            x = _multiplied(x, weights[-1], biases[-1])
+        if not self.picks:
+            return x
+        flat: list[Part] = [x[0]]
+        for rows, size in zip(x[1:], self.layout.sizes, strict=True):
+            flat += [None] * size if rows is None else rows.unbind()
+        return [_of_part(pick, flat[pick.row]) for pick in self.picks]
+
+    def _jet(self, value: Tensor, rows: Sequence[Part]) -> Jet:
+        return Jet(value, tuple(rows), Frame(Propagation(()), self.layout))
+
+    def _put(self, gradients: Sequence[Part], cotangent: Tensor, sizes: list[int]) -> None:
+        """Put the gradients by the results in their places in a stack of zeros."""
+        if not self.picks:
+            for gradient, part in zip(gradients, torch.split_with_sizes(cotangent, sizes), strict=True):
+                if gradient is not None:
+                    part.copy_(gradient)
+            return
+        for (row, column, factor), gradient in zip(self.picks, gradients, strict=True):
+            if gradient is not None:
+                part = cotangent[row] if column is None else cotangent[row, :, column]
+                part.add_(gradient, alpha=factor)
 
 
 class _Node(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, network: _Network, value: Tensor, *tensors: Part) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, network: Network, value: Tensor, *tensors: Part) -> tuple[Tensor, ...]:
         kept: list[Tensor] = []
         results = network.forward(value, tensors, kept)
         ctx.save_for_backward(value, *tensors, *kept)
@@ -327,7 +404,7 @@ class _Node(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Part) -> Any:
-        network: _Network = ctx.network
+        network: Network = ctx.network
         value, *saved = ctx.saved_tensors
         tensors, kept, needed = saved[: ctx.count], saved[ctx.count :], ctx.needs_input_grad[1:]
         if torch.is_grad_enabled() or inside_transform():
@@ -335,21 +412,35 @@ class _Node(torch.autograd.Function):
         return (None, *network.backward(value, tensors, kept, needed, gradients))
 
 
-def _unrecorded(network: _Network, value: Tensor, *tensors: Part) -> tuple[Tensor, ...]:
-    return network.forward(value, tensors, None)
-
-
 # -------------------------------------------------------------------- stacks
 
 
-def _put_together(parts: Sequence[Part], stack: Tensor, sizes: list[int]) -> Tensor:
-    """The parts in a stack, zeros for those that are None."""
-    for part, place in zip(parts, torch.split_with_sizes(stack, sizes), strict=True):
-        if part is None:
-            place.zero_()
-        else:
-            place.copy_(part)
-    return stack
+def _picked(pick: Pick, stack: Tensor, weight: Tensor, bias: Part) -> Tensor:
+    """A result of the last layer, from the stack before it; rows of derivatives have no bias."""
+    row, column, factor = pick
+    if row:
+        bias = None
+    if column is None:
+        found = F.linear(stack[row], weight, bias)
+    else:
+        found = torch.mv(stack[row], weight[column])
+        if bias is not None:
+            found += bias[column]
+    return found if factor == 1 else found.mul_(factor)
+
+
+def _of_part(pick: Pick, part: Part) -> Part:
+    if part is None:
+        return None
+    found = part if pick.column is None else part[:, pick.column]
+    return found if pick.factor == 1 else found * pick.factor
+
+
+def _multiplied(x: Sequence[Part], weight: Tensor, bias: Part) -> list[Part]:
+    """Value and rows after a linear layer."""
+    value, *rows = x
+    assert value is not None
+    return [F.linear(value, weight, bias), *[None if part is None else F.linear(part, weight) for part in rows]]
 
 
 def _slope_rows(layout: Layout, n: int, z: Sequence[Tensor], factor: Tensor, scale: float) -> Tensor:
