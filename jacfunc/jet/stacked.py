@@ -207,7 +207,8 @@ class Network(NamedTuple):
             self._by_formula(whole, stack, y, z, sizes, kept)
             return
         WRITING[whole.quadratic](y)
-        slope, factor, scale = self._slope(whole.quadratic, y)
+        slope = torch.addcmul(self.one if whole.quadratic[0] else y, y, y, value=-1)
+        factor, scale = _factor(whole.quadratic, y)
         if layout.order == 2:  # of which no row has to be kept as it was
             moved = z[0] * factor
             stack[1:].mul_(slope)
@@ -222,7 +223,7 @@ class Network(NamedTuple):
                 h.append(_slope_rows(layout, n - 1, z, factor, scale))
                 _convolve(layout, n, z, lower, h, scale)
         if kept is not None:
-            kept.append(stack)
+            kept += (stack, slope)
 
     def _by_formula(
         self,
@@ -248,12 +249,6 @@ class Network(NamedTuple):
                     part.copy_(rows)
             kept += [stack, slopes]
 
-    def _slope(self, quadratic: Quadratic, y: Tensor) -> tuple[Tensor, Tensor, float]:
-        """``g' = a + b y - y^2``, and its own slope ``b - 2 y`` as a factor and a number."""
-        if quadratic == (1, 0):
-            return torch.addcmul(self.one, y, y, value=-1), y, -2.0
-        return torch.addcmul(y, y, y, value=-1), 1 - 2 * y, 1.0
-
     def backward(
         self,
         value: Tensor,
@@ -266,21 +261,16 @@ class Network(NamedTuple):
         found: list[Part] = [None] * len(needed)
         sizes = [1, *self.layout.sizes]
         weights: Any = tensors[::2]
-        left = list(kept)
-        stack = kept[-1]
+        stack = kept[-2]
         cotangent = stack.new_zeros((*stack.shape[:-1], weights[-1].shape[0]))
         self._put(gradients, cotangent, sizes)
         for number in reversed(range(len(weights))):
             if number < len(self.functions):
-                quadratic = self.functions[number].quadratic
-                if quadratic is None:
-                    slopes, _ = left.pop(), left.pop()
-                    cotangent = _pulled_by_slopes(self.layout, slopes, cotangent, sizes)
-                else:
-                    self._pull_by_result(quadratic, left.pop(), cotangent, sizes)
+                scale, slope, h = self._slopes(number, kept, sizes)
+                cotangent = _pulled_back(self.layout, scale, slope, h, cotangent, sizes)
             if number == 0:
                 break
-            place, below = 1 + 2 * number, left[-1] if self.functions[number - 1].quadratic else left[-2]
+            place, below = 1 + 2 * number, kept[2 * number - 2]
             if needed[place]:
                 width = cotangent.shape[-1]
                 found[place] = torch.mm(cotangent.view(-1, width).t(), below.view(-1, below.shape[-1]))
@@ -292,31 +282,18 @@ class Network(NamedTuple):
         found[:3] = self._by_first(value, weights[0], cotangent, needed)
         return found
 
-    def _pull_by_result(self, quadratic: Quadratic, stack: Tensor, cotangent: Tensor, sizes: list[int]) -> None:
-        """Pull back in place: ``h_0 zbar_b + (b - 2 z_0) m_b - sum_{n>0} m_{b+n} z_n``.
-
-        There ``m_b = sum_{n>0} zbar_{b+n} z_n``, and ``h = a + b z - z z`` are the rows of g'.
-        """
-        layout, order = self.layout, self.layout.order
-        z = torch.split_with_sizes(stack, sizes)
-        above = torch.split_with_sizes(cotangent, sizes)
-        slope, factor, scale = self._slope(quadratic, z[0])
-        first = torch.sum(cotangent[1:] * stack[1:], 0)
-        if order == 1:
-            cotangent.mul_(slope)
-            above[0].addcmul_(factor, first, value=scale)
-            return
-        low = stack.shape[0] - sizes[-1]
-        m = stack.new_zeros((low, *stack.shape[1:]))
-        parts = torch.split_with_sizes(m, sizes[:-1])
-        _correlate(layout, parts, above, z, 1.0)
-        torch.sum(m[1:] * stack[1:low], 0, out=parts[0][0])
-        cotangent.mul_(slope)
-        above[0].sub_(parts[0])
-        parts[0].copy_(first)
-        cotangent[:low].addcmul_(factor, m, value=scale)
-        if order > 2:
-            _correlate(layout, above[:-2], parts, z, -1.0)
+    def _slopes(self, number: int, kept: Sequence[Tensor], sizes: list[int]) -> tuple[float, Tensor, Tensor]:
+        """Of an activation a number, the value of ``g'``, and the rows of that without the number."""
+        quadratic, (stack, slope) = self.functions[number].quadratic, kept[2 * number : 2 * number + 2]
+        if quadratic is None:
+            return 1.0, slope[:1], slope[1:]
+        factor, scale = _factor(quadratic, stack[:1])
+        h = stack[1:] * factor
+        if self.layout.order > 1:
+            z, rows = torch.split_with_sizes(stack, sizes)[1:], torch.split_with_sizes(h, sizes[1:])
+            for n in range(2, self.layout.order + 1):
+                _take_squares(self.layout, n, z, rows[n - 1], scale)
+        return scale, slope, h
 
     def _by_first(self, value: Tensor, weight: Tensor, cotangent: Tensor, needed: Sequence[bool]) -> list[Part]:
         """The gradients by the value, the weight and the bias of the first layer."""
@@ -443,9 +420,18 @@ def _multiplied(x: Sequence[Part], weight: Tensor, bias: Part) -> list[Part]:
     return [F.linear(value, weight, bias), *[None if part is None else F.linear(part, weight) for part in rows]]
 
 
+def _factor(quadratic: Quadratic, y: Tensor) -> tuple[Tensor, float]:
+    """``b - 2 y``, the slope of ``g' = a + b y - y^2``, as a tensor and a number."""
+    return (1 - 2 * y, 1.0) if quadratic[1] else (y, -2.0)
+
+
 def _slope_rows(layout: Layout, n: int, z: Sequence[Tensor], factor: Tensor, scale: float) -> Tensor:
     """The rows of order n of ``g' = a + b z - z z``, without the number ``scale``."""
-    total = z[n - 1] * factor
+    return _take_squares(layout, n, z, z[n - 1] * factor, scale)
+
+
+def _take_squares(layout: Layout, n: int, z: Sequence[Tensor], total: Tensor, scale: float) -> Tensor:
+    """``total`` without what lower orders of ``z z`` have of order n, over ``scale``; in place."""
     for p in range(1, n // 2 + 1):
         _accumulate(layout, p, n - p, total, z[p - 1], z[n - p - 1], (-1 if 2 * p == n else -2) / scale)
     return total
@@ -464,20 +450,17 @@ def _accumulate(layout: Layout, p: int, q: int, total: Tensor, left: Part, right
         table.accumulate(total, left, right, scale)
 
 
-def _pulled_by_slopes(layout: Layout, slopes: Tensor, cotangent: Tensor, sizes: list[int]) -> Tensor:
-    """The gradient of row b: ``sum_a zbar_a h_{a-b}``."""
-    found = cotangent * slopes[:1]
-    torch.sum(cotangent * slopes, 0, out=found[0])
+def _pulled_back(
+    layout: Layout, scale: float, slope: Tensor, h: Tensor, cotangent: Tensor, sizes: list[int]
+) -> Tensor:
+    """The gradient of row b: ``sum_a zbar_a h_{a-b}``, where rows of h are still to be multiplied by ``scale``."""
+    found = cotangent * slope
+    found[0].add_(torch.sum(cotangent[1:] * h, 0), alpha=scale)
     if layout.order > 1:
-        parts = [torch.split_with_sizes(stack, sizes) for stack in (found, cotangent, slopes)]
-        _correlate(layout, parts[0], parts[1], parts[2], 1.0)
+        above, rows = torch.split_with_sizes(cotangent, sizes)[1:], torch.split_with_sizes(h, sizes[1:])
+        for p, total in enumerate(torch.split_with_sizes(found, sizes)[1:-1], start=1):
+            for q in range(1, layout.order - p + 1):
+                table = layout.table(p, q)
+                if table is not None:
+                    table.accumulate_left(total, above[p + q - 1], rows[q - 1], scale)
     return found
-
-
-def _correlate(layout: Layout, total: Sequence[Any], above: Sequence[Any], z: Sequence[Tensor], scale: float) -> None:
-    """Add to rows b of ``total``, but for the value, ``sum_{n>0} above_{b+n} z_n`` times a number."""
-    for p in range(1, len(total)):
-        for q in range(1, len(above) - p):
-            table = layout.table(p, q)
-            if table is not None:
-                table.accumulate_left(total[p], above[p + q], z[q], scale)
