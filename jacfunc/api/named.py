@@ -84,7 +84,12 @@ class Partials(Entrance, Uncalled, Generic[Named_co]):
         for number in options.numbers:
             for leaf in map(undressed, trees.flatten(args[number])[0]):
                 separate = leaf.dim() == options.batch_dims
-                found += [leaf] if separate else [leaf[..., place] for place in range(leaf.shape[-1])]
+                if separate:
+                    found.append(leaf)
+                elif type(leaf) is not torch.Tensor or leaf.requires_grad:  # then a column may be changed in place
+                    found += [leaf[..., place] for place in range(leaf.shape[-1])]
+                else:
+                    found += leaf.unbind(-1)
         return found
 
     def _results(self) -> tuple[str, ...]:

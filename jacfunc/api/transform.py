@@ -71,10 +71,8 @@ class Transform(Entrance, Uncalled, Generic[Result_co]):
         try:
             if not torch.is_inference_mode_enabled():
                 known = known_call(self, args, kwargs)
-                if known.replay is not None:
-                    replayed = known.replay.again(self.transformed, *args)
-                    if replayed is not None:
-                        return replayed
+                if known.results is not None:
+                    return known.results
                 request, plan = known.call or (
                     Request(self.transformed, self.options, args, kwargs, fingerprint=known.fingerprint),
                     None,

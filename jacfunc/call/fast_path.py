@@ -49,14 +49,14 @@ class Known(NamedTuple):
         kind: what tells it from calls of other kinds, those of other transforms among them; None where that is unknown.
         shape: which modules are in the function, and their modes; part of the kind.
         call: its request, and the plan that an earlier call of its kind came by, if there was one.
-        replay: what gives the results of such calls at once, where there is something.
+        results: what the call returns, where it was replayed.
     """
 
     fingerprint: Fingerprint | None = None
     kind: Kind | None = None
     shape: object = None
     call: tuple[Request, Plan] | None = None
-    replay: Replay | None = None
+    results: Any = None
 
 
 NOTHING = Known()
@@ -83,7 +83,9 @@ def known_call(transform: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if known is None:
         return Known(fingerprint, kind, shape)
     request, plan, replay = known
-    return Known(fingerprint, kind, shape, (request.of(f, options, args, fingerprint), plan), replay)
+    if replay is not None and (results := replay.again(f, *args)) is not None:
+        return Known(results=results)
+    return Known(fingerprint, kind, shape, (request.of(f, options, args, fingerprint), plan))
 
 
 def _batch(args: tuple[Any, ...], options: Options) -> tuple[int, ...] | None:

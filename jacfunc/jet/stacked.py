@@ -262,8 +262,7 @@ class Network(NamedTuple):
         sizes = [1, *self.layout.sizes]
         weights: Any = tensors[::2]
         stack = kept[-2]
-        cotangent = stack.new_zeros((*stack.shape[:-1], weights[-1].shape[0]))
-        self._put(gradients, cotangent, sizes)
+        cotangent = self._put_together(gradients, stack, weights[-1].shape[0])
         for number in reversed(range(len(weights))):
             if number < len(self.functions):
                 scale, slope, h = self._slopes(number, kept, sizes)
@@ -356,17 +355,24 @@ class Network(NamedTuple):
     def _jet(self, value: Tensor, rows: Sequence[Part]) -> Jet:
         return Jet(value, tuple(rows), Frame(Propagation(()), self.layout))
 
-    def _put(self, gradients: Sequence[Part], cotangent: Tensor, sizes: list[int]) -> None:
-        """Put the gradients by the results in their places in a stack of zeros."""
+    def _put_together(self, gradients: Sequence[Part], like: Tensor, width: int) -> Tensor:
+        """The gradients by the results as a stack; not in place, for they may be batched."""
+        samples = like.shape[1]
         if not self.picks:
-            for gradient, part in zip(gradients, torch.split_with_sizes(cotangent, sizes), strict=True):
-                if gradient is not None:
-                    part.copy_(gradient)
-            return
+            pairs = zip((1, *self.layout.sizes), gradients, strict=True)
+            parts = [like.new_zeros((size, samples, width)) if g is None else g for size, g in pairs]
+            return torch.cat([parts[0].reshape(1, samples, width), *parts[1:]])
+        cells: dict[tuple[int, int | None], Tensor] = {}
         for (row, column, factor), gradient in zip(self.picks, gradients, strict=True):
             if gradient is not None:
-                part = cotangent[row] if column is None else cotangent[row, :, column]
-                part.add_(gradient, alpha=factor)
+                own, before = gradient if factor == 1 else gradient * factor, cells.get((row, column))
+                cells[row, column] = own if before is None else before + own
+        rows, zero = range(like.shape[0]), like.new_zeros(samples)
+        if width == 1 and not any(column is None for _, column in cells):
+            return torch.stack([cells.get((row, 0), zero) for row in rows]).unsqueeze(-1)
+        places = range(width)
+        columns = [torch.stack([cells.get((row, place), zero) for place in places], -1) for row in rows]
+        return torch.stack([own + cells[row, None] if (row, None) in cells else own for row, own in enumerate(columns)])
 
 
 class _Node(torch.autograd.Function):
