@@ -14,6 +14,7 @@ from ..call.quantity import Outcome, PartialsOf, Quantity, Wanted, WantedPartial
 from ..call.request import Request
 from ..call.shapes import instead_of_coordinates
 from ..core import trees
+from ..core.caches import once
 from ..core.reasons import a_type
 from ..errors import ArgumentTypeError, ShapeError
 from ..jet.layout import Terms
@@ -40,6 +41,11 @@ class Asked:
         if self.grid:
             return [f"N{place}" for place in range(self.axis)]
         return [*(f"F{place}" if place else "F" for place in range(self.axis)), "N"]
+
+    @once
+    def written(self) -> tuple[str, ...]:
+        """The names as they were written."""
+        return tuple([name.written for name in self.names])
 
     def quantity(self) -> Quantity:
         """What a plan has to compute."""
