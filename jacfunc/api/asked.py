@@ -19,7 +19,8 @@ from ..core.reasons import a_type
 from ..errors import ArgumentTypeError, ShapeError
 from ..jet.layout import Terms
 from ..jet.multiindices import MultiIndices, Sum
-from ..jet.stacked import ONE_HOT, Pick, Picked
+from ..jet.network import ONE_HOT, Pick
+from ..jet.stacked import Picked
 from .notation import ALL, Combined, Name, Variables
 
 

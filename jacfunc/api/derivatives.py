@@ -48,7 +48,7 @@ class Derivatives:
             setattr(self, name, tensor)
 
     @classmethod
-    def of(
+    def put_together(
         cls, names: tuple[str, ...], fields: Sequence[Any], inputs: tuple[str, ...], coordinates: Sequence[Any]
     ) -> Derivatives:
         """These fields and coordinates by their names, in the time of a small call."""

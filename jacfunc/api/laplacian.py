@@ -17,7 +17,8 @@ from ..call.request import Request
 from ..core.caches import computed_once
 from ..jet.layout import Index, Terms, summed
 from ..jet.multiindices import MultiIndices, index_of
-from ..jet.stacked import ONE_HOT, Pick, Picked
+from ..jet.network import ONE_HOT, Pick
+from ..jet.stacked import Picked
 from ..keywords import Keywords, RowsAlone, RowsAux, RowsBoth, RowsKeywords, RowsSeveral, RowsValue
 from ..options import check_flag
 from ..routes.collect import Laplacian
@@ -67,8 +68,6 @@ def _with_gradient(request: Request, outcome: Outcome) -> tuple[Any, Any]:
         totals = [outcome.combined(output, terms) if terms else zeros for terms in _laplacians(arguments)]
         sums.append(per_argument(request, totals))
     return outcome.outputs.structure.build(sums), gradients(request, outcome, flat)
-
-
 
 
 def _last_row(wanted: Wanted, outputs: Outputs, value: torch.Tensor) -> Picked | None:

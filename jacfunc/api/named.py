@@ -83,7 +83,7 @@ class Partials(Entrance, Uncalled, Generic[Named_co]):
     def named(self, fields: Sequence[torch.Tensor], options: Options, args: Sequence[Any]) -> Derivatives:
         """The tensors under their names, and the inputs beside them."""
         names, inputs = self.asked.written, self.asked.variables.inputs
-        return Derivatives.of(names, fields, inputs, self.coordinates(args, options))
+        return Derivatives.put_together(names, fields, inputs, self.coordinates(args, options))
 
     def coordinates(self, args: Sequence[Any], options: Options) -> list[torch.Tensor]:
         """Each coordinate of the inputs, with the shape of the sample axes."""
@@ -117,7 +117,7 @@ class Partials(Entrance, Uncalled, Generic[Named_co]):
 def are_separate(args: Sequence[Any], options: Options, count: int) -> bool:
     """Whether so many coordinates are as many arguments, the last ones, each with a single coordinate."""
     last = args[-1] if args else None
-    if options.argnums != -1 or count == 1 or not not isinstance(last, (torch.Tensor, Jet)):
+    if options.argnums != -1 or count == 1 or not isinstance(last, (torch.Tensor, Jet)):
         return False
     return tuple(last.shape[options.batch_dims :]) in ((), (1,))
 

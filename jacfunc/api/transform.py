@@ -64,8 +64,8 @@ class Transform(Entrance, Uncalled, Generic[Result_co]):
             return on_own_samples(self, self.options, args, kwargs)
         return self.here(args, kwargs, traced)
 
-    def here(self, args: tuple[Any, ...], kwargs: dict[str, Any], traced: bool) -> Any:
-        """The derivative at arguments that are tensors of this process alone; ``traced``: of a call that is recorded."""
+    def here(self, args: tuple[Any, ...], kwargs: dict[str, Any], traced: bool) -> Any:  # noqa: PLR0911  # in order
+        """The derivative at arguments that are tensors of this process alone; ``traced``: it is recorded."""
         if self.options.sample_chunk_size is not None:
             return self._in_blocks(args, kwargs, traced)
         if self.options.compile and not traced:

@@ -19,7 +19,8 @@ from ..call.quantity import Axes, EntriesOf, Quantity, Wanted
 from ..call.request import as_function, requested
 from ..call.shapes import refuse_unequal_trees, refuse_without_diagonal
 from ..jet.layout import first_order
-from ..jet.stacked import ONE_HOT, Pick, Picked
+from ..jet.network import ONE_HOT, Pick
+from ..jet.stacked import Picked
 from ..keywords import Keywords, RowsAlone, RowsAux, RowsBoth, RowsKeywords, RowsSeveral, RowsValue
 from ..options import Options
 from ..routes.collect import Block, Diagonal, HessianDiagonal
@@ -28,7 +29,6 @@ from .places import in_front
 from .results import by_pair, trace
 from .segments import segmented
 from .transform import Network, Transform, X, Y, transform_of, with_signature
-
 
 
 def _one_row(wanted: Wanted, outputs: Outputs, value: torch.Tensor) -> Picked | None:

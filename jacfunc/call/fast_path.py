@@ -105,4 +105,6 @@ def remember_call(known: Known, request: Request, plan: Plan) -> None:
     if known.shape != request.signature[-1]:
         return
     fingerprint = request.fingerprint
-    caches.FAST_CALLS.put(fingerprint.key, fingerprint.parts, known.kind, (request.of_its_kind(), plan, Replay.of(request, plan)))
+    caches.FAST_CALLS.put(
+        fingerprint.key, fingerprint.parts, known.kind, (request.of_its_kind(), plan, Replay.of(request, plan))
+    )

@@ -13,9 +13,9 @@ import torch
 
 from ..core import caches
 from ..core.torch_private import mode_count
-from ..jet.stacked import DTYPES, Network, small, tensors_of, undisturbed
+from ..jet.network import Network
+from ..jet.stacked import DTYPES, small, tensors_of, undisturbed
 from ..modules.functional import FunctionalModule
-from ..options import Options
 from .plan import Plan
 from .request import Request
 
@@ -30,22 +30,16 @@ class Replay(NamedTuple):
     @classmethod
     def of(cls, request: Request, plan: Plan) -> Replay | None:
         """That of a call that went by this plan, where there is one."""
-        function, options, findings = request.function, request.options, plan.findings
-        picked = plan.quantity.picked
-        if picked is None or type(function) is not FunctionalModule or not request.alone or not function.chain:
+        function, findings, picked = request.function, plan.findings, plan.quantity.picked
+        if type(function) is not FunctionalModule or not (request.alone and _is_plain(request)) or picked is None:
             return None
-        if len(request.args) != 2 or findings.undifferentiable or findings.programs or not _plain(options):
+        by_jets = plan.strategy.route.on_jets and plan.strategy.vectorised
+        if not by_jets or findings.undifferentiable or findings.programs or len(plan.outputs.shapes[0]) != 1:
             return None
         (value,) = request.leaves
-        if not (plan.strategy.route.on_jets and plan.strategy.vectorised) :
-            return None
-        if value.dim() != 2 or value.dtype not in DTYPES or len(plan.outputs.shapes[0]) != 1:
-            return None
         wanted = picked(plan.wanted, plan.outputs, value)
-        if wanted is None:
-            return None
-        functions = small(function.chain, request.args[0], wanted.layout, len(value))
-        if functions is None or len(functions) == len(function.chain):
+        functions = wanted and small(function.chain, request.args[0], wanted.layout, len(value))
+        if wanted is None or not functions or len(functions) == len(function.chain):
             return None
         network = Network(wanted.layout, wanted.rows, functions, value.new_ones(1, 1, 1), wanted.picks)
         return cls(network, plan.outputs.shapes[0][0], wanted.alone)
@@ -62,8 +56,9 @@ class Replay(NamedTuple):
         return results[0] if self.alone else results
 
 
-def _plain(options: Options) -> bool:
-    """Whether what is returned is the derivative alone, of all samples and rows at once, samples in front."""
+def _is_plain(request: Request) -> bool:
+    """Whether the derivative alone is returned, by the one argument, a matrix of samples, for all of them at once."""
+    options, value = request.options, request.leaves[0]
     beside = options.return_value or options.has_aux or options.in_dims is not None or options.out_axis
-    whole = options.chunk_size is None and options.batch_dims == 1
-    return whole and not beside and isinstance(options.argnums, int)
+    whole = options.chunk_size is None and options.batch_dims == 1 and isinstance(options.argnums, int)
+    return whole and not beside and len(request.args) == 2 and value.dim() == 2 and value.dtype in DTYPES

@@ -72,7 +72,7 @@ class PlainLayers:
         # By which one step of a program is told from another.
         self.kinds = [*(type(child).__name__ for child in module.modules()), *(value for _, _, value in self.shaping)]
         self.steps = list(_steps(module, "", aliases))
-        self.chain = _chain(module, aliases)
+        self._chain = _chain(module, aliases)
 
     @classmethod
     def of(cls, module: nn.Module, aliases: Mapping[str, str]) -> PlainLayers | None:
@@ -110,6 +110,11 @@ class PlainLayers:
                 return False
         return not self.shaping or all(getattr(child, name) == value for child, name, value in self.shaping)
 
+    @property
+    def chain(self) -> list[Layer]:
+        """The layers where each is a linear one and an activation, by the rules of this package; else none."""
+        return self._chain if self._chain and caches.RULES[F.linear][0] is linear_layer else []
+
     def takes(self, x: Any) -> bool:
         """Whether they run for this input: a jet, unless a mode wants to see their operations.
 
@@ -138,8 +143,8 @@ class PlainLayers:
             propagation.inside = False
 
     def _run(self, params: Params, x: Any) -> Any:
-        if self.chain and type(x) is Jet:
-            found = stacked(self.chain, linear_layer, params, x)
+        if self._chain and type(x) is Jet and not compiling():
+            found = stacked(self.chain, params, x)
             if found is not None:
                 return found
         for step in self.steps:

@@ -1,107 +1,21 @@
-"""A small network as one node: values, gradients and gradients of gradients as by operations that autograd records."""
+"""Small networks as one node: derivatives and gradients of a transform are those of the dense Jacobian."""
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
-from partial_truth import all_indices
 from torch import nn
 
-from jacfunc import batch_jac, diag_jac, hess_diag, laplacian, make_functional, partials
-from jacfunc.core import caches
-from jacfunc.jet import stacked
-from jacfunc.jet.layout import UNROLLED, closed, diagonal, first_order, summed
-from jacfunc.jet.multiindices import MultiIndices
-from jacfunc.jet.stacked import ONE_HOT, Network, Pick
-
-LAYOUTS = {
-    "first": first_order(2),
-    "diagonal": diagonal(2),
-    "summed": summed((2,)),
-    "two groups": summed((1, 1)),
-    "burgers": closed(((1, 0), (0, 1), (0, 2))),
-    "kuramoto": closed(((1, 0), (0, 1), (0, 2), (0, 3), (0, 4))),
-    "plate": MultiIndices.around([(4, 0), (2, 2), (0, 4)]).layout,
-    "biharmonic": MultiIndices.around([], [(((4, 0), 1.0), ((2, 2), 2.0), ((0, 4), 1.0))]).layout,
-    "third": MultiIndices.around([(2, 1), (0, 3)]).layout,
-    # Beyond the size up to which products are taken one by one.
-    "dense": closed(tuple(all_indices(2, 6)[1:])),
-    "weighted": MultiIndices.around([], [(((2, 0), 1.0), ((0, 2), -4.0))]).layout,
-}
-FUNCTIONS = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "sin": torch.sin, "exp": torch.exp}
-PICKS = (Pick(0, 1, 1), Pick(1, None, 2.0), Pick(2, 0, 1.0), Pick(2, 0, -3.0))
-
-
-def given(functions, last, seed=0):
-    """An input and the weights and biases of its layers, one of them without a bias."""
-    torch.manual_seed(seed)
-    sizes = [2, 5, 4, 5, 3][: len(functions) + 1 + last]
-    tensors = []
-    for number, (inner, outer) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-        tensors += [torch.randn(outer, inner) * 0.5, None if number == 1 else torch.randn(outer)]
-    tensors = [torch.randn(6, 2), *tensors]
-    return [None if tensor is None else tensor.double().requires_grad_() for tensor in tensors]
-
-
-def rows_of(kind, layout):
-    if kind == "one-hot":
-        return (ONE_HOT, *[None] * (layout.order - 1))
-    return tuple([torch.randn(size, 1, 2, dtype=torch.double) for size in layout.sizes])
-
-
-@pytest.mark.parametrize("kind", LAYOUTS)
-@pytest.mark.parametrize("names", [("tanh",), ("tanh", "sigmoid", "tanh"), ("sin", "tanh"), ("sigmoid", "exp")])
-@pytest.mark.parametrize("start", ["one-hot", "any rows"])
-@pytest.mark.parametrize("end", ["activation", "linear", "picked"])
-def test_one_node_is_its_operations(kind, names, start, end):
-    layout, functions = LAYOUTS[kind], [caches.RULES[FUNCTIONS[name]][0].whole for name in names]
-    tensors = given(functions, end != "activation")
-    picks = PICKS if end == "picked" else ()
-    one = torch.ones(1, 1, 1, dtype=torch.double)
-    network = Network(layout, rows_of(start, layout), tuple(functions), one, picks)
-    by = [tensor for tensor in tensors if tensor is not None]
-    results = []
-    for run in (network.of, network._by_operations):
-        outputs = run(tensors[0], tensors[1:])
-        kept = [output for output in outputs if output is not None]
-        weights = [torch.randn(o.shape, generator=torch.Generator().manual_seed(o.numel())).double() for o in kept]
-        loss = sum((o.sin() * w).sum() for o, w in zip(kept, weights, strict=True))
-        first = torch.autograd.grad(loss, by, retain_graph=True, allow_unused=True)
-        again = torch.autograd.grad(loss, by, create_graph=True, allow_unused=True)
-        second = torch.autograd.grad(sum((g * g.cos()).sum() for g in again if g is not None), by, allow_unused=True)
-        for one_way, other in zip(first, again, strict=True):
-            torch.testing.assert_close(one_way, other, rtol=1e-9, atol=1e-9)
-        results.append([outputs, first, second])
-    assert "_Node" in type(network.of(tensors[0], tensors[1:])[0].grad_fn).__name__
-    for mine, other in zip(*results, strict=True):
-        for left, right in zip(mine, other, strict=True):
-            if left is None or right is None:
-                found = left if right is None else right
-                assert found is None or not found.any()
-            else:
-                torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("needed", range(7))
-def test_only_what_is_asked_for_has_a_gradient(needed):
-    functions = [caches.RULES[torch.tanh][0].whole] * 2
-    tensors = [None if t is None else t.detach() for t in given(functions, True)]
-    if tensors[needed] is None:
-        return
-    tensors[needed].requires_grad_()
-    layout = LAYOUTS["burgers"]
-    network = Network(layout, rows_of("one-hot", layout), tuple(functions), torch.ones(1, 1, 1).double())
-    grads = []
-    for run in (network.of, network._by_operations):
-        loss = sum(o.square().sum() for o in run(tensors[0], tensors[1:]) if o is not None)
-        grads.append(torch.autograd.grad(loss, tensors[needed])[0])
-    torch.testing.assert_close(*grads)
+from jacfunc import batch_jac, hess_diag, laplacian, make_functional, partials
+from jacfunc.jet.network import Network
 
 
 def mlp(sizes, activation=nn.Tanh, end=False):
     torch.manual_seed(1)
     layers = []
-    for inner, outer in zip(sizes[:-1], sizes[1:], strict=True):
+    for inner, outer in itertools.pairwise(sizes):
         layers += [nn.Linear(inner, outer), activation()]
     return nn.Sequential(*(layers if end else layers[:-1])).double()
 
@@ -122,8 +36,10 @@ TRANSFORMS = {
     "hess_diag": (hess_diag, lambda net, x: dense(net, x, 2).diagonal(dim1=-1, dim2=-2)),
     "batch_jac": (batch_jac, lambda net, x: dense(net, x, 1)),
     "partials": (
-        lambda f: lambda *args: torch.stack(
-            list(partials(f, "u u_x u_xy-2*u_xx v_yy", inputs="x y", outputs="u v w")(*args)), 1
+        lambda f: (
+            lambda *args: torch.stack(
+                list(partials(f, "u u_x u_xy-2*u_xx v_yy", inputs="x y", outputs="u v w")(*args)), 1
+            )
         ),
         lambda net, x: torch.stack(
             [
@@ -146,7 +62,7 @@ def test_transforms_by_stacks_are_those_of_the_dense_jacobian(name, activation, 
     net, x = mlp([2, 6, 5, 3], activation, end), torch.randn(4, 2, dtype=torch.double)
     f, params = make_functional(net)
     ran = []
-    through = stacked.Network.of
+    through = Network.of
     monkeypatch.setattr(Network, "of", lambda self, *args: ran.append(self) or through(self, *args))
     transform = made(f)
     for _ in range(3):  # checked, known, and known again
@@ -233,13 +149,3 @@ def test_results_may_be_changed_in_place():
         torch.testing.assert_close(
             torch.autograd.grad((u_x * u_x).sum() / 4 + (u_xx * (u - 1)).sum(), params["0.weight"])[0], expected
         )
-
-
-def test_every_kind_of_table_is_in_a_layout_here():
-    tables = [table for layout in LAYOUTS.values() for _, table in layout.tables]
-    assert any(table.each for table in tables)
-    assert any(table.summed for table in tables)
-    assert any(table.aligned for table in tables)
-    assert any(table.weights for table in tables)
-    assert any(len(table.into) > UNROLLED for table in tables)
-    assert len({(table.each, table.summed, table.aligned) for table in tables}) > 3
