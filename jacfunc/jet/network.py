@@ -17,10 +17,11 @@ from ..core.levels import inside_transform
 from .frame import Frame, Propagation
 from .fused import Elementwise, Quadratic
 from .jet import Jet
-from .layout import Layout
+from .layout import Layout, Table
 
 Tensor = torch.Tensor
 Part = Tensor | None
+SECOND = 2
 ONE_HOT = "one-hot"
 """What stands for the one-hot rows of the input."""
 WRITING: dict[Quadratic, Callable[..., Tensor]] = {(1, 0): torch.tanh_, (0, 1): torch.sigmoid_}
@@ -59,8 +60,7 @@ class Network(NamedTuple):
     def of(self, value: Tensor, tensors: Sequence[Part]) -> tuple[Tensor, ...]:
         """Value and rows of the output, or what is picked of them, as one node where autograd records."""
         if recorded(value, tensors):
-            found: tuple[Tensor, ...] = _Node.apply(self, value, *tensors)  # type: ignore[no-untyped-call]
-            return found
+            return _Node.apply(self, value, *tensors)  # type: ignore[no-untyped-call, no-any-return]
         return self.forward(value, tensors, None)
 
     def forward(self, value: Tensor, tensors: Sequence[Part], kept: list[Tensor] | None) -> tuple[Tensor, ...]:
@@ -149,23 +149,16 @@ class Network(NamedTuple):
             kept += [stack, slopes]
 
     def backward(
-        self,
-        value: Tensor,
-        tensors: Sequence[Part],
-        kept: Sequence[Tensor],
-        needed: Sequence[bool],
-        gradients: Sequence[Part],
+        self, value: Tensor, tensors: Sequence[Part], kept: Sequence[Tensor], needed: Sequence[bool], gradients: Any
     ) -> list[Part]:
         """The gradients by the value and by the tensors, as far as they are ``needed``."""
         found: list[Part] = [None] * len(needed)
         sizes = [1, *self.layout.sizes]
         weights: Any = tensors[::2]
-        stack = kept[-2]
-        cotangent = self._put_together(gradients, stack, weights[-1].shape[0])
+        cotangent = self._put_together(gradients, kept[-2], weights[-1].shape[0])
         for number in reversed(range(len(weights))):
-            if number < len(self.functions):
-                scale, slope, h = self._slopes(number, kept, sizes)
-                cotangent = _pulled_back(self.layout, scale, slope, h, cotangent, sizes)
+            if number < len(self.functions):  # else that of the last layer
+                cotangent = self._pulled_back(number, kept, cotangent, sizes)
             if number == 0:
                 break
             place, below = 1 + 2 * number, kept[2 * number - 2]
@@ -179,6 +172,14 @@ class Network(NamedTuple):
             cotangent = torch.matmul(cotangent, weights[number])
         found[:3] = self._by_first(value, weights[0], cotangent, needed)
         return found
+
+    def _pulled_back(self, number: int, kept: Sequence[Tensor], cotangent: Tensor, sizes: list[int]) -> Tensor:
+        """The gradient by what an activation is of."""
+        quadratic, squares = self.functions[number].quadratic, self.layout.table(1, 1)
+        if quadratic is not None and self.layout.order == SECOND and squares is not None and _paired(squares):
+            return _pulled_back_twice(quadratic, squares, kept[2 * number], kept[2 * number + 1], cotangent, sizes)
+        scale, slope, h = self._slopes(number, kept, sizes)
+        return _pulled_back(self.layout, scale, slope, h, cotangent, sizes)
 
     def _slopes(self, number: int, kept: Sequence[Tensor], sizes: list[int]) -> tuple[float, Tensor, Tensor]:
         """Of an activation a number, the value of ``g'``, and the rows of that without the number."""
@@ -221,9 +222,9 @@ class Network(NamedTuple):
             pairs = zip(outputs, gradients, strict=True)
             known = [(z, g) for z, g in pairs if z is not None and g is not None and z.requires_grad]
             found: list[Part] = [None] * len(given)
-            places = [place for place, wanted in enumerate(needed) if wanted]
             if known:
                 results, cotangents = zip(*known, strict=True)
+                places = [place for place, wanted in enumerate(needed) if wanted]
                 by = [given[place] for place in places]
                 computed = torch.autograd.grad(results, by, cotangents, create_graph=recorded, allow_unused=True)
                 for place, gradient in zip(places, computed, strict=True):
@@ -366,4 +367,33 @@ def _pulled_back(layout: Layout, scale: float, slope: Tensor, h: Tensor, cotange
                 table = layout.table(p, q)
                 if table is not None:
                     table.accumulate_left(total, above[p + q - 1], rows[q - 1], scale)
+    return found
+
+
+def _paired(squares: Table) -> bool:
+    """Whether each row is multiplied with itself alone: one of them, or all that there are."""
+    alone = len(squares.into) == squares.rows == 1
+    return squares.left == squares.right and not squares.weights and (squares.each or squares.summed or alone)
+
+
+def _pulled_back_twice(
+    quadratic: Quadratic, squares: Table, stack: Tensor, slope: Tensor, cotangent: Tensor, sizes: list[int]
+) -> Tensor:
+    """The same up to the second order where ``g' = a + b g - g^2``, in fewer passes: with ``q = zbar_2 z_1``.
+
+    ``h_1 = c z_1`` and ``h_2 = c z_2 - z_1 z_1``, ``c = b - 2 z_0``, are never put together.
+    """
+    found = cotangent * slope
+    (y, z, _), (at, below, _) = torch.split_with_sizes(stack, sizes), torch.split_with_sizes(found, sizes)
+    if len(squares.into) == 1 and sizes[1] > 1:
+        place = squares.left[0]
+        z, below = z[place : place + 1], below[place : place + 1]
+    q = cotangent[-sizes[2] :] * z
+    factor, scale = _factor(quadratic, y)
+    at.addcmul_(factor, torch.sum(cotangent[1:] * stack[1:], 0, keepdim=True), value=scale)
+    if q.shape[0] == 1:
+        at.addcmul_(q, z, value=-1)
+    else:
+        at.sub_(torch.sum(q * z, 0, keepdim=True))
+    below.addcmul_(factor, q, value=scale)
     return found

@@ -295,7 +295,7 @@ def test_threads_have_numbers_of_their_own():
     for number, net in enumerate(nets):
         with torch.no_grad():
             net[0].weight.mul_(1 + number)
-    f, _, call = known(network())
+    _, _, call = known(network())
     wrong = []
 
     def run(net, expected):
