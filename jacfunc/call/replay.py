@@ -6,16 +6,13 @@ nothing but layers runs in it (``jet/stacked.py``), and gives the numbers that t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
-
-import torch
 
 from ..core import caches
 from ..core.torch_private import mode_count
 from ..jet.network import Network
 from ..jet.stacked import DTYPES, small, tensors_of, undisturbed
-from ..modules.functional import FunctionalModule
+from ..modules.functional import FunctionalModule, LiveModule
 from .plan import Plan
 from .request import Request
 
@@ -30,25 +27,33 @@ class Replay(NamedTuple):
     @classmethod
     def of(cls, request: Request, plan: Plan) -> Replay | None:
         """That of a call that went by this plan, where there is one."""
-        function, findings, picked = request.function, plan.findings, plan.quantity.picked
-        if type(function) is not FunctionalModule or not (request.alone and _is_plain(request)) or picked is None:
+        function, findings, picked = _adapted(request.function), plan.findings, plan.quantity.picked
+        if function is None or not function.of_plain_layers or picked is None or not _is_plain(request):
             return None
         by_jets = plan.strategy.route.on_jets and plan.strategy.vectorised
-        if not by_jets or findings.undifferentiable or findings.programs or len(plan.outputs.shapes[0]) != 1:
+        known = all(program.proved for program in findings.programs) and not findings.opaque
+        if not (by_jets and known) or findings.undifferentiable or len(plan.outputs.shapes[0]) != 1:
             return None
         (value,) = request.leaves
         wanted = picked(plan.wanted, plan.outputs, value)
-        functions = wanted and small(function.chain, request.args[0], wanted.layout, len(value))
+        functions = wanted and small(function.chain, function.parameters(), wanted.layout, len(value))
         if wanted is None or not functions or len(functions) == len(function.chain):
             return None
         network = Network(wanted.layout, wanted.rows, functions, value.new_ones(1, 1, 1), wanted.picks)
         return cls(network, plan.outputs.shapes[0][0], wanted.alone)
 
-    def again(self, function: FunctionalModule, params: Mapping[str, torch.Tensor], value: torch.Tensor) -> Any:
-        """The results for these parameters and this input; None where something else has to give them."""
+    def again(self, function: Any, *args: Any) -> Any:
+        """The results of a function for these arguments; None where something else has to give them."""
         if caches.AROUND.recorder is not None or mode_count() or not undisturbed():
             return None
-        function.check(params)
+        if type(function) is LiveModule:
+            function = function.function
+            if not function.of_plain_layers:  # which the kind of a call says of adapted modules only
+                return None
+            params, value = function.parameters(), args[0]
+        else:
+            params, value = args
+            function.check(params)
         tensors: Any = tensors_of(function.chain, params, value)
         if tensors is None or tensors[-2].shape[0] != self.width:
             return None
@@ -56,9 +61,16 @@ class Replay(NamedTuple):
         return results[0] if self.alone else results
 
 
+def _adapted(function: Any) -> FunctionalModule | None:
+    """The adapter of a module that is all that a function is."""
+    adapter = function.function if type(function) is LiveModule else function
+    return adapter if type(adapter) is FunctionalModule else None
+
+
 def _is_plain(request: Request) -> bool:
     """Whether the derivative alone is returned, by the one argument, a matrix of samples, for all of them at once."""
     options, value = request.options, request.leaves[0]
     beside = options.return_value or options.has_aux or options.in_dims is not None or options.out_axis
     whole = options.chunk_size is None and options.batch_dims == 1 and isinstance(options.argnums, int)
-    return whole and not beside and len(request.args) == 2 and value.dim() == 2 and value.dtype in DTYPES
+    alone = len(request.args) == 1 + request.state_arguments
+    return whole and not beside and alone and value.dim() == 2 and value.dtype in DTYPES

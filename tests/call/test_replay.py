@@ -68,6 +68,26 @@ def test_a_known_call_is_replayed(replayed):
     assert len(replayed) >= 5
 
 
+def test_a_module_itself_is_replayed_and_its_changes_noticed(replayed, monkeypatch):
+    net = network()
+    call = laplacian(net)
+    for _ in range(3):
+        torch.testing.assert_close(call(POINTS), truth(net, POINTS))
+    assert len(replayed) == 2
+    for change in CHANGES[:-1]:
+        change(net, None)
+        for _ in range(3):
+            torch.testing.assert_close(call(POINTS), truth(net, POINTS))
+    net = network()
+    call = laplacian(net)
+    for _ in range(3):
+        call(POINTS)
+    replayed.clear()
+    monkeypatch.setattr(torch, "tanh", torch.sin)
+    call(POINTS)
+    assert not replayed
+
+
 def test_results_have_memory_of_their_own(replayed):
     f, params = make_functional(network())
     call = partials(f, "u u_x u_y u_xx", inputs="x y", outputs="u")
