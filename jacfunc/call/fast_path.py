@@ -16,7 +16,7 @@ from ..modules.fingerprint import Fingerprint
 from ..modules.functional import FunctionalModule
 from ..options import Options
 from .plan import Plan
-from .replay import Replay
+from .replay import Replay, alone
 from .request import Request
 
 Kind = tuple[object, ...]
@@ -83,7 +83,7 @@ def known_call(transform: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if known is None:
         return Known(fingerprint, kind, shape)
     request, plan, replay = known
-    if replay is not None and (results := replay.again(f, *args)) is not None:
+    if replay is not None and alone(options) and (results := replay.again(f, *args)) is not None:
         return Known(results=results)
     return Known(fingerprint, kind, shape, (request.of(f, options, args, fingerprint), plan))
 

@@ -13,6 +13,7 @@ from ..core.torch_private import mode_count
 from ..jet.network import Network
 from ..jet.stacked import DTYPES, small, tensors_of, undisturbed
 from ..modules.functional import FunctionalModule, LiveModule
+from ..options import Options
 from .plan import Plan
 from .request import Request
 
@@ -67,10 +68,17 @@ def _adapted(function: Any) -> FunctionalModule | None:
     return adapter if type(adapter) is FunctionalModule else None
 
 
+def alone(options: Options) -> bool:
+    """Whether the derivative alone is returned, by one argument, of all samples and rows at once; asked at each call.
+
+    A plan, and so a replay, may have been found by a transform that returns something else beside.
+    """
+    if options.return_value or options.has_aux or options.in_dims is not None or options.out_dims:
+        return False
+    return options.chunk_size is None and options.batch_dims == 1 and type(options.argnums) is int
+
+
 def _is_plain(request: Request) -> bool:
-    """Whether the derivative alone is returned, by the one argument, a matrix of samples, for all of them at once."""
-    options, value = request.options, request.leaves[0]
-    beside = options.return_value or options.has_aux or options.in_dims is not None or options.out_axis
-    whole = options.chunk_size is None and options.batch_dims == 1 and isinstance(options.argnums, int)
-    alone = len(request.args) == 1 + request.state_arguments
-    return whole and not beside and alone and value.dim() == 2 and value.dtype in DTYPES
+    """Whether a call is by the one argument beside parameters, a matrix of samples."""
+    value, count = request.leaves[0], 1 + request.state_arguments
+    return alone(request.options) and len(request.args) == count and value.dim() == 2 and value.dtype in DTYPES

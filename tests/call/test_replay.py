@@ -88,6 +88,21 @@ def test_a_module_itself_is_replayed_and_its_changes_noticed(replayed, monkeypat
     assert not replayed
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_what_is_returned_beside_is_asked_at_each_call(first):
+    net = network()
+    f, params = make_functional(net)
+    for both in (first, first, not first, first, not first):
+        found = laplacian(f, return_value=both)(params, POINTS)
+        derivative, *values = found if both else (found,)
+        torch.testing.assert_close(derivative, truth(net, POINTS))
+        assert len(values) == both and all(torch.equal(value, net(POINTS)) for value in values)
+        by_tuple = laplacian(f, argnums=(1,))(params, POINTS)
+        torch.testing.assert_close(by_tuple[0], truth(net, POINTS))
+        chunked = laplacian(f, chunk_size=1)(params, POINTS)
+        torch.testing.assert_close(chunked, truth(net, POINTS))
+
+
 def test_results_have_memory_of_their_own(replayed):
     f, params = make_functional(network())
     call = partials(f, "u u_x u_y u_xx", inputs="x y", outputs="u")
