@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from ..call.evaluator import Outputs
-from ..call.quantity import Outcome, PartialsOf, Quantity
+from ..call.quantity import Outcome, PartialsOf, Quantity, Wanted, WantedPartials
 from ..call.request import Request
 from ..call.shapes import instead_of_coordinates
 from ..core import trees
+from ..core.caches import once
 from ..core.reasons import a_type
 from ..errors import ArgumentTypeError, ShapeError
 from ..jet.layout import Terms
-from ..jet.multiindices import MultiIndices
+from ..jet.multiindices import MultiIndices, Sum
+from ..jet.network import ONE_HOT, Pick
+from ..jet.stacked import Picked
 from .notation import ALL, Combined, Name, Variables
 
 
@@ -39,6 +43,11 @@ class Asked:
             return [f"N{place}" for place in range(self.axis)]
         return [*(f"F{place}" if place else "F" for place in range(self.axis)), "N"]
 
+    @once
+    def written(self) -> tuple[str, ...]:
+        """The names as they were written."""
+        return tuple([name.written for name in self.names])
+
     def quantity(self) -> Quantity:
         """What a plan has to compute."""
         terms = self._terms
@@ -51,6 +60,7 @@ class Asked:
             refuse=self._refuse,
             key=(self.variables, tuple([name.parts for name in self.names]), self.axis, self.grid),
             refuse_inputs=self._refuse_inputs,
+            picked=self._picked,
         )
 
     @property
@@ -72,6 +82,28 @@ class Asked:
             assert field is not None
             fields.append(field)
         return tuple(fields)
+
+    def _picked(self, wanted: Wanted, outputs: Outputs, value: torch.Tensor) -> Picked | None:
+        """The row and the column of each name, where none is a sum of several, or of several components."""
+        assert isinstance(wanted, WantedPartials)
+        indices = wanted.indices
+        if outputs.structure is not trees.LEAF or indices.starts or self.axis or self.grid:
+            return None
+        columns, picks = _columns(self, outputs), []
+        starts = [1, *itertools.accumulate(indices.layout.sizes, initial=1)]
+        places = {key: (starts[order] + row, factor) for order, _, rows in indices.taken for row, key, factor in rows}
+        for name in self.names:
+            output, terms = name.parts[0]
+            made, place = indices.made_of(terms), columns[output].place
+            if len(name.parts) > 1 or len(made) > 1 or isinstance(place, slice):
+                return None
+            key, coefficient = made[0]
+            row, factor = (0, 1) if not isinstance(key, Sum) and not any(key) else places[key]
+            picks.append(Pick(row, place, factor * coefficient))
+        rows: Any = ONE_HOT
+        if indices.directions != tuple(range(value.shape[1])):
+            rows = torch.eye(value.shape[1], dtype=value.dtype, device=value.device)[list(indices.directions), None]
+        return Picked(indices.layout, (rows, *[None] * (indices.order - 1)), tuple(picks), alone=False)
 
     def _refuse(self, request: Request, outputs: Outputs) -> None:
         columns = _columns(self, outputs)

@@ -11,11 +11,14 @@ from typing import Any, Literal, Unpack, overload
 import torch
 from torch import Tensor
 
-from ..call.quantity import EntriesOf, Outcome, PartialsOf, Quantity
+from ..call.evaluator import Outputs
+from ..call.quantity import EntriesOf, Outcome, PartialsOf, Quantity, Wanted
 from ..call.request import Request
 from ..core.caches import computed_once
-from ..jet.layout import Index, Terms
+from ..jet.layout import Index, Terms, summed
 from ..jet.multiindices import MultiIndices, index_of
+from ..jet.network import ONE_HOT, Pick
+from ..jet.stacked import Picked
 from ..keywords import Keywords, RowsAlone, RowsAux, RowsBoth, RowsKeywords, RowsSeveral, RowsValue
 from ..options import check_flag
 from ..routes.collect import Laplacian
@@ -67,7 +70,13 @@ def _with_gradient(request: Request, outcome: Outcome) -> tuple[Any, Any]:
     return outcome.outputs.structure.build(sums), gradients(request, outcome, flat)
 
 
-ALONE = Quantity("laplacian", 2, EntriesOf(2, Laplacian), summed_by_argument)
+def _last_row(wanted: Wanted, outputs: Outputs, value: torch.Tensor) -> Picked | None:
+    """Twice the sum of all coefficients of the second order."""
+    count = value.shape[1]
+    return Picked(summed((count,)), (ONE_HOT, None), (Pick(1 + count, None, 2.0),), alone=True)
+
+
+ALONE = Quantity("laplacian", 2, EntriesOf(2, Laplacian), summed_by_argument, picked=_last_row)
 WITH_GRADIENT = Quantity("laplacian", 2, PartialsOf(_derivatives), _with_gradient, gradient=True)
 
 

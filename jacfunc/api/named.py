@@ -41,7 +41,15 @@ class Partials(Entrance, Uncalled, Generic[Named_co]):
     def __call__(self, *args: Any, **kwargs: Any) -> Named_co:
         """The derivatives of ``f`` at its arguments, by name."""
         transform, own = self.resolved(args, kwargs)
-        result = transform(*own, **kwargs)
+        return self._named(transform, transform(*own, **kwargs), args)
+
+    def here(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Named_co:
+        """The derivatives at arguments that are tensors of this process alone, of a call that nobody records."""
+        transform, own = self.resolved(args, kwargs)
+        return self._named(transform, transform.here(own, kwargs, traced=False), args)
+
+    def _named(self, transform: Transform, result: Any, args: tuple[Any, ...]) -> Named_co:
+        """The derivatives, and the value and aux beside them if these were asked for."""
         options = transform.options
         if not (options.return_value or options.has_aux):
             return self.named(result, options, args)  # type: ignore[return-value]
@@ -86,9 +94,8 @@ class Partials(Entrance, Uncalled, Generic[Named_co]):
 
     def named(self, fields: Sequence[torch.Tensor], options: Options, args: Sequence[Any]) -> Derivatives:
         """The tensors under their names, and the inputs beside them."""
-        names = [name.written for name in self.asked.names]
-        inputs = zip(self.asked.variables.inputs, self.coordinates(args, options), strict=True)
-        return Derivatives(names, fields, list(inputs))
+        names, inputs = self.asked.written, self.asked.variables.inputs
+        return Derivatives.put_together(names, fields, inputs, self.coordinates(args, options))
 
     def coordinates(self, args: Sequence[Any], options: Options) -> list[torch.Tensor]:
         """Each coordinate of the inputs, with the shape of the sample axes."""
@@ -96,7 +103,12 @@ class Partials(Entrance, Uncalled, Generic[Named_co]):
         for number in options.numbers:
             for leaf in map(undressed, trees.flatten(args[number])[0]):
                 separate = leaf.dim() == options.batch_dims
-                found += [leaf] if separate else [leaf[..., place] for place in range(leaf.shape[-1])]
+                if separate:
+                    found.append(leaf)
+                elif type(leaf) is not torch.Tensor or leaf.requires_grad:  # then a column may be changed in place
+                    found += [leaf[..., place] for place in range(leaf.shape[-1])]
+                else:
+                    found += leaf.unbind(-1)
         return found
 
     def _results(self) -> tuple[str, ...]:
@@ -117,7 +129,7 @@ class Partials(Entrance, Uncalled, Generic[Named_co]):
 def are_separate(args: Sequence[Any], options: Options, count: int) -> bool:
     """Whether so many coordinates are as many arguments, the last ones, each with a single coordinate."""
     last = args[-1] if args else None
-    if options.argnums != -1 or count == 1 or not isinstance(last, torch.Tensor | Jet):
+    if options.argnums != -1 or count == 1 or not isinstance(last, (torch.Tensor, Jet)):
         return False
     return tuple(last.shape[options.batch_dims :]) in ((), (1,))
 

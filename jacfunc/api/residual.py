@@ -59,6 +59,10 @@ class Reading(Derivatives):
     @classmethod
     def of(cls, derivatives: Derivatives) -> Reading:
         """With the same tensors."""
+        if not compiling():
+            reading = object.__new__(cls)
+            reading.__dict__.update(derivatives.__dict__)
+            return reading
         inputs = [(name, getattr(derivatives, name)) for name in derivatives._inputs]
         return cls(derivatives._names, list(derivatives), inputs)
 
@@ -123,14 +127,15 @@ class Residual(Entrance, Uncalled, Generic[Result_co]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Result_co:
         """The residual of the equation at the arguments of ``f``."""
-        if not tracing():
+        traced = tracing()
+        if not traced:
             if meshed(args, kwargs):
                 return self._on_own_samples(args, kwargs)  # type: ignore[no-any-return]
             if not self._judged:
                 return self._judge(args, kwargs)
         elif self._partials is None and compiling() and not exporting():
             return untraced(self._judge, FIRST_CALL, args, kwargs)  # type: ignore[no-any-return]
-        return self._result(args, kwargs)
+        return self._result(args, kwargs, traced)
 
     def _judge(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Result_co:
         """What is computed, and whether a wrapper around knows all that it trains: asked at the first such call."""
@@ -139,10 +144,10 @@ class Residual(Entrance, Uncalled, Generic[Result_co]):
         self._judged = torch.is_grad_enabled() and not caches.ACCUMULATING.now
         return result
 
-    def _result(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Result_co:
+    def _result(self, args: tuple[Any, ...], kwargs: dict[str, Any], traced: bool = True) -> Result_co:
         partials, kind = self._known(args, kwargs), Reading
         while True:
-            derivatives, others = self._computed(partials, args, kwargs)
+            derivatives, others = self._computed(partials, args, kwargs, traced)
             reading = kind.of(derivatives)
             try:
                 result = self.equation(reading)
@@ -199,8 +204,10 @@ class Residual(Entrance, Uncalled, Generic[Result_co]):
         self._partials = made(self.transformed, wanted, self.variables, self.options, self.grid)
         return self._partials
 
-    def _computed(self, partials: Partials[Any], args: Any, kwargs: Any) -> tuple[Derivatives, tuple[Any, ...]]:
-        result = partials(*args, **kwargs)
+    def _computed(
+        self, partials: Partials[Any], args: Any, kwargs: Any, traced: bool = True
+    ) -> tuple[Derivatives, tuple[Any, ...]]:
+        result = partials(*args, **kwargs) if traced else partials.here(args, kwargs)
         if isinstance(result, Derivatives):
             return result, ()
         derivatives, *others = result
@@ -275,7 +282,7 @@ def _check(result: Any, derivatives: Sequence[torch.Tensor], axes: int) -> None:
         raise ArgumentTypeError("the equation returned an empty tuple; return the residual of each sample")
     for place, part in enumerate(parts):
         which = "the residual" if len(parts) == 1 else f"residual {place}"
-        if not isinstance(part, torch.Tensor | Jet):
+        if not isinstance(part, (torch.Tensor, Jet)):
             raise ArgumentTypeError(
                 f"{which} is {a_type(part)}; return a tensor of shape {expected}, or a tuple of them"
             )

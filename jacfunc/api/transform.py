@@ -57,11 +57,15 @@ class Transform(Entrance, Uncalled, Generic[Result_co]):
     quantity: Quantity
     options: Options
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Result_co:  # noqa: PLR0911  # one door, in order
+    def __call__(self, *args: Any, **kwargs: Any) -> Result_co:
         """The derivative of ``f`` at its arguments."""
         traced = tracing()
         if not traced and meshed(args, kwargs):
             return on_own_samples(self, self.options, args, kwargs)
+        return self.here(args, kwargs, traced)
+
+    def here(self, args: tuple[Any, ...], kwargs: dict[str, Any], traced: bool) -> Any:  # noqa: PLR0911  # in order
+        """The derivative at arguments that are tensors of this process alone; ``traced``: it is recorded."""
         if self.options.sample_chunk_size is not None:
             return self._in_blocks(args, kwargs, traced)
         if self.options.compile and not traced:
@@ -71,6 +75,8 @@ class Transform(Entrance, Uncalled, Generic[Result_co]):
         try:
             if not torch.is_inference_mode_enabled():
                 known = known_call(self, args, kwargs)
+                if known.results is not None:
+                    return known.results
                 request, plan = known.call or (
                     Request(self.transformed, self.options, args, kwargs, fingerprint=known.fingerprint),
                     None,

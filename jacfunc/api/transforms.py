@@ -13,10 +13,14 @@ from typing import Any, Unpack, overload
 import torch
 from torch import Tensor
 
+from ..call.evaluator import Outputs
 from ..call.independence import probe_now
-from ..call.quantity import Axes, EntriesOf, Quantity
+from ..call.quantity import Axes, EntriesOf, Quantity, Wanted
 from ..call.request import as_function, requested
 from ..call.shapes import refuse_unequal_trees, refuse_without_diagonal
+from ..jet.layout import first_order
+from ..jet.network import ONE_HOT, Pick
+from ..jet.stacked import Picked
 from ..keywords import Keywords, RowsAlone, RowsAux, RowsBoth, RowsKeywords, RowsSeveral, RowsValue
 from ..options import Options
 from ..routes.collect import Block, Diagonal, HessianDiagonal
@@ -26,7 +30,23 @@ from .results import by_pair, trace
 from .segments import segmented
 from .transform import Network, Transform, X, Y, transform_of, with_signature
 
-DIAG_JAC = Quantity("diag_jac", 1, EntriesOf(1, Diagonal), by_pair, refuse=refuse_without_diagonal, axes=Axes.ROW)
+
+def _one_row(wanted: Wanted, outputs: Outputs, value: torch.Tensor) -> Picked | None:
+    """All outputs by the one coordinate."""
+    if value.shape[1] != 1:
+        return None
+    return Picked(first_order(1), (ONE_HOT,), (Pick(1, None, 1.0),), alone=True)
+
+
+DIAG_JAC = Quantity(
+    "diag_jac",
+    1,
+    EntriesOf(1, Diagonal),
+    by_pair,
+    refuse=refuse_without_diagonal,
+    axes=Axes.ROW,
+    picked=_one_row,
+)
 DIAG_JAC_OF_ROWS = Quantity(
     "diag_jac",
     1,

@@ -16,6 +16,7 @@ from ..modules.fingerprint import Fingerprint
 from ..modules.functional import FunctionalModule
 from ..options import Options
 from .plan import Plan
+from .replay import Replay, alone
 from .request import Request
 
 Kind = tuple[object, ...]
@@ -48,12 +49,14 @@ class Known(NamedTuple):
         kind: what tells it from calls of other kinds, those of other transforms among them; None where that is unknown.
         shape: which modules are in the function, and their modes; part of the kind.
         call: its request, and the plan that an earlier call of its kind came by, if there was one.
+        results: what the call returns, where it was replayed.
     """
 
     fingerprint: Fingerprint | None = None
     kind: Kind | None = None
     shape: object = None
     call: tuple[Request, Plan] | None = None
+    results: Any = None
 
 
 NOTHING = Known()
@@ -76,10 +79,12 @@ def known_call(transform: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if kind is None:
         return Known(fingerprint)
     shape, kind = kind[1], (kind, transform.quantity.identity, options.planned)
-    known: tuple[Request, Plan] | None = caches.FAST_CALLS.peek(fingerprint.key, kind)
+    known: tuple[Request, Plan, Replay | None] | None = caches.FAST_CALLS.peek(fingerprint.key, kind)
     if known is None:
         return Known(fingerprint, kind, shape)
-    request, plan = known
+    request, plan, replay = known
+    if replay is not None and alone(options) and (results := replay.again(f, *args)) is not None:
+        return Known(results=results)
     return Known(fingerprint, kind, shape, (request.of(f, options, args, fingerprint), plan))
 
 
@@ -100,4 +105,6 @@ def remember_call(known: Known, request: Request, plan: Plan) -> None:
     if known.shape != request.signature[-1]:
         return
     fingerprint = request.fingerprint
-    caches.FAST_CALLS.put(fingerprint.key, fingerprint.parts, known.kind, (request.of_its_kind(), plan))
+    caches.FAST_CALLS.put(
+        fingerprint.key, fingerprint.parts, known.kind, (request.of_its_kind(), plan, Replay.of(request, plan))
+    )

@@ -17,6 +17,7 @@ import torch
 from ..evaluation.basis import Rows
 from ..jet.layout import Terms
 from ..jet.multiindices import Key, MultiIndices, Sum
+from ..jet.stacked import Picked
 from ..routes.collect import Entries, Pair, Partials
 from ..routes.hessians import HESSIAN, Hessians
 from ..routes.route import Route
@@ -233,6 +234,7 @@ class Quantity:
         refuse: asked when the outputs are known.
         refuse_inputs: asked before any evaluation.
         axes: which axes its result has.
+        picked: which rows and columns of a small network it is, for ``replay.py``, if it is no more than these.
     """
 
     name: str
@@ -244,6 +246,7 @@ class Quantity:
     refuse_inputs: Callable[[Request], None] | None = None
     gradient: bool = False
     axes: Axes = Axes.OUTPUT
+    picked: Callable[[Wanted, Outputs, torch.Tensor], Picked | None] | None = None
 
     @property
     def identity(self) -> tuple[Hashable, ...]:

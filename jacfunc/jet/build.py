@@ -160,6 +160,7 @@ def elementwise(
             result.activated = Activated(whole, Jet(value, input.coefficients, frame), y, fused.recorded(input))
         return result
 
+    rule.whole = whole if smooth else None  # type: ignore[attr-defined]  # for ``stacked.py``
     return rule
 
 

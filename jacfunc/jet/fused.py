@@ -270,6 +270,8 @@ def _differentiably(
     elementwise: Elementwise, frame: Frame, x: Sequence[Tensor | None], gradients: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """Gradients with a graph of their own, for derivatives of one order more."""
+    # By views: rows may be computed of the value, as those of a softmax are, and would be counted with it.
+    x = [None if tensor is None else tensor.view_as(tensor) for tensor in x]
     value, *rows = x
     assert value is not None
     y = elementwise.function(value)

@@ -22,6 +22,7 @@ from ..core.torch_private import mode_count, set_grad
 from .dispatch import apply
 from .jet import Jet
 from .rules.products import linear_layer, multiplies
+from .stacked import Layer, stacked
 from .windows import windows_of
 
 Params = Mapping[str, torch.Tensor]
@@ -72,6 +73,7 @@ class PlainLayers:
         # By which one step of a program is told from another.
         self.kinds = [*(type(child).__name__ for child in module.modules()), *(value for _, _, value in self.shaping)]
         self.steps = list(_steps(module, "", aliases))
+        self._chain = _chain(module, aliases)
 
     @classmethod
     def of(cls, module: nn.Module, aliases: Mapping[str, str]) -> PlainLayers | None:
@@ -109,6 +111,11 @@ class PlainLayers:
                 return False
         return not self.shaping or all(getattr(child, name) == value for child, name, value in self.shaping)
 
+    @property
+    def chain(self) -> list[Layer]:
+        """The layers where each is a linear one and an activation, by the rules of this package; else none."""
+        return self._chain if self._chain and caches.RULES[F.linear][0] is linear_layer else []
+
     def takes(self, x: Any) -> bool:
         """Whether they run for this input: a jet, unless a mode wants to see their operations.
 
@@ -137,6 +144,10 @@ class PlainLayers:
             propagation.inside = False
 
     def _run(self, params: Params, x: Any) -> Any:
+        if self._chain and type(x) is Jet and not compiling():
+            found = stacked(self.chain, params, x)
+            if found is not None:
+                return found
         for step in self.steps:
             x = step(params, x)
         return x
@@ -180,6 +191,20 @@ def _steps(module: nn.Module, prefix: str, aliases: Mapping[str, str], activated
     if type(module) in ACTIVATIONS:
         return [_activation(module, *ACTIVATIONS[type(module)])]
     return [lambda params, x: module(x)]
+
+
+def _chain(module: nn.Module, aliases: Mapping[str, str]) -> list[Layer]:
+    """The layers where each is a linear one and an activation, or the last a linear one alone; else none."""
+    layers: list[Layer] = []
+    for prefix, child in module.named_modules(remove_duplicate=False):
+        kind = type(child)
+        if kind is nn.Linear and not (layers and layers[-1].activation is None):
+            layers.append(Layer(*_names(f"{prefix}." if prefix else "", aliases), None))
+        elif kind in ACTIVATIONS and not ACTIVATIONS[kind][1] and layers and layers[-1].activation is None:
+            layers[-1] = layers[-1]._replace(activation=ACTIVATIONS[kind][0])
+        elif kind is not nn.Sequential:
+            return []
+    return layers if layers and layers[0].activation is not None else []
 
 
 def _linear(prefix: str, aliases: Mapping[str, str], activated: bool) -> Step:

@@ -184,7 +184,7 @@ def _is_range(rows: tuple[int, ...]) -> bool:
 
 def _range(stack: Tensor, rows: tuple[int, ...]) -> Tensor:
     """Rows that follow one another, as a view."""
-    return stack if len(rows) == len(stack) else stack[rows[0] : rows[0] + len(rows)]
+    return stack if len(rows) == stack.shape[0] else stack[rows[0] : rows[0] + len(rows)]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from ..core.reasons import a_type
 from ..errors import ArgumentError, ArgumentTypeError, ParametersError
 from ..jet import Jet
 from ..jet.layers import PlainLayers
+from ..jet.stacked import Layer
 from .fingerprint import shape_of
 from .swapping import Inventory, Slot, call_with, held, locked
 from .wrappers import refuse_wrapper
@@ -97,6 +98,15 @@ class FunctionalModule:
         with locked():
             self._refresh()
             return held(self._buffers.values())
+
+    @property
+    def chain(self) -> list[Layer]:
+        """The linear layers and activations that it is, one after the other; nothing where it is anything else."""
+        return [] if self._layers is None else self._layers.chain
+
+    def check(self, params: Mapping[str, torch.Tensor]) -> None:
+        """Refuse other parameters than those of the module's names, shapes and kinds."""
+        _check("params", params, self._parameters, self._inventory.aliases)
 
     def followed(self, params: Mapping[str, torch.Tensor], /, *args: Any, **kwargs: Any) -> Any:
         """The output for jets, directly after :meth:`shape`, which found that plain layers are all that runs."""

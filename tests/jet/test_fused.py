@@ -171,3 +171,20 @@ def test_gradient_penalties_through_second_derivatives(transform):
         pair.append(torch.autograd.grad(penalty.square().sum(), list(net.parameters()), materialize_grads=True))
     for one, other in zip(*pair, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("outer", [torch.sin, torch.tanh, F.silu])
+def test_rows_that_are_computed_of_the_value_are_counted_once(outer):
+    x = torch.rand(4, 2, dtype=torch.double) + 0.5
+    weight = torch.tensor([1.2, 0.7], dtype=torch.double, requires_grad=True)
+
+    def f(weight, x):
+        return outer(torch.softmax(x * weight, -1))
+
+    dense = torch.stack([torch.func.hessian(f, argnums=1)(weight, each) for each in x])
+    results = []
+    for found in (laplacian(f)(weight, x), dense.diagonal(dim1=-1, dim2=-2).sum(-1)):
+        (first,) = torch.autograd.grad(found.square().sum(), weight, create_graph=True)
+        results.append((first, *torch.autograd.grad(first.square().sum(), weight)))
+    for mine, right in zip(*results, strict=True):
+        torch.testing.assert_close(mine, right)

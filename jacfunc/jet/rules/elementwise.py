@@ -367,6 +367,7 @@ def _activation(rule: Callable[..., Any], numbers: int) -> Callable[..., Any]:
         result = rule(input, *args[:numbers], **kwargs)
         return input.become(result) if inplace or any(args[numbers:]) else result
 
+    activate.whole = None if numbers else getattr(rule, "whole", None)  # type: ignore[attr-defined]
     return activate
 
 
