@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+import torch._dynamo.utils
 
 from jacfunc._demo.memory import growth
 
@@ -115,6 +117,16 @@ def on_cuda(call: Callable[[], object]) -> float:
     end.record()
     torch.cuda.synchronize()
     return start.elapsed_time(end) / 1000
+
+
+def compile_into(folder: str) -> None:
+    """Let inductor keep what it compiles from now on in this folder: what is in another one is not found again."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+
+
+def compilations() -> int:
+    """How many frames this process has compiled so far."""
+    return int(torch._dynamo.utils.counters["frames"]["ok"])
 
 
 def give_back() -> None:
