@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import sys
@@ -17,18 +18,20 @@ import torch
 from . import quiet
 from .__main__ import DOCS, main
 from .alone import measured_alone
-from .bars import BARS, COMPILED, EAGER, Bar, told, verdicts
+from .bars import BARS, COMPILED, EAGER, STEP_PEERS, Bar, told, verdicts
 from .charts import AT_A_GLANCE, FIVE, charted, rivals, tables
 from .contender import Contender, Local, Running
 from .cuda import floor, on_device
+from .elsewhere import FILE, columns, keep
 from .growth import exponent, quantity
 from .harness import Late, Settings, _limit, measured
-from .ours import BLOCKS, CONTENDERS, FEW, FORWARD, OURS, PLAIN
+from .ours import BLOCKS, CONTENDERS, FEW, FORCED, FORWARD, OURS, PLAIN
 from .page import page, summary, text
 from .peaks import peak
 from .peers import contenders, jax
 from .plots import drawn
 from .results import Entry, Found, Run, ratios, spread
+from .together import in_random_order
 from .workloads import DIAGONAL, GRADIENT, JACOBIAN, LAPLACIAN, STEP, WORKLOADS, Problem, Workload, sweeps
 
 BRIEF = Settings(rounds=2, seconds=0.001, wait=0, memory=False)
@@ -39,6 +42,11 @@ TINY = [
     Workload("tiny-laplacian", LAPLACIAN, (3, 4, 4, 1), 5),
     Workload("tiny-gradient", LAPLACIAN, (3, 4, 4, 1), 5, part=GRADIENT),
     *(replace(step, name=f"tiny-{step.name}", samples=5) for step in WORKLOADS if step.part == STEP),
+]
+NETWORKS = [
+    pytest.param(replace(workload, samples=2), id=workload.name, marks=[pytest.mark.slow] * (workload.part == GRADIENT))
+    for workload in WORKLOADS
+    if workload.network
 ]
 
 
@@ -68,6 +76,22 @@ def test_peers_agree_and_the_absent_are_named(workload: Workload) -> None:
     assert {"DeepXDE reverse", *(["omnibias-torch"] if workload.part != STEP else [])} < absent
     assert {entry.name for entry in found.entries if entry.note != FEW} == ran | absent
     assert all(len(entry.rounds) == BRIEF.rounds for entry in found.entries if entry.name in ran)
+
+
+HEAVY = ("dense Jacobian", "jacfunc, method='forward'", "DeepXDE forward")
+WRONG = ("nested jvp", "jvp of grad", "vjp of grad", "vmap(hessian)", "torch.autograd nested")
+"""Through norms and determinants, where formulas of torch are wrong."""
+
+
+@pytest.mark.parametrize("workload", NETWORKS)
+def test_peers_agree_on_networks(workload: Workload) -> None:
+    """All that can differentiate them and are right; JAX is compared by the benchmark itself."""
+    left_out = (*HEAVY, *(WRONG if workload.network in ("slater30", "particles48", "layernorm10") else ()))
+    found = eager(workload, [one for one in contenders() if one.name not in left_out])
+    ran = {entry.name: entry for entry in found.entries if entry.rounds}
+    assert {OURS, PLAIN, f"{FORCED}='taylor'", f"{FORCED}='reverse'"} <= ran.keys()
+    assert all(entry.agrees for name, entry in ran.items() if name != PLAIN)
+    assert any(entry.family in STEP_PEERS for entry in ran.values()) or WRONG[0] in left_out
 
 
 def _starting(result: torch.Tensor) -> Contender:
@@ -105,10 +129,13 @@ def test_patience_ends() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are forgotten on Linux only")
-def test_peak_of_a_call() -> None:
-    found, died = peak(FORWARD, Workload("large", DIAGONAL, (64, 2048, 64), 4096), None, 120)
+def test_peak_of_a_call(tmp_path: Path) -> None:
+    large = Workload("large", DIAGONAL, (64, 2048, 64), 4096)
+    (found, first), died = peak(FORWARD, large, None, 120, str(tmp_path))
     assert found is not None
     assert found > 4096 * 2048 * 4
+    assert first is not None
+    assert first > 0
     assert not died
 
 
@@ -147,10 +174,10 @@ def _judged(bar: Bar, factor: float) -> tuple[bool | None, str]:
     """The verdict if all others take 20 ms and ours ``factor`` times what they take in bytes, a part of that in time."""
     found = []
     for workload in WORKLOADS:
-        rounds = [2e-2 * factor] * 3
+        times = {EAGER: 2e-2 * factor, COMPILED: 2e-2 * factor * (1 if factor < 1 else 2)}
         kinds = ((OURS, EAGER), (OURS, COMPILED), (BLOCKS, EAGER))
         peak = int(1e6 * factor * workload.sizes[0])
-        ours = [Entry(name, OURS, kind, rounds, peak=peak) for name, kind in kinds]
+        ours = [Entry(name, OURS, kind, [times[kind]] * 3, peak=peak, first=factor) for name, kind in kinds]
         others = [one for one in contenders() if workload.kind in one.kinds and one.family != OURS]
         taken = {"rounds": [2e-2] * 3, "agrees": True, "peak": 10**6}
         peers = [Entry(one.name, one.family, one.compiled, private=one.private, **taken) for one in others]
@@ -191,7 +218,7 @@ def test_what_a_private_switch_compiles_counts_where_a_bar_says_so() -> None:
     workload = next(workload for workload in WORKLOADS if workload.name == "burgers")
     entries = [
         Entry(OURS, OURS, COMPILED, [1.0]),
-        Entry("DeepXDE reverse", "DeepXDE", EAGER, [2.0]),
+        Entry("DeepXDE reverse", "DeepXDE", EAGER, [2.6]),
         Entry("torch.autograd nested", "torch.autograd", COMPILED, [0.5], private=True),
         Entry("nested grad", "torch.func", COMPILED, [3.0]),
     ]
@@ -200,6 +227,13 @@ def test_what_a_private_switch_compiles_counts_where_a_bar_says_so() -> None:
     ]
     told = {(verdict.against, verdict.holds) for verdict in found if verdict.bar.startswith("compiled")}
     assert told == {("DeepXDE reverse", True), ("torch.autograd nested, compiled whole", False)}
+
+
+def test_who_is_not_ready_in_time_fails_the_bar_of_first_calls() -> None:
+    workload = next(workload for workload in WORKLOADS if workload.name == "particles48")
+    entries = [Entry(OURS, OURS, EAGER, [1.0]), Entry(OURS, OURS, COMPILED, note="not ready after 180 s")]
+    found = [one for one in verdicts(Run("", {}, [Found(workload, entries)])) if "first call" in one.bar]
+    assert [(one.holds, one.against) for one in found] == [(False, f"{OURS}, compiled")]
 
 
 def test_numbers() -> None:
@@ -251,6 +285,62 @@ def test_a_workload_has_a_process_of_its_own() -> None:
 def test_an_unknown_workload_is_refused() -> None:
     with pytest.raises(SystemExit, match="no workload is called nothing"):
         main(["--workload", "nothing"])
+
+
+# -------------------------------------------------------------------- one process, and other machines
+
+
+def test_all_of_a_kind_in_one_process() -> None:
+    """In an order by the seed, each as it is alone; what another one compiled is not taken for its own."""
+    torch.compiler.reset()
+    some = [TINY[3], TINY[4], replace(TINY[3], name="other", samples=6)]
+    told: list[str] = []
+    found = in_random_order(some, BRIEF, 1, told.append)
+    assert [one.workload for one in found] == some
+    for one in found:
+        entries = {entry.label: entry for entry in one.entries}
+        assert all(len(entry.rounds) == BRIEF.rounds for entry in entries.values())
+        assert entries[f"{OURS}, compiled"].agrees
+        assert entries[f"{OURS}, compiled"].compilations is not None
+    assert sum(entry.compilations or 0 for one in found for entry in one.entries) > 0
+    other = in_random_order(some[:1], BRIEF, 2, told.append)
+    assert other[0].entries[1].note == ""
+
+
+def test_one_process_has_a_table(tmp_path: Path) -> None:
+    entries = [Entry(OURS, OURS, EAGER, [2e-3]), Entry(OURS, OURS, COMPILED, [1e-3], compilations=3)]
+    slower = [Entry(OURS, OURS, EAGER, [4e-3]), Entry(OURS, OURS, COMPILED, note="failed: recompiled too often")]
+    run = Run("", {}, [Found(TINY[3], entries)], together=[Found(TINY[3], slower)])
+    written = page(Run.from_json(run.to_json()), [], tmp_path)
+    assert f"| {TINY[3].title} | 4 | - | 2 | 1 | - | 3 |" in written
+    assert "failed: recompiled too often" in written
+
+
+def test_the_other_vendor_keeps_its_column(tmp_path: Path) -> None:
+    workload = next(workload for workload in WORKLOADS if workload.name == "small")
+    entries = [Entry(OURS, OURS, EAGER, [2e-3]), Entry("torch.autograd nested", "torch.autograd", EAGER, [3e-3])]
+    run = Run("a machine", {}, [Found(workload, entries)], vendor="AMD", date="May 2027")
+    assert columns()["Intel"].date in page(run, [], tmp_path)
+    assert "| 2 | - | 3 (torch.autograd nested) | 1.43 | 0.33 | 0.16 (JAX jit) |" in page(run, [], tmp_path)
+    assert columns()["Intel"].date not in page(replace(run, vendor="Intel"), [], tmp_path)
+    file = tmp_path / "elsewhere.json"
+    file.write_text(FILE.read_text(encoding="utf-8"), encoding="utf-8")
+    keep(run, file)
+    assert columns(file).keys() == {"AMD", "Intel"}
+    assert columns(file)["AMD"].rows == {"small": (2.0, None, 3.0, "torch.autograd nested")}
+    assert set(columns()["Intel"].rows) <= {workload.name for workload in WORKLOADS}
+
+
+def test_an_earlier_run_can_be_read() -> None:
+    """Of before there were first calls, compilations and other networks."""
+    entry = {"name": OURS, "family": OURS, "compiled": False, "rounds": [1.0], "difference": 0.0, "agrees": True}
+    workload = {"name": "call", "kind": DIAGONAL, "sizes": [3, 32, 3], "samples": 1, "part": "value"}
+    workload |= {"sweep": "", "wide": False}
+    found = [{"workload": workload, "entries": [{**entry, "peak": None, "note": ""}], "busy": 0.0}]
+    run = Run.from_json(json.dumps({"machine": "old", "versions": {}, "found": found, "cuda": []}))
+    assert run.found[0].entries[0].first is None
+    assert run.found[0].workload.network == ""
+    assert "diag_jac, N=1, 3-32-3" in text(run)
 
 
 # -------------------------------------------------------------------- CUDA
