@@ -83,7 +83,7 @@ this number is too small, because XLA keeps the memory of earlier calls for late
 shown.
 
 **The first call** compiles. Its seconds are those of a fresh process in which nothing was compiled before, with empty caches.
-*Compilations* are the frames that torch compiled in the first call and in all that were timed.
+*Compilations* are the graphs that torch compiled in the first call and in all that were timed, one or more for a frame.
 """
 
 

@@ -25,7 +25,7 @@ class Entry:
         agrees: whether that is rounding.
         peak: the bytes by which one call grows its process at most.
         first: the seconds of the first call, which compiles; with peaks that of a fresh process and empty caches.
-        compilations: how many frames torch compiled for it, in its first call and all that were timed.
+        compilations: how many graphs torch compiled for it, in its first call and all that were timed.
         note: why something is missing.
     """
 

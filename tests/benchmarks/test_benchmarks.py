@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from . import quiet
+from . import quiet, together
 from .__main__ import DOCS, main
 from .alone import measured_alone
 from .bars import BARS, COMPILED, EAGER, STEP_PEERS, Bar, told, verdicts
@@ -31,7 +31,6 @@ from .peaks import peak
 from .peers import contenders, jax
 from .plots import drawn
 from .results import Entry, Found, Run, ratios, spread
-from .together import in_random_order
 from .workloads import DIAGONAL, GRADIENT, JACOBIAN, LAPLACIAN, STEP, WORKLOADS, Problem, Workload, sweeps
 
 BRIEF = Settings(rounds=2, seconds=0.001, wait=0, memory=False)
@@ -290,21 +289,32 @@ def test_an_unknown_workload_is_refused() -> None:
 # -------------------------------------------------------------------- one process, and other machines
 
 
-def test_all_of_a_kind_in_one_process() -> None:
-    """In an order by the seed, each as it is alone; what another one compiled is not taken for its own."""
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_all_of_a_kind_in_one_process(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each as it is alone, whatever came before; what another one compiled is not taken for its own."""
     torch.compiler.reset()
+    monkeypatch.setattr(together, "CAST", [one for one in together.CAST if compiled or not one.compiled])
     some = [TINY[3], TINY[4], replace(TINY[3], name="other", samples=6)]
     told: list[str] = []
-    found = in_random_order(some, BRIEF, 1, told.append)
+    found = together.in_random_order(some, BRIEF, 1, told.append)
     assert [one.workload for one in found] == some
-    for one in found:
-        entries = {entry.label: entry for entry in one.entries}
-        assert all(len(entry.rounds) == BRIEF.rounds for entry in entries.values())
-        assert entries[f"{OURS}, compiled"].agrees
-        assert entries[f"{OURS}, compiled"].compilations is not None
-    assert sum(entry.compilations or 0 for one in found for entry in one.entries) > 0
-    other = in_random_order(some[:1], BRIEF, 2, told.append)
-    assert other[0].entries[1].note == ""
+    entries = [{entry.label: entry for entry in one.entries} for one in found]
+    assert all(len(entry.rounds) == BRIEF.rounds for one in entries for entry in one.values())
+    if compiled:
+        assert all(one[f"{OURS}, compiled"].agrees for one in entries)
+        assert sum(one[f"{OURS}, compiled"].compilations or 0 for one in entries) >= len(some)
+
+
+def test_each_seed_has_an_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together, "CAST", [one for one in together.CAST if not one.compiled])
+    some = [replace(TINY[0], name=name) for name in "abcdef"]
+    orders = []
+    for seed in (1, 1, 2):
+        told: list[str] = []
+        together.in_random_order(some, replace(BRIEF, rounds=0), seed, told.append)
+        orders.append([text for text in told if text.endswith(PLAIN)])
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2])
 
 
 def test_one_process_has_a_table(tmp_path: Path) -> None:
