@@ -150,10 +150,10 @@ ASKED = (*KINDS, ALLEN_CAHN)
 CONTENDERS = [
     Contender(OURS, OURS, ASKED, _eager, common=True),
     Contender(OURS, OURS, ASKED, _compiled, compiled=True, common=True),
-    Contender(BY_OPTION, OURS, ASKED, _compiled_by_option, compiled=True),
+    Contender(BY_OPTION, OURS, ASKED, _compiled_by_option, compiled=True, quick=False),
     Contender(BY_CACHES, OURS, (LAPLACIAN, DIVERGENCE), _by_caches, heavy=_no_blocks),
     Contender(BLOCKS, OURS, (DIAGONAL,), _in_blocks, heavy=_no_blocks),
-    Contender(BLOCKS, OURS, (LAPLACIAN,), _compiled_in_blocks, compiled=True, heavy=_no_blocks),
+    Contender(BLOCKS, OURS, (LAPLACIAN,), _compiled_in_blocks, compiled=True, quick=False, heavy=_no_blocks),
 ]
 CONTENDERS += [
     *_steps(OURS, STEPS, _by_sums),
