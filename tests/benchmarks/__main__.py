@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         "--no-memory", action="store_true", help="no peaks of memory, and no safety from peers that crash"
     )
     parser.add_argument("--peers", type=Path, metavar="PYTHON", help="of the environment that has JAX and folx")
+    parser.add_argument("--patience", type=int, help="seconds after which who is not ready is given up (180, quick 60)")
     parser.add_argument(
         "--together",
         nargs="?",
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> Run:
     settings = replace(QUICK if options.quick else Settings(), second=options.peers)
     settings = replace(settings, rounds=options.rounds or settings.rounds)
+    settings = replace(settings, patience=options.patience or settings.patience)
     settings = replace(settings, memory=settings.memory and not options.no_memory)
     workloads = _chosen(options.workload, options.quick)
     run = Run(_machine(), _versions(options.peers), [], vendor=_vendor(), date=f"{date.today():%B %Y}")

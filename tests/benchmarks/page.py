@@ -140,7 +140,7 @@ What is wanted of each workload. {_reached(run)}
 time or the memory divided by that of *beside*, or how many times as fast jacfunc is as *beside*, or microseconds.
 
 - *The best peer* is the fastest of torch.func, torch.autograd, DeepXDE, JAX and folx. (omnibias-torch takes a list of layers
-  instead of a function, and has targets of its own.) An eager target faces eager peers. A compiled one faces all of them.
+  instead of a function, and has targets of its own.) An eager target faces eager peers. A compiled one faces all of them, and so does one of the faster of both.
 - *The fastest fixed method* is the fastest of `method="taylor"`, `"forward"` and `"reverse"`, beside the default
   `method="auto"`.
 - *At half the size*: with half as many inputs and outputs. Memory in proportion to them would be 2 times as much, memory in
