@@ -6,6 +6,7 @@ The bars are for the machine at hand.  A column is data, with its date; ``--keep
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,9 +60,9 @@ def row(found: Found) -> Row:
 def keep(run: Run, file: Path = FILE) -> None:
     """Write the column of a run, instead of an earlier one of the same vendor."""
     kept = {**columns(file), run.vendor: column(run)}
-    file.write_text(
-        json.dumps({vendor: asdict(one) for vendor, one in kept.items()}, indent=1) + "\n", encoding="utf-8"
-    )
+    written = json.dumps({vendor: asdict(one) for vendor, one in kept.items()}, indent=1)
+    # A row is a line, so that a change of one is seen as such.
+    file.write_text(re.sub(r"\[[^][]*\]", lambda row: " ".join(row[0].split()), written) + "\n", encoding="utf-8")
 
 
 def section(run: Run) -> Iterator[str]:
