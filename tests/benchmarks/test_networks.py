@@ -20,6 +20,7 @@ from .results import Entry, Found, Run
 from .test_benchmarks import BRIEF, TINY, eager
 from .workloads import DIAGONAL, GRADIENT, WORKLOADS, Workload
 
+
 def _marks(workload: Workload) -> list[pytest.MarkDecorator]:
     return [pytest.mark.slow] if workload.part == GRADIENT or workload.network == "conv256" else []
 
