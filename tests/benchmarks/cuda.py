@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .contender import Contender, on_cuda
 from .harness import Step
 from .ours import CONTENDERS, FORWARD
-from .workloads import VALUE, Problem, Workload
+from .workloads import DIAGONAL, DIVERGENCE, FORCES, JACOBIAN, VALUE, Problem, Workload
 
 PRECISIONS = {"float32": torch.float32, "TF32": torch.float32, "bfloat16": torch.bfloat16}
 CALLS = 20
@@ -53,7 +53,9 @@ def _row(contender: Contender, problem: Problem, rates: tuple[float, float]) -> 
 def floor(workload: Workload, itemsize: int, plain: bool = False) -> tuple[int, int]:
     """The operations and the bytes without which it cannot be done."""
     weights, products = _counted(workload)
-    passes = (1 if plain else 1 + workload.rows) * (1 if workload.part == VALUE else 3)
+    first = workload.kind in (DIAGONAL, JACOBIAN, DIVERGENCE, FORCES)
+    rows = min(workload.rows, workload.sizes[-1]) if first else workload.rows  # one for each input, or for each output
+    passes = (1 if plain else 1 + rows) * (1 if workload.part == VALUE else 3)
     result = workload.samples * workload.sizes[-1] if workload.part == VALUE else weights
     return products * passes, itemsize * (weights + workload.samples * workload.sizes[0] + result)
 

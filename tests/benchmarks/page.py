@@ -50,7 +50,7 @@ The numbers are those of one run of {rounds} rounds on {run.machine}. Versions: 
 
 **What is timed.** All networks have random weights, the same numbers for everyone, in single precision if nothing else is
 said. `1-20-20-400` is a tanh network with 1 input, two hidden layers of 20, and 400 outputs; `2-4x64-1` has four hidden
-layers of 64. What other networks are is said where they are; their code is in `tests/benchmarks/networks.py`.
+layers of 64. Other networks are named in words; their code is in `tests/benchmarks/networks.py`.
 
 - *Value*: the derivative, with parameters frozen.
 - *Parameter gradient*: the gradient, by all parameters, of the mean of the squared derivative. The derivative is computed
@@ -68,7 +68,9 @@ are shown. Each workload has processes of its own, whose C library keeps the mem
 
 - In the same process, eager and by `torch.compile`: `torch.func` in all its ways, `torch.autograd` nested by hand, DeepXDE's
   PyTorch backend, and omnibias-torch.
-- In another process, which the same rounds call: JAX and folx under `jit`.
+- In another process, which the same rounds call: JAX and folx under `jit`. For particles folx also runs with sparse rows.
+- Attention is left to its fast kernel for jacfunc and the plain forward. The other ways of PyTorch cannot differentiate
+  through that twice, and get the one made of products (`SDPBackend.MATH`).
 - Code that calls `torch.autograd.grad` is *compiled whole* only with a private switch of torch (`trace_autograd_ops`).
   Without it, torch compiles such code in pieces that cannot be differentiated twice. Targets only count these contenders
   where they say so.

@@ -267,6 +267,11 @@ def test_floor() -> None:
     assert floor(TINY[2], 4)[0] == 3 * plain
 
 
+def test_floor_of_a_network_counts_its_products() -> None:
+    workload = next(workload for workload in WORKLOADS if workload.name == "flow64")
+    assert floor(workload, 4, plain=True)[0] == 2 * 256 * (64 * 128 + 128 * 128 * 2 + 128 * 64)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_device() -> None:
     assert len(on_device(TINY[:1], lambda text: None)) == 9
