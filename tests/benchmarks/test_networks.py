@@ -82,6 +82,17 @@ def test_each_seed_has_an_order(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(orders[0]) == sorted(orders[2])
 
 
+def test_each_kind_has_a_process() -> None:
+    """A kind of one workload has none: that is what it has anyway."""
+    some = [
+        replace(TINY[0], name=name, kind=kind) for name, kind in (("a", "no kind"), ("b", "other"), ("c", "no kind"))
+    ]
+    told: list[str] = []
+    found = together.measured_together(some, BRIEF, 0, told.append)
+    assert [one.workload.name for one in found] == ["a", "c"]
+    assert told == ["together: no kind", "together: round 1", "together: round 2"]
+
+
 def test_one_process_has_a_table(tmp_path: Path) -> None:
     entries = [Entry(OURS, OURS, EAGER, [2e-3]), Entry(OURS, OURS, COMPILED, [1e-3], compilations=3)]
     slower = [Entry(OURS, OURS, EAGER, [4e-3]), Entry(OURS, OURS, COMPILED, note="failed: recompiled too often")]
