@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from .alone import measured_alone
 from .charts import charted
+from .contender import CLOCK
 from .cuda import on_device
 from .elsewhere import keep
 from .harness import Settings
@@ -63,6 +64,11 @@ def _parser() -> argparse.ArgumentParser:
         "--no-memory", action="store_true", help="no peaks of memory, and no safety from peers that crash"
     )
     parser.add_argument("--peers", type=Path, metavar="PYTHON", help="of the environment that has JAX and folx")
+    parser.add_argument(
+        "--by-processor",
+        action="store_true",
+        help="time what the processor was busy for, for a machine that others use too, with OMP_NUM_THREADS=1",
+    )
     parser.add_argument("--patience", type=int, help="seconds after which who is not ready is given up (180, quick 60)")
     parser.add_argument(
         "--together",
@@ -85,6 +91,9 @@ def _run(options: argparse.Namespace) -> Run:
     settings = replace(settings, rounds=options.rounds or settings.rounds)
     settings = replace(settings, patience=options.patience or settings.patience)
     settings = replace(settings, memory=settings.memory and not options.no_memory)
+    if options.by_processor:
+        os.environ[CLOCK] = "1"
+        settings = replace(settings, wait=0)
     workloads = _chosen(options.workload, options.quick)
     run = Run(_machine(), _versions(options.peers), [], vendor=_vendor(), date=f"{date.today():%B %Y}")
     if options.resume and options.json.exists():
@@ -125,7 +134,8 @@ def _machine() -> str:
     processor = f", {name}" if (name := _told("model name")) else ""
     capability = torch.backends.cpu.get_cpu_capability()
     cores = f"{os.cpu_count()} cores ({capability}{processor})"
-    return f"a machine with {cores}{memory}{device} ({torch.get_num_threads()} threads)"
+    timed = ", time by the processor" if os.environ.get(CLOCK) else ""
+    return f"a machine with {cores}{memory}{device} ({torch.get_num_threads()} threads{timed})"
 
 
 def _vendor() -> str:

@@ -9,24 +9,25 @@ import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from . import quiet
+from . import contender, quiet
 from .__main__ import DOCS, main
 from .alone import measured_alone
 from .bars import BARS, COMPILED, EAGER, Bar, told, verdicts
 from .charts import AT_A_GLANCE, FIVE, charted, rivals, tables
-from .contender import Contender, Local, Running
+from .contender import CLOCK, Contender, Local, Running, timed_call
 from .cuda import floor, on_device
 from .growth import exponent, quantity
 from .harness import Late, Settings, _limit, measured
 from .ours import BLOCKS, CONTENDERS, FEW, FORWARD, OURS, PLAIN
 from .page import page, summary, text
 from .peaks import peak
-from .peers import contenders, jax
+from .peers import contenders, jax, jax_worker
 from .plots import drawn
 from .results import Entry, Found, Run, ratios, spread
 from .workloads import DIAGONAL, GRADIENT, JACOBIAN, LAPLACIAN, STEP, WORKLOADS, Problem, Workload, sweeps
@@ -130,6 +131,15 @@ def test_a_busy_machine_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quiet, "busy", iter([0.9, 0.8, 0.02]).__next__)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     assert quiet.wait(60) == 0.02
+
+
+def test_time_by_the_clock_and_by_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = SimpleNamespace(perf_counter=iter([0.0, 3.0]).__next__, process_time=iter([0.0, 1.0]).__next__)
+    monkeypatch.setattr(contender, "time", clocks)
+    assert timed_call(lambda: None) == 3
+    monkeypatch.setenv(CLOCK, "1")
+    assert timed_call(lambda: None) == 1
+    assert CLOCK in Path(jax_worker.__file__).read_text(encoding="utf-8")
 
 
 def test_what_was_disturbed_is_told() -> None:
