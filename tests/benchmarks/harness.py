@@ -28,6 +28,8 @@ TOLERANCE = 2e-5
 """Relative to the largest entry, in single precision; a gradient may be off by ten times that."""
 DOUBLE = 1e-7
 """The part of it that is allowed in double precision."""
+ILL = {"slater30": 20}
+"""Where single precision leaves fewer digits: some determinants are nearly zero."""
 ELSEWHERE = ("JAX", "folx")
 """Families that compile without torch."""
 
@@ -184,7 +186,7 @@ def _line(error: Exception) -> str:
 def _compare(entry: Entry, result: torch.Tensor, ours: torch.Tensor, workload: Workload) -> None:
     allowed = TOLERANCES.get(workload.kind, TOLERANCE) * (1 if workload.part == VALUE else 10)
     if workload.network:  # all of them are of size one, and torch is wrong by less than 1 % in some of them
-        allowed = min(allowed, 1e-4 if workload.part == VALUE else 1e-3)
+        allowed = min(allowed, 1e-4 if workload.part == VALUE else 1e-3) * ILL.get(workload.network, 1)
     allowed *= DOUBLE if result.dtype == torch.float64 else 1
     if result.shape != ours.shape:
         entry.agrees, entry.note = False, f"its result has shape {tuple(result.shape)}"

@@ -55,6 +55,8 @@ class Slater(nn.Module):
     def __init__(self, electrons: int, width: int) -> None:
         super().__init__()
         self.orbitals = dense(3, width, width, electrons)
+        for layer in self.orbitals[::2]:  # or orbitals would be alike, and nearly all determinants rounding
+            nn.init.uniform_(layer.weight, -3 / math.sqrt(layer.in_features), 3 / math.sqrt(layer.in_features))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         envelope = torch.exp(-0.5 * x.square().sum(-1, keepdim=True))
