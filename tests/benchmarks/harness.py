@@ -28,8 +28,8 @@ TOLERANCE = 2e-5
 """Relative to the largest entry, in single precision; a gradient may be off by ten times that."""
 DOUBLE = 1e-7
 """The part of it that is allowed in double precision."""
-ILL = {"slater30": 20}
-"""Where single precision leaves fewer digits: some determinants are nearly zero."""
+ILL = {"slater30": 200}
+"""Where single precision leaves two digits of the largest entry: some determinants are nearly zero."""
 ELSEWHERE = ("JAX", "folx")
 """Families that compile without torch."""
 
