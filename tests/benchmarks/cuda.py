@@ -9,11 +9,12 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from .contender import Contender, on_cuda
 from .harness import Step
 from .ours import CONTENDERS, FORWARD
-from .workloads import VALUE, Problem, Workload
+from .workloads import DIAGONAL, DIVERGENCE, FORCES, JACOBIAN, VALUE, Problem, Workload
 
 PRECISIONS = {"float32": torch.float32, "TF32": torch.float32, "bfloat16": torch.bfloat16}
 CALLS = 20
@@ -51,10 +52,23 @@ def _row(contender: Contender, problem: Problem, rates: tuple[float, float]) -> 
 
 def floor(workload: Workload, itemsize: int, plain: bool = False) -> tuple[int, int]:
     """The operations and the bytes without which it cannot be done."""
-    weights = sum(inner * outer for inner, outer in pairwise(workload.sizes))
-    passes = (1 if plain else 1 + workload.rows) * (1 if workload.part == VALUE else 3)
+    weights, products = _counted(workload)
+    first = workload.kind in (DIAGONAL, JACOBIAN, DIVERGENCE, FORCES)
+    rows = min(workload.rows, workload.sizes[-1]) if first else workload.rows  # one for each input, or for each output
+    passes = (1 if plain else 1 + rows) * (1 if workload.part == VALUE else 3)
     result = workload.samples * workload.sizes[-1] if workload.part == VALUE else weights
-    return 2 * workload.samples * weights * passes, itemsize * (weights + workload.samples * workload.sizes[0] + result)
+    return products * passes, itemsize * (weights + workload.samples * workload.sizes[0] + result)
+
+
+def _counted(workload: Workload) -> tuple[int, int]:
+    """The numbers of weights, and the operations of a forward."""
+    if not workload.network:
+        weights = sum(inner * outer for inner, outer in pairwise(workload.sizes))
+        return weights, 2 * workload.samples * weights
+    problem = Problem.make(workload)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        problem.net(problem.x)
+    return sum(weight.numel() for weight in problem.parameters), counter.get_total_flops()
 
 
 def _rates(dtype: torch.dtype) -> tuple[float, float]:

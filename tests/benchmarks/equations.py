@@ -1,4 +1,4 @@
-"""The differential equations whose training step is timed, written once for all contenders.  Nothing here differentiates."""
+"""The differential equations whose residual or training step is timed, written once for all.  Nothing here differentiates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Residual = Callable[[Any], tuple[torch.Tensor, ...]]
 Fields = Callable[[torch.Tensor], Mapping[str, torch.Tensor]]
 """From the points to the value or derivative ``(N,)`` of each name."""
 
-VISCOSITY = 0.01
+VISCOSITY, DIFFUSION = 0.01, 0.0001
 
 
 @dataclass(frozen=True)
@@ -120,4 +120,17 @@ EQUATIONS = {
         lambda laplacian: (laplacian - 1.0,),
     ),
 }
+STEPS = tuple(EQUATIONS)
+"""Those whose training step is timed; the next one is timed as a residual, beside derivatives of other networks."""
+ALLEN_CAHN = "allen-cahn"
+EQUATIONS[ALLEN_CAHN] = Equation(
+    "Allen-Cahn",
+    "tx",
+    "u",
+    "u u_t u_xx",
+    lambda d: (d.u_t - DIFFUSION * d.u_xx + 5 * (d.u**3 - d.u),),
+    3,
+    f"u u_t-{DIFFUSION}*u_xx",
+    lambda u, linear: (linear + 5 * (u**3 - u),),
+)
 KINDS = tuple(EQUATIONS)

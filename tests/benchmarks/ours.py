@@ -7,14 +7,19 @@ from typing import Any
 
 import torch
 
-from jacfunc import batch_jac, diag_jac, laplacian, make_functional, partials
+from jacfunc import batch_jac, diag_jac, divergence, laplacian, make_functional, partials, residual
 
 from .contender import Contender, Derivative, Local, Running
-from .equations import EQUATIONS
-from .equations import KINDS as STEPS
-from .workloads import DIAGONAL, JACOBIAN, LAPLACIAN, Problem
+from .equations import ALLEN_CAHN, EQUATIONS, STEPS
+from .workloads import DIAGONAL, DIVERGENCE, FORCES, JACOBIAN, LAPLACIAN, Problem
 
-TRANSFORMS = {DIAGONAL: diag_jac, JACOBIAN: batch_jac, LAPLACIAN: laplacian}
+TRANSFORMS = {
+    DIAGONAL: diag_jac,
+    JACOBIAN: batch_jac,
+    LAPLACIAN: laplacian,
+    DIVERGENCE: divergence,
+    FORCES: diag_jac,
+}
 KINDS = tuple(TRANSFORMS)
 
 Residual = Callable[[Any, torch.Tensor], torch.Tensor]
@@ -24,23 +29,48 @@ OURS, PLAIN = "jacfunc", "plain forward"
 BLOCKS = "jacfunc, in blocks"
 BY_OPTION = "jacfunc, compile=True"
 SUMMED = "jacfunc, by laplacian"
-NAMED = "jacfunc, name by name"
+NAMED, SUMS = "jacfunc, name by name", "jacfunc, partials with sums"
 FORCED = "jacfunc, method"
-LEAST = {DIAGONAL: 256, LAPLACIAN: 64}
+BY_CACHES = "jacfunc, sample_chunk_size='auto'"
+LEAST = {DIAGONAL: 256, LAPLACIAN: 64, DIVERGENCE: 64}
 """Samples from which on there are blocks."""
 FEW = "too few samples for blocks"
 
 
-def _eager(problem: Problem) -> Running:
-    f, params = make_functional(problem.net)
-    derivative = TRANSFORMS[problem.workload.kind](f)
+def _with(problem: Problem, **options: Any) -> Running:
+    """Eager, as all that are not ``torch.compile`` around it."""
+    params, derivative = make_functional(problem.net)[1], _derivative(problem, **options)
     return Local(problem, lambda x: derivative(params, x))
+
+
+def _derivative(problem: Problem, **options: Any) -> Residual:
+    """By the public function that is for it, samples first and each sample's result of the shape that peers give."""
+    f, kind = make_functional(problem.net)[0], problem.workload.kind
+    if kind in EQUATIONS:
+        equation = EQUATIONS[kind]
+        names: Any = {"inputs": " ".join(equation.inputs), "outputs": " ".join(equation.outputs)}
+        found = residual(f, equation.residual, **names, **options)
+        return lambda params, x: torch.stack(found(params, x), dim=1)
+    if problem.out_dims:
+        derivative = TRANSFORMS[kind](f, out_dims=problem.out_dims, **options)
+        return lambda params, x: derivative(params, x).movedim(problem.out_dims, 0)
+    derivative = TRANSFORMS[kind](f, **options)
+    inputs = problem.x.dim() - 1
+    if inputs == 1 or kind not in (JACOBIAN, FORCES):
+        return derivative
+    return lambda params, x: derivative(params, x).flatten(-inputs)
+
+
+def _eager(problem: Problem) -> Running:
+    return _with(problem)
 
 
 def _in_blocks(problem: Problem) -> Running:
-    f, params = make_functional(problem.net)
-    derivative = TRANSFORMS[problem.workload.kind](f, sample_chunk_size=problem.workload.samples // 48)
-    return Local(problem, lambda x: derivative(params, x))
+    return _with(problem, sample_chunk_size=problem.workload.samples // 48)
+
+
+def _by_caches(problem: Problem) -> Running:
+    return _with(problem, sample_chunk_size="auto")
 
 
 def _no_blocks(problem: Problem) -> str:
@@ -52,9 +82,7 @@ def _compiled(problem: Problem) -> Running:
 
 
 def _compiled_by_option(problem: Problem) -> Running:
-    f, params = make_functional(problem.net)
-    derivative = TRANSFORMS[problem.workload.kind](f, compile=True)
-    return Local(problem, lambda x: derivative(params, x))
+    return _with(problem, compile=True)
 
 
 def _compiled_in_blocks(problem: Problem) -> Running:
@@ -62,8 +90,10 @@ def _compiled_in_blocks(problem: Problem) -> Running:
 
 
 def _compiled_with(problem: Problem, sample_chunk_size: int | None) -> Running:
-    f, params = make_functional(problem.net)
-    derivative = TRANSFORMS[problem.workload.kind](f, sample_chunk_size=sample_chunk_size)
+    params = make_functional(problem.net)[1]
+    derivative = _derivative(problem, sample_chunk_size=sample_chunk_size)
+    if problem.workload.kind in EQUATIONS:
+        derivative(params, problem.x)  # which finds out what the equation reads, before it is traced
     call = torch.compile(lambda params, x: derivative(params, x), fullgraph=True)
     return Local(problem, lambda x: call(params, x))
 
@@ -115,28 +145,30 @@ def _plain(problem: Problem) -> Running:
     return Local(problem, forward)
 
 
+ASKED = (*KINDS, ALLEN_CAHN)
+"""What has a public function of its own, where a training step is written with ``partials``."""
 CONTENDERS = [
-    Contender(OURS, OURS, KINDS, _eager, common=True),
-    Contender(OURS, OURS, KINDS, _compiled, compiled=True, common=True),
-    Contender(BY_OPTION, OURS, KINDS, _compiled_by_option, compiled=True),
+    Contender(OURS, OURS, ASKED, _eager, common=True),
+    Contender(OURS, OURS, ASKED, _compiled, compiled=True, common=True),
+    Contender(BY_OPTION, OURS, ASKED, _compiled_by_option, compiled=True, quick=False),
+    Contender(BY_CACHES, OURS, (LAPLACIAN, DIVERGENCE), _by_caches, heavy=_no_blocks),
     Contender(BLOCKS, OURS, (DIAGONAL,), _in_blocks, heavy=_no_blocks),
-    Contender(BLOCKS, OURS, (LAPLACIAN,), _compiled_in_blocks, compiled=True, heavy=_no_blocks),
+    Contender(BLOCKS, OURS, (LAPLACIAN,), _compiled_in_blocks, compiled=True, quick=False, heavy=_no_blocks),
 ]
 CONTENDERS += [
     *_steps(OURS, STEPS, _by_sums),
     *_steps(NAMED, STEPS, _by_names),
+    *_steps(SUMS, (ALLEN_CAHN,), _by_sums),
     *_steps(SUMMED, ("poisson",), _summed),
 ]
 
 
 def _forced(method: str) -> Contender:
     def eager(problem: Problem) -> Running:
-        f, params = make_functional(problem.net)
-        derivative = TRANSFORMS[problem.workload.kind](f, method=method)
-        return Local(problem, lambda x: derivative(params, x))
+        return _with(problem, method=method)
 
-    return Contender(f"{FORCED}={method!r}", FORCED, KINDS, eager, quick=False)
+    return Contender(f"{FORCED}={method!r}", FORCED, ASKED, eager, quick=False)
 
 
 METHODS = [_forced(method) for method in ("taylor", "forward", "reverse")]
-FORWARD = Contender(PLAIN, PLAIN, (*KINDS, *STEPS), _plain, common=True)
+FORWARD = Contender(PLAIN, PLAIN, (*ASKED, *STEPS), _plain, common=True)

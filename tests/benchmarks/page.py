@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .bars import Verdict, told, verdicts
 from .charts import FIVE, rivals, tables
+from .elsewhere import section
 from .growth import AXES, Curve, exponent, known, quantity, sweep
 from .ours import OURS, PLAIN
 from .quiet import QUIET
@@ -24,6 +25,8 @@ def page(run: Run, figures: Sequence[Path], folder: Path) -> str:
         *_introduction(run, pictures),
         *_overview(pictures),
         *_growth(run, pictures),
+        *_together(run),
+        *section(run),
         *_cuda(run),
         *_tables(run),
         *_targets(run),
@@ -45,8 +48,9 @@ How fast jacfunc is, and how much memory it takes, beside other ways to the same
 The numbers are those of one run of {rounds} rounds on {run.machine}. Versions: {versions}.
 [How to run it](CONTRIBUTING.md#benchmark).
 
-**What is timed.** All networks are float32 networks with tanh and random weights, the same numbers for everyone.
-`1-20-20-400` has 1 input, two hidden layers of 20, and 400 outputs; `2-4x64-1` has four hidden layers of 64.
+**What is timed.** All networks have random weights, the same numbers for everyone, in single precision if nothing else is
+said. `1-20-20-400` is a tanh network with 1 input, two hidden layers of 20, and 400 outputs; `2-4x64-1` has four hidden
+layers of 64. Other networks are named in words; their code is in `tests/benchmarks/networks.py`.
 
 - *Value*: the derivative, with parameters frozen.
 - *Parameter gradient*: the gradient, by all parameters, of the mean of the squared derivative. The derivative is computed
@@ -64,7 +68,9 @@ are shown. Each workload has processes of its own, whose C library keeps the mem
 
 - In the same process, eager and by `torch.compile`: `torch.func` in all its ways, `torch.autograd` nested by hand, DeepXDE's
   PyTorch backend, and omnibias-torch.
-- In another process, which the same rounds call: JAX and folx under `jit`.
+- In another process, which the same rounds call: JAX and folx under `jit`. For particles folx also runs with sparse rows.
+- Attention is left to its fast kernel for jacfunc and the plain forward. The other ways of PyTorch cannot differentiate
+  through that twice, and get the one made of products (`SDPBackend.MATH`).
 - Code that calls `torch.autograd.grad` is *compiled whole* only with a private switch of torch (`trace_autograd_ops`).
   Without it, torch compiles such code in pieces that cannot be differentiated twice. Targets only count these contenders
   where they say so.
@@ -77,6 +83,9 @@ not count. Contenders that failed, or were not installed, are listed below the t
 **Memory** is what one call, not the first one, adds to its process at its peak, in a process of its own. For JAX and folx
 this number is too small, because XLA keeps the memory of earlier calls for later ones. So the growth of their memory is not
 shown.
+
+**The first call** compiles. Its seconds are those of a fresh process in which nothing was compiled before, with empty caches.
+*Compilations* are the graphs that torch compiled in the first call and in all that were timed, one or more for a frame.
 """
 
 
@@ -133,7 +142,7 @@ What is wanted of each workload. {_reached(run)}
 time or the memory divided by that of *beside*, or how many times as fast jacfunc is as *beside*, or microseconds.
 
 - *The best peer* is the fastest of torch.func, torch.autograd, DeepXDE, JAX and folx. (omnibias-torch takes a list of layers
-  instead of a function, and has targets of its own.) An eager target faces eager peers. A compiled one faces all of them.
+  instead of a function, and has targets of its own.) An eager target faces eager peers. A compiled one faces all of them, and so does one of the faster of both.
 - *The fastest fixed method* is the fastest of `method="taylor"`, `"forward"` and `"reverse"`, beside the default
   `method="auto"`.
 - *At half the size*: with half as many inputs and outputs. Memory in proportion to them would be 2 times as much, memory in
@@ -202,6 +211,42 @@ def _power(curve: Curve, name: str) -> str:
     return "-" if power is None else f"{power:.2f}"
 
 
+# -------------------------------------------------------------------- one process
+
+
+def _together(run: Run) -> Iterator[str]:
+    if not run.together:
+        return
+    yield "## All in one process\n"
+    yield "All workloads of a kind one after another and in turn, in random order, in one process, as in a notebook; beside"
+    yield "them, the same in a process for each workload.\n"
+    yield "| workload | eager, ms | compiled, ms | alone: eager | compiled | compilations | alone |"
+    yield "|---|---|---|---|---|---|---|"
+    for found in run.together:
+        alone = run.of(found.workload.name)
+        cells = [*_both(found), *_both(alone), *(_compilations(one) for one in (found, alone))]
+        yield f"| {found.workload.title} | {' | '.join(cells)} |"
+    yield ""
+    notes = [(found, entry) for found in run.together for entry in found.entries if entry.note]
+    yield from (f"- {found.workload.title}: {entry.label}: {entry.note}" for found, entry in notes)
+    yield "" * bool(notes)
+
+
+def _both(found: Found | None) -> list[str]:
+    """The milliseconds of the plain call of ours and of that compiled."""
+    entries = [None if found is None else _plain_call(found, kind) for kind in (False, True)]
+    return ["-" if entry is None or not entry.rounds else _number(1e3 * entry.seconds) for entry in entries]
+
+
+def _plain_call(found: Found, compiled: bool) -> Entry | None:
+    return next((one for one in found.entries if (one.name, one.compiled) == (OURS, compiled)), None)
+
+
+def _compilations(found: Found | None) -> str:
+    entry = None if found is None else _plain_call(found, True)
+    return "-" if entry is None or entry.compilations is None else str(entry.compilations)
+
+
 # -------------------------------------------------------------------- CUDA
 
 
@@ -238,17 +283,30 @@ One table for each workload, the fastest contender first.
 - *times plain*: its time divided by that of the plain forward (with the backward for a gradient, a whole step for a step).
 - *times jacfunc*: its time divided by that of the fastest jacfunc.
 - *difference*: the largest difference from the result of jacfunc in eager mode, relative to the largest entry of that.
+- *first call*, *compilations*: of those that are compiled.
 """
     for found in run.found:
         if found.workload.sweep:
             continue
         yield f"### {found.workload.title}\n"
-        yield "| contender | ms (quartiles) | times plain | times jacfunc (quartiles) | peak MiB | difference |"
-        yield "|---|---|---|---|---|---|"
+        yield f"| {' | '.join(HEAD)} |"
+        yield "|---" * len(HEAD) + "|"
         yield from (f"| {' | '.join(cells)} |" for cells in rows(found))
         yield ""
         yield from (f"- {entry.label}: {entry.note}" for entry in found.entries if entry.note)
         yield ""
+
+
+HEAD = (
+    "contender",
+    "ms (quartiles)",
+    "times plain",
+    "times jacfunc (quartiles)",
+    "peak MiB",
+    "difference",
+    "first call, s",
+    "compilations",
+)
 
 
 def rows(found: Found) -> Iterator[list[str]]:
@@ -263,6 +321,8 @@ def rows(found: Found) -> Iterator[list[str]]:
             _ratio(entry, ours),
             "-" if entry.peak is None else f"{entry.peak / MIB:.1f}",
             "-" if entry.difference is None else f"{entry.difference:.0e}",
+            "-" if entry.first is None or not entry.compiled else _number(entry.first),
+            "-" if entry.compilations is None else str(entry.compilations),
         ]
 
 
@@ -279,14 +339,15 @@ def _ratio(entry: Entry, other: Entry | None, quartiles: bool = True) -> str:
 def text(run: Run) -> str:
     """Tables for a terminal."""
     lines: list[str] = []
-    head = f"{'':<34}{'ms (quartiles)':<28}{'/ plain':>8}  / jacfunc (quartiles)"
+    head = f"{'':<34}{'ms (quartiles)':<28}{'/ plain':>8}  {'/ jacfunc (quartiles)':<38}{'':<7}first s, compilations"
     for found in run.found:
         lines += ["", found.workload.title, head]
-        for label, time, plain, ours, memory, difference in rows(found):
-            lines.append(f"  {label:<32}{time:<28}{plain:>8}  {ours:<24}{memory:>9} MiB  {difference}")
+        for label, time, plain, ours, memory, difference, first, count in rows(found):
+            left = f"  {label:<32}{time:<28}{plain:>8}  {ours:<24}{memory:>9} MiB  {difference:<6}"
+            lines.append(f"{left}{first:>6} {count:>4}")
         lines += [f"  {entry.label}: {entry.note}" for entry in found.entries if entry.note]
         lines += [f"  disturbed: others used {found.busy:.0%} of the machine"] * (found.busy > QUIET)
-    lines.append("")
+    lines += ["", *_together(run), *section(run)]
     for verdict in verdicts(run):
         against = f" against {verdict.against}" * bool(verdict.against)
         lines.append(f"{told(verdict):<6} {verdict.workload}: {verdict.bar}: {measured(verdict)}{against}")

@@ -52,7 +52,7 @@ def _workloads(run: Run) -> Figure:
     """For each workload the seconds of all, the fastest of each family filled."""
     found = [part for part in run.found if not part.workload.sweep]
     families = list(COLOURS)
-    figure, axes = pyplot.subplots(figsize=(11, 1.5 + 0.8 * len(found)), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(11, 1.5 + 0.5 * len(found)), layout="constrained")
     for row, part in enumerate(found):
         for family in families:
             _marks(axes, row + 0.6 * (families.index(family) / len(families) - 0.5), part, family)

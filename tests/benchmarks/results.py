@@ -10,6 +10,9 @@ from typing import Any
 
 from .workloads import Workload
 
+LATE = "not ready after"
+"""How the note begins of those whose patience ended."""
+
 
 @dataclass
 class Entry:
@@ -21,6 +24,8 @@ class Entry:
         difference: the largest difference from our result, relative to the largest entry of ours.
         agrees: whether that is rounding.
         peak: the bytes by which one call grows its process at most.
+        first: the seconds of the first call, which compiles; with peaks that of a fresh process and empty caches.
+        compilations: how many graphs torch compiled for it, in its first call and all that were timed.
         note: why something is missing.
     """
 
@@ -33,6 +38,8 @@ class Entry:
     peak: int | None = None
     private: bool = False
     note: str = ""
+    first: float | None = None
+    compilations: int | None = None
 
     @property
     def label(self) -> str:
@@ -80,12 +87,21 @@ class Found:
 
 @dataclass
 class Run:
-    """Everything that one command found, and on what."""
+    """Everything that one command found, and on what.
+
+    Attributes:
+        together: what was measured in one process for all workloads of a kind.
+        vendor: who made the processor, as far as that is known.
+        date: when it was measured.
+    """
 
     machine: str
     versions: dict[str, str]
     found: list[Found]
     cuda: list[dict[str, Any]] = field(default_factory=list)
+    together: list[Found] = field(default_factory=list)
+    vendor: str = ""
+    date: str = ""
 
     def of(self, workload: str) -> Found | None:
         return next((found for found in self.found if found.workload.name == workload), None)
@@ -95,12 +111,13 @@ class Run:
 
     @classmethod
     def from_json(cls, text: str) -> Run:
-        told = json.loads(text)
-        found = []
-        for part in told["found"]:
-            entries = [Entry(**entry) for entry in part["entries"]]
-            found.append(Found(_workload(part["workload"]), entries, part["busy"]))
-        return cls(told["machine"], told["versions"], found, told["cuda"])
+        told = json.loads(text)  # an earlier version of this lacks what was added since
+        lists = {name: [_found(part) for part in told.get(name, [])] for name in ("found", "together")}
+        return cls(**{**told, **lists})
+
+
+def _found(told: dict[str, Any]) -> Found:
+    return Found(_workload(told["workload"]), [Entry(**entry) for entry in told["entries"]], told["busy"])
 
 
 def _workload(told: dict[str, Any]) -> Workload:

@@ -9,24 +9,25 @@ import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from . import quiet
+from . import contender, quiet
 from .__main__ import DOCS, main
 from .alone import measured_alone
 from .bars import BARS, COMPILED, EAGER, Bar, told, verdicts
 from .charts import AT_A_GLANCE, FIVE, charted, rivals, tables
-from .contender import Contender, Local, Running
+from .contender import CLOCK, Contender, Local, Running, timed_call
 from .cuda import floor, on_device
 from .growth import exponent, quantity
 from .harness import Late, Settings, _limit, measured
 from .ours import BLOCKS, CONTENDERS, FEW, FORWARD, OURS, PLAIN
 from .page import page, summary, text
 from .peaks import peak
-from .peers import contenders, jax
+from .peers import contenders, jax, jax_worker
 from .plots import drawn
 from .results import Entry, Found, Run, ratios, spread
 from .workloads import DIAGONAL, GRADIENT, JACOBIAN, LAPLACIAN, STEP, WORKLOADS, Problem, Workload, sweeps
@@ -40,12 +41,6 @@ TINY = [
     Workload("tiny-gradient", LAPLACIAN, (3, 4, 4, 1), 5, part=GRADIENT),
     *(replace(step, name=f"tiny-{step.name}", samples=5) for step in WORKLOADS if step.part == STEP),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _no_peers(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("deepxde", "omnibias"):
-        monkeypatch.setitem(sys.modules, name, None)
 
 
 def eager(workload: Workload, everyone: list[Contender] | None = None) -> Found:
@@ -105,10 +100,13 @@ def test_patience_ends() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are forgotten on Linux only")
-def test_peak_of_a_call() -> None:
-    found, died = peak(FORWARD, Workload("large", DIAGONAL, (64, 2048, 64), 4096), None, 120)
+def test_peak_of_a_call(tmp_path: Path) -> None:
+    large = Workload("large", DIAGONAL, (64, 2048, 64), 4096)
+    (found, first), died = peak(FORWARD, large, None, 120, str(tmp_path))
     assert found is not None
     assert found > 4096 * 2048 * 4
+    assert first is not None
+    assert first > 0
     assert not died
 
 
@@ -135,6 +133,15 @@ def test_a_busy_machine_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert quiet.wait(60) == 0.02
 
 
+def test_time_by_the_clock_and_by_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = SimpleNamespace(perf_counter=iter([0.0, 3.0]).__next__, process_time=iter([0.0, 1.0]).__next__)
+    monkeypatch.setattr(contender, "time", clocks)
+    assert timed_call(lambda: None) == 3
+    monkeypatch.setenv(CLOCK, "1")
+    assert timed_call(lambda: None) == 1
+    assert CLOCK in Path(jax_worker.__file__).read_text(encoding="utf-8")
+
+
 def test_what_was_disturbed_is_told() -> None:
     found = Found(WORKLOADS[0], [Entry(OURS, OURS, EAGER, [1.0])], busy=0.4)
     assert "disturbed: others used 40% of the machine" in text(Run("", {}, [found]))
@@ -147,10 +154,10 @@ def _judged(bar: Bar, factor: float) -> tuple[bool | None, str]:
     """The verdict if all others take 20 ms and ours ``factor`` times what they take in bytes, a part of that in time."""
     found = []
     for workload in WORKLOADS:
-        rounds = [2e-2 * factor] * 3
+        times = {EAGER: 2e-2 * factor, COMPILED: 2e-2 * factor * (1 if factor < 1 else 2)}
         kinds = ((OURS, EAGER), (OURS, COMPILED), (BLOCKS, EAGER))
         peak = int(1e6 * factor * workload.sizes[0])
-        ours = [Entry(name, OURS, kind, rounds, peak=peak) for name, kind in kinds]
+        ours = [Entry(name, OURS, kind, [times[kind]] * 3, peak=peak, first=factor) for name, kind in kinds]
         others = [one for one in contenders() if workload.kind in one.kinds and one.family != OURS]
         taken = {"rounds": [2e-2] * 3, "agrees": True, "peak": 10**6}
         peers = [Entry(one.name, one.family, one.compiled, private=one.private, **taken) for one in others]
@@ -191,7 +198,7 @@ def test_what_a_private_switch_compiles_counts_where_a_bar_says_so() -> None:
     workload = next(workload for workload in WORKLOADS if workload.name == "burgers")
     entries = [
         Entry(OURS, OURS, COMPILED, [1.0]),
-        Entry("DeepXDE reverse", "DeepXDE", EAGER, [2.0]),
+        Entry("DeepXDE reverse", "DeepXDE", EAGER, [2.6]),
         Entry("torch.autograd nested", "torch.autograd", COMPILED, [0.5], private=True),
         Entry("nested grad", "torch.func", COMPILED, [3.0]),
     ]
@@ -200,6 +207,13 @@ def test_what_a_private_switch_compiles_counts_where_a_bar_says_so() -> None:
     ]
     told = {(verdict.against, verdict.holds) for verdict in found if verdict.bar.startswith("compiled")}
     assert told == {("DeepXDE reverse", True), ("torch.autograd nested, compiled whole", False)}
+
+
+def test_who_is_not_ready_in_time_fails_the_bar_of_first_calls() -> None:
+    workload = next(workload for workload in WORKLOADS if workload.name == "particles48")
+    entries = [Entry(OURS, OURS, EAGER, [1.0]), Entry(OURS, OURS, COMPILED, note="not ready after 180 s")]
+    found = [one for one in verdicts(Run("", {}, [Found(workload, entries)])) if "first call" in one.bar]
+    assert [(one.holds, one.against) for one in found] == [(False, f"{OURS}, compiled")]
 
 
 def test_numbers() -> None:
@@ -261,6 +275,11 @@ def test_floor() -> None:
     assert plain == 2 * 5 * (2 * 4 + 4 * 3)
     assert bytes_moved == 4 * (20 + 5 * 2 + 5 * 3)
     assert floor(TINY[2], 4)[0] == 3 * plain
+
+
+def test_floor_of_a_network_counts_its_products() -> None:
+    workload = next(workload for workload in WORKLOADS if workload.name == "flow64")
+    assert floor(workload, 4, plain=True)[0] == 2 * 256 * (64 * 128 + 128 * 128 * 2 + 128 * 64)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -13,8 +13,8 @@ import torch
 
 from ..contender import Derivative
 from ..equations import EQUATIONS, KINDS
-from ..workloads import DIAGONAL, JACOBIAN, LAPLACIAN, Problem, entries
-from .local import peer
+from ..workloads import DIAGONAL, DIVERGENCE, FORCES, JACOBIAN, LAPLACIAN, Problem, entries
+from .local import of_one_output, peer
 
 
 def _deepxde() -> ModuleType:
@@ -32,9 +32,9 @@ def _in_mode(mode: str, whole: Callable[..., torch.Tensor]) -> Callable[[Problem
         def derivative(x: torch.Tensor) -> torch.Tensor:
             library.config.autodiff = mode
             x = x.detach().requires_grad_()
-            y = problem.net(x)
+            y = problem.flat(x)
             # Forward mode wants the function beside the value.
-            found = whole(library.grad, y if mode == "reverse" else (y, problem.net), x, problem.workload)
+            found = whole(library.grad, y if mode == "reverse" else (y, problem.flat), x, problem.workload)
             library.grad.clear()  # it keeps every derivative until told otherwise
             return found
 
@@ -47,6 +47,8 @@ def _rows(library: Any, y: torch.Tensor, x: torch.Tensor, workload: Any) -> torc
     outputs = range(workload.sizes[-1])
     if workload.kind == DIAGONAL and workload.sizes[0] > 1:
         return torch.cat([library.jacobian(y, x, i=output, j=output) for output in outputs], dim=1)
+    if workload.kind == DIVERGENCE:
+        return sum(library.jacobian(y, x, i=output, j=output)[:, 0] for output in outputs)
     found = torch.stack([library.jacobian(y, x, i=output) for output in outputs], dim=1)
     return entries(workload.kind, found)
 
@@ -80,12 +82,28 @@ def _residual(library: Any, y: Any, x: torch.Tensor, workload: Any) -> torch.Ten
     return equation.stacked(fields)
 
 
-FIRST = (DIAGONAL, JACOBIAN)
+FIRST = (DIAGONAL, JACOBIAN, DIVERGENCE, FORCES)
 CONTENDERS = [
     *peer("DeepXDE reverse", "DeepXDE", FIRST, _in_mode("reverse", _rows), loops=True, private=True),
     *peer("DeepXDE forward", "DeepXDE", FIRST, _in_mode("forward", _columns), loops=True, private=True),
-    *peer("DeepXDE reverse", "DeepXDE", (LAPLACIAN,), _in_mode("reverse", _laplacian), loops=True, private=True),
-    *peer("DeepXDE forward", "DeepXDE", (LAPLACIAN,), _in_mode("forward", _laplacian), loops=True, private=True),
+    *peer(
+        "DeepXDE reverse",
+        "DeepXDE",
+        (LAPLACIAN,),
+        _in_mode("reverse", _laplacian),
+        loops=True,
+        private=True,
+        cannot=of_one_output,
+    ),
+    *peer(
+        "DeepXDE forward",
+        "DeepXDE",
+        (LAPLACIAN,),
+        _in_mode("forward", _laplacian),
+        loops=True,
+        private=True,
+        cannot=of_one_output,
+    ),
     *peer("DeepXDE reverse", "DeepXDE", KINDS, _in_mode("reverse", _residual), private=True),
     peer("DeepXDE forward", "DeepXDE", KINDS, _in_mode("forward", _residual))[0],
 ]

@@ -6,7 +6,7 @@ import torch
 
 from ..contender import Derivative
 from ..equations import EQUATIONS, KINDS
-from ..workloads import DIAGONAL, GRADIENT, JACOBIAN, LAPLACIAN, Problem
+from ..workloads import DIAGONAL, DIVERGENCE, FORCES, GRADIENT, JACOBIAN, LAPLACIAN, Problem, entries
 from .local import peer
 
 
@@ -15,14 +15,17 @@ def _first(problem: Problem) -> Derivative:
 
     def derivative(x: torch.Tensor) -> torch.Tensor:
         x = x.detach().requires_grad_()
-        y = problem.net(x)
+        y = problem.flat(x)
         rows = []
         for output in range(y.shape[1]):
             (row,) = torch.autograd.grad(y[:, output].sum(), x, retain_graph=True, create_graph=graph)
             # Only the wanted element of each row is kept, or the loop would hold the whole Jacobian.
-            rows.append(row[:, output] if kind == DIAGONAL and row.shape[1] > 1 else row)
+            one = kind == DIVERGENCE or (kind == DIAGONAL and row.shape[1] > 1)
+            rows.append(row[:, output] if one else row)
         found = torch.stack(rows, dim=1)
-        return found.squeeze(-1) if kind == DIAGONAL and found.dim() > 2 else found
+        if kind == DIVERGENCE:
+            return found.sum(1)
+        return entries(kind, found) if found.dim() > 2 else found
 
     return derivative
 
@@ -32,13 +35,17 @@ def _laplacian(problem: Problem) -> Derivative:
 
     def derivative(x: torch.Tensor) -> torch.Tensor:
         x = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(problem.net(x).sum(), x, create_graph=True)
+        y = problem.flat(x)
+        return torch.stack([one(y[:, output].sum(), x) for output in range(y.shape[1])], dim=1)
+
+    def one(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        (gradient,) = torch.autograd.grad(y, x, create_graph=True)
         total = torch.zeros_like(x[:, 0])
         for column in range(x.shape[1]):
             summed = gradient[:, column].sum()
             (row,) = torch.autograd.grad(summed, x, retain_graph=True, create_graph=graph)
             total = total + row[:, column]
-        return total[:, None]
+        return total
 
     return derivative
 
@@ -49,7 +56,7 @@ def _residual(problem: Problem) -> Derivative:
 
     def derivative(x: torch.Tensor) -> torch.Tensor:
         x = x.detach().requires_grad_()
-        y = problem.net(x)
+        y = problem.flat(x)
         gradients: dict[tuple[str, str], torch.Tensor] = {}
 
         def field(unknown: str, coordinates: str) -> torch.Tensor:
@@ -66,7 +73,14 @@ def _residual(problem: Problem) -> Derivative:
 
 
 CONTENDERS = [
-    *peer("torch.autograd loop", "torch.autograd", (DIAGONAL, JACOBIAN), _first, loops=True, private=True),
+    *peer(
+        "torch.autograd loop",
+        "torch.autograd",
+        (DIAGONAL, JACOBIAN, DIVERGENCE, FORCES),
+        _first,
+        loops=True,
+        private=True,
+    ),
     *peer("torch.autograd nested", "torch.autograd", (LAPLACIAN,), _laplacian, loops=True, private=True),
     *peer("torch.autograd nested", "torch.autograd", KINDS, _residual, private=True),
 ]

@@ -16,10 +16,13 @@ import torch
 import jacfunc._demo.memory
 
 from ..contender import Contender, Running
+from ..equations import ALLEN_CAHN
 from ..quiet import PAGES_KEPT
-from ..workloads import DIAGONAL, JACOBIAN, LAPLACIAN, Problem
-from .jax_worker import METHODS
+from ..workloads import DIAGONAL, DIVERGENCE, FORCES, JACOBIAN, LAPLACIAN, Problem
+from .jax_worker import METHODS, Method
+from .local import of_one_output
 
+PARTICLES = ("slater30", "particles48")
 WORKER = ["-P", str(Path(__file__).with_name("jax_worker.py"))]
 """Without its folder on the path, where this file would be taken for JAX."""
 
@@ -39,9 +42,11 @@ class Remote:
             raise
 
     def _save(self, problem: Problem) -> str:
-        arrays = {f"{number:03}": array.detach().numpy() for number, array in enumerate(problem.parameters)}
+        named = {f"{number:03} {name}": array for number, (name, array) in enumerate(problem.net.named_parameters())}
+        named |= {f"buffer {name}": array for name, array in problem.net.named_buffers()}
+        arrays = {name: array.detach().numpy() for name, array in named.items()}
         file = Path(self.folder.name) / "problem.npz"
-        np.savez(file, x=problem.x.numpy(), **arrays)
+        np.savez(file, x=problem.x.flatten(1).numpy(), **arrays)
         return str(file)
 
     def _ask(self, **question: Any) -> Any:
@@ -74,7 +79,8 @@ class Remote:
 
 
 def _told(problem: Problem) -> dict[str, str]:
-    return {"kind": problem.workload.kind, "part": problem.workload.part}
+    workload = problem.workload
+    return {"network": workload.network, "kind": workload.kind, "part": workload.part}
 
 
 def _starting(python: Path | None, method: str) -> Callable[[Problem], Running]:
@@ -88,13 +94,29 @@ def _starting(python: Path | None, method: str) -> Callable[[Problem], Running]:
 
 def contenders(python: Path | None) -> list[Contender]:
     """All of them, whether or not there is an environment to run them in: who is absent is reported."""
-    kinds = {"first": (DIAGONAL, JACOBIAN), "laplacian": (LAPLACIAN,)}
-    return [
-        Contender(
-            name, method.family, kinds[method.order], _starting(python, name), compiled=True, common=method.common
+    kinds = {
+        "first": (DIAGONAL, JACOBIAN, DIVERGENCE, FORCES),
+        "laplacian": (LAPLACIAN,),
+        "sparse": (LAPLACIAN,),
+        "residual": (ALLEN_CAHN,),
+    }
+    found = []
+    for name, method in METHODS.items():
+        heavy = _cannot(name, method)
+        start = _starting(python, name)
+        found.append(
+            Contender(name, method.family, kinds[method.order], start, compiled=True, common=method.common, heavy=heavy)
         )
-        for name, method in METHODS.items()
-    ]
+    return found
+
+
+def _cannot(name: str, method: Method) -> Callable[[Problem], str]:
+    """Why a method is not tried on a problem."""
+    if name == "JAX jit jvp of grad":
+        return of_one_output
+    if method.order == "sparse":  # no row of a dense network is known to be zero
+        return lambda problem: "" if problem.workload.network in PARTICLES else "for particles"
+    return lambda problem: ""
 
 
 def versions(python: Path | None) -> dict[str, str]:

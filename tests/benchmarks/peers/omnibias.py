@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from ..contender import Derivative
-from ..workloads import DIAGONAL, JACOBIAN, LAPLACIAN, Problem, entries
+from ..networks import Sine
+from ..workloads import DIAGONAL, DIVERGENCE, FORCES, JACOBIAN, LAPLACIAN, Problem, entries
 from .local import peer
+
+ACTIVATIONS = {nn.Tanh: "tanh", Sine: "sin", nn.SiLU: "silu", nn.Softplus: "softplus"}
 
 
 def _layers(problem: Problem) -> list[tuple[torch.Tensor, torch.Tensor, str | None]]:
-    linears = problem.linears
-    return [(layer.weight, layer.bias, None if layer is linears[-1] else "tanh") for layer in linears]
+    layers = list(problem.net.children())
+    names = [ACTIVATIONS[type(layer)] for layer in layers[1::2]]
+    return [(layer.weight, layer.bias, name) for layer, name in zip(layers[::2], [*names, None], strict=True)]
+
+
+def _not_dense(problem: Problem) -> str:
+    layers = list(problem.net.children())
+    dense = all(isinstance(layer, nn.Linear) for layer in layers[::2])
+    if dense and all(type(layer) in ACTIVATIONS for layer in layers[1::2]) and isinstance(problem.net, nn.Sequential):
+        return ""
+    return "takes dense layers only"
 
 
 def _first(problem: Problem) -> Derivative:
@@ -29,7 +42,8 @@ def _laplacian(problem: Problem) -> Derivative:
     return lambda x: deep_field_laplacian(x, layers)
 
 
+FIRST = (DIAGONAL, JACOBIAN, DIVERGENCE, FORCES)
 CONTENDERS = [
-    *peer("omnibias-torch", "omnibias-torch", (DIAGONAL, JACOBIAN), _first),
-    *peer("omnibias-torch", "omnibias-torch", (LAPLACIAN,), _laplacian, common="compiled"),
+    *peer("omnibias-torch", "omnibias-torch", FIRST, _first, cannot=_not_dense),
+    *peer("omnibias-torch", "omnibias-torch", (LAPLACIAN,), _laplacian, common="compiled", cannot=_not_dense),
 ]

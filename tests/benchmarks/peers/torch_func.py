@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.autograd.functional import jacobian
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
-from ..contender import Contender, Derivative, Local
+from ..contender import Derivative
 from ..equations import EQUATIONS, KINDS
-from ..workloads import DIAGONAL, JACOBIAN, LAPLACIAN, Problem, entries
-from .local import peer
+from ..workloads import DIAGONAL, DIVERGENCE, FORCES, JACOBIAN, LAPLACIAN, Problem, entries
+from .local import of_one_output, peer
 
 FAMILY = "torch.func"
 MOST_DENSE = 10**7
@@ -21,7 +22,7 @@ MOST_DENSE = 10**7
 
 def _per_sample(transform: Callable[..., Callable[..., Any]]) -> Callable[[Problem], Derivative]:
     def make(problem: Problem) -> Derivative:
-        jacobian, kind = vmap(transform(problem.net)), problem.workload.kind
+        jacobian, kind = vmap(transform(problem.sample)), problem.workload.kind
         return lambda x: entries(kind, jacobian(x))
 
     return make
@@ -31,7 +32,7 @@ def _dense(problem: Problem) -> Derivative:
     """Every output by every input, of other samples too, as the documentation of PyTorch computes a Jacobian."""
 
     def derivative(x: torch.Tensor) -> torch.Tensor:
-        whole = jacobian(problem.net, x, vectorize=True, strategy="forward-mode")
+        whole = jacobian(problem.flat, x, vectorize=True, strategy="forward-mode")
         samples = torch.arange(len(x))
         return entries(problem.workload.kind, whole[samples, :, samples])
 
@@ -46,7 +47,7 @@ def _too_dense(problem: Problem) -> str:
 
 def _pushed(problem: Problem) -> Derivative:
     def derivative(x: torch.Tensor) -> torch.Tensor:
-        rows = vmap(lambda row: jvp(problem.net, (x,), (_everywhere(row, x),))[1])(_identity(x))
+        rows = vmap(lambda row: jvp(problem.flat, (x,), (_everywhere(row, x),))[1])(_identity(x))
         return entries(problem.workload.kind, rows.movedim(0, -1))
 
     return derivative
@@ -54,7 +55,7 @@ def _pushed(problem: Problem) -> Derivative:
 
 def _pulled(problem: Problem) -> Derivative:
     def derivative(x: torch.Tensor) -> torch.Tensor:
-        y, pull = vjp(problem.net, x)
+        y, pull = vjp(problem.flat, x)
         rows = vmap(lambda row: pull(_everywhere(row, y))[0])(_identity(y))
         return entries(problem.workload.kind, rows.movedim(0, 1))
 
@@ -62,7 +63,7 @@ def _pulled(problem: Problem) -> Derivative:
 
 
 def _hessian(problem: Problem) -> Derivative:
-    per_sample = vmap(hessian(problem.net))
+    per_sample = vmap(hessian(problem.sample))
     return lambda x: per_sample(x).diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
@@ -70,7 +71,7 @@ def _nested_jvp(problem: Problem) -> Derivative:
     def derivative(x: torch.Tensor) -> torch.Tensor:
         def second(row: torch.Tensor) -> torch.Tensor:
             tangent = _everywhere(row, x)
-            return jvp(lambda x: jvp(problem.net, (x,), (tangent,))[1], (x,), (tangent,))[1]
+            return jvp(lambda x: jvp(problem.flat, (x,), (tangent,))[1], (x,), (tangent,))[1]
 
         return vmap(second)(_identity(x)).sum(0)
 
@@ -78,7 +79,7 @@ def _nested_jvp(problem: Problem) -> Derivative:
 
 
 def _jvp_of_grad(problem: Problem) -> Derivative:
-    gradient = grad(lambda x: problem.net(x).sum())
+    gradient = grad(lambda x: problem.flat(x).sum())
 
     def derivative(x: torch.Tensor) -> torch.Tensor:
         def second(row: torch.Tensor) -> torch.Tensor:
@@ -91,7 +92,7 @@ def _jvp_of_grad(problem: Problem) -> Derivative:
 
 
 def _vjp_of_grad(problem: Problem) -> Derivative:
-    gradient = grad(lambda x: problem.net(x).sum())
+    gradient = grad(lambda x: problem.flat(x).sum())
 
     def derivative(x: torch.Tensor) -> torch.Tensor:
         y, pull = vjp(gradient, x)
@@ -116,7 +117,7 @@ def _towers(problem: Problem) -> Derivative:
         for place, (letter, order) in enumerate(orders.items()):
             tangent = torch.zeros_like(x)
             tangent[:, place] = 1
-            found[letter] = _tower(problem.net, tangent, order)(x)
+            found[letter] = _tower(problem.flat, tangent, order)(x)
         fields = {}
         for name, unknown, by in names:
             fields[name] = found[by[0] if by else equation.inputs[0]][len(by)][:, equation.outputs.index(unknown)]
@@ -144,7 +145,7 @@ def _grads(problem: Problem) -> Derivative:
 
     def of(unknown: str, by: str) -> Callable[[torch.Tensor], torch.Tensor]:
         if not by:
-            return lambda x: problem.net(x)[:, equation.outputs.index(unknown)]
+            return lambda x: problem.flat(x)[:, equation.outputs.index(unknown)]
         lower = grad(lambda x: of(unknown, by[:-1])(x).sum())
         return lambda x: lower(x)[:, equation.inputs.index(by[-1])]
 
@@ -164,17 +165,17 @@ def _identity(like: torch.Tensor) -> torch.Tensor:
     return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
 
 
-FIRST = (DIAGONAL, JACOBIAN)
+FIRST = (DIAGONAL, JACOBIAN, DIVERGENCE, FORCES)
 CONTENDERS = [
     *peer("vmap(jacfwd)", FAMILY, FIRST, _per_sample(jacfwd), common="eager"),
     *peer("vmap(jacrev)", FAMILY, FIRST, _per_sample(jacrev), common="eager"),
-    Contender("dense Jacobian", FAMILY, FIRST, lambda problem: Local(problem, _dense(problem)), heavy=_too_dense),
+    replace(peer("dense Jacobian", FAMILY, FIRST, _dense)[0], heavy=_too_dense),
     *peer("batched jvp", FAMILY, FIRST, _pushed),
     *peer("batched vjp", FAMILY, FIRST, _pulled),
     *peer("vmap(hessian)", FAMILY, (LAPLACIAN,), _hessian),
     peer("nested jvp", FAMILY, (LAPLACIAN,), _nested_jvp)[0],  # compiled, a kernel of torch 2.13 ends the process
-    *peer("jvp of grad", FAMILY, (LAPLACIAN,), _jvp_of_grad, common="eager"),
-    *peer("vjp of grad", FAMILY, (LAPLACIAN,), _vjp_of_grad),
+    *peer("jvp of grad", FAMILY, (LAPLACIAN,), _jvp_of_grad, common="eager", cannot=of_one_output),
+    *peer("vjp of grad", FAMILY, (LAPLACIAN,), _vjp_of_grad, cannot=of_one_output),
     peer("nested jvp", FAMILY, KINDS, _towers)[0],
     *peer("nested grad", FAMILY, KINDS, _grads),
 ]
