@@ -76,11 +76,10 @@ class Jet:
     def linear(cls, source: Jet, weight: Tensor, bias: Tensor | None) -> Jet:
         """``source @ weight.T + bias``, when it is needed."""
         value = source.value  # once and for all: the source itself may change in place
-        frame = source.frame
-        jet = cls(None, (), frame)
-        kept = cls(value, source.coefficients if windows_of(source) is not None else source._coefficients, frame)
+        jet = cls(None, (), source.frame)
+        kept = cls(value, source.coefficients if windows_of(source) else source._coefficients, jet.frame)
         kept.activated = source.activated
-        versions = None if frame.propagation.traced else versions_of(weight, bias)
+        versions = None if jet.propagation.traced else versions_of(weight, bias)
         jet.pending = PendingLayer(kept, weight, bias, versions)
         return jet
 
@@ -115,6 +114,10 @@ class Jet:
         elif rows and type(rows[0]) is Windows:
             rows = self._coefficients = (rows[0].rows(),)
         return rows
+
+    def apart(self) -> tuple[Any, ...]:
+        """The rows, as a product takes them best."""
+        return (self.activated and self.activated.row_by_row()) or self._coefficients
 
     @property
     def frame(self) -> Frame:
@@ -344,12 +347,7 @@ def _strongly(jet: Jet) -> Callable[[], Jet]:
 
 def _rows(source: Jet, weight: Tensor) -> Coefficients:
     """Of every order, those of ``source`` times ``weight.T``."""
-    return tuple([multiplied(source, weight, rows) for rows in _before(source)])
-
-
-def _before(source: Jet) -> tuple[Any, ...]:
-    """The rows of ``source``, as a product takes them best."""
-    return (source.activated and source.activated.row_by_row()) or source._coefficients
+    return tuple([multiplied(source, weight, rows) for rows in source.apart()])
 
 
 def _at_once(source: Jet, weight: Tensor) -> tuple[Tensor, Coefficients] | None:
@@ -364,7 +362,7 @@ def _at_once(source: Jet, weight: Tensor) -> tuple[Tensor, Coefficients] | None:
         found: tuple[Tensor, Coefficients] | None = source.activated.multiplied(weight)
         if found is not None:
             return found
-    together = gemm.put_together([value.unsqueeze(0), *_before(source)])
+    together = gemm.put_together([value.unsqueeze(0), *source.apart()])
     if len(together) > 1:
         return None
     product, *products = gemm.taken_apart([gemm.multiplied(together[0], weight)], source.frame.layout.sizes)
@@ -375,7 +373,6 @@ def multiplied(source: Jet, weight: Tensor, rows: Any) -> Tensor | None:
     """Rows of ``source`` times ``weight.T``."""
     if rows is None:
         return None
-    # Contiguous, or what is computed from them would be laid out as slowly for the next product as a transpose.
     if source.propagation.is_identity(rows):
         return gemm.written(weight.t()).unsqueeze(1)
     scale = source.propagation.scale_of(rows)
