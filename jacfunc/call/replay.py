@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..core import caches
 from ..core.torch_private import mode_count
 from ..jet.network import Network
-from ..jet.stacked import DTYPES, small, tensors_of, undisturbed
+from ..jet.stacked import DTYPES, Layer, small, tensors_of, undisturbed
 from ..modules.functional import FunctionalModule, LiveModule
 from ..options import Options
 from .plan import Plan
@@ -19,9 +19,10 @@ from .request import Request
 
 
 class Replay(NamedTuple):
-    """The network of a call, and how wide its output is; ``alone``: the one result is all that is returned."""
+    """The network of a call, of which layers, and how wide its output is; ``alone``: the one result is all there is."""
 
     network: Network
+    chain: list[Layer]
     width: int
     alone: bool
 
@@ -41,7 +42,7 @@ class Replay(NamedTuple):
         if wanted is None or not functions or len(functions) == len(function.chain):
             return None
         network = Network(wanted.layout, wanted.rows, functions, value.new_ones(1, 1, 1), wanted.picks)
-        return cls(network, plan.outputs.shapes[0][0], wanted.alone)
+        return cls(network, function.chain, plan.outputs.shapes[0][0], wanted.alone)
 
     def again(self, function: Any, *args: Any) -> Any:
         """The results of a function for these arguments; None where something else has to give them."""
@@ -55,7 +56,9 @@ class Replay(NamedTuple):
         else:
             params, value = args
             function.check(params)
-        tensors: Any = tensors_of(function.chain, params, value)
+        if function.chain != self.chain:  # the same modules in another order
+            return None
+        tensors: Any = tensors_of(self.chain, params, value)
         if tensors is None or tensors[-2].shape[0] != self.width:
             return None
         results = self.network.of(value, tensors)

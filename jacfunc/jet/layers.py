@@ -69,6 +69,7 @@ class PlainLayers:
         self.shaping = [
             (child, name, getattr(child, name)) for child in module.modules() for name in SHAPING.get(type(child), ())
         ]
+        self.weighted = [child for child in module.modules() if child._parameters]
         self.token = Token()
         # By which one step of a program is told from another.
         self.kinds = [*(type(child).__name__ for child in module.modules()), *(value for _, _, value in self.shaping)]
@@ -79,7 +80,8 @@ class PlainLayers:
     def of(cls, module: nn.Module, aliases: Mapping[str, str]) -> PlainLayers | None:
         """Those of a module whose every layer is in :data:`LAYERS`; ``aliases`` are the second names of tied ones."""
         kinds = {type(child) for child in module.modules()}
-        return cls(module, aliases) if kinds <= LAYERS and all(map(_forward_is_its_own, kinds)) else None
+        plain = kinds <= LAYERS and all(map(_forward_is_its_own, kinds)) and all(map(_has_its_own, module.modules()))
+        return cls(module, aliases) if plain else None
 
     def unchanged(self) -> bool:
         """Whether they are still those of the module, with and without the same parameters, and nothing else runs."""
@@ -102,6 +104,8 @@ class PlainLayers:
         It is asked before whatever is compiled is called, and so not while it is traced.
         """
         if hooks_around():
+            return False
+        if not all(map(_has_its_own, self.weighted)):
             return False
         for kind, call in self.calls:
             if kind.__call__ is not call:
@@ -144,7 +148,7 @@ class PlainLayers:
             propagation.inside = False
 
     def _run(self, params: Params, x: Any) -> Any:
-        if self._chain and type(x) is Jet and not compiling():
+        if not compiling() and type(x) is Jet and self._chain:
             found = stacked(self.chain, params, x)
             if found is not None:
                 return found
@@ -168,6 +172,12 @@ def _functions_of(kind: type[nn.Module]) -> list[tuple[Any, str, Any]]:
         return []
     name: str = function.__name__
     return [(place, name, function) for place in (F, torch) if getattr(place, name, None) is function][:1]
+
+
+def _has_its_own(module: nn.Module) -> bool:
+    """Whether weight and bias of a layer are its parameters, no buffers or attributes, which ``params`` do not have."""
+    kept, others = module._parameters, (module._buffers, module.__dict__)
+    return not any(name not in kept and any(name in other for other in others) for name in ("weight", "bias"))
 
 
 def _missing(module: nn.Module) -> list[bool]:

@@ -1,8 +1,7 @@
 """A small network on jets: value and all rows in one stack, all layers in one node of autograd's graph.
 
-A small call waits for operations to be launched, not for arithmetic.  So a layer multiplies the value and the rows of
-all orders at once, an activation is a handful of operations on the whole stack, and autograd records one node for all
-layers, whose backward goes through them likewise.  The formulas are those of ``fused.py``.
+A small call waits for operations to be launched, not for arithmetic.  So a layer multiplies value and rows at once, an
+activation is a few operations on the stack, and autograd records one node for all.  The formulas are ``fused.py``'s.
 """
 
 from __future__ import annotations
@@ -83,13 +82,12 @@ class Network(NamedTuple):
         """The stack of the first layer, without its bias."""
         stack = value.new_empty((sum(sizes), value.shape[0], weight.shape[0]))
         y, *z = torch.split_with_sizes(stack, sizes)
-        transposed = weight.t()
-        torch.mm(value, transposed, out=y[0])
+        torch.mm(value, weight.t(), out=y[0])
         for rows, part in zip(self.rows, z, strict=True):
             if rows is None:
                 part.zero_()
             elif rows is ONE_HOT:
-                part.copy_(transposed.unsqueeze(1))
+                part.copy_(weight.t().unsqueeze(1))
             else:
                 part.copy_(F.linear(rows, weight))
         return stack
@@ -163,9 +161,8 @@ class Network(NamedTuple):
                 break
             place, below = 1 + 2 * number, kept[2 * number - 2]
             if needed[place]:
-                width = cotangent.shape[-1]
-                found[place] = torch.mm(cotangent.view(-1, width).t(), below.view(-1, below.shape[-1]))
-            if needed[place + 1]:
+                found[place] = torch.mm(cotangent.view(-1, cotangent.shape[-1]).t(), below.view(-1, below.shape[-1]))
+            if needed[place + 1] and (number < len(self.functions) or self._reads_value(gradients)):
                 found[place + 1] = cotangent[0].sum(0)
             if not any(needed[:place]):
                 return found
@@ -255,6 +252,11 @@ class Network(NamedTuple):
     def _jet(self, value: Tensor, rows: Sequence[Part]) -> Jet:
         return Jet(value, tuple(rows), Frame(Propagation(()), self.layout))
 
+    def _reads_value(self, gradients: Sequence[Part]) -> bool:
+        """Whether there is a gradient by the value of the output, to which alone the last bias is added."""
+        rows = [pick.row for pick in self.picks] or range(len(gradients))
+        return any(row == 0 and gradient is not None for row, gradient in zip(rows, gradients, strict=True))
+
     def _put_together(self, gradients: Sequence[Part], like: Tensor, width: int) -> Tensor:
         """The gradients by the results as a stack; not in place, for they may be batched."""
         samples = like.shape[1]
@@ -270,8 +272,7 @@ class Network(NamedTuple):
         rows, zero = range(like.shape[0]), like.new_zeros(samples)
         if width == 1 and not any(column is None for _, column in cells):
             return torch.stack([cells.get((row, 0), zero) for row in rows]).unsqueeze(-1)
-        places = range(width)
-        columns = [torch.stack([cells.get((row, place), zero) for place in places], -1) for row in rows]
+        columns = [torch.stack([cells.get((row, place), zero) for place in range(width)], -1) for row in rows]
         return torch.stack([own + cells[row, None] if (row, None) in cells else own for row, own in enumerate(columns)])
 
 
@@ -379,7 +380,7 @@ def _paired(squares: Table) -> bool:
 def _pulled_back_twice(
     quadratic: Quadratic, squares: Table, stack: Tensor, slope: Tensor, cotangent: Tensor, sizes: list[int]
 ) -> Tensor:
-    """The same up to the second order where ``g' = a + b g - g^2``, in fewer passes: with ``q = zbar_2 z_1``.
+    """The cotangent below an activation, to the second order, where ``g' = a + b g - g^2``: with ``q = zbar_2 z_1``.
 
     ``h_1 = c z_1`` and ``h_2 = c z_2 - z_1 z_1``, ``c = b - 2 z_0``, are never put together.
     """

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from ..core.levels import inside_transform
 from .frame import CannotFollowError
 
 Tensor = torch.Tensor
@@ -40,7 +42,8 @@ class Windows:
     radius: Sizes
     sums: Callable[[Sizes], Tensor]
     traced: bool
-    kept: tuple[tuple[Tensor, int], ...] = ()
+    cast: Cast
+    kept: tuple[Read, ...] = ()
     known: dict[Sizes, Tensor] = field(default_factory=dict)
     in_full: Tensor | None = None
 
@@ -61,17 +64,32 @@ class Windows:
                 found = found.flatten(0, 1)
             return found.unsqueeze(1)
 
-        return cls(channels, tuple(sizes), (0,) * len(sizes), one_hot, traced)
+        return cls(channels, tuple(sizes), (0,) * len(sizes), one_hot, traced, Cast.now(like.device.type))
 
-    def then(self, function: Callable[[Tensor], Tensor], reach: Sizes = (), reads: tuple[Any, ...] = ()) -> Windows:
-        """The rows after a linear map that looks as far as ``reach`` along each axis, and ``reads`` these tensors."""
+    def then(
+        self,
+        function: Callable[[Tensor], Tensor],
+        reach: Sizes = (),
+        reads: tuple[Any, ...] = (),
+        given: tuple[Any, ...] = (),
+    ) -> Windows:
+        """The rows after a linear map that looks as far as ``reach`` along each axis.
+
+        It ``reads`` these tensors, and those that the user has ``given``.
+        """
 
         def sums(periods: Sizes) -> Tensor:
             return function(self.at(periods))
 
         radius = tuple([sum(pair) for pair in zip(self.radius, reach, strict=True)]) if reach else self.radius
-        versions = () if self.traced else _versions(reads)
-        return Windows(self.channels, self.sizes, radius, sums, self.traced, versions)
+        kept: tuple[Read, ...] = ()
+        if not self.traced:
+            own = [(each, False) for each in reads] + [(each, True) for each in given]
+            kept = tuple([Read.now(*each) for each in own if isinstance(each[0], Tensor)])
+        return Windows(self.channels, self.sizes, radius, sums, self.traced, self._cast_now(), kept)
+
+    def _cast_now(self) -> Cast:
+        return self.cast if self.traced else Cast.now(self.cast.device)
 
     def plus(self, other: Windows, alpha: float) -> Windows:
         """The sum of these rows and ``alpha`` times others of the same input."""
@@ -80,15 +98,16 @@ class Windows:
             return torch.add(self.at(periods), other.at(periods), alpha=alpha)
 
         radius = tuple([max(pair) for pair in zip(self.radius, other.radius, strict=True)])
-        return Windows(self.channels, self.sizes, radius, sums, self.traced)
+        return Windows(self.channels, self.sizes, radius, sums, self.traced, self._cast_now())
 
     def at(self, periods: Sizes) -> Tensor:
         """The sums of rows, made once."""
         found = self.known.get(periods)
         if found is None:
-            if any(_version(tensor) != version for tensor, version in self.kept):
+            if not all(read.is_now() for read in self.kept):
                 raise CannotFollowError("a tensor that is changed in place after it was multiplied with an image")
-            found = self.known[periods] = self.sums(periods)
+            with nullcontext() if self.traced else self.cast.again():
+                found = self.known[periods] = self.sums(periods)
         return found
 
     def rows(self) -> Tensor:
@@ -98,7 +117,7 @@ class Windows:
         return self.in_full
 
     def _apart(self) -> Tensor:
-        periods = self._periods(2)
+        periods = self._periods(2) if any(self.radius) else self.sizes
         sums = self.at(periods)
         if periods == self.sizes:
             return sums
@@ -151,8 +170,24 @@ def _near(size: int, radius: int, like: Tensor) -> Tensor:
     return (places[:, None] - places).abs() <= radius
 
 
-def _versions(tensors: tuple[Any, ...]) -> tuple[tuple[Tensor, int], ...]:
-    return tuple([(tensor, _version(tensor)) for tensor in tensors if isinstance(tensor, Tensor)])
+class Read(NamedTuple):
+    """A tensor that a sum of rows will read, as it is; ``content``: of one that a user may write to by ``.data``."""
+
+    tensor: Tensor
+    version: int
+    content: Tensor | None
+
+    @classmethod
+    def now(cls, tensor: Tensor, given: bool) -> Read:
+        """As it is."""
+        looked_at = given and type(tensor) is Tensor and not inside_transform()
+        return cls(tensor, _version(tensor), tensor.detach().clone() if looked_at else None)
+
+    def is_now(self) -> bool:
+        """Whether it is as it was."""
+        if _version(self.tensor) != self.version:
+            return False
+        return self.content is None or inside_transform() or torch.equal(self.content, self.tensor.detach())
 
 
 def _version(tensor: Tensor) -> int:
@@ -160,3 +195,22 @@ def _version(tensor: Tensor) -> int:
         return tensor._version
     except RuntimeError:  # made in inference mode
         return 0
+
+
+class Cast(NamedTuple):
+    """Whether autocast is on for a kind of device, and to which dtype."""
+
+    device: str
+    on: bool
+    dtype: torch.dtype
+
+    @classmethod
+    def now(cls, device: str) -> Cast:
+        """As it is."""
+        return cls(device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+
+    def again(self) -> AbstractContextManager[Any]:
+        """A context in which it is as it was: rows are computed when somebody asks for them."""
+        if Cast.now(self.device) == self:
+            return nullcontext()
+        return torch.autocast(self.device, dtype=self.dtype, enabled=self.on)

@@ -119,7 +119,7 @@ def _has_parts(task: Task, rows_layout: layout.Layout, coefficients: list[tuple[
     return first is whole and all(rows is None for rows in others)
 
 
-FEWEST_ROWS = 6
+FEWEST_ROWS = 16
 """Below that it would take longer to ask than to carry them."""
 
 

@@ -365,3 +365,77 @@ def test_a_residual_and_its_gradient(replayed):
             torch.testing.assert_close(one, other)
     assert len(replayed) >= 2
     assert "taylor" in str(explain(equation)(params, POINTS))
+
+
+def laplacian_by_reverse(net, x):
+    return torch.stack([torch.func.hessian(lambda z: net(z)[0])(one).trace()[None] for one in x]).detach()
+
+
+def test_the_same_modules_in_another_order_are_another_network():
+    x, tanh, sigmoid = torch.randn(5, 2, dtype=torch.double), nn.Tanh(), nn.Sigmoid()
+    linear = lambda *sizes: nn.Linear(*sizes).double()
+    net = nn.Sequential(linear(2, 8), tanh, linear(8, 8), sigmoid, linear(8, 8), tanh, linear(8, 1))
+    kept = laplacian(net)
+    for activation in (tanh, sigmoid, tanh):
+        net[1] = activation
+        for call in (kept, laplacian(net), kept, laplacian(net)):
+            torch.testing.assert_close(call(x).detach(), laplacian_by_reverse(net, x))
+
+
+def test_a_layer_that_comes_once_more_or_goes_is_noticed():
+    x, inner, tanh = torch.randn(5, 2, dtype=torch.double), nn.Linear(8, 8).double(), nn.Tanh()
+    net = nn.Sequential(nn.Linear(2, 8).double(), tanh, inner, tanh, nn.Linear(8, 1).double())
+    call = laplacian(net)
+    for change in (None, "more", "less"):
+        if change == "more":
+            net.insert(2, inner)
+            net.insert(3, tanh)
+        elif change == "less":
+            del net[2:4]
+        for _ in range(3):
+            torch.testing.assert_close(call(x).detach(), laplacian_by_reverse(net, x))
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+@pytest.mark.parametrize("as_buffer", [True, False])
+@pytest.mark.parametrize("later", [True, False])
+def test_a_weight_that_is_no_parameter_counts(name, as_buffer, later):
+    x = torch.randn(5, 2, dtype=torch.double)
+    net = nn.Sequential(
+        nn.Linear(2, 8), nn.Tanh(), nn.LayerNorm(8), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1)
+    ).double()
+    call = laplacian(net)
+    if later:
+        call(x)
+    for place in (2, 3):
+        tensor = getattr(net[place], name).detach() + 1
+        delattr(net[place], name)
+        if as_buffer:
+            net[place].register_buffer(name, tensor)
+        else:
+            setattr(net[place], name, tensor)
+    truth = laplacian_by_differences(net, x)
+    for _ in range(3):
+        torch.testing.assert_close(call(x).detach(), truth, rtol=1e-4, atol=1e-4)
+
+
+def laplacian_by_differences(net, x, step=1e-4):
+    """As torch's nested derivatives of LayerNorm are wrong."""
+    with torch.no_grad():
+        shifts = step * torch.eye(x.shape[1], dtype=x.dtype)
+        return sum(net(x + shift) + net(x - shift) - 2 * net(x) for shift in shifts) / step**2
+
+
+def test_the_last_bias_has_no_gradient_in_a_replay_either():
+    net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    f, params = make_functional(net)
+    x = torch.randn(5, 2, dtype=torch.double)
+    for _ in range(3):
+        net.zero_grad()
+        laplacian(f)(params, x).sum().backward()
+        assert net[2].bias.grad is None
+    u_t, u = partials(f, "u_t u", inputs="t x", outputs="u")(params, x)
+    for loss, grad in ((u_t, None), (u, torch.full((1,), 5.0, dtype=torch.double))):
+        net.zero_grad()
+        loss.sum().backward(retain_graph=True)
+        assert net[2].bias.grad is grad if grad is None else torch.equal(net[2].bias.grad, grad)

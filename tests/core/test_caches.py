@@ -16,7 +16,7 @@ from jacfunc import clear_caches, diag_jac, laplacian, make_functional, partials
 from jacfunc.core import caches
 from jacfunc.core.caches import ByKind, Memory, computed_once, once
 
-KEPT = {"RULES", "USER_RULES", "ROOTED", "_NOTHING"}
+KEPT = {"RULES", "USER_RULES", "ROOTED", "BLOCKWISE", "_NOTHING"}
 """What is no memory of calls: rules stay, and nothing is nothing."""
 
 

@@ -11,6 +11,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from jacfunc import batch_jac, laplacian, register_rule
 from jacfunc.core import caches
 from jacfunc.jet import Jet, dispatch, linear
+from jacfunc.routes import followed
+
+
+@pytest.fixture(autouse=True)
+def _few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small samples, which are cheap to judge, have blocks too."""
+    monkeypatch.setattr(followed, "FEWEST_ROWS", 6)
+
 
 pytestmark = pytest.mark.filterwarnings("ignore::jacfunc.ZeroDerivativeWarning")
 

@@ -290,3 +290,35 @@ def test_compiled(name: str) -> None:
     truth = dense(f, params, x)
     found = divergence(f, compile=True)(params, x)
     compare(found, diagonal(truth, x).sum((1, 2, 3)), list(params.values()))
+
+
+def test_rows_are_computed_with_the_autocast_that_was_on_then():
+    x, w = torch.randn(2, 2, 6, 6) * 0.5, torch.randn(2, 2, 3, 3) * 0.3
+
+    def f(h):
+        g = F.conv2d(h, w, padding=1)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            flipped = g.flip(3)
+        return g.tanh() + flipped * 0
+
+    def plainly(h):
+        return F.conv2d(h, w, padding=1).tanh()
+
+    torch.testing.assert_close(batch_jac(f)(x), batch_jac(plainly)(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("which", ["weight", "factor"])
+def test_what_changes_out_of_sight_before_rows_are_asked_for_is_noticed(which):
+    x, w = torch.randn(2, 2, 6, 6, dtype=torch.double), torch.randn(2, 2, 3, 3, dtype=torch.double)
+    factor = torch.randn(6, 6, dtype=torch.double)
+
+    def f(h):
+        own, scale = w.clone(), factor.clone()
+        g = F.conv2d(h, own, padding=1) * scale
+        (own if which == "weight" else scale).data.mul_(2)
+        return g.tanh()
+
+    def plainly(h):
+        return (F.conv2d(h, w, padding=1) * factor).tanh()
+
+    torch.testing.assert_close(batch_jac(f)(x), batch_jac(plainly)(x))

@@ -38,7 +38,7 @@ def convolution(function: Callable[..., Tensor]) -> Callable[..., Jet]:
         if windows is not None and function in LOCAL:
             reach = _reach(input, weight, value, dict(zip(OPTIONS, args, strict=False)) | kwargs)
             if reach is not None:
-                rows = windows.then(lambda rows: in_batch(rows, lambda x: product(x, weight)), reach, (weight,))
+                rows = windows.then(lambda rows: in_batch(rows, lambda x: product(x, weight)), reach, given=(weight,))
                 return of_windows(rows, value, input.frame)
         spatial = weight.dim() - 2
         return _convolved(

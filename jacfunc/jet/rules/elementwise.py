@@ -156,8 +156,8 @@ def _gelu(x: Tensor, y: Tensor, order: int, inner: Tensor | None = None) -> List
     """``x Phi(x)``: the first is ``Phi + x phi``, the next ``(2 - x^2) phi``."""
     density = 1 / math.sqrt(2 * math.pi)
     bell = torch.exp(-0.5 * x * x)  # once for all of them
-    found: List = [torch.addcmul(_normal(x) if inner is None else inner, x, bell, value=density)]
-    return found + list(_gaussian(x, order - 1, (2 * density, 0.0, -density), 0.5, bell))
+    first = torch.addcmul(_normal(x) if inner is None else inner, x, bell, value=density)
+    return [first, *_gaussian(x, order - 1, (2 * density, 0.0, -density), 0.5, bell)]
 
 
 def _softplus(x: Tensor, y: Tensor, order: int) -> List:
@@ -168,8 +168,7 @@ def _softplus(x: Tensor, y: Tensor, order: int) -> List:
 def _silu(x: Tensor, y: Tensor, order: int) -> List:
     """``x s(x)``: its k-th derivative is ``x s^(k) + k s^(k-1)``."""
     inner = torch.sigmoid(x)
-    slope = inner * (1 - inner)
-    chain: list[Any] = [inner, slope]
+    chain: list[Any] = [inner, slope := inner * (1 - inner)]
     if order > 1:  # the first ones in fewer steps than polynomials take
         chain.append(slope * torch.rsub(inner, 1, alpha=2))
     if order > 2:

@@ -100,7 +100,7 @@ def product_of(input: Operand, other: Operand) -> Jet:
     if windows is not None:
         value = x * y
         if value.shape == x.shape and value.dtype == x.dtype:
-            return of_windows(windows.then(lambda rows: rows * y, reads=(y,)), value, input.frame)
+            return of_windows(windows.then(lambda rows: rows * y, given=(y,)), value, input.frame)
     if type(input) is Jet and not isinstance(y, Tensor):
         return _cast(x * y, [None if c is None else c * y for c in input.coefficients], input.frame)
     if type(other) is Jet and not isinstance(x, Tensor):

@@ -8,6 +8,14 @@ from torch.nn import functional as F
 
 from jacfunc import laplacian
 from jacfunc.jet import Jet
+from jacfunc.routes import followed
+
+
+@pytest.fixture(autouse=True)
+def _few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small samples, which are cheap to judge, have blocks too."""
+    monkeypatch.setattr(followed, "FEWEST_ROWS", 6)
+
 
 weight = torch.randn(4, 3, dtype=torch.float64)
 bilinear = torch.randn(3, 3, dtype=torch.float64)
