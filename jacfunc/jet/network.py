@@ -58,6 +58,8 @@ class Network(NamedTuple):
 
     def of(self, value: Tensor, tensors: Sequence[Part]) -> tuple[Tensor, ...]:
         """Value and rows of the output, or what is picked of them, as one node where autograd records."""
+        if len(tensors) > 2 * len(self.functions) and self.picks and all(pick.row for pick in self.picks):
+            tensors = (*tensors[:-1], None)  # the last bias, which derivatives do not have, and so nor gradients by it
         if recorded(value, tensors):
             return _Node.apply(self, value, *tensors)  # type: ignore[no-untyped-call, no-any-return]
         return self.forward(value, tensors, None)
@@ -162,7 +164,7 @@ class Network(NamedTuple):
             place, below = 1 + 2 * number, kept[2 * number - 2]
             if needed[place]:
                 found[place] = torch.mm(cotangent.view(-1, cotangent.shape[-1]).t(), below.view(-1, below.shape[-1]))
-            if needed[place + 1] and (number < len(self.functions) or self._reads_value(gradients)):
+            if needed[place + 1]:
                 found[place + 1] = cotangent[0].sum(0)
             if not any(needed[:place]):
                 return found
@@ -251,11 +253,6 @@ class Network(NamedTuple):
 
     def _jet(self, value: Tensor, rows: Sequence[Part]) -> Jet:
         return Jet(value, tuple(rows), Frame(Propagation(()), self.layout))
-
-    def _reads_value(self, gradients: Sequence[Part]) -> bool:
-        """Whether there is a gradient by the value of the output, to which alone the last bias is added."""
-        rows = [pick.row for pick in self.picks] or range(len(gradients))
-        return any(row == 0 and gradient is not None for row, gradient in zip(rows, gradients, strict=True))
 
     def _put_together(self, gradients: Sequence[Part], like: Tensor, width: int) -> Tensor:
         """The gradients by the results as a stack; not in place, for they may be batched."""
