@@ -59,10 +59,9 @@ def keywords_only(make: Made) -> Made:
             for keyword in keywords:
                 if keyword not in allowed:
                     raise ArgumentTypeError(no_keyword(make.__name__, keyword, known))
-        if required:
-            for keyword in required:
-                if keyword not in keywords:
-                    raise ArgumentTypeError(f"{make.__name__} needs {keyword}=, {NEEDED[keyword]}")
+        for keyword in required:
+            if keyword not in keywords:
+                raise ArgumentTypeError(f"{make.__name__} needs {keyword}=, {NEEDED[keyword]}")
         return make(*args, **keywords)
 
     return made  # type: ignore[return-value]

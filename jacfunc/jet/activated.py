@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import gemm
+from . import gemm, second
 from .frame import Frame, plus
 from .fused import Elementwise, Quadratic
 from .jet import Coefficients, Jet
@@ -32,7 +32,6 @@ Term = tuple[Part, list[Groups]]
 
 FEW = 8
 """Rows of an order up to which each is taken by itself."""
-SECOND = 2
 
 
 class Activated(NamedTuple):
@@ -65,7 +64,7 @@ def _row_by_row(elementwise: Elementwise, x: Jet, y: Tensor) -> Coefficients | N
     layout, (firsts, *others) = x.frame.layout, x.coefficients
     if firsts is None or x.frame.propagation.is_identity(firsts):
         return None
-    if layout.order > SECOND or not 1 < max(layout.sizes) <= FEW:
+    if layout.order > second.ORDER or not 1 < max(layout.sizes) <= FEW:
         return None
     slope, curvature = (*elementwise.derivatives(x.value, y, layout.order), None)[:2]
     if slope is None:

@@ -277,14 +277,25 @@ def _differentiably(
     y = elementwise.function(value)
     derivatives = elementwise.derivatives(value, y, frame.layout.order)
     results = (y, *elementwise.composed(Jet(value, tuple(rows), frame), derivatives))
+    places = [place for place, tensor in enumerate(x) if tensor is not None and tensor.requires_grad]
+    return gradients_at(results, gradients, x, places)
+
+
+def gradients_at(
+    results: Sequence[Tensor | None],
+    gradients: Sequence[Tensor | None],
+    given: Sequence[Any],
+    places: Sequence[int],
+    recorded: bool = True,
+) -> list[Tensor | None]:
+    """The gradients by what was ``given``, at these places, of results that autograd recorded of it; else None."""
     pairs = [(z, g) for z, g in zip(results, gradients, strict=True) if z is not None and g is not None]
     pairs = [(z, g) for z, g in pairs if z.requires_grad]
-    places = [place for place, tensor in enumerate(x) if tensor is not None and tensor.requires_grad]
-    found: list[Tensor | None] = [None] * len(x)
+    found: list[Tensor | None] = [None] * len(given)
     if pairs and places:
-        by = [x[place] for place in places]
+        by = [given[place] for place in places]
         outputs, cotangents = zip(*pairs, strict=True)
-        computed = torch.autograd.grad(outputs, by, cotangents, create_graph=True, allow_unused=True)  # type: ignore[arg-type]
+        computed = torch.autograd.grad(outputs, by, cotangents, create_graph=recorded, allow_unused=True)
         for place, gradient in zip(places, computed, strict=True):
             found[place] = gradient
     return found

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..core.levels import inside_transform
 from .frame import Frame, Propagation
-from .fused import Elementwise, Quadratic
+from .fused import Elementwise, Quadratic, gradients_at
 from .jet import Jet
 from .layout import Layout, Table
 
@@ -218,17 +218,8 @@ class Network(NamedTuple):
             # Of their own, since one may be computed of another.
             given: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in (value, *tensors)]
             outputs = self._by_operations(given[0], given[1:])
-            pairs = zip(outputs, gradients, strict=True)
-            known = [(z, g) for z, g in pairs if z is not None and g is not None and z.requires_grad]
-            found: list[Part] = [None] * len(given)
-            if known:
-                results, cotangents = zip(*known, strict=True)
-                places = [place for place, wanted in enumerate(needed) if wanted]
-                by = [given[place] for place in places]
-                computed = torch.autograd.grad(results, by, cotangents, create_graph=recorded, allow_unused=True)
-                for place, gradient in zip(places, computed, strict=True):
-                    found[place] = gradient
-        return found
+            places = [place for place, wanted in enumerate(needed) if wanted]
+            return gradients_at(outputs, gradients, given, places, recorded)
 
     def _by_operations(self, value: Tensor, tensors: Sequence[Any]) -> list[Part]:
         """What :meth:`forward` gives, by operations that autograd records."""

@@ -21,6 +21,7 @@ import torch
 
 from ..core.levels import inside_transform
 from .frame import CannotFollowError
+from .pending import versions_of
 
 Tensor = torch.Tensor
 Sizes = tuple[int, ...]
@@ -174,27 +175,20 @@ class Read(NamedTuple):
     """A tensor that a sum of rows will read, as it is; ``content``: of one that a user may write to by ``.data``."""
 
     tensor: Tensor
-    version: int
+    versions: tuple[int, int]
     content: Tensor | None
 
     @classmethod
     def now(cls, tensor: Tensor, given: bool) -> Read:
         """As it is."""
         looked_at = given and type(tensor) is Tensor and not inside_transform()
-        return cls(tensor, _version(tensor), tensor.detach().clone() if looked_at else None)
+        return cls(tensor, versions_of(tensor, None), tensor.detach().clone() if looked_at else None)
 
     def is_now(self) -> bool:
         """Whether it is as it was."""
-        if _version(self.tensor) != self.version:
+        if versions_of(self.tensor, None) != self.versions:
             return False
         return self.content is None or inside_transform() or torch.equal(self.content, self.tensor.detach())
-
-
-def _version(tensor: Tensor) -> int:
-    try:
-        return tensor._version
-    except RuntimeError:  # made in inference mode
-        return 0
 
 
 class Cast(NamedTuple):

@@ -23,7 +23,7 @@ from ..errors import RefusedOperationError, UnsupportedOperationError
 from ..evaluation.linear import graph_gradients, pullback, pushforward
 from ..jet import CannotFollowError
 from . import functions
-from .points import REFUSED, others, recorded, replayed, waves
+from .points import REFUSED, moved, others, recorded, replayed, waves
 from .task import Task, Tensors, aside
 
 SCALED, COARSELY = 1.01, 8
@@ -180,7 +180,7 @@ def verify_nested(task: Task, first: Callable[..., Tensors], second: Callable[..
         ends = []
         for signed in (length, -length):
             task.redraw()
-            ends.append(first(_along(task.leaves, tangents, signed), tangents))
+            ends.append(first(moved(task.leaves, signed), tangents))
         return tuple((ahead - back) / (2 * length) for ahead, back in zip(*ends, strict=True))
 
     with replayed(task):
@@ -195,11 +195,6 @@ def verify_nested(task: Task, first: Callable[..., Tensors], second: Callable[..
         one, by_step, by_two, slope = (each.detach().double().reshape(math.prod(task.batch), -1) for each in tensors)
         if _are_others(one, by_step, by_two, NOISE * eps / step * slope.abs()):
             raise CannotFollowError("nested forward mode takes part of a derivative for a constant")
-
-
-def _along(leaves: Tensors, tangents: Tensors, length: float) -> Tensors:
-    """So far beside the leaves."""
-    return tuple(leaf + length * tangent for leaf, tangent in zip(leaves, tangents, strict=True))
 
 
 def _size(leaves: Tensors) -> float:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ...core import caches
 from ...core.torch_private import math_attention
+from ...evaluation.sample_axis_rules import tensors_in
 from ..blocks import Blocks
 from ..blockwise import Call, in_blocks
 from ..build import aligned
@@ -46,20 +47,10 @@ def _argument(call: Call, place: int, *names: str) -> Any:
     return call.args[place] if len(call.args) > place else None
 
 
-def _tensors(items: Any) -> list[Any]:
-    found = []
-    for item in items:
-        if isinstance(item, Tensor | Jet):
-            found.append(item)
-        elif isinstance(item, list | tuple):
-            found += _tensors(item)
-    return found
-
-
 def _others_fit(call: Call, axis: int, size: int) -> bool:
     """Whether tensors that are broadcast with the jets leave an axis as it is."""
-    for tensor in _tensors((*call.args, *call.kwargs.values())):
-        if type(tensor) is not Jet and tensor.dim() >= -axis and tensor.shape[axis] not in (1, size):
+    for tensor in tensors_in((*call.args, *call.kwargs.values())):
+        if tensor.dim() >= -axis and tensor.shape[axis] not in (1, size):
             return False
     return True
 
