@@ -39,7 +39,7 @@ AT_A_GLANCE = (
             ("jacfunc, compiled", "jacfunc, compile=True"),
             ("jacfunc", "jacfunc"),
             ("vmap(jacfwd)", "vmap(jacfwd)"),
-            ("autograd.grad in a loop", "torch.autograd loop"),
+            ("dense Jacobian", "dense Jacobian"),
         ),
     ),
     Panel(
