@@ -9,6 +9,7 @@ from .api.laplacian import laplacian
 from .api.named import Partials
 from .api.partials import partials
 from .api.residual import Residual, residual
+from .api.sparse import sparse_jac, sparsity
 from .api.transform import Transform
 from .api.transforms import batch_jac, check_independent, diag_jac, divergence, hess_diag
 from .core.caches import clear_caches
@@ -31,6 +32,8 @@ from .errors import (
 from .explain import explain
 from .jet import register_rule
 from .modules.functional import FunctionalModule, make_functional
+from .structure.jacobian import SparseJacobian
+from .structure.pattern import SparsityPattern
 from .training import accumulate
 
 __version__ = "0.1.0"
@@ -52,6 +55,8 @@ __all__ = [
     "Residual",
     "RuleError",
     "ShapeError",
+    "SparseJacobian",
+    "SparsityPattern",
     "Transform",
     "UnreducedGradientsWarning",
     "UnsupportedOperationError",
@@ -73,6 +78,8 @@ __all__ = [
     "partials",
     "register_rule",
     "residual",
+    "sparse_jac",
+    "sparsity",
 ]
 
 if not TYPE_CHECKING:  # for which every name would be there

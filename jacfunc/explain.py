@@ -14,6 +14,7 @@ from typing import Any
 
 from .api.calculus import Directional
 from .api.calling import Uncalled, keywords_only
+from .api.compressed import Compressed
 from .api.named import Partials
 from .api.residual import Residual
 from .api.transform import Transform
@@ -51,6 +52,8 @@ class Explanation:
     """What a first call with ``compile=True`` found, if it left such calls eager."""
     input_shapes: tuple[tuple[int, ...], ...] = ()
     """Those that the user gave, where the transform inside differentiates by something else."""
+    sparsity: tuple[tuple[str, str], ...] = ()
+    """Of a sparse Jacobian its pattern, and what made that dense."""
 
     @property
     def rows_in_flight(self) -> int:
@@ -77,6 +80,7 @@ class Explanation:
             ("route", str(plan.strategy)),
             ("why", plan.reason),
             *((f"not {strategy}", reason) for strategy, reason in plan.findings.refused),
+            *self.sparsity,
             ("passes (rows)", rows),
             *([] if self.blocks is None else [("samples", str(self.blocks))]),
             ("cost", f"about {plan.cost:g} plain forwards"),
@@ -173,6 +177,7 @@ class Explained(Uncalled):
             samples = math.prod(batch if blocks is None else (blocks.count, *batch[1:]))
             widest = max(sizes, default=0)
             shapes = transform.input_shapes(given) if isinstance(transform, Directional) else ()
+            sparsity = tuple(transform.told(given, kwargs)) if isinstance(transform, Compressed) else ()
             left = left_eager(resolved, request) if options.compile else None
             return Explanation(
                 transform,
@@ -185,6 +190,7 @@ class Explained(Uncalled):
                 blocks,
                 str(left or ""),
                 shapes,
+                sparsity,
             )
 
     def _results(self) -> tuple[str, ...]:

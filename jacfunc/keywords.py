@@ -7,7 +7,7 @@ the keywords do, and checks their values.
 
 from __future__ import annotations
 
-from typing import Literal, Required, TypedDict
+from typing import Any, Literal, Required, TypedDict
 
 import torch
 
@@ -89,6 +89,11 @@ class _Segments(TypedDict, total=False):
     """For ragged samples: the number of the segment of each row, ``(R,)``."""
 
 
+class _Sparsity(TypedDict, total=False):
+    sparsity: Any
+    """A pattern of the Jacobian, or ``"auto"`` for it to be found: few passes for a Jacobian that is mostly zero."""
+
+
 class _Names(TypedDict, total=False):
     inputs: Required[str]
     """A name for each coordinate, as in ``"t x"``."""
@@ -145,6 +150,29 @@ class RowsSeveral(_Shared, _BySeveral, _NoAux, _NoValue, _Segments):
 
 
 class RowsKeywords(Keywords, _Segments):
+    """Whichever of them."""
+
+
+# -------------------------------------------------------------------- of those that take a sparsity pattern as well
+
+
+class SparseAlone(RowsAlone, _Sparsity):
+    """For the derivative alone."""
+
+
+class SparseValue(RowsValue, _Sparsity):
+    """For ``(derivative, value)``."""
+
+
+class SparseAux(RowsAux, _Sparsity):
+    """For ``(derivative, aux)``."""
+
+
+class SparseBoth(RowsBoth, _Sparsity):
+    """For ``(derivative, value, aux)``."""
+
+
+class SparseKeywords(RowsKeywords, _Sparsity):
     """Whichever of them."""
 
 

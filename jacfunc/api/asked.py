@@ -14,7 +14,7 @@ from ..call.quantity import Outcome, PartialsOf, Quantity, Wanted, WantedPartial
 from ..call.request import Request
 from ..call.shapes import instead_of_coordinates
 from ..core import trees
-from ..core.caches import once
+from ..core.once import once
 from ..core.reasons import a_type
 from ..errors import ArgumentTypeError, ShapeError
 from ..jet.layout import Terms

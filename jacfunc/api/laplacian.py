@@ -15,15 +15,28 @@ from ..call.evaluator import Outputs
 from ..call.quantity import EntriesOf, Outcome, PartialsOf, Quantity, Wanted
 from ..call.request import Request
 from ..core.caches import computed_once
+from ..errors import ArgumentError
 from ..jet.layout import Index, Terms, summed
 from ..jet.multiindices import MultiIndices, index_of
 from ..jet.network import ONE_HOT, Pick
 from ..jet.stacked import Picked
-from ..keywords import Keywords, RowsAlone, RowsAux, RowsBoth, RowsKeywords, RowsSeveral, RowsValue
+from ..keywords import (
+    Keywords,
+    RowsAlone,
+    RowsAux,
+    RowsBoth,
+    RowsSeveral,
+    RowsValue,
+    SparseAlone,
+    SparseAux,
+    SparseBoth,
+    SparseKeywords,
+    SparseValue,
+)
 from ..options import check_flag
 from ..routes.collect import Laplacian
+from .compressed import SecondSum, SparsityLike, either
 from .results import gradients, per_argument, sizes, summed_by_argument
-from .segments import segmented
 from .transform import Network, Transform, X, Y, transform_of, with_signature
 
 Sizes = tuple[int, ...]
@@ -82,31 +95,31 @@ WITH_GRADIENT = Quantity("laplacian", 2, PartialsOf(_derivatives), _with_gradien
 
 @overload
 def laplacian(
-    f: Network, *, return_gradient: Literal[False] = False, **keywords: Unpack[RowsAlone]
+    f: Network, *, return_gradient: Literal[False] = False, **keywords: Unpack[SparseAlone]
 ) -> Transform[Y]: ...
 @overload
 def laplacian(
-    f: Network, *, return_gradient: Literal[False] = False, **keywords: Unpack[RowsValue]
+    f: Network, *, return_gradient: Literal[False] = False, **keywords: Unpack[SparseValue]
 ) -> Transform[tuple[Y, Y]]: ...
 @overload
 def laplacian(
-    f: Callable[[Tensor], Y], *, return_gradient: Literal[False] = False, **keywords: Unpack[RowsAlone]
+    f: Callable[[Tensor], Y], *, return_gradient: Literal[False] = False, **keywords: Unpack[SparseAlone]
 ) -> Transform[Y]: ...
 @overload
 def laplacian(
-    f: Callable[..., Y], *, return_gradient: Literal[False] = False, **keywords: Unpack[RowsAlone]
+    f: Callable[..., Y], *, return_gradient: Literal[False] = False, **keywords: Unpack[SparseAlone]
 ) -> Transform[Y]: ...
 @overload
 def laplacian(
-    f: Callable[..., Y], *, return_gradient: Literal[False] = False, **keywords: Unpack[RowsValue]
+    f: Callable[..., Y], *, return_gradient: Literal[False] = False, **keywords: Unpack[SparseValue]
 ) -> Transform[tuple[Y, Y]]: ...
 @overload
 def laplacian(
-    f: Callable[..., tuple[Y, X]], *, return_gradient: Literal[False] = False, **keywords: Unpack[RowsAux]
+    f: Callable[..., tuple[Y, X]], *, return_gradient: Literal[False] = False, **keywords: Unpack[SparseAux]
 ) -> Transform[tuple[Y, X]]: ...
 @overload
 def laplacian(
-    f: Callable[..., tuple[Y, X]], *, return_gradient: Literal[False] = False, **keywords: Unpack[RowsBoth]
+    f: Callable[..., tuple[Y, X]], *, return_gradient: Literal[False] = False, **keywords: Unpack[SparseBoth]
 ) -> Transform[tuple[Y, Y, X]]: ...
 @overload
 def laplacian(
@@ -138,7 +151,7 @@ def laplacian(
 ) -> Transform[tuple[Y, Y, Y, X]]: ...
 @overload
 def laplacian(
-    f: Callable[..., Any], *, return_gradient: bool = False, **keywords: Unpack[RowsKeywords]
+    f: Callable[..., Any], *, return_gradient: bool = False, **keywords: Unpack[SparseKeywords]
 ) -> Transform[Any]: ...
 @with_signature
 def laplacian(
@@ -146,6 +159,7 @@ def laplacian(
     *,
     return_gradient: bool = False,
     segments: torch.Tensor | None = None,
+    sparsity: SparsityLike | None = None,
     **keywords: Unpack[Keywords],
 ) -> Transform[Any]:
     r"""The Laplacian of every output, ``(N, *O)``: its second derivatives, summed over the whole input.
@@ -158,6 +172,8 @@ def laplacian(
         return_gradient: also return the first derivatives, from the same evaluation.
         segments: for rows of segments, as in :func:`diag_jac`: ``(G, *O)`` or ``(R, *O)``, summed over all rows of the
             segment.
+        sparsity: for a Hessian that is mostly zero: ``"auto"`` for its pattern to be found, or the pattern, as for
+            :func:`sparse_jac`, of the Hessian of the sum of all outputs; then without ``return_gradient``.
         **keywords: those of :func:`diag_jac`.
 
     Returns:
@@ -168,6 +184,7 @@ def laplacian(
 
     Raises:
         ArgumentTypeError: ``return_gradient`` is no bool.
+        ArgumentError: both ``return_gradient`` and ``sparsity``.
         JacfuncError: as :func:`diag_jac`, but that no shapes are refused.
 
     Example:
@@ -180,4 +197,7 @@ def laplacian(
         (tensor([6.]), tensor([[2., 2., 2.]]))
     """
     check_flag("return_gradient", return_gradient)
-    return segmented(transform_of(WITH_GRADIENT if return_gradient else ALONE, f, keywords), segments)
+    if return_gradient and sparsity is not None:
+        raise ArgumentError("sparsity= with return_gradient=True; ask for the gradient by a diag_jac of its own")
+    transform = transform_of(WITH_GRADIENT if return_gradient else ALONE, f, keywords)
+    return either(transform, segments, sparsity, SecondSum(ALONE))

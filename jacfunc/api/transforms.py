@@ -21,10 +21,24 @@ from ..call.shapes import refuse_unequal_trees, refuse_without_diagonal
 from ..jet.layout import first_order
 from ..jet.network import ONE_HOT, Pick
 from ..jet.stacked import Picked
-from ..keywords import Keywords, RowsAlone, RowsAux, RowsBoth, RowsKeywords, RowsSeveral, RowsValue
+from ..keywords import (
+    Keywords,
+    RowsAlone,
+    RowsAux,
+    RowsBoth,
+    RowsKeywords,
+    RowsSeveral,
+    RowsValue,
+    SparseAlone,
+    SparseAux,
+    SparseBoth,
+    SparseKeywords,
+    SparseValue,
+)
 from ..options import Options
 from ..routes.collect import Block, Diagonal, HessianDiagonal
 from .calling import keywords_only
+from .compressed import OnDiagonal, SparsityLike, Whole, either
 from .places import in_front
 from .results import by_pair, trace
 from .segments import segmented
@@ -64,26 +78,30 @@ HESS_DIAG = Quantity("hess_diag", 2, EntriesOf(2, HessianDiagonal), by_pair, axe
 
 
 @overload
-def diag_jac(f: Network, **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+def diag_jac(f: Network, **keywords: Unpack[SparseAlone]) -> Transform[Y]: ...
 @overload
-def diag_jac(f: Network, **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+def diag_jac(f: Network, **keywords: Unpack[SparseValue]) -> Transform[tuple[Y, Y]]: ...
 @overload
-def diag_jac(f: Callable[[Tensor], Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+def diag_jac(f: Callable[[Tensor], Y], **keywords: Unpack[SparseAlone]) -> Transform[Y]: ...
 @overload
-def diag_jac(f: Callable[..., Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+def diag_jac(f: Callable[..., Y], **keywords: Unpack[SparseAlone]) -> Transform[Y]: ...
 @overload
-def diag_jac(f: Callable[..., Y], **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+def diag_jac(f: Callable[..., Y], **keywords: Unpack[SparseValue]) -> Transform[tuple[Y, Y]]: ...
 @overload
-def diag_jac(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsAux]) -> Transform[tuple[Y, X]]: ...
+def diag_jac(f: Callable[..., tuple[Y, X]], **keywords: Unpack[SparseAux]) -> Transform[tuple[Y, X]]: ...
 @overload
-def diag_jac(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsBoth]) -> Transform[tuple[Y, Y, X]]: ...
+def diag_jac(f: Callable[..., tuple[Y, X]], **keywords: Unpack[SparseBoth]) -> Transform[tuple[Y, Y, X]]: ...
 @overload
 def diag_jac(f: Callable[..., Tensor], **keywords: Unpack[RowsSeveral]) -> Transform[tuple[Tensor, ...]]: ...
 @overload
-def diag_jac(f: Callable[..., Any], **keywords: Unpack[RowsKeywords]) -> Transform[Any]: ...
+def diag_jac(f: Callable[..., Any], **keywords: Unpack[SparseKeywords]) -> Transform[Any]: ...
 @with_signature
 def diag_jac(
-    f: Callable[..., Any], *, segments: torch.Tensor | None = None, **keywords: Unpack[Keywords]
+    f: Callable[..., Any],
+    *,
+    segments: torch.Tensor | None = None,
+    sparsity: SparsityLike | None = None,
+    **keywords: Unpack[Keywords],
 ) -> Transform[Any]:
     r"""The diagonal of each sample's Jacobian, without the Jacobian.
 
@@ -106,6 +124,9 @@ def diag_jac(
         segments: for ragged samples, rows ``(R, *I)`` that belong to ``G`` segments as atoms do to molecules: the
             number of the segment of each row, ``(R,)``, as ``batch`` of PyTorch Geometric.  ``f`` returns a result for
             each segment, ``(G, *O)``, or for each row, ``(R, *O)``.
+        sparsity: for a Jacobian that is mostly zero, of one tensor by another of its shape: ``"auto"`` for its pattern
+            to be found, or the pattern, as for :func:`sparse_jac`.  The number of passes is then that of the colours:
+            2 for a stencil in the plane, whatever its size.
         **keywords: what all transforms share, of which :class:`jacfunc.options.Options` says more:
 
             - ``argnums=-1``: which positional arguments to differentiate by; the last one by default.
@@ -146,30 +167,34 @@ def diag_jac(
                 [6., 8.]])
     """
     quantity = DIAG_JAC if segments is None else DIAG_JAC_OF_ROWS
-    return segmented(transform_of(quantity, f, keywords), segments)
+    return either(transform_of(quantity, f, keywords), segments, sparsity, OnDiagonal(BATCH_JAC))
 
 
 @overload
-def batch_jac(f: Network, **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+def batch_jac(f: Network, **keywords: Unpack[SparseAlone]) -> Transform[Y]: ...
 @overload
-def batch_jac(f: Network, **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+def batch_jac(f: Network, **keywords: Unpack[SparseValue]) -> Transform[tuple[Y, Y]]: ...
 @overload
-def batch_jac(f: Callable[[Tensor], Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+def batch_jac(f: Callable[[Tensor], Y], **keywords: Unpack[SparseAlone]) -> Transform[Y]: ...
 @overload
-def batch_jac(f: Callable[..., Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+def batch_jac(f: Callable[..., Y], **keywords: Unpack[SparseAlone]) -> Transform[Y]: ...
 @overload
-def batch_jac(f: Callable[..., Y], **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+def batch_jac(f: Callable[..., Y], **keywords: Unpack[SparseValue]) -> Transform[tuple[Y, Y]]: ...
 @overload
-def batch_jac(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsAux]) -> Transform[tuple[Y, X]]: ...
+def batch_jac(f: Callable[..., tuple[Y, X]], **keywords: Unpack[SparseAux]) -> Transform[tuple[Y, X]]: ...
 @overload
-def batch_jac(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsBoth]) -> Transform[tuple[Y, Y, X]]: ...
+def batch_jac(f: Callable[..., tuple[Y, X]], **keywords: Unpack[SparseBoth]) -> Transform[tuple[Y, Y, X]]: ...
 @overload
 def batch_jac(f: Callable[..., Tensor], **keywords: Unpack[RowsSeveral]) -> Transform[tuple[Tensor, ...]]: ...
 @overload
-def batch_jac(f: Callable[..., Any], **keywords: Unpack[RowsKeywords]) -> Transform[Any]: ...
+def batch_jac(f: Callable[..., Any], **keywords: Unpack[SparseKeywords]) -> Transform[Any]: ...
 @with_signature
 def batch_jac(
-    f: Callable[..., Any], *, segments: torch.Tensor | None = None, **keywords: Unpack[Keywords]
+    f: Callable[..., Any],
+    *,
+    segments: torch.Tensor | None = None,
+    sparsity: SparsityLike | None = None,
+    **keywords: Unpack[Keywords],
 ) -> Transform[Any]:
     r"""The Jacobian of each sample, ``(N, *O, *I)``, without the zeros between samples.
 
@@ -181,6 +206,7 @@ def batch_jac(
         segments: for rows of segments, as in :func:`diag_jac`: ``(R, *O, *I)`` for outputs of each segment, and for
             outputs of each row ``(R, *O, M, *I)``, by the rows of its segment in their order and zeros up to ``M``, as
             many as the longest has (at least 2).
+        sparsity: as for :func:`diag_jac`; the result is dense.
         **keywords: those of :func:`diag_jac`.
 
     Returns:
@@ -197,24 +223,28 @@ def batch_jac(
         tensor([[[2., 1.],
                  [1., 0.]]])
     """
-    return segmented(transform_of(BATCH_JAC, f, keywords), segments)
+    return either(transform_of(BATCH_JAC, f, keywords), segments, sparsity, Whole(BATCH_JAC, dense=True))
 
 
 @overload
-def divergence(f: Callable[[Tensor], Any], **keywords: Unpack[RowsAlone]) -> Transform[Tensor]: ...
+def divergence(f: Callable[[Tensor], Any], **keywords: Unpack[SparseAlone]) -> Transform[Tensor]: ...
 @overload
-def divergence(f: Callable[..., Any], **keywords: Unpack[RowsAlone]) -> Transform[Tensor]: ...
+def divergence(f: Callable[..., Any], **keywords: Unpack[SparseAlone]) -> Transform[Tensor]: ...
 @overload
-def divergence(f: Callable[..., Y], **keywords: Unpack[RowsValue]) -> Transform[tuple[Tensor, Y]]: ...
+def divergence(f: Callable[..., Y], **keywords: Unpack[SparseValue]) -> Transform[tuple[Tensor, Y]]: ...
 @overload
-def divergence(f: Callable[..., tuple[Any, X]], **keywords: Unpack[RowsAux]) -> Transform[tuple[Tensor, X]]: ...
+def divergence(f: Callable[..., tuple[Any, X]], **keywords: Unpack[SparseAux]) -> Transform[tuple[Tensor, X]]: ...
 @overload
-def divergence(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsBoth]) -> Transform[tuple[Tensor, Y, X]]: ...
+def divergence(f: Callable[..., tuple[Y, X]], **keywords: Unpack[SparseBoth]) -> Transform[tuple[Tensor, Y, X]]: ...
 @overload
-def divergence(f: Callable[..., Any], **keywords: Unpack[RowsKeywords]) -> Transform[Any]: ...
+def divergence(f: Callable[..., Any], **keywords: Unpack[SparseKeywords]) -> Transform[Any]: ...
 @with_signature
 def divergence(
-    f: Callable[..., Any], *, segments: torch.Tensor | None = None, **keywords: Unpack[Keywords]
+    f: Callable[..., Any],
+    *,
+    segments: torch.Tensor | None = None,
+    sparsity: SparsityLike | None = None,
+    **keywords: Unpack[Keywords],
 ) -> Transform[Any]:
     r"""The divergence of each sample, ``(N,)``: the sum of the main diagonal of its Jacobian.
 
@@ -223,6 +253,7 @@ def divergence(
     Args:
         f: a function or an ``nn.Module`` whose output has the shape (and the tree) of its input.
         segments: for rows of segments, as in :func:`diag_jac`: ``(G,)``, summed over all rows of the segment.
+        sparsity: as for :func:`diag_jac`.
         **keywords: those of :func:`diag_jac`.
 
     Returns:
@@ -239,7 +270,7 @@ def divergence(
         >>> divergence(lambda x: x**2)(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
         tensor([ 6., 14.])
     """
-    return segmented(transform_of(DIVERGENCE, f, keywords), segments)
+    return either(transform_of(DIVERGENCE, f, keywords), segments, sparsity, OnDiagonal(BATCH_JAC, summed=True))
 
 
 @overload

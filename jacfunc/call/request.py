@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from ..core import trees
-from ..core.caches import once
 from ..core.levels import compiling, fixed, recording
+from ..core.once import once
 from ..core.reasons import a_type
 from ..core.subclasses import dressed_all, is_own, undressed
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError

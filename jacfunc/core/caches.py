@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -25,7 +25,6 @@ levels, so neither survives a second thread without it.  One lock for both canno
 """
 
 P = ParamSpec("P")
-Owner = TypeVar("Owner")
 R = TypeVar("R")
 
 MAX_FUNCTIONS = 256
@@ -156,6 +155,9 @@ _NOTHING: dict[Any, Any] = {}
 
 FAST_COMPILED = ByKind()
 """Which of them a transform calls for which kind of arguments; weakly, for they refer to what it is of."""
+
+PATTERNS = ByKind()
+"""Of each sparse Jacobian, by kind of arguments, which entries it has and how they are computed (``api/sparse.py``)."""
 
 FAST_CALLS = Memory()
 """Of each function, by transform and kind of arguments, what is not checked and planned anew (``fast_path.py``)."""
@@ -320,6 +322,7 @@ _MEMORIES = (
     COMPILED,
     FAST_COMPILED,
     FAST_CALLS,
+    PATTERNS,
     PLAIN_COPIES,
     CODES,
     BATCHED,
@@ -343,18 +346,6 @@ def distrust(function: Hashable) -> None:
     for memory in (INDEPENDENT, COMPILED):
         memory.forget(function)
     FAST_COMPILED.clear()  # which is by transform
-
-
-class once(Generic[Owner, R]):  # noqa: N801  # a decorator, as property is
-    """``functools.cached_property`` without its lock, which takes as long as what is asked here."""
-
-    def __init__(self, method: Callable[[Owner], R]) -> None:
-        self.method = method
-        self.__doc__ = method.__doc__
-
-    def __get__(self, owner: Owner, kind: type | None = None) -> R:
-        value = owner.__dict__[self.method.__name__] = self.method(owner)
-        return value
 
 
 _COMPUTED_ONCE: list[Callable[[], None]] = []

@@ -14,7 +14,8 @@ from torch import nn
 
 from jacfunc import clear_caches, diag_jac, laplacian, make_functional, partials, register_rule
 from jacfunc.core import caches
-from jacfunc.core.caches import ByKind, Memory, computed_once, once
+from jacfunc.core.caches import ByKind, Memory, computed_once
+from jacfunc.core.once import once
 
 KEPT = {"RULES", "USER_RULES", "ROOTED", "BLOCKWISE", "_NOTHING"}
 """What is no memory of calls: rules stay, and nothing is nothing."""

@@ -1,0 +1,37 @@
+"""Operators below autograd that are private to torch, and what is asked of one: the second room for private names.
+
+Like ``torch_private.py``, this file is to be read against a new version of torch.  An operator whose name begins with
+an underscore is what a public function becomes on its way down; who follows a function there meets these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+import torch
+
+_aten: Any = torch.ops.aten
+
+arguments_declared: Callable[[Any], Sequence[Any]] = attrgetter("_schema.arguments")
+"""The arguments of a form of an operator: names, defaults, which of them it writes to."""
+to_copy: Any = _aten._to_copy
+"""What ``Tensor.to`` becomes."""
+unsafe_index: Any = _aten._unsafe_index
+"""Indexing without a look at the bounds, which resampling becomes."""
+unsafe_index_put: Any = _aten._unsafe_index_put
+"""Writing at indices without a look at the bounds."""
+softmaxes: tuple[Any, ...] = (_aten._softmax, _aten._safe_softmax)
+"""What ``torch.softmax`` becomes, and the one that is zero where all is masked."""
+fourier: tuple[Any, ...] = (_aten._fft_c2c, _aten._fft_r2c, _aten._fft_c2r)
+"""What the functions of ``torch.fft`` become."""
+adaptive_pools: tuple[Any, ...] = (_aten._adaptive_avg_pool2d, _aten._adaptive_avg_pool3d)
+"""Averages over windows whose sizes differ by one."""
+
+
+def decompositions() -> Mapping[Any, Callable[..., Any]]:
+    """Operators written as others, as torch's compiler takes them; loading them takes a moment."""
+    from torch._decomp import decomposition_table
+
+    return decomposition_table

@@ -1,0 +1,159 @@
+r"""A function whose whole Jacobian has all entries of another one's sparse Jacobian, in few columns or few rows.
+
+.. math:: B = J S, \qquad B = W J
+
+where a column of ``S`` is the sum of the unit vectors of one colour of columns, a row of ``W`` that of one colour of
+rows.  No two columns of a colour meet in a row, so each entry of ``J`` is one entry of ``B``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..options import Options
+from .arrays import Array
+from .colouring import by_columns, for_diagonal, number_of, seeds
+from .pattern import SparsityPattern
+
+COLUMN = 0.5
+"""What a column costs in plain forwards, by the Taylor route; a row costs one, by reverse mode (``routes/``)."""
+
+
+@dataclass(frozen=True, eq=False)
+class AlongColumns:
+    """``f`` at ``x + s S``, as a function of ``s``, which comes last: its Jacobian at 0 is ``J S``.
+
+    Attributes:
+        transformed: the function ``f``.
+        number: which of its arguments is ``x``.
+        seeds: the transposed ``S``, ``(C, columns)``.
+    """
+
+    transformed: Callable[..., Any]
+    number: int
+    seeds: torch.Tensor
+
+    def __call__(self, *args: Any, along: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        """The outputs of ``f``; ``along`` is another ``S``."""
+        *own, steps = args
+        x = own[self.number]
+        own[self.number] = x + (steps @ (self.seeds if along is None else along)).reshape(x.shape)
+        return self.transformed(*own, **kwargs)
+
+    def _fingerprint(self) -> tuple[object, ...]:
+        return ("columns", self.transformed, self.number)
+
+
+@dataclass(frozen=True, eq=False)
+class OfRows:
+    """``W f(x)``, whose Jacobian is ``W J``.
+
+    Attributes:
+        transformed: the function ``f``.
+        weights: the transposed ``W``, ``(rows, C)``.
+        batch_dims: how many sample axes an output has.
+        has_aux: whether ``f`` returns an aux as well.
+        keeps_value: whether the output of ``f`` is to come first in the aux.
+    """
+
+    transformed: Callable[..., Any]
+    weights: torch.Tensor
+    batch_dims: int
+    has_aux: bool
+    keeps_value: bool
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The sums of outputs of each colour, and an aux if there is one to keep."""
+        result = self.transformed(*args, **kwargs)
+        output, *aux = result if self.has_aux else (result,)
+        sums = output.reshape(*output.shape[: self.batch_dims], -1) @ self.weights
+        if self.keeps_value:
+            return sums, (output, *aux)
+        return (sums, *aux) if aux else sums
+
+    def _fingerprint(self) -> tuple[object, ...]:
+        return ("rows", self.transformed, self.batch_dims, self.has_aux, self.keeps_value)
+
+
+@dataclass(frozen=True, eq=False)
+class Passes:
+    """How the entries that are wanted of a pattern are computed.
+
+    Attributes:
+        pattern: the pattern.
+        columns: whether columns are compressed, or else rows.
+        seeds: for each colour the sum of the unit vectors of its columns, or rows, ``(C, columns)`` or ``(C, rows)``.
+        places: where each wanted entry is in the flattened ``B`` of a sample.
+    """
+
+    pattern: SparsityPattern
+    columns: bool
+    seeds: torch.Tensor
+    places: torch.Tensor
+
+    @classmethod
+    def of_all(cls, pattern: SparsityPattern, method: str, like: torch.Tensor) -> Passes:
+        """For all entries, of columns or rows, which takes less time; of one of both where ``method`` has no other.
+
+        Tensors have the dtype and the device of another one.
+        """
+        columns = None if method == "reverse" else by_columns(pattern)
+        rows = None if columns is not None and _are_cheap(columns, pattern, method) else by_columns(pattern.transposed)
+        entry, other = pattern.row.numpy(), pattern.col.numpy()
+        if rows is None or (columns is not None and COLUMN * number_of(columns) <= number_of(rows)):
+            assert columns is not None
+            return cls._made(pattern, True, columns, entry * number_of(columns) + columns[other], like)
+        return cls._made(pattern, False, rows, rows[entry] * pattern.shape[1] + other, like)
+
+    @classmethod
+    def of_diagonal(cls, pattern: SparsityPattern, like: torch.Tensor) -> Passes:
+        """For the diagonal alone, of columns; zero where it has no entry."""
+        colours = for_diagonal(pattern)
+        return cls._made(pattern, True, colours, np.arange(len(colours)) * number_of(colours) + colours, like)
+
+    @classmethod
+    def _made(
+        cls, pattern: SparsityPattern, columns: bool, colours: Array, places: Array, like: torch.Tensor
+    ) -> Passes:
+        vectors = torch.from_numpy(seeds(colours)).to(like)
+        return cls(pattern, columns, vectors, torch.from_numpy(places).to(like.device))
+
+    @property
+    def count(self) -> int:
+        """How many colours there are."""
+        return len(self.seeds)
+
+    def function(self, f: Callable[..., Any], options: Options) -> tuple[Callable[..., Any], Options]:
+        """The function whose whole Jacobian has all entries, and the options for it."""
+        if self.columns:
+            return AlongColumns(f, options.numbers[0], self.seeds), along(options)
+        inner = replace(options, has_aux=options.has_aux or options.return_value, return_value=False)
+        return OfRows(f, self.seeds.T, options.batch_dims, options.has_aux, options.return_value), inner
+
+    def arguments(self, args: tuple[Any, ...], x: torch.Tensor, batch: tuple[int, ...]) -> tuple[Any, ...]:
+        """The arguments of that function."""
+        return (*args, x.new_zeros(*batch, self.count)) if self.columns else args
+
+    def picked(self, matrix: torch.Tensor, batch: tuple[int, ...]) -> torch.Tensor:
+        """The wanted entries of ``B``, ``(*batch, L, n)``; ``L`` is 1 if the pattern is of the whole output."""
+        size = self.count * (self.pattern.shape[0] if self.columns else self.pattern.shape[1])
+        return matrix.reshape(*batch, -1, size).index_select(-1, self.places) if size else matrix.reshape(*batch, 1, 0)
+
+
+def along(options: Options) -> Options:
+    """Options for a function that has the argument ``s`` after all others."""
+    dims = options.in_dims
+    return replace(options, argnums=-1, in_dims=(*dims, 0) if isinstance(dims, tuple) else dims)
+
+
+def _are_cheap(colours: Array, pattern: SparsityPattern, method: str) -> bool:
+    """Whether no colouring of rows can do with less: the rows that meet in a column all need colours of their own."""
+    if method in ("taylor", "forward"):
+        return True
+    fullest = int(np.bincount(pattern.col.numpy(), minlength=1).max()) if pattern.nnz else 0
+    return COLUMN * number_of(colours) <= fullest

@@ -1,0 +1,125 @@
+"""The pattern of a function at its arguments, found by following one evaluation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..call.evaluator import Evaluator
+from ..call.independence import decided
+from ..call.request import Request
+from ..core.levels import inside_transform, tracing
+from ..core.trees import tensors
+from ..core.unasked import unasked
+from ..errors import ShapeError, UnsupportedOperationError
+from ..evaluation.program import Held, Met
+from ..evaluation.rng import replaying
+from .arrays import Array
+from .joins import as_integers, over_axes
+from .pattern import SparsityPattern
+from .rules import RULES
+from .sets import EMPTY, FIRST
+from .tracker import Tracker
+
+
+@dataclass(frozen=True)
+class Found:
+    """A pattern, and what it depends on.
+
+    Attributes:
+        pattern: the entries that can be nonzero.
+        held: tensors whose values it belongs to: indices, masks, constants with zeros in them.
+        dense: operations without a rule, for which all that comes out depends on all that goes in.
+    """
+
+    pattern: SparsityPattern
+    held: tuple[Held, ...]
+    dense: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the tensors that it belongs to are as they were, as far as that can be told quickly."""
+        return all(_is_as_it_was(held) for held in self.held)
+
+    def now(self) -> Found:
+        """With these tensors as they are now, where a pattern was seen to be right with them."""
+        if self.holds:
+            return self
+        tensors = [tensor for held in self.held if (tensor := held.reference()) is not None]
+        return replace(self, held=tuple(map(Held.of, tensors)))
+
+
+def detect(request: Request, order: int = 1, exact: bool = True) -> Found:
+    """The pattern of the Jacobian of a request's function, or of the Hessian of the sum of its outputs.
+
+    The coordinates of all samples have the same numbers, so what comes out is the union over samples.  ``exact``: what
+    is always zero, or masked, is left out.
+    """
+    if tracing() or inside_transform():
+        raise UnsupportedOperationError(
+            "the sparsity pattern cannot be found while torch.compile, torch.export or a torch.func transform runs; "
+            "find it before, by sparsity(f)(..), and pass it as sparsity="
+        )
+    evaluator, state = Evaluator(request), request.random_state()
+    values, _ = evaluator.look(state)
+    refuse_several(len(request.leaves), "differentiates by")
+    refuse_several(len(values), "returns")
+    if request.options.check:
+        decided(evaluator, values, state)
+    leaf = request.leaves[0].detach().clone()
+    count = math.prod(request.input_shapes[0])
+    tracker = Tracker(count, RULES, exact)
+    tracker.mark(leaf, torch.arange(FIRST, FIRST + count).double().reshape(request.input_shapes[0]).expand(leaf.shape))
+    tracker.ignore(request.leaves[0])
+    for tensor in tensors((request.beside(request.args), request.kwargs)):
+        _mark_other(tracker, tensor)
+    with replaying(state), unasked():
+        outcome = _first(evaluator, leaf, tracker) if order == 1 else _gradient(evaluator, leaf, tracker)
+    numbers = tracker.numbers(outcome).reshape(math.prod(request.batch), -1)
+    shape = request.sample_shape(outcome)
+    rows = as_integers(over_axes(tracker.sets, numbers, (0,)))
+    return Found(_pattern(tracker, rows, shape, request.input_shapes[0]), tracker.looked_at(), (*tracker.dense,))
+
+
+def _pattern(tracker: Tracker, rows: Array, shape: tuple[int, ...], input_shape: tuple[int, ...]) -> SparsityPattern:
+    members, places = tracker.sets.listed(rows)
+    return SparsityPattern.of_entries(places, members, shape, input_shape)
+
+
+def _mark_other(tracker: Tracker, tensor: torch.Tensor) -> None:
+    """An argument that is not differentiated by: an index or a mask, or numbers that may be others next time."""
+    if tensor.is_floating_point() or tensor.is_complex():
+        tracker.mark(tensor, torch.tensor(float(EMPTY)))
+    else:
+        tracker.held[tensor.untyped_storage().data_ptr()] = Held.of(tensor)
+
+
+def _first(evaluator: Evaluator, leaf: torch.Tensor, tracker: Tracker) -> torch.Tensor:
+    """The output."""
+    with tracker:
+        return evaluator.values([leaf])[0]
+
+
+def _gradient(evaluator: Evaluator, leaf: torch.Tensor, tracker: Tracker) -> torch.Tensor:
+    """The gradient of the sum of the output."""
+    with tracker, torch.enable_grad():
+        given = leaf.requires_grad_()
+        outputs, _ = evaluator.evaluate(given, others_copied=True)
+        (found,) = torch.autograd.grad(outputs[0].sum(), given, allow_unused=True, materialize_grads=True)
+    return found.detach()
+
+
+def refuse_several(count: int, what: str) -> None:
+    """Refuse a function of several tensors, or that returns several."""
+    if count != 1:
+        raise ShapeError(
+            f"f {what} {count} tensors, but a sparsity pattern is of one input and one output; flatten them into "
+            "one tensor, or ask for each by a function of its own"
+        )
+
+
+def _is_as_it_was(held: Held) -> bool:
+    tensor = held.reference()
+    return tensor is not None and held.is_now(Met.now(tensor))

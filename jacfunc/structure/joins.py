@@ -1,0 +1,79 @@
+"""Unions of sets of coordinates over the axes of tensors that hold their numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from .arrays import Array
+from .sets import EMPTY, KNOWN, Sets
+
+
+def as_integers(numbers: torch.Tensor) -> Array:
+    """As numpy's integers."""
+    return numbers.numpy().astype(np.int64)
+
+
+def as_numbers(integers: Array, shape: Sequence[int]) -> torch.Tensor:
+    """As a tensor of numbers of this shape."""
+    return torch.from_numpy(integers.astype(np.float64)).reshape(tuple(shape))
+
+
+def constant(numbers: torch.Tensor) -> torch.Tensor:
+    """Those of what depends on the value alone, as a comparison or a rounding: nothing is left to differentiate."""
+    return numbers.clamp(max=EMPTY)
+
+
+def joined(sets: Sets, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """The unions of the elements of two tensors, broadcast."""
+    found = torch.maximum(first, second)
+    clash = (first > EMPTY) & (second > EMPTY) & (first != second)
+    if clash.any():
+        both = [part.expand(found.shape)[clash] for part in (first, second)]
+        found[clash] = as_numbers(sets.union(as_integers(torch.stack(both, 1))), both[0].shape)
+    return found
+
+
+def all_joined(sets: Sets, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The unions of the elements of some tensors, broadcast."""
+    found = parts[0]
+    for part in parts[1:]:
+        found = joined(sets, found, part)
+    return found
+
+
+def over_axes(sets: Sets, numbers: torch.Tensor, axes: Sequence[int], keepdim: bool = False) -> torch.Tensor:
+    """The union over some axes."""
+    if not numbers.dim():
+        return numbers
+    axes = [axis % numbers.dim() for axis in axes]
+    kept = [axis for axis in range(numbers.dim()) if axis not in axes]
+    shape = [numbers.shape[axis] for axis in kept]
+    count = math.prod(shape)
+    rows = numbers.permute(*kept, *axes).reshape(count, math.prod(numbers.shape[axis] for axis in axes))
+    found = torch.full((count,), float(KNOWN), dtype=torch.float64)
+    if rows.numel():
+        found = rows.amax(1)
+        several = ((rows > EMPTY) & (rows != found[:, None])).any(1)
+        if several.any():
+            found[several] = as_numbers(sets.union(as_integers(rows[several])), (-1,))
+    if keepdim:
+        shape = [1 if axis in axes else numbers.shape[axis] for axis in range(numbers.dim())]
+    return found.reshape(shape)
+
+
+def up_to_each(sets: Sets, numbers: torch.Tensor, axis: int) -> torch.Tensor:
+    """The union of each element and of all before it on an axis."""
+    found, reach = numbers.movedim(axis, -1).contiguous(), 1
+    while reach < found.shape[-1]:
+        before = torch.cat([torch.full_like(found[..., :reach], KNOWN), found[..., :-reach]], -1)
+        found, reach = joined(sets, found, before), 2 * reach
+    return found.movedim(-1, axis)
+
+
+def listed_union(sets: Sets, rows: torch.Tensor, numbers: torch.Tensor, count: int) -> torch.Tensor:
+    """For each of ``count`` rows the union of the numbers listed beside it, EMPTY at least."""
+    return as_numbers(sets.union_of(as_integers(rows), as_integers(numbers), count), (count,))

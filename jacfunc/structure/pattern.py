@@ -1,0 +1,173 @@
+"""Which entries of a Jacobian can be nonzero: a pattern, in compressed sparse rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..core.reasons import a_type
+from ..errors import ArgumentTypeError, ShapeError
+from .arrays import Array, different_pairs
+
+if TYPE_CHECKING:
+    import scipy.sparse  # type: ignore[import-untyped]
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class SparsityPattern:
+    r"""The entries :math:`\partial y_i / \partial x_j` of a sample's Jacobian that can be nonzero; one for all samples.
+
+    Row ``i`` is output ``i`` of the flattened sample, column ``j`` is input ``j``.  The columns of row ``i`` are
+    ``col[crow[i]:crow[i + 1]]``, in order, as in ``torch.sparse_csr_tensor``.
+
+    Attributes:
+        crow: where each row begins in ``col``, ``(rows + 1,)``, int64.
+        col: the column of each entry, ``(nnz,)``, int64.
+        output_shape: the shape ``O`` of a sample of the output, of ``rows`` elements.
+        input_shape: the shape ``I`` of a sample of the input, of as many elements as there are columns.
+
+    Example:
+        >>> import torch
+        >>> from jacfunc import sparsity
+        >>> x = torch.rand(8, 4)  # 8 samples
+        >>> sparsity(lambda x: x[:, 1:] - x[:, :-1])(x)
+        SparsityPattern(3 x 4, 6 entries, 50 % of all)
+    """
+
+    crow: torch.Tensor
+    col: torch.Tensor
+    output_shape: Shape
+    input_shape: Shape
+
+    @classmethod
+    def of(cls, pattern: Any, output_shape: Sequence[int] = (), input_shape: Sequence[int] = ()) -> SparsityPattern:
+        """The pattern of the entries of a matrix that are not zero.
+
+        Args:
+            pattern: a matrix ``(rows, columns)``: a tensor, dense or sparse, an array, a scipy sparse matrix, or a
+                pattern, which is returned.  Explicit zeros of sparse ones count as entries.
+            output_shape: the shape of a sample of the output, ``(rows,)`` if empty.
+            input_shape: the shape of a sample of the input, ``(columns,)`` if empty.
+
+        Raises:
+            ArgumentTypeError: ``pattern`` is none of these.
+            ShapeError: it is no matrix, or does not have as many rows and columns as the shapes have elements.
+        """
+        if isinstance(pattern, SparsityPattern):
+            return pattern
+        rows, columns, shape = _entries(pattern)
+        if len(shape) != 2:
+            raise ShapeError(f"the pattern has shape {shape}; pass a matrix, a row for each output of a sample")
+        found = tuple(output_shape) or shape[:1], tuple(input_shape) or shape[1:]
+        for axis, (name, own) in enumerate(zip(("rows", "columns"), found, strict=True)):
+            if math.prod(own) != shape[axis]:
+                side = ("output", "input")[axis]
+                raise ShapeError(
+                    f"the pattern has {shape[axis]} {name}, but a sample of the {side} has shape {own}, so "
+                    f"{math.prod(own)} were expected"
+                )
+        return cls.of_entries(rows, columns, *found)
+
+    @classmethod
+    def of_entries(cls, rows: Array, columns: Array, output_shape: Shape, input_shape: Shape) -> SparsityPattern:
+        """That of the entries at these rows and columns, in any order, some perhaps twice."""
+        rows, columns = different_pairs(rows.astype(np.int64), columns.astype(np.int64), max(math.prod(input_shape), 1))
+        crow = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=math.prod(output_shape)))])
+        return cls(torch.from_numpy(crow), torch.from_numpy(columns), output_shape, input_shape)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many rows and columns there are."""
+        return math.prod(self.output_shape), math.prod(self.input_shape)
+
+    @property
+    def nnz(self) -> int:
+        """How many entries can be nonzero."""
+        return len(self.col)
+
+    @property
+    def row(self) -> torch.Tensor:
+        """The row of each entry, ``(nnz,)``."""
+        return torch.repeat_interleave(torch.arange(self.shape[0]), self.crow.diff())
+
+    @property
+    def transposed(self) -> SparsityPattern:
+        """That of the transposed Jacobian."""
+        return self.of_entries(self.col.numpy(), self.row.numpy(), self.input_shape, self.output_shape)
+
+    def __or__(self, other: SparsityPattern) -> SparsityPattern:
+        """The entries that are in one of two patterns of the same shapes."""
+        if (self.output_shape, self.input_shape) != (other.output_shape, other.input_shape):
+            raise ShapeError(
+                f"a pattern of {self.output_shape} by {self.input_shape} has no union with one of "
+                f"{other.output_shape} by {other.input_shape}; both must be of the same samples"
+            )
+        rows, columns = torch.cat([self.row, other.row]), torch.cat([self.col, other.col])
+        return self.of_entries(rows.numpy(), columns.numpy(), self.output_shape, self.input_shape)
+
+    def is_of(self, other: SparsityPattern) -> bool:
+        """Whether both are the same entries of samples of the same shapes."""
+        shapes = (self.output_shape, self.input_shape) == (other.output_shape, other.input_shape)
+        return shapes and torch.equal(self.crow, other.crow) and torch.equal(self.col, other.col)
+
+    def to_torch(self) -> torch.Tensor:
+        """A sparse tensor ``(rows, columns)`` in compressed rows, True at each entry."""
+        return torch.sparse_csr_tensor(self.crow, self.col, torch.ones(self.nnz, dtype=torch.bool), self.shape)
+
+    def to_dense(self) -> torch.Tensor:
+        """A tensor ``(rows, columns)``, True at each entry."""
+        dense = torch.zeros(self.shape, dtype=torch.bool)
+        dense[self.row, self.col] = True
+        return dense
+
+    def to_scipy(self) -> scipy.sparse.csr_array:
+        """A sparse array of scipy's, True at each entry, as ``jac_sparsity`` of its solvers takes it."""
+        from scipy.sparse import csr_array
+
+        data = np.ones(self.nnz, dtype=bool)
+        return csr_array((data, self.col.numpy(), self.crow.numpy()), shape=self.shape)
+
+    def plot(self, ax: Any = None) -> Any:
+        """A picture of the entries by matplotlib, as its ``spy``; drawn into ``ax``, which is returned, if given."""
+        if ax is None:
+            from matplotlib import pyplot
+
+            ax = pyplot.subplots()[1]
+        rows, columns = self.shape
+        size = min(4.0, max(0.2, 250.0 / max(rows, columns, 1)))
+        ax.plot(self.col.numpy(), self.row.numpy(), "s", markersize=size, color="black")
+        ax.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5), aspect="equal", xlabel="input", ylabel="output")
+        return ax
+
+    def __repr__(self) -> str:
+        rows, columns = self.shape
+        part = 100 * self.nnz / max(rows * columns, 1)
+        return f"SparsityPattern({rows} x {columns}, {self.nnz} entries, {part:.3g} % of all)"
+
+
+def _entries(pattern: Any) -> tuple[Array, Array, Shape]:
+    """The rows and columns of the entries of a matrix, and its shape."""
+    if isinstance(pattern, torch.Tensor):
+        if pattern.layout is torch.strided:
+            rows, columns = pattern.detach().nonzero().cpu().numpy().T if pattern.dim() == 2 else (np.zeros(0),) * 2
+        else:
+            entries: torch.Tensor = pattern.detach().to_sparse_coo()  # type: ignore[no-untyped-call]
+            rows, columns = entries.coalesce().indices().cpu().numpy()
+        return rows, columns, tuple(pattern.shape)
+    if isinstance(pattern, np.ndarray):
+        rows, columns = pattern.nonzero() if pattern.ndim == 2 else (np.zeros(0),) * 2
+        return rows, columns, pattern.shape
+    if hasattr(pattern, "tocoo"):
+        listed = pattern.tocoo()
+        return listed.row, listed.col, listed.shape
+    raise ArgumentTypeError(
+        f"the pattern is {a_type(pattern)}; pass a SparsityPattern, or a matrix: a tensor, an array or a scipy sparse "
+        "matrix that is nonzero where the Jacobian may be"
+    )
