@@ -114,7 +114,7 @@ def test_unknown_keywords_are_refused_before_any_that_is_missing() -> None:
     ("transform", "keyword", "meant", "first"),
     [
         (laplacian, "gradient", "return_gradient", "return_gradient, segments, sparsity, argnums, batch_dims"),
-        (hessian, "value", "return_value", "return_gradient, segments, sparsity, argnums, batch_dims"),
+        (hessian, "value", "return_value", "return_gradient, segments, argnums, batch_dims"),
         (diag_jac, "segment", "segments", "segments, sparsity, argnums, batch_dims"),
         (directional, "ord", "order", "order, argnums, batch_dims"),
         (check_independent, "tolerance", "check_tolerance", "argnums, batch_dims, out_dims, has_aux"),
