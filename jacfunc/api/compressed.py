@@ -6,163 +6,27 @@ each result is held against.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 
 from ..call.plan import Plan
-from ..call.quantity import Quantity
 from ..call.refusals import JetsGivenError
 from ..call.request import Request, requested
 from ..core import caches
-from ..core.closeness import agree
 from ..core.reasons import name_of
 from ..errors import ArgumentError, ShapeError, UnsupportedOperationError
 from ..structure.compressed import AlongColumns, Passes, along
 from ..structure.detect import Found, detect, refuse_several
 from ..structure.jacobian import SparseJacobian
 from ..structure.pattern import SparsityPattern
+from .kinds import Kind, Whole
 from .segments import segmented
 from .transform import Result_co, Transform
 
 SparsityLike = SparsityPattern | Literal["auto"] | Any
 """A pattern, or a matrix that has one (``SparsityPattern.of``), or ``"auto"`` for it to be found."""
-
-
-# -------------------------------------------------------------------- what is picked
-
-
-@dataclass(frozen=True)
-class Kind(ABC):
-    """What is picked of ``B = J S``, and how it is told to be right.
-
-    Attributes:
-        within: the quantity of the inner function that gives ``B``.
-        order: that of the pattern: 1 for Jacobians, 2 for Hessians.
-        draws: how many of the other ``B`` tell at the first call.
-    """
-
-    within: Quantity
-    order: int = 1
-    draws: int = 1
-
-    @abstractmethod
-    def passes(self, pattern: SparsityPattern, method: str, like: torch.Tensor) -> Passes:
-        """How what is wanted of a pattern is computed."""
-
-    @abstractmethod
-    def result(self, request: Request, passes: Passes, matrix: torch.Tensor) -> Any:
-        """What is wanted, of ``B``."""
-
-    @abstractmethod
-    def other_seeds(self, passes: Passes, weights: torch.Tensor) -> torch.Tensor:
-        """Another ``S``, by weights of the columns that are random from 0.5 to 1.5, whose ``B`` tells what is right."""
-
-    @abstractmethod
-    def agrees(
-        self, request: Request, passes: Passes, weights: torch.Tensor, result: Any, matrix: torch.Tensor
-    ) -> bool:
-        """Whether a result is what that ``B`` says."""
-
-
-@dataclass(frozen=True)
-class Whole(Kind):
-    """All entries of a Jacobian, held against its product with a random vector."""
-
-    dense: bool = False
-
-    def passes(self, pattern: SparsityPattern, method: str, like: torch.Tensor) -> Passes:
-        """Of columns or of rows."""
-        return Passes.of_all(pattern, method, like)
-
-    def result(self, request: Request, passes: Passes, matrix: torch.Tensor) -> SparseJacobian | torch.Tensor:
-        """The entries and one pattern for all samples, or a dense Jacobian of each."""
-        jac = SparseJacobian(passes.picked(matrix, request.batch).squeeze(-2), passes.pattern)
-        if not self.dense:
-            return jac
-        return jac.to_dense().reshape(*request.batch, *passes.pattern.output_shape, *passes.pattern.input_shape)
-
-    def other_seeds(self, passes: Passes, weights: torch.Tensor) -> torch.Tensor:
-        """The vector."""
-        return weights[None]
-
-    def agrees(
-        self, request: Request, passes: Passes, weights: torch.Tensor, result: Any, matrix: torch.Tensor
-    ) -> bool:
-        """Whether the product is that with the vector."""
-        if self.dense:
-            product = (
-                result.flatten(-len(passes.pattern.input_shape)) @ weights if passes.pattern.input_shape else result
-            )
-        else:
-            product = result.matvec(weights.expand(*request.batch, -1))
-        return agree(product.reshape(matrix.shape), matrix)
-
-
-@dataclass(frozen=True)
-class OnDiagonal(Kind):
-    """The diagonal alone, or its sum, held against that of columns with random weights.
-
-    What another column leaves in a diagonal entry has the weight of that other column.
-    """
-
-    summed: bool = False
-
-    def passes(self, pattern: SparsityPattern, method: str, like: torch.Tensor) -> Passes:
-        """Of columns; they may share a colour unless they have entries in each other's rows."""
-        return Passes.of_diagonal(pattern, like)
-
-    def result(self, request: Request, passes: Passes, matrix: torch.Tensor) -> torch.Tensor:
-        """An entry for each element of the input, or their sum."""
-        return self._reduced(request, passes.picked(matrix, request.batch))
-
-    def other_seeds(self, passes: Passes, weights: torch.Tensor) -> torch.Tensor:
-        """Those of before with weights."""
-        return passes.seeds * weights
-
-    def agrees(
-        self, request: Request, passes: Passes, weights: torch.Tensor, result: Any, matrix: torch.Tensor
-    ) -> bool:
-        """Whether entries are those of before with weights."""
-        return agree(result, self._reduced(request, passes.picked(matrix, request.batch) / weights))
-
-    def _reduced(self, request: Request, found: torch.Tensor) -> torch.Tensor:
-        batch = request.batch
-        return found.sum((-2, -1)) if self.summed else found.reshape(*batch, *request.input_shapes[0])
-
-
-@dataclass(frozen=True)
-class SecondSum(Kind):
-    r"""The Laplacian, as that by ``s``: :math:`\sum_c v_c^T H v_c`, where no two columns of a colour meet in ``H``.
-
-    What is held against it has random signs, by which entries off the diagonal count in another way.
-    """
-
-    order: int = 2
-    draws: int = 4
-
-    def passes(self, pattern: SparsityPattern, method: str, like: torch.Tensor) -> Passes:
-        """Of columns; they may share a colour unless they have an entry in common."""
-        return Passes.of_diagonal(pattern, like)
-
-    def result(self, request: Request, passes: Passes, matrix: torch.Tensor) -> torch.Tensor:
-        """It is there already."""
-        return matrix
-
-    def other_seeds(self, passes: Passes, weights: torch.Tensor) -> torch.Tensor:
-        """Those of before with signs."""
-        return passes.seeds * (weights - 1).sign()
-
-    def agrees(
-        self, request: Request, passes: Passes, weights: torch.Tensor, result: Any, matrix: torch.Tensor
-    ) -> bool:
-        """Whether both are the same."""
-        return agree(result, matrix)
-
-
-# -------------------------------------------------------------------- the transform
 
 
 @dataclass(eq=False)
@@ -264,7 +128,7 @@ class Compressed(Transform[Result_co]):
         """The transform that computes ``B``, and its arguments."""
         function, options = passes.function(self.transformed, self.options)
         args = passes.arguments(request.args, request.leaves[0], request.batch)
-        return Transform(function, self.kind.within, options), args
+        return Transform(function, self.kind.quantity(passes), options), args
 
     def _computed(self, request: Request, known: Known) -> tuple[Any, bool]:
         """The result, and whether it is right, where that is asked: at calls 1, 2, 4, .. and of another program."""
@@ -288,10 +152,10 @@ class Compressed(Transform[Result_co]):
     def _assembled(self, request: Request, passes: Passes, found: Any) -> tuple[Any, ...]:
         """What is returned, of ``B`` and what comes with it."""
         options = self.options
-        matrix, *others = found if options.return_value or options.has_aux else (found,)
+        entries, *others = found if options.return_value or options.has_aux else (found,)
         if options.return_value and not passes.columns:
             others = [*others[0]]
-        return self.kind.result(request, passes, matrix), *others
+        return self.kind.result(request, passes, entries), *others
 
     def _is_right(self, request: Request, known: Known, result: Any) -> bool:
         """Whether a result agrees with one by other columns, weighted at random."""
@@ -312,7 +176,7 @@ class Compressed(Transform[Result_co]):
         function = AlongColumns(self.transformed, self.options.numbers[0], seeds)
         args = (*request.args, x.new_zeros(*request.batch, len(seeds)))
         with torch.no_grad():
-            found = Transform(function, self.kind.within, options)(*args, along=seeds, **request.kwargs)
+            found = Transform(function, self.kind.other_quantity(passes), options)(*args, along=seeds, **request.kwargs)
             return self.kind.agrees(request, passes, weights, result, found[0] if options.has_aux else found)
 
     def _traced(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -35,7 +35,8 @@ from ..keywords import (
 )
 from ..options import check_flag
 from ..routes.collect import Laplacian
-from .compressed import SecondSum, SparsityLike, either
+from .compressed import SparsityLike, either
+from .kinds import SecondSum
 from .results import gradients, per_argument, sizes, summed_by_argument
 from .transform import Network, Transform, X, Y, transform_of, with_signature
 

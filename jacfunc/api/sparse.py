@@ -16,7 +16,8 @@ from ..structure.detect import detect
 from ..structure.jacobian import SparseJacobian
 from ..structure.pattern import SparsityPattern
 from .calling import Uncalled, keywords_only
-from .compressed import SparsityLike, Whole, compressed
+from .compressed import SparsityLike, compressed
+from .kinds import Whole
 from .transform import Transform, X, Y, transform_of, with_signature
 from .transforms import BATCH_JAC
 

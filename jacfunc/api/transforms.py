@@ -38,7 +38,8 @@ from ..keywords import (
 from ..options import Options
 from ..routes.collect import Block, Diagonal, HessianDiagonal
 from .calling import keywords_only
-from .compressed import OnDiagonal, SparsityLike, Whole, either
+from .compressed import SparsityLike, either
+from .kinds import OnDiagonal, Whole
 from .places import in_front
 from .results import by_pair, trace
 from .segments import segmented
@@ -167,7 +168,7 @@ def diag_jac(
                 [6., 8.]])
     """
     quantity = DIAG_JAC if segments is None else DIAG_JAC_OF_ROWS
-    return either(transform_of(quantity, f, keywords), segments, sparsity, OnDiagonal(BATCH_JAC))
+    return either(transform_of(quantity, f, keywords), segments, sparsity, OnDiagonal())
 
 
 @overload
@@ -270,7 +271,7 @@ def divergence(
         >>> divergence(lambda x: x**2)(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
         tensor([ 6., 14.])
     """
-    return either(transform_of(DIVERGENCE, f, keywords), segments, sparsity, OnDiagonal(BATCH_JAC, summed=True))
+    return either(transform_of(DIVERGENCE, f, keywords), segments, sparsity, OnDiagonal(summed=True))
 
 
 @overload

@@ -8,6 +8,7 @@ rows.  No two columns of a colour meet in a row, so each entry of ``J`` is one e
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +20,10 @@ from ..options import Options
 from .arrays import Array
 from .colouring import by_columns, for_diagonal, number_of, seeds
 from .pattern import SparsityPattern
+from .picked import Places
 
+_NUMBERS = itertools.count()
+"""Tells the places of one pattern from those of another."""
 COLUMN = 0.5
 """What a column costs in plain forwards, by the Taylor route; a row costs one, by reverse mode (``routes/``)."""
 
@@ -88,13 +92,13 @@ class Passes:
         pattern: the pattern.
         columns: whether columns are compressed, or else rows.
         seeds: for each colour the sum of the unit vectors of its columns, or rows, ``(C, columns)`` or ``(C, rows)``.
-        places: where each wanted entry is in the flattened ``B`` of a sample.
+        places: where the wanted entries are.
     """
 
     pattern: SparsityPattern
     columns: bool
     seeds: torch.Tensor
-    places: torch.Tensor
+    places: Places
 
     @classmethod
     def of_all(cls, pattern: SparsityPattern, method: str, like: torch.Tensor) -> Passes:
@@ -107,21 +111,21 @@ class Passes:
         entry, other = pattern.row.numpy(), pattern.col.numpy()
         if rows is None or (columns is not None and COLUMN * number_of(columns) <= number_of(rows)):
             assert columns is not None
-            return cls._made(pattern, True, columns, entry * number_of(columns) + columns[other], like)
+            return cls._made(pattern, True, columns, columns[other] * pattern.shape[0] + entry, like)
         return cls._made(pattern, False, rows, rows[entry] * pattern.shape[1] + other, like)
 
     @classmethod
     def of_diagonal(cls, pattern: SparsityPattern, like: torch.Tensor) -> Passes:
         """For the diagonal alone, of columns; zero where it has no entry."""
         colours = for_diagonal(pattern)
-        return cls._made(pattern, True, colours, np.arange(len(colours)) * number_of(colours) + colours, like)
+        return cls._made(pattern, True, colours, colours * pattern.shape[0] + np.arange(len(colours)), like)
 
     @classmethod
     def _made(
         cls, pattern: SparsityPattern, columns: bool, colours: Array, places: Array, like: torch.Tensor
     ) -> Passes:
         vectors = torch.from_numpy(seeds(colours)).to(like)
-        return cls(pattern, columns, vectors, torch.from_numpy(places).to(like.device))
+        return cls(pattern, columns, vectors, Places(torch.from_numpy(places).to(like.device), columns, next(_NUMBERS)))
 
     @property
     def count(self) -> int:
@@ -138,11 +142,6 @@ class Passes:
     def arguments(self, args: tuple[Any, ...], x: torch.Tensor, batch: tuple[int, ...]) -> tuple[Any, ...]:
         """The arguments of that function."""
         return (*args, x.new_zeros(*batch, self.count)) if self.columns else args
-
-    def picked(self, matrix: torch.Tensor, batch: tuple[int, ...]) -> torch.Tensor:
-        """The wanted entries of ``B``, ``(*batch, L, n)``; ``L`` is 1 if the pattern is of the whole output."""
-        size = self.count * (self.pattern.shape[0] if self.columns else self.pattern.shape[1])
-        return matrix.reshape(*batch, -1, size).index_select(-1, self.places) if size else matrix.reshape(*batch, 1, 0)
 
 
 def along(options: Options) -> Options:

@@ -1,0 +1,167 @@
+"""What a transform with a sparsity pattern picks out of few columns or rows, and what tells it to be right."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from ..call.quantity import EntriesOf, Quantity
+from ..call.request import Request
+from ..core.closeness import agree
+from ..structure.compressed import Passes
+from ..structure.jacobian import SparseJacobian
+from ..structure.pattern import SparsityPattern
+from .results import by_pair
+
+
+@dataclass(frozen=True)
+class Kind(ABC):
+    """What is picked of ``B = J S``, and how it is told to be right.
+
+    Attributes:
+        order: that of the pattern: 1 for Jacobians, 2 for Hessians.
+        draws: how many of the other ``B`` tell at the first call.
+    """
+
+    order: ClassVar[int] = 1
+    draws: ClassVar[int] = 1
+
+    @abstractmethod
+    def passes(self, pattern: SparsityPattern, method: str, like: torch.Tensor) -> Passes:
+        """How what is wanted of a pattern is computed."""
+
+    @abstractmethod
+    def quantity(self, passes: Passes) -> Quantity:
+        """What is computed of the function that has ``B`` as its Jacobian."""
+
+    @abstractmethod
+    def result(self, request: Request, passes: Passes, found: torch.Tensor) -> Any:
+        """What is wanted, of that."""
+
+    @abstractmethod
+    def other_quantity(self, passes: Passes) -> Quantity:
+        """What is computed of another function of that kind, to tell whether all is right."""
+
+    @abstractmethod
+    def other_seeds(self, passes: Passes, weights: torch.Tensor) -> torch.Tensor:
+        """Its ``S``, by weights of the columns that are random from 0.5 to 1.5, whose ``B`` tells what is right."""
+
+    @abstractmethod
+    def agrees(self, request: Request, passes: Passes, weights: torch.Tensor, result: Any, other: torch.Tensor) -> bool:
+        """Whether a result is what that says."""
+
+
+def _picked(passes: Passes) -> Quantity:
+    """The wanted entries, ``(*batch, n)``."""
+    return Quantity("sparse", 1, EntriesOf(1, passes.places), by_pair, key=passes.places.key)
+
+
+@dataclass(frozen=True)
+class Whole(Kind):
+    """All entries of a Jacobian, held against its product with a random vector: ``column`` is all of ``B`` then."""
+
+    column: Quantity
+    dense: bool = False
+
+    def passes(self, pattern: SparsityPattern, method: str, like: torch.Tensor) -> Passes:
+        """Of columns or of rows."""
+        return Passes.of_all(pattern, method, like)
+
+    def quantity(self, passes: Passes) -> Quantity:
+        """The entries of the pattern."""
+        return _picked(passes)
+
+    def result(self, request: Request, passes: Passes, found: torch.Tensor) -> SparseJacobian | torch.Tensor:
+        """The entries and one pattern for all samples, or a dense Jacobian of each."""
+        jac, pattern = SparseJacobian(found, passes.pattern), passes.pattern
+        if not self.dense:
+            return jac
+        return jac.to_dense().reshape(*request.batch, *pattern.output_shape, *pattern.input_shape)
+
+    def other_quantity(self, passes: Passes) -> Quantity:
+        """The one column of ``B``."""
+        return self.column
+
+    def other_seeds(self, passes: Passes, weights: torch.Tensor) -> torch.Tensor:
+        """The vector."""
+        return weights[None]
+
+    def agrees(self, request: Request, passes: Passes, weights: torch.Tensor, result: Any, other: torch.Tensor) -> bool:
+        """Whether the product is that with the vector."""
+        product = other.reshape(*request.batch, passes.pattern.shape[0])
+        if self.dense:
+            return agree(result.reshape(*product.shape, len(weights)) @ weights, product)
+        return agree(result.matvec(weights.expand(*request.batch, -1)).reshape(product.shape), product)
+
+
+@dataclass(frozen=True)
+class OnDiagonal(Kind):
+    """The diagonal alone, or its sum, held against that of columns with random weights.
+
+    What another column leaves in a diagonal entry has the weight of that other column.
+    """
+
+    summed: bool = False
+
+    def passes(self, pattern: SparsityPattern, method: str, like: torch.Tensor) -> Passes:
+        """Of columns; they may share a colour unless they have entries in each other's rows."""
+        return Passes.of_diagonal(pattern, like)
+
+    def quantity(self, passes: Passes) -> Quantity:
+        """The entries on the diagonal."""
+        return _picked(passes)
+
+    def result(self, request: Request, passes: Passes, found: torch.Tensor) -> torch.Tensor:
+        """An entry for each element of the input, or their sum."""
+        return found.sum(-1) if self.summed else found.reshape(*request.batch, *request.input_shapes[0])
+
+    def other_quantity(self, passes: Passes) -> Quantity:
+        """The entries of before."""
+        return _picked(passes)
+
+    def other_seeds(self, passes: Passes, weights: torch.Tensor) -> torch.Tensor:
+        """Those of before with weights."""
+        return passes.seeds * weights
+
+    def agrees(self, request: Request, passes: Passes, weights: torch.Tensor, result: Any, other: torch.Tensor) -> bool:
+        """Whether entries are those of before with weights."""
+        return agree(result, self.result(request, passes, other / weights))
+
+
+@dataclass(frozen=True)
+class SecondSum(Kind):
+    r"""The Laplacian, as that by ``s``: :math:`\sum_c v_c^T H v_c`, where no two columns of a colour meet in ``H``.
+
+    What is held against it has random signs, by which entries off the diagonal count in another way.
+    """
+
+    sums: Quantity
+    order: ClassVar[int] = 2
+    draws: ClassVar[int] = 4
+
+    def passes(self, pattern: SparsityPattern, method: str, like: torch.Tensor) -> Passes:
+        """Of columns; they may share a colour unless they have an entry in common."""
+        return Passes.of_diagonal(pattern, like)
+
+    def quantity(self, passes: Passes) -> Quantity:
+        """The Laplacian by ``s``."""
+        return self.sums
+
+    def result(self, request: Request, passes: Passes, found: torch.Tensor) -> torch.Tensor:
+        """That."""
+        return found
+
+    def other_quantity(self, passes: Passes) -> Quantity:
+        """The Laplacian by ``s``."""
+        return self.sums
+
+    def other_seeds(self, passes: Passes, weights: torch.Tensor) -> torch.Tensor:
+        """Those of before with signs."""
+        return passes.seeds * (weights - 1).sign()
+
+    def agrees(self, request: Request, passes: Passes, weights: torch.Tensor, result: Any, other: torch.Tensor) -> bool:
+        """Whether both are the same."""
+        return agree(result, other)
