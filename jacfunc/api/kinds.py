@@ -14,6 +14,7 @@ from ..core.closeness import agree
 from ..structure.compressed import Passes
 from ..structure.jacobian import SparseJacobian
 from ..structure.pattern import SparsityPattern
+from ..structure.stacks import of_columns, of_rows
 from .results import by_pair
 
 
@@ -54,9 +55,8 @@ class Kind(ABC):
         """Whether a result is what that says."""
 
 
-def _picked(passes: Passes) -> Quantity:
-    """The wanted entries, ``(*batch, n)``."""
-    return Quantity("sparse", 1, EntriesOf(1, passes.places), by_pair, key=passes.places.key)
+_COLUMNS = Quantity("sparse", 1, EntriesOf(1, of_columns), by_pair, key="columns")
+_ROWS = Quantity("sparse", 1, EntriesOf(1, of_rows), by_pair, key="rows")
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,12 @@ class Whole(Kind):
         return Passes.of_all(pattern, method, like)
 
     def quantity(self, passes: Passes) -> Quantity:
-        """The entries of the pattern."""
-        return _picked(passes)
+        """All columns, or all rows."""
+        return _COLUMNS if passes.columns else _ROWS
 
     def result(self, request: Request, passes: Passes, found: torch.Tensor) -> SparseJacobian | torch.Tensor:
         """The entries and one pattern for all samples, or a dense Jacobian of each."""
-        jac, pattern = SparseJacobian(found, passes.pattern), passes.pattern
+        jac, pattern = SparseJacobian(passes.picked(found), passes.pattern), passes.pattern
         if not self.dense:
             return jac
         return jac.to_dense().reshape(*request.batch, *pattern.output_shape, *pattern.input_shape)
@@ -111,16 +111,16 @@ class OnDiagonal(Kind):
         return Passes.of_diagonal(pattern, like)
 
     def quantity(self, passes: Passes) -> Quantity:
-        """The entries on the diagonal."""
-        return _picked(passes)
+        """All columns."""
+        return _COLUMNS
 
     def result(self, request: Request, passes: Passes, found: torch.Tensor) -> torch.Tensor:
         """An entry for each element of the input, or their sum."""
-        return found.sum(-1) if self.summed else found.reshape(*request.batch, *request.input_shapes[0])
+        return self._reduced(request, passes.picked(found))
 
     def other_quantity(self, passes: Passes) -> Quantity:
-        """The entries of before."""
-        return _picked(passes)
+        """All columns."""
+        return _COLUMNS
 
     def other_seeds(self, passes: Passes, weights: torch.Tensor) -> torch.Tensor:
         """Those of before with weights."""
@@ -128,7 +128,10 @@ class OnDiagonal(Kind):
 
     def agrees(self, request: Request, passes: Passes, weights: torch.Tensor, result: Any, other: torch.Tensor) -> bool:
         """Whether entries are those of before with weights."""
-        return agree(result, self.result(request, passes, other / weights))
+        return agree(result, self._reduced(request, passes.picked(other) / weights))
+
+    def _reduced(self, request: Request, diagonal: torch.Tensor) -> torch.Tensor:
+        return diagonal.sum(-1) if self.summed else diagonal.reshape(*request.batch, *request.input_shapes[0])
 
 
 @dataclass(frozen=True)

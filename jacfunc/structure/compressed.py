@@ -8,7 +8,6 @@ rows.  No two columns of a colour meet in a row, so each entry of ``J`` is one e
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,10 +19,7 @@ from ..options import Options
 from .arrays import Array
 from .colouring import by_columns, for_diagonal, number_of, seeds
 from .pattern import SparsityPattern
-from .picked import Places
 
-_NUMBERS = itertools.count()
-"""Tells the places of one pattern from those of another."""
 COLUMN = 0.5
 """What a column costs in plain forwards, by the Taylor route; a row costs one, by reverse mode (``routes/``)."""
 
@@ -92,13 +88,13 @@ class Passes:
         pattern: the pattern.
         columns: whether columns are compressed, or else rows.
         seeds: for each colour the sum of the unit vectors of its columns, or rows, ``(C, columns)`` or ``(C, rows)``.
-        places: where the wanted entries are.
+        places: where each wanted entry is in the flattened columns, or rows, of a sample.
     """
 
     pattern: SparsityPattern
     columns: bool
     seeds: torch.Tensor
-    places: Places
+    places: torch.Tensor
 
     @classmethod
     def of_all(cls, pattern: SparsityPattern, method: str, like: torch.Tensor) -> Passes:
@@ -125,7 +121,7 @@ class Passes:
         cls, pattern: SparsityPattern, columns: bool, colours: Array, places: Array, like: torch.Tensor
     ) -> Passes:
         vectors = torch.from_numpy(seeds(colours)).to(like)
-        return cls(pattern, columns, vectors, Places(torch.from_numpy(places).to(like.device), columns, next(_NUMBERS)))
+        return cls(pattern, columns, vectors, torch.from_numpy(places).to(like.device))
 
     @property
     def count(self) -> int:
@@ -142,6 +138,10 @@ class Passes:
     def arguments(self, args: tuple[Any, ...], x: torch.Tensor, batch: tuple[int, ...]) -> tuple[Any, ...]:
         """The arguments of that function."""
         return (*args, x.new_zeros(*batch, self.count)) if self.columns else args
+
+    def picked(self, stack: torch.Tensor) -> torch.Tensor:
+        """The wanted entries ``(*batch, n)`` of columns or rows ``(*batch, C, X)``."""
+        return stack.flatten(-2).index_select(-1, self.places)
 
 
 def along(options: Options) -> Options:
