@@ -77,9 +77,10 @@ def _fewest(conflicts: _Conflicts, shape: tuple[int, ...]) -> Array:
         return np.zeros(conflicts.shape[1], np.int64)
     least = conflicts.least
     found = _repeating(conflicts, shape, range(least, least + WIDER + 1))
-    if found is not None and number_of(found) == least:
+    small = len(conflicts.rows) <= SMALL
+    if found is not None and (not small or number_of(found) == least):
         return found
-    greedy = _in_turn(conflicts) if len(conflicts.rows) <= SMALL else _at_once(conflicts)
+    greedy = _in_turn(conflicts) if small else _at_once(conflicts)
     if found is None:
         found = _repeating(conflicts, shape, range(least + WIDER + 1, number_of(greedy)))
     return found if found is not None and number_of(found) <= number_of(greedy) else greedy

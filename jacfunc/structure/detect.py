@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from ..call.evaluator import Evaluator
@@ -16,8 +17,8 @@ from ..core.unasked import unasked
 from ..errors import ShapeError, UnsupportedOperationError
 from ..evaluation.program import Held, Met
 from ..evaluation.rng import replaying
-from .arrays import Array
-from .joins import as_integers, over_axes
+from .arrays import different_pairs
+from .joins import as_integers
 from .pattern import SparsityPattern
 from .rules import RULES
 from .sets import EMPTY, FIRST
@@ -77,15 +78,19 @@ def detect(request: Request, order: int = 1, exact: bool = True) -> Found:
         _mark_other(tracker, tensor)
     with replaying(state), unasked():
         outcome = _first(evaluator, leaf, tracker) if order == 1 else _gradient(evaluator, leaf, tracker)
-    numbers = tracker.numbers(outcome).reshape(math.prod(request.batch), -1)
+    return Found(_pattern(tracker, outcome, request), tracker.looked_at(), (*tracker.dense,))
+
+
+def _pattern(tracker: Tracker, outcome: torch.Tensor, request: Request) -> SparsityPattern:
+    """The entries of all samples and of all parts of unions, each once."""
     shape = request.sample_shape(outcome)
-    rows = as_integers(over_axes(tracker.sets, numbers, (0,)))
-    return Found(_pattern(tracker, rows, shape, request.input_shapes[0]), tracker.looked_at(), (*tracker.dense,))
-
-
-def _pattern(tracker: Tracker, rows: Array, shape: tuple[int, ...], input_shape: tuple[int, ...]) -> SparsityPattern:
-    members, places = tracker.sets.listed(rows)
-    return SparsityPattern.of_entries(places, members, shape, input_shape)
+    count = math.prod(shape)
+    numbers = np.concatenate([as_integers(part).reshape(-1) for part in tracker.united([outcome]).parts])
+    rows = np.tile(np.arange(count), len(numbers) // max(count, 1))
+    some = numbers >= FIRST
+    rows, numbers = different_pairs(rows[some], numbers[some], len(tracker.sets))
+    members, places = tracker.sets.listed(numbers)
+    return SparsityPattern.of_entries(rows[places], members, shape, request.input_shapes[0])
 
 
 def _mark_other(tracker: Tracker, tensor: torch.Tensor) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from .arrays import Array
 from .sets import EMPTY, KNOWN, Sets
+
+PARTS = 8
+"""So many parts of a union are kept apart."""
 
 
 def as_integers(numbers: torch.Tensor) -> Array:
@@ -30,11 +34,39 @@ def constant(numbers: torch.Tensor) -> torch.Tensor:
 def joined(sets: Sets, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """The unions of the elements of two tensors, broadcast."""
     found = torch.maximum(first, second)
-    clash = (first > EMPTY) & (second > EMPTY) & (first != second)
+    clash = _clash(first, second)
     if clash.any():
         both = [part.expand(found.shape)[clash] for part in (first, second)]
         found[clash] = as_numbers(sets.union(as_integers(torch.stack(both, 1))), both[0].shape)
     return found
+
+
+class Union(NamedTuple):
+    """Numbers whose union is meant, element by element, but not made: sums of shifted fields would need many sets."""
+
+    parts: Sequence[torch.Tensor]
+
+    def mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Union:
+        """With each part as a function has it."""
+        return Union([function(part) for part in self.parts])
+
+
+def united(sets: Sets, parts: Sequence[torch.Tensor]) -> Union:
+    """The unions of the elements of some tensors, broadcast: in as few parts as have no two sets at one element."""
+    found: list[torch.Tensor] = []
+    for part in torch.broadcast_tensors(*parts):  # type: ignore[no-untyped-call]
+        for place, known in enumerate(found):
+            if not _clash(known, part).any():
+                found[place] = torch.maximum(known, part)
+                break
+        else:
+            found.append(part)
+    return Union(found if len(found) <= PARTS else [all_joined(sets, found)])
+
+
+def _clash(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Where there are two different sets."""
+    return (first > EMPTY) & (second > EMPTY) & (first != second)
 
 
 def all_joined(sets: Sets, parts: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -6,20 +6,24 @@ by all others.  Storages without numbers hold what is KNOWN: the same for all in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
 from ..errors import UnsupportedOperationError
-from .joins import over_axes
+from .joins import Union, all_joined, over_axes
 from .sets import KNOWN, Sets
 
 
 class _Marked(NamedTuple):
-    """A number for each so many bytes of a storage, which is kept, so that its memory goes to no other."""
+    """Numbers for each so many bytes of a storage, which is kept, so that its memory goes to no other.
+
+    An element depends on the union of what the ``parts`` have for it.
+    """
 
     storage: torch.UntypedStorage
-    numbers: torch.Tensor
+    parts: Sequence[torch.Tensor]
     grain: int
 
 
@@ -39,33 +43,57 @@ class Marks:
         marked = self._marked.get(_storage(tensor).data_ptr())
         if marked is None:
             return torch.full((), KNOWN, dtype=torch.float64).expand(tensor.shape)
-        numbers, parts = self._seen(tensor, marked)
-        return over_axes(self.sets, numbers, (numbers.dim() - 1,)) if parts else numbers
+        if len(marked.parts) > 1:
+            marked = self._put(marked._replace(parts=[all_joined(self.sets, marked.parts)]))
+        marked = self._fine_enough(tensor, marked)
+        (seen,) = _seen(tensor, marked)
+        return seen if seen.dim() == tensor.dim() else over_axes(self.sets, seen, (seen.dim() - 1,))
 
-    def write(self, tensor: torch.Tensor, numbers: torch.Tensor) -> None:
-        """Give the elements of a tensor these numbers, of its shape or broadcast to it."""
+    def read_parts(self, tensor: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Numbers whose unions are those of a tensor's elements."""
+        marked = self._marked.get(_storage(tensor).data_ptr())
+        if marked is None or marked.grain != tensor.element_size():
+            return [self.read(tensor)]
+        return _seen(tensor, marked)
+
+    def write(self, tensor: torch.Tensor, union: Union) -> None:
+        """Give the elements of a tensor the numbers of a union, of its shape or broadcast to it."""
         storage = _storage(tensor)
-        size, address = tensor.element_size(), storage.data_ptr()
+        size = tensor.element_size()
         if not storage.nbytes():
             return
-        if address not in self._marked:
-            fresh = torch.full((storage.nbytes() // size,), KNOWN, dtype=torch.float64)
-            self._marked[address] = _Marked(storage, fresh, size)
-        seen, parts = self._seen(tensor, self._marked[address])
-        seen.copy_(numbers[..., None] if parts else numbers)
+        marked = self._marked.get(storage.data_ptr()) or _Marked(storage, [], size)
+        marked = self._fine_enough(tensor, marked)
+        fresh = [
+            torch.full((storage.nbytes() // marked.grain,), KNOWN, dtype=torch.float64)
+            for _ in range(len(union.parts) - len(marked.parts))
+        ]
+        marked = self._put(marked._replace(parts=[*marked.parts, *fresh]))
+        for place, seen in enumerate(_seen(tensor, marked)):
+            numbers = union.parts[place] if place < len(union.parts) else torch.tensor(float(KNOWN))
+            seen.copy_(numbers if seen.dim() == tensor.dim() else numbers[..., None])
 
-    def _seen(self, tensor: torch.Tensor, marked: _Marked) -> tuple[torch.Tensor, bool]:
-        """A view of the numbers of its storage; with an axis more, if an element of it spans several."""
-        size, numbers, grain = tensor.element_size(), marked.numbers, marked.grain
-        if size < grain:
-            numbers = numbers.repeat_interleave(grain // size)
-            grain = size
-            self._marked[marked.storage.data_ptr()] = _Marked(marked.storage, numbers, grain)
-        part = size // grain
-        if part == 1:
-            return numbers.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()), False
-        strides = [stride * part for stride in tensor.stride()]
-        return numbers.as_strided((*tensor.shape, part), (*strides, 1), tensor.storage_offset() * part), True
+    def _put(self, marked: _Marked) -> _Marked:
+        self._marked[marked.storage.data_ptr()] = marked
+        return marked
+
+    def _fine_enough(self, tensor: torch.Tensor, marked: _Marked) -> _Marked:
+        """With a number for each element of a tensor, if those that there are span several."""
+        size = tensor.element_size()
+        if size >= marked.grain:
+            return marked
+        parts = [part.repeat_interleave(marked.grain // size) for part in marked.parts]
+        return self._put(_Marked(marked.storage, parts, size))
+
+
+def _seen(tensor: torch.Tensor, marked: _Marked) -> list[torch.Tensor]:
+    """Views of the numbers of its storage; with an axis more, if an element of it spans several."""
+    ratio = tensor.element_size() // marked.grain
+    if ratio == 1:
+        shape, strides = tuple(tensor.shape), tensor.stride()
+    else:
+        shape, strides = (*tensor.shape, ratio), (*[stride * ratio for stride in tensor.stride()], 1)
+    return [part.as_strided(shape, strides, tensor.storage_offset() * ratio) for part in marked.parts]
 
 
 def _storage(tensor: torch.Tensor) -> torch.UntypedStorage:

@@ -16,7 +16,7 @@ from ..core.torch_operators import arguments_declared, decompositions
 from ..core.torch_private import DispatchMode, is_mutable
 from ..core.trees import mapped, tensors
 from ..evaluation.program import Held
-from .joins import all_joined, constant, over_axes
+from .joins import Union, constant, over_axes, united
 from .marks import Marks
 from .sets import EMPTY, KNOWN, Sets
 
@@ -45,7 +45,7 @@ class Call(NamedTuple):
         return tensors((self.args, self.kwargs))
 
 
-Rule = Callable[["Tracker", Call], Sequence[Numbers] | Numbers]
+Rule = Callable[["Tracker", Call], Sequence[Numbers] | Numbers | Union]
 """The numbers of each result, or of all; those of whole numbers and truth values need not be cared for."""
 RULES: dict[Any, Rule] = {}
 """By operation, whatever its overload."""
@@ -85,15 +85,22 @@ class Tracker(DispatchMode):
         """Those of a tensor's elements."""
         return self._marks.read(tensor)
 
+    def united(self, operands: Sequence[torch.Tensor]) -> Union:
+        """What an element depends on that is computed of those of some tensors, broadcast."""
+        return united(self.sets, [part for operand in operands for part in self._marks.read_parts(operand)])
+
     def are_known(self, tensor: torch.Tensor) -> bool:
         """Whether all elements are the same for all inputs and parameters, as those of a mask or an index."""
-        return not self._marks.are_on(tensor) or not bool(self.numbers(tensor).any())
+        return not any(bool(part.any()) for part in self._marks.read_parts(tensor))
 
     def always(self, tensor: torch.Tensor, value: float) -> torch.Tensor:
         """Which elements have a value for all inputs and parameters."""
         if not self.exact:
             return torch.zeros_like(tensor, dtype=torch.bool)
-        return (tensor == value) & (self.numbers(tensor) == KNOWN)
+        found = tensor == value
+        for part in self._marks.read_parts(tensor) if found.any() else ():
+            found = found & (part == KNOWN)
+        return found
 
     def everything_in(self, operands: Sequence[torch.Tensor]) -> Numbers:
         """The union of all elements of some tensors, without an axis."""
@@ -110,9 +117,9 @@ class Tracker(DispatchMode):
         """What a tensor holds is of no interest, as it is replaced before it is used."""
         self._made.add(tensor.untyped_storage().data_ptr())
 
-    def mark(self, tensor: torch.Tensor, numbers: Numbers) -> None:
+    def mark(self, tensor: torch.Tensor, numbers: Numbers | Union) -> None:
         """Give a tensor's elements these numbers, of its shape or broadcast to it."""
-        self._marks.write(tensor, numbers)
+        self._marks.write(tensor, numbers if isinstance(numbers, Union) else Union([numbers]))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -172,7 +179,7 @@ class Tracker(DispatchMode):
     def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
         copy = tensor.clone()
         if self._marks.are_on(tensor):
-            self.mark(copy, self.numbers(tensor).clone())
+            self.mark(copy, Union(self._marks.read_parts(tensor)))
         return copy
 
     def _mark_all(self, call: Call, draws: bool) -> None:
@@ -180,18 +187,19 @@ class Tracker(DispatchMode):
         if not call.results:
             return
         found = self._by_rule(call)
-        each = [found] * len(call.results) if isinstance(found, torch.Tensor) else found
+        each = [found] * len(call.results) if isinstance(found, torch.Tensor | Union) else found
         for result, numbers in zip(call.results, each, strict=True):
-            differentiable = result.is_floating_point() or result.is_complex()
-            own = numbers if differentiable else constant(numbers)
-            self.mark(result, own.clamp(min=EMPTY) if draws else own)
+            union = numbers if isinstance(numbers, Union) else Union([numbers])
+            if not (result.is_floating_point() or result.is_complex()):
+                union = union.mapped(constant)
+            self.mark(result, union.mapped(lambda part: part.clamp(min=EMPTY)) if draws else union)
 
-    def _by_rule(self, call: Call) -> Sequence[Numbers] | Numbers:
+    def _by_rule(self, call: Call) -> Sequence[Numbers] | Numbers | Union:
         packet = self._functional(call.function.overloadpacket)
         if packet in self._rules:
             return self._rules[packet](self, call)
         if torch.Tag.pointwise in call.function.tags:
-            return all_joined(self.sets, [self.numbers(operand) for operand in call.operands()])
+            return self.united(call.operands())
         every = self.everything_in(call.operands()).clamp(min=EMPTY)
         if every > EMPTY:
             self.dense[str(call.function.overloadpacket)] = None

@@ -3,50 +3,50 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
-from ..joins import all_joined, constant, joined
+from ...core.trees import tensors
+from ..joins import Union, constant, joined
 from ..sets import KNOWN
 from ..tracker import Call, Numbers, Tracker, rule
 
 aten = torch.ops.aten
 
 
-def _all(track: Tracker, call: Call) -> Numbers:
-    return all_joined(track.sets, [track.numbers(operand) for operand in call.operands()])
-
-
 @rule(
     *[aten.ceil, aten.floor, aten.floor_divide, aten.heaviside, aten.round, aten.sgn, aten.sign, aten.trunc],
     *[aten.fix, aten.bucketize, aten.searchsorted],
 )
-def _roundings(track: Tracker, call: Call) -> Numbers:
-    return constant(_all(track, call))
+def _roundings(track: Tracker, call: Call) -> Union:
+    return track.united(call.operands()).mapped(constant)
 
 
 @rule(aten.mul, aten.logical_and, aten.bitwise_and)
-def _products(track: Tracker, call: Call) -> Numbers:
+def _products(track: Tracker, call: Call) -> Union:
     """A factor that is always zero leaves nothing of the other."""
-    found = _all(track, call)
-    for operand in call.operands():
-        found = found.masked_fill(track.always(operand, 0.0), KNOWN)
-    return found
+    return _without(track, call, call.operands(), 0.0)
 
 
 @rule(aten.div, aten.true_divide)
-def _quotients(track: Tracker, call: Call) -> Numbers:
-    found = _all(track, call)
-    over = call.args[0]
-    return found.masked_fill(track.always(over, 0.0), KNOWN) if isinstance(over, torch.Tensor) else found
+def _quotients(track: Tracker, call: Call) -> Union:
+    return _without(track, call, tensors(call.args[0]), 0.0)
 
 
 @rule(aten.add)
-def _sums(track: Tracker, call: Call) -> Numbers:
+def _sums(track: Tracker, call: Call) -> Union:
     """A score of a pair that a mask of minus infinity leaves out is that, whatever it was."""
-    found = _all(track, call)
-    for operand in call.operands():
-        found = found.masked_fill(track.always(operand, -math.inf), KNOWN)
+    return _without(track, call, call.operands(), -math.inf)
+
+
+def _without(track: Tracker, call: Call, operands: Sequence[torch.Tensor], value: float) -> Union:
+    """What all operands depend on, but nothing where one of some has a value that decides alone."""
+    found = track.united(call.operands())
+    for operand in operands:
+        decides = track.always(operand, value)
+        if decides.any():
+            found = found.mapped(lambda part, decides=decides: part.masked_fill(decides, KNOWN))  # type: ignore[misc]
     return found
 
 

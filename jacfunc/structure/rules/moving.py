@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from ...core.torch_operators import to_copy
 from ...core.trees import mapped
+from ..joins import Union
 from ..sets import KNOWN
 from ..tracker import Call, Numbers, Tracker, rule
 
@@ -22,16 +25,23 @@ aten = torch.ops.aten
     *[aten.expand_copy, aten.permute_copy, aten.slice_copy, aten.select_copy],
     *[aten.repeat_interleave, aten.unfold_backward],
 )
-def _moved(track: Tracker, call: Call) -> list[Numbers]:
-    """By the operation itself; the zeros that some of them put in are KNOWN."""
-    args, kwargs = mapped(track.numbers, (call.args, call.kwargs))
+def _moved(track: Tracker, call: Call) -> list[Numbers] | Union:
+    """By the operation itself, each part of a union by itself; the zeros that some of them put in are KNOWN."""
+    operands = call.operands()
+    if len(operands) == 1 and len(call.results) == 1:
+        return track.united(operands).mapped(lambda part: _by_itself(call, lambda _: part)[0])
+    return _by_itself(call, track.numbers)
+
+
+def _by_itself(call: Call, numbers: Callable[[torch.Tensor], Numbers]) -> list[Numbers]:
+    args, kwargs = mapped(numbers, (call.args, call.kwargs))
     found = call.function(*args, **kwargs)
     return list(found) if isinstance(found, list | tuple) else [found]
 
 
 @rule(aten.clone, to_copy, aten.contiguous, aten.lift_fresh_copy, aten.alias_copy, aten.detach_copy)
-def _copied(track: Tracker, call: Call) -> Numbers:
-    return track.numbers(call.args[0])
+def _copied(track: Tracker, call: Call) -> Union:
+    return track.united([call.args[0]])
 
 
 @rule(aten.constant_pad_nd)
