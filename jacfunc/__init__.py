@@ -7,6 +7,7 @@ from .api.derivatives import Derivatives
 from .api.hessian import hessian
 from .api.laplacian import laplacian
 from .api.named import Partials
+from .api.operators import linear_operator
 from .api.partials import partials
 from .api.residual import Residual, residual
 from .api.sparse import sparse_jac, sparsity
@@ -74,6 +75,7 @@ __all__ = [
     "hess_diag",
     "hessian",
     "laplacian",
+    "linear_operator",
     "make_functional",
     "partials",
     "register_rule",

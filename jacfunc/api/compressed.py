@@ -17,6 +17,7 @@ from ..call.request import Request, requested
 from ..core import caches
 from ..core.reasons import name_of
 from ..errors import ArgumentError, ShapeError, UnsupportedOperationError
+from ..evaluation.rng import RandomState
 from ..structure.compressed import AlongColumns, Passes, along
 from ..structure.detect import Found, detect, refuse_several
 from ..structure.jacobian import SparseJacobian
@@ -133,7 +134,7 @@ class Compressed(Transform[Result_co]):
     def _computed(self, request: Request, known: Known) -> tuple[Any, bool]:
         """The result, and whether it is right, where that is asked: at calls 1, 2, 4, .. and of another program."""
         transform, args = self._inner(request, known.passes)
-        options, state = transform.options, request.random_state()
+        options, state = transform.options, request.random_state() if _may_draw(request, known) else None
         if options.compile or options.sample_chunk_size is not None:
             found, plan = transform(*args, **request.kwargs), known.plan
         else:
@@ -143,8 +144,7 @@ class Compressed(Transform[Result_co]):
         right = True
         if caches.due(known.calls) or plan is not known.plan or not known.found.holds:
             known.plan, after = plan, request.random_state()
-            state.restore()
-            right = self._is_right(request, known, result)
+            right = self._is_right(request, known, result, state or after)
             after.restore()
             known.found = known.found.now()
         return ((result, *others) if others else result), right
@@ -157,10 +157,9 @@ class Compressed(Transform[Result_co]):
             others = [*others[0]]
         return self.kind.result(request, passes, entries), *others
 
-    def _is_right(self, request: Request, known: Known, result: Any) -> bool:
-        """Whether a result agrees with one by other columns, weighted at random."""
+    def _is_right(self, request: Request, known: Known, result: Any, state: RandomState) -> bool:
+        """Whether a result agrees with one by other columns, weighted at random; ``state`` is that before it."""
         draws = range(self.kind.draws if known.calls == 1 else 1)
-        state = request.random_state()
         for draw in draws:
             state.restore()
             if not self._agrees(request, known.passes, result, known.calls + draw * len(draws)):
@@ -204,6 +203,12 @@ class Compressed(Transform[Result_co]):
         told = [name_of(self.transformed), f"sparsity={given}", *self.options.changed()]
         name = "sparse_jac" if isinstance(self.kind, Whole) and not self.kind.dense else self.quantity.name
         return f"{name}({', '.join(told)})"
+
+
+def _may_draw(request: Request, known: Known) -> bool:
+    """Whether the function may draw random numbers, so that another evaluation has to begin where this one did."""
+    random = known.plan is not None and known.plan.findings.random
+    return random or not known.calls or request.fingerprint.may_draw
 
 
 def compressed(transform: Transform, sparsity: SparsityLike, kind: Kind) -> Transform:
