@@ -170,12 +170,14 @@ class Compressed(Transform[Result_co]):
         x = request.leaves[0].detach()
         generator = torch.Generator().manual_seed(seed)
         weights = torch.rand(passes.pattern.shape[1], generator=generator, dtype=torch.float64).to(x) + 0.5
-        seeds = self.kind.other_seeds(passes, weights)
+        colours = self.kind.other_colours(passes)
         options = replace(along(self.options.eager.whole), method="auto", return_value=False)
-        function = AlongColumns(self.transformed, self.options.numbers[0], seeds)
-        args = (*request.args, x.new_zeros(*request.batch, len(seeds)))
+        function = AlongColumns(self.transformed, self.options.numbers[0], colours)
+        count = int(colours.max()) + 1 if len(colours) else 0
+        args = (*request.args, x.new_zeros(*request.batch, count))
+        kwargs = {**request.kwargs, "weights": self.kind.other_weights(weights)}
         with torch.no_grad():
-            found = Transform(function, self.kind.other_quantity(passes), options)(*args, along=seeds, **request.kwargs)
+            found = Transform(function, self.kind.other_quantity(passes), options)(*args, **kwargs)
             return self.kind.agrees(request, passes, weights, result, found[0] if options.has_aux else found)
 
     def _traced(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

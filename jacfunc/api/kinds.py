@@ -46,9 +46,13 @@ class Kind(ABC):
     def other_quantity(self, passes: Passes) -> Quantity:
         """What is computed of another function of that kind, to tell whether all is right."""
 
-    @abstractmethod
-    def other_seeds(self, passes: Passes, weights: torch.Tensor) -> torch.Tensor:
-        """Its ``S``, by weights of the columns that are random from 0.5 to 1.5, whose ``B`` tells what is right."""
+    def other_colours(self, passes: Passes) -> torch.Tensor:
+        """The colours of the columns for that."""
+        return passes.colours
+
+    def other_weights(self, weights: torch.Tensor) -> torch.Tensor:
+        """The weights of the columns for that, of some that are random from 0.5 to 1.5."""
+        return weights
 
     @abstractmethod
     def agrees(self, request: Request, passes: Passes, weights: torch.Tensor, result: Any, other: torch.Tensor) -> bool:
@@ -85,9 +89,9 @@ class Whole(Kind):
         """The one column of ``B``."""
         return self.column
 
-    def other_seeds(self, passes: Passes, weights: torch.Tensor) -> torch.Tensor:
-        """The vector."""
-        return weights[None]
+    def other_colours(self, passes: Passes) -> torch.Tensor:
+        """One colour, so that the weights are the vector."""
+        return passes.colours.new_zeros(passes.pattern.shape[1])
 
     def agrees(self, request: Request, passes: Passes, weights: torch.Tensor, result: Any, other: torch.Tensor) -> bool:
         """Whether the product is that with the vector."""
@@ -121,10 +125,6 @@ class OnDiagonal(Kind):
     def other_quantity(self, passes: Passes) -> Quantity:
         """All columns."""
         return _COLUMNS
-
-    def other_seeds(self, passes: Passes, weights: torch.Tensor) -> torch.Tensor:
-        """Those of before with weights."""
-        return passes.seeds * weights
 
     def agrees(self, request: Request, passes: Passes, weights: torch.Tensor, result: Any, other: torch.Tensor) -> bool:
         """Whether entries are those of before with weights."""
@@ -161,9 +161,9 @@ class SecondSum(Kind):
         """The Laplacian by ``s``."""
         return self.sums
 
-    def other_seeds(self, passes: Passes, weights: torch.Tensor) -> torch.Tensor:
-        """Those of before with signs."""
-        return passes.seeds * (weights - 1).sign()
+    def other_weights(self, weights: torch.Tensor) -> torch.Tensor:
+        """Signs."""
+        return (weights - 1).sign()
 
     def agrees(self, request: Request, passes: Passes, weights: torch.Tensor, result: Any, other: torch.Tensor) -> bool:
         """Whether both are the same."""

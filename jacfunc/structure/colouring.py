@@ -206,10 +206,3 @@ def _lowest_free(forbidden: Array) -> Array:
         some = free != 0
         found[some] = 64 * word + np.log2(lowest[some].astype(np.float64)).astype(np.int64)
     return found
-
-
-def seeds(colours: Array) -> Array:
-    """For each colour the sum of the unit vectors of its columns, ``(C, columns)``."""
-    found = np.zeros((number_of(colours), len(colours)), bool)
-    found[colours, np.arange(len(colours))] = True
-    return found

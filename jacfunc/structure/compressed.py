@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from ..options import Options
 from .arrays import Array
-from .colouring import by_columns, for_diagonal, number_of, seeds
+from .colouring import by_columns, for_diagonal, number_of
 from .pattern import SparsityPattern
 
 COLUMN = 0.5
@@ -31,18 +32,19 @@ class AlongColumns:
     Attributes:
         transformed: the function ``f``.
         number: which of its arguments is ``x``.
-        seeds: the transposed ``S``, ``(C, columns)``.
+        colours: the colour of each column, ``(columns,)``: ``s S`` is read off ``s``, which costs less than a product.
     """
 
     transformed: Callable[..., Any]
     number: int
-    seeds: torch.Tensor
+    colours: torch.Tensor
 
-    def __call__(self, *args: Any, along: torch.Tensor | None = None, **kwargs: Any) -> Any:
-        """The outputs of ``f``; ``along`` is another ``S``."""
+    def __call__(self, *args: Any, weights: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        """The outputs of ``f``; ``weights`` of the columns are 1 if None."""
         *own, steps = args
         x = own[self.number]
-        own[self.number] = x + (steps @ (self.seeds if along is None else along)).reshape(x.shape)
+        moved = steps.index_select(-1, self.colours)
+        own[self.number] = x + (moved if weights is None else moved * weights).reshape(x.shape)
         return self.transformed(*own, **kwargs)
 
     def _fingerprint(self) -> tuple[object, ...]:
@@ -55,14 +57,16 @@ class OfRows:
 
     Attributes:
         transformed: the function ``f``.
-        weights: the transposed ``W``, ``(rows, C)``.
+        colours: the colour of each row, ``(rows,)``.
+        count: how many colours there are.
         batch_dims: how many sample axes an output has.
         has_aux: whether ``f`` returns an aux as well.
         keeps_value: whether the output of ``f`` is to come first in the aux.
     """
 
     transformed: Callable[..., Any]
-    weights: torch.Tensor
+    colours: torch.Tensor
+    count: int
     batch_dims: int
     has_aux: bool
     keeps_value: bool
@@ -71,7 +75,8 @@ class OfRows:
         """The sums of outputs of each colour, and an aux if there is one to keep."""
         result = self.transformed(*args, **kwargs)
         output, *aux = result if self.has_aux else (result,)
-        sums = output.reshape(*output.shape[: self.batch_dims], -1) @ self.weights
+        flat = output.reshape(*output.shape[: self.batch_dims], -1)
+        sums = flat @ F.one_hot(self.colours, self.count).to(flat)
         if self.keeps_value:
             return sums, (output, *aux)
         return (sums, *aux) if aux else sums
@@ -87,13 +92,15 @@ class Passes:
     Attributes:
         pattern: the pattern.
         columns: whether columns are compressed, or else rows.
-        seeds: for each colour the sum of the unit vectors of its columns, or rows, ``(C, columns)`` or ``(C, rows)``.
+        count: how many colours there are.
+        colours: the colour of each column, or row.
         places: where each wanted entry is in the flattened columns, or rows, of a sample.
     """
 
     pattern: SparsityPattern
     columns: bool
-    seeds: torch.Tensor
+    count: int
+    colours: torch.Tensor
     places: torch.Tensor
 
     @classmethod
@@ -120,20 +127,15 @@ class Passes:
     def _made(
         cls, pattern: SparsityPattern, columns: bool, colours: Array, places: Array, like: torch.Tensor
     ) -> Passes:
-        vectors = torch.from_numpy(seeds(colours)).to(like)
-        return cls(pattern, columns, vectors, torch.from_numpy(places).to(like.device))
-
-    @property
-    def count(self) -> int:
-        """How many colours there are."""
-        return len(self.seeds)
+        tensors = [torch.from_numpy(each).to(like.device) for each in (colours, places)]
+        return cls(pattern, columns, number_of(colours), *tensors)
 
     def function(self, f: Callable[..., Any], options: Options) -> tuple[Callable[..., Any], Options]:
         """The function whose whole Jacobian has all entries, and the options for it."""
         if self.columns:
-            return AlongColumns(f, options.numbers[0], self.seeds), along(options)
+            return AlongColumns(f, options.numbers[0], self.colours), along(options)
         inner = replace(options, has_aux=options.has_aux or options.return_value, return_value=False)
-        return OfRows(f, self.seeds.T, options.batch_dims, options.has_aux, options.return_value), inner
+        return OfRows(f, self.colours, self.count, options.batch_dims, options.has_aux, options.return_value), inner
 
     def arguments(self, args: tuple[Any, ...], x: torch.Tensor, batch: tuple[int, ...]) -> tuple[Any, ...]:
         """The arguments of that function."""
