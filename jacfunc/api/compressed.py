@@ -170,11 +170,10 @@ class Compressed(Transform[Result_co]):
         x = request.leaves[0].detach()
         generator = torch.Generator().manual_seed(seed)
         weights = torch.rand(passes.pattern.shape[1], generator=generator, dtype=torch.float64).to(x) + 0.5
-        colours = self.kind.other_colours(passes)
+        seeds = self.kind.other_seeds(passes)
         options = replace(along(self.options.eager.whole), method="auto", return_value=False)
-        function = AlongColumns(self.transformed, self.options.numbers[0], colours)
-        count = int(colours.max()) + 1 if len(colours) else 0
-        args = (*request.args, x.new_zeros(*request.batch, count))
+        function = AlongColumns(self.transformed, self.options.numbers[0], seeds)
+        args = (*request.args, x.new_zeros(*request.batch, len(seeds)))
         kwargs = {**request.kwargs, "weights": self.kind.other_weights(weights)}
         with torch.no_grad():
             found = Transform(function, self.kind.other_quantity(passes), options)(*args, **kwargs)

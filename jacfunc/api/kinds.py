@@ -46,9 +46,9 @@ class Kind(ABC):
     def other_quantity(self, passes: Passes) -> Quantity:
         """What is computed of another function of that kind, to tell whether all is right."""
 
-    def other_colours(self, passes: Passes) -> torch.Tensor:
-        """The colours of the columns for that."""
-        return passes.colours
+    def other_seeds(self, passes: Passes) -> torch.Tensor:
+        """The transposed ``S`` for that."""
+        return passes.seeds
 
     def other_weights(self, weights: torch.Tensor) -> torch.Tensor:
         """The weights of the columns for that, of some that are random from 0.5 to 1.5."""
@@ -89,9 +89,9 @@ class Whole(Kind):
         """The one column of ``B``."""
         return self.column
 
-    def other_colours(self, passes: Passes) -> torch.Tensor:
-        """One colour, so that the weights are the vector."""
-        return passes.colours.new_zeros(passes.pattern.shape[1])
+    def other_seeds(self, passes: Passes) -> torch.Tensor:
+        """All columns at once, so that the weights are the vector."""
+        return passes.seeds.new_ones(1, passes.pattern.shape[1])
 
     def agrees(self, request: Request, passes: Passes, weights: torch.Tensor, result: Any, other: torch.Tensor) -> bool:
         """Whether the product is that with the vector."""

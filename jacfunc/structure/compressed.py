@@ -16,6 +16,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ..jet import Jet
+from ..jet.dispatch import apply
+from ..jet.registry import add
 from ..options import Options
 from .arrays import Array
 from .colouring import by_columns, for_diagonal, number_of
@@ -25,6 +28,28 @@ COLUMN = 0.5
 """What a column costs in plain forwards, by the Taylor route; a row costs one, by reverse mode (``routes/``)."""
 
 
+def moved(x: torch.Tensor, steps: Any, seeds: torch.Tensor) -> Any:
+    """``x + s S``; of jets ``s``, which are zero and have one-hot rows, the rows are those of ``S``, written down."""
+    if isinstance(steps, Jet):
+        return apply(moved, (x, steps, seeds), {})
+    return x + (steps @ seeds).reshape(x.shape)
+
+
+def _moved(x: torch.Tensor, steps: Jet, seeds: torch.Tensor) -> Jet:
+    """The rule: where the rows of ``s`` are all of the one-hot rows, in their order, no product is needed."""
+    batch = steps.dim() - 1
+    if steps.apart()[0] is steps.propagation.whole is not None:
+        rows = seeds.reshape(len(seeds), *[1] * batch, *x.shape[batch:])
+    else:
+        first = steps.coefficients[0]
+        assert first is not None
+        rows = (first @ seeds).reshape(*first.shape[:-1], *x.shape[batch:])
+    return steps.like(x, (rows, *[None] * (steps.frame.layout.order - 1)))
+
+
+add(_moved, moved)
+
+
 @dataclass(frozen=True, eq=False)
 class AlongColumns:
     """``f`` at ``x + s S``, as a function of ``s``, which comes last: its Jacobian at 0 is ``J S``.
@@ -32,19 +57,18 @@ class AlongColumns:
     Attributes:
         transformed: the function ``f``.
         number: which of its arguments is ``x``.
-        colours: the colour of each column, ``(columns,)``: ``s S`` is read off ``s``, which costs less than a product.
+        seeds: the transposed ``S``, ``(C, columns)``.
     """
 
     transformed: Callable[..., Any]
     number: int
-    colours: torch.Tensor
+    seeds: torch.Tensor
 
     def __call__(self, *args: Any, weights: torch.Tensor | None = None, **kwargs: Any) -> Any:
         """The outputs of ``f``; ``weights`` of the columns are 1 if None."""
         *own, steps = args
-        x = own[self.number]
-        moved = steps.index_select(-1, self.colours)
-        own[self.number] = x + (moved if weights is None else moved * weights).reshape(x.shape)
+        seeds = self.seeds if weights is None else self.seeds * weights
+        own[self.number] = moved(own[self.number], steps, seeds)
         return self.transformed(*own, **kwargs)
 
     def _fingerprint(self) -> tuple[object, ...]:
@@ -57,16 +81,14 @@ class OfRows:
 
     Attributes:
         transformed: the function ``f``.
-        colours: the colour of each row, ``(rows,)``.
-        count: how many colours there are.
+        weights: the transposed ``W``, ``(rows, C)``.
         batch_dims: how many sample axes an output has.
         has_aux: whether ``f`` returns an aux as well.
         keeps_value: whether the output of ``f`` is to come first in the aux.
     """
 
     transformed: Callable[..., Any]
-    colours: torch.Tensor
-    count: int
+    weights: torch.Tensor
     batch_dims: int
     has_aux: bool
     keeps_value: bool
@@ -75,8 +97,7 @@ class OfRows:
         """The sums of outputs of each colour, and an aux if there is one to keep."""
         result = self.transformed(*args, **kwargs)
         output, *aux = result if self.has_aux else (result,)
-        flat = output.reshape(*output.shape[: self.batch_dims], -1)
-        sums = flat @ F.one_hot(self.colours, self.count).to(flat)
+        sums = output.reshape(*output.shape[: self.batch_dims], -1) @ self.weights
         if self.keeps_value:
             return sums, (output, *aux)
         return (sums, *aux) if aux else sums
@@ -92,15 +113,13 @@ class Passes:
     Attributes:
         pattern: the pattern.
         columns: whether columns are compressed, or else rows.
-        count: how many colours there are.
-        colours: the colour of each column, or row.
+        seeds: for each colour the sum of the unit vectors of its columns, or rows, ``(C, columns)`` or ``(C, rows)``.
         places: where each wanted entry is in the flattened columns, or rows, of a sample.
     """
 
     pattern: SparsityPattern
     columns: bool
-    count: int
-    colours: torch.Tensor
+    seeds: torch.Tensor
     places: torch.Tensor
 
     @classmethod
@@ -127,15 +146,20 @@ class Passes:
     def _made(
         cls, pattern: SparsityPattern, columns: bool, colours: Array, places: Array, like: torch.Tensor
     ) -> Passes:
-        tensors = [torch.from_numpy(each).to(like.device) for each in (colours, places)]
-        return cls(pattern, columns, number_of(colours), *tensors)
+        seeds = F.one_hot(torch.from_numpy(colours), number_of(colours)).T.to(like).contiguous()
+        return cls(pattern, columns, seeds, torch.from_numpy(places).to(like.device))
+
+    @property
+    def count(self) -> int:
+        """How many colours there are."""
+        return len(self.seeds)
 
     def function(self, f: Callable[..., Any], options: Options) -> tuple[Callable[..., Any], Options]:
         """The function whose whole Jacobian has all entries, and the options for it."""
         if self.columns:
-            return AlongColumns(f, options.numbers[0], self.colours), along(options)
+            return AlongColumns(f, options.numbers[0], self.seeds), along(options)
         inner = replace(options, has_aux=options.has_aux or options.return_value, return_value=False)
-        return OfRows(f, self.colours, self.count, options.batch_dims, options.has_aux, options.return_value), inner
+        return OfRows(f, self.seeds.T, options.batch_dims, options.has_aux, options.return_value), inner
 
     def arguments(self, args: tuple[Any, ...], x: torch.Tensor, batch: tuple[int, ...]) -> tuple[Any, ...]:
         """The arguments of that function."""
