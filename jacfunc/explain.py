@@ -8,22 +8,25 @@ from __future__ import annotations
 import html
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from .api.calculus import Directional
-from .api.calling import Uncalled, keywords_only
+from .api.calling import Uncalled
 from .api.named import Partials
 from .api.residual import Residual
 from .api.transform import Transform
 from .call.compiled import left_eager
 from .call.independence import Independence
 from .call.plan import Findings, Plan
-from .call.request import requested
+from .call.request import requested, state_arguments
 from .call.run import run
 from .call.sample_chunks import Blocks
 from .call.sizes import forward_bytes
+from .core.keywords_only import keywords_only
 from .core.reasons import a_type, name_of
 from .errors import ArgumentTypeError
 from .evaluation.corrections import Entry, Noting
@@ -51,6 +54,8 @@ class Explanation:
     """What a first call with ``compile=True`` found, if it left such calls eager."""
     input_shapes: tuple[tuple[int, ...], ...] = ()
     """Those that the user gave, where the transform inside differentiates by something else."""
+    argument: str = ""
+    """By which argument the derivative is, where an earlier one may have been meant."""
 
     @property
     def rows_in_flight(self) -> int:
@@ -74,6 +79,7 @@ class Explanation:
         return [
             ("transform", repr(self.transform)),
             ("sample shapes", shapes),
+            *([("derivative by", self.argument)] if self.argument else []),
             ("route", str(plan.strategy)),
             ("why", plan.reason),
             *((f"not {strategy}", reason) for strategy, reason in plan.findings.refused),
@@ -185,6 +191,7 @@ class Explained(Uncalled):
                 blocks,
                 str(left or ""),
                 shapes,
+                _argument(transform, resolved, given),
             )
 
     def _results(self) -> tuple[str, ...]:
@@ -192,6 +199,25 @@ class Explained(Uncalled):
 
     def __repr__(self) -> str:
         return f"explain({self.transform!r})"
+
+
+def _argument(transform: Explainable, resolved: Transform, given: Sequence[Any]) -> str:
+    """By which argument the derivative is, if nobody said so and an earlier one has its shape."""
+    along = isinstance(transform, Directional)  # whose last argument is the direction
+    options, args = (transform.options, given[:-1]) if along else (resolved.options, given)
+    if options.argnums != -1 or not isinstance(args[-1], torch.Tensor):
+        return ""
+    last, shape = len(args) - 1, tuple(args[-1].shape)
+    others = [
+        f"args[{place}] has that shape too (argnums={place})"
+        for place in range(state_arguments(resolved.transformed), last)
+        if _is_like(args[place], shape)
+    ]
+    return f"args[{last}] of shape {shape}, the last one; {', '.join(others)}" if others else ""
+
+
+def _is_like(argument: Any, shape: tuple[int, ...]) -> bool:
+    return isinstance(argument, torch.Tensor) and argument.is_floating_point() and tuple(argument.shape) == shape
 
 
 def _shapes(shapes: tuple[tuple[int, ...], ...]) -> str:

@@ -18,13 +18,13 @@ from ..call.independence import probe_now
 from ..call.quantity import Axes, EntriesOf, Quantity, Wanted
 from ..call.request import as_function, requested
 from ..call.shapes import refuse_unequal_trees, refuse_without_diagonal
+from ..core.keywords_only import keywords_only
 from ..jet.layout import first_order
 from ..jet.network import ONE_HOT, Pick
 from ..jet.stacked import Picked
 from ..keywords import Keywords, RowsAlone, RowsAux, RowsBoth, RowsKeywords, RowsSeveral, RowsValue
 from ..options import Options
 from ..routes.collect import Block, Diagonal, HessianDiagonal
-from .calling import keywords_only
 from .places import in_front
 from .results import by_pair, trace
 from .segments import segmented

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, overload
 import torch
 from torch import nn
 
+from ..core.keywords_only import keywords_only
 from ..core.levels import compiling, fixed
 from ..core.reasons import a_type
 from ..errors import ArgumentError, ArgumentTypeError, ParametersError
@@ -276,6 +277,7 @@ def make_functional(
 ) -> tuple[FunctionalModule, Tensors, Tensors]: ...
 
 
+@keywords_only
 def make_functional(
     module: nn.Module, *, snapshot: bool = False, method: str = "forward", with_buffers: bool = False
 ) -> tuple[FunctionalModule, Tensors] | tuple[FunctionalModule, Tensors, Tensors]:

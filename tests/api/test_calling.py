@@ -21,7 +21,7 @@ from jacfunc import (
     partials,
     residual,
 )
-from jacfunc.api.calling import Uncalled, keywords_only
+from jacfunc.api.calling import Uncalled
 from jacfunc.errors import ArgumentTypeError
 
 X = torch.ones(2, 3)
