@@ -203,8 +203,9 @@ class Explained(Uncalled):
 
 def _argument(transform: Explainable, resolved: Transform, given: Sequence[Any]) -> str:
     """By which argument the derivative is, if nobody said so and an earlier one has its shape."""
-    along = isinstance(transform, Directional)  # whose last argument is the direction
-    options, args = (transform.options, given[:-1]) if along else (resolved.options, given)
+    options, args = resolved.options, given
+    if isinstance(transform, Directional):  # whose last argument is the direction
+        options, args = transform.options, given[:-1]
     if options.argnums != -1 or not isinstance(args[-1], torch.Tensor):
         return ""
     last, shape = len(args) - 1, tuple(args[-1].shape)

@@ -288,8 +288,8 @@ def make_functional(
     Args:
         module: any ``nn.Module``.  It stays as it is, during an error in its forward too.
         snapshot: by default ``params`` holds the live parameters, so that ``.backward()`` and ``torch.optim`` work
-            on the module; True gives detached copies (for ``torch.func.grad``, ensembles, freezing), through which
-            ``.backward()`` reaches nothing: to train them call ``requires_grad_()`` on each, or use ``torch.func.grad``.
+            on the module; True gives detached copies (for ``torch.func.grad``, ensembles, freezing), which have
+            no gradients: before ``.backward()`` call ``requires_grad_()`` on each, or use ``torch.func.grad``.
         method: the name of another method to call instead of ``forward``.
         with_buffers: also take and return buffers: ``f(params, buffers, *args) -> (output, new_buffers)``.  Without
             it buffers are read live and what the forward writes to them is thrown away, together with what it notes
