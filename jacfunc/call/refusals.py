@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -28,8 +28,20 @@ Fits = Callable[[trees.Structure, list[Shape]], bool]
 """Whether an argument, by its structure and the shapes of its leaves, would have been right."""
 Instead = Callable[[Fits], str]
 """The end of a sentence: which other arguments fit."""
-Mapped = Callable[[], str]
-"""How a function of one sample is written as one of a batch."""
+
+
+class Requested(Protocol):
+    """What was asked for: the part of a request that is told of outputs."""
+
+    @property
+    def batch(self) -> Shape:
+        """The shape of the sample axes."""
+
+    def instead(self, fits: Fits) -> str:
+        """The end of a sentence: which other arguments fit."""
+
+    def mapped(self) -> str:
+        """How a function of one sample is written as one of the batch."""
 
 
 class JetsGivenError(CannotFollowError):
@@ -100,17 +112,13 @@ def refuse_compiled(leaves: Sequence[Any], paths: Sequence[str]) -> None:
             )
 
 
-def check_outputs(
-    leaves: Sequence[Any], structure: trees.Structure, batch: Shape, modules: Modules, instead: Instead, mapped: Mapped
-) -> None:
+def check_outputs(leaves: Sequence[Any], structure: trees.Structure, request: Requested, modules: Modules) -> None:
     """Refuse an output that is no tree of floating-point tensors with the batch in front."""
     if not leaves:
         raise ArgumentTypeError("f returned no tensor; it must return a tensor or a tree of tensors")
-    others = any(_output_problem(leaf, batch, modules) is None for leaf in leaves)
+    others = any(_output_problem(leaf, request, modules) is None for leaf in leaves)
     wanted_only = ", or return only what is wanted, as in lambda x: f(x)[0]" if others else ""
-    _refuse_first(
-        leaves, structure, "output", lambda leaf: _output_problem(leaf, batch, modules, instead, mapped), wanted_only
-    )
+    _refuse_first(leaves, structure, "output", lambda leaf: _output_problem(leaf, request, modules), wanted_only)
 
 
 def _refuse_first(
@@ -177,13 +185,7 @@ def _device_problem(device: torch.device, hand: str) -> str | None:
     )
 
 
-def _output_problem(
-    leaf: Any,
-    batch: Shape,
-    modules: Modules,
-    instead: Instead = lambda fits: "",
-    mapped: Mapped = lambda: "torch.vmap(f)",
-) -> Problem | None:
+def _output_problem(leaf: Any, request: Requested, modules: Modules) -> Problem | None:
     refuse_jets([leaf])
     if not isinstance(leaf, torch.Tensor):
         return ArgumentTypeError, (
@@ -191,19 +193,19 @@ def _output_problem(
         )
     if (problem := _form_problem(leaf, "return", "return it as aux (has_aux=True)")) is not None:
         return problem
-    shape = tuple(leaf.shape)
+    shape, batch = tuple(leaf.shape), request.batch
     if shape[: len(batch)] == batch:
         return None
     if not shape:
         return ShapeError, (
             f"is a scalar, but a batch of {batch} samples went in; {_around_hint()}return one value for each sample "
-            f"instead of reducing over the batch{_one_sample_hint(batch, mapped)}, or use batch_dims=0 for one sample"
+            f"instead of reducing over the batch{_one_sample_hint(request)}, or use batch_dims=0 for one sample"
         )
     # Inside a vmap, f has the wrong batch: another argument would give other numbers.
-    others = "" if _around_hint() else instead(_in_front_of(shape[: len(batch)]))
+    others = "" if _around_hint() else request.instead(_in_front_of(shape[: len(batch)]))
     return ShapeError, (
         f"has shape {shape}, whose first axes are not the batch {batch} of the input; {_around_hint()}return one "
-        f"result for each sample{_batch_first_hint(modules())}{_one_sample_hint(batch, mapped)}, or "
+        f"result for each sample{_batch_first_hint(modules())}{_one_sample_hint(request)}, or "
         f"{'batch_dims=0 for one sample' if len(batch) == 1 else 'set batch_dims'}"
         f"{_later_axis_hint(shape, batch)}{others}"
     )
@@ -220,9 +222,9 @@ def _around_hint() -> str:
     return "drop the torch.vmap around this call if x is the batch there (a transform takes the whole batch), or "
 
 
-def _one_sample_hint(batch: Shape, mapped: Mapped) -> str:
+def _one_sample_hint(request: Requested) -> str:
     """For functions as they are written for ``torch.func`` and JAX."""
-    return f", or pass {mapped()} if f is a function of one sample" if len(batch) == 1 else ""
+    return f", or pass {request.mapped()} if f is a function of one sample" if len(request.batch) == 1 else ""
 
 
 def _later_axis_hint(shape: Shape, batch: Shape) -> str:
