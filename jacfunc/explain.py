@@ -8,12 +8,14 @@ from __future__ import annotations
 import html
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from .api.calculus import Directional
-from .api.calling import Uncalled, keywords_only
+from .api.calling import Uncalled
 from .api.compressed import Compressed
 from .api.named import Partials
 from .api.residual import Residual
@@ -21,10 +23,11 @@ from .api.transform import Transform
 from .call.compiled import left_eager
 from .call.independence import Independence
 from .call.plan import Findings, Plan
-from .call.request import requested
+from .call.request import requested, state_arguments
 from .call.run import run
 from .call.sample_chunks import Blocks
 from .call.sizes import forward_bytes
+from .core.keywords_only import keywords_only
 from .core.reasons import a_type, name_of
 from .errors import ArgumentTypeError
 from .evaluation.corrections import Entry, Noting
@@ -54,6 +57,8 @@ class Explanation:
     """Those that the user gave, where the transform inside differentiates by something else."""
     sparsity: tuple[tuple[str, str], ...] = ()
     """Of a sparse Jacobian its pattern, and what made that dense."""
+    argument: str = ""
+    """By which argument the derivative is, where an earlier one may have been meant."""
 
     @property
     def rows_in_flight(self) -> int:
@@ -77,6 +82,7 @@ class Explanation:
         return [
             ("transform", repr(self.transform)),
             ("sample shapes", shapes),
+            *([("derivative by", self.argument)] if self.argument else []),
             ("route", str(plan.strategy)),
             ("why", plan.reason),
             *((f"not {strategy}", reason) for strategy, reason in plan.findings.refused),
@@ -191,6 +197,7 @@ class Explained(Uncalled):
                 str(left or ""),
                 shapes,
                 sparsity,
+                _argument(transform, resolved, given),
             )
 
     def _results(self) -> tuple[str, ...]:
@@ -198,6 +205,26 @@ class Explained(Uncalled):
 
     def __repr__(self) -> str:
         return f"explain({self.transform!r})"
+
+
+def _argument(transform: Explainable, resolved: Transform, given: Sequence[Any]) -> str:
+    """By which argument the derivative is, if nobody said so and an earlier one has its shape."""
+    options, args = (transform if isinstance(transform, Compressed) else resolved).options, given
+    if isinstance(transform, Directional):  # whose last argument is the direction
+        options, args = transform.options, given[:-1]
+    if options.argnums != -1 or not isinstance(args[-1], torch.Tensor):
+        return ""
+    last, shape = len(args) - 1, tuple(args[-1].shape)
+    others = [
+        f"args[{place}] has that shape too (argnums={place})"
+        for place in range(state_arguments(resolved.transformed), last)
+        if _is_like(args[place], shape)
+    ]
+    return f"args[{last}] of shape {shape}, the last one; {', '.join(others)}" if others else ""
+
+
+def _is_like(argument: Any, shape: tuple[int, ...]) -> bool:
+    return isinstance(argument, torch.Tensor) and argument.is_floating_point() and tuple(argument.shape) == shape
 
 
 def _shapes(shapes: tuple[tuple[int, ...], ...]) -> str:

@@ -158,15 +158,33 @@ SHARED = tuple([option.name for option in fields(Options) if option.init])
 
 def no_keyword(name: str, keyword: str, known: Sequence[str]) -> str:
     """The sentence about a keyword that ``name`` does not have, with the one that it resembles and those it has."""
-    close = closest(keyword, known)
+    close = closest(keyword, (*known, *OF_OTHERS))
+    if close not in known and close:
+        called = "" if close == keyword else f" as {close!r}"
+        return f"{name} has no keyword {keyword!r}, which {OF_OTHERS[close]} have{called}; it takes {', '.join(known)}"
     meant = f"did you mean {close!r}? It" if close else "it"
     if keyword in NEEDLESS:
         meant = f"nothing has to be said in its place, so leave it out; {meant}"
     return f"{name} has no keyword {keyword!r}; {meant} takes {', '.join(known)}"
 
 
-ELSEWHERE = {"in_axes": "in_dims", "out_axes": "out_dims", "mode": "method", "strategy": "method", "jit": "compile"}
-"""The names that keywords have in JAX and in torch.autograd's own functions."""
+ELSEWHERE = {
+    "in_axes": "in_dims",
+    "out_axes": "out_dims",
+    "mode": "method",
+    "strategy": "method",
+    "jit": "compile",
+    "batch_size": "sample_chunk_size",
+    "max_batch_size": "sample_chunk_size",
+    "disable_autograd_tracking": "snapshot",
+}
+"""The names that keywords have in JAX, in functorch and in torch.autograd's own functions."""
+
+OF_OTHERS = {
+    "return_gradient": "laplacian and hessian",
+    "grid": "partials and residual",
+}
+"""Keywords that some transforms have and others do not, and which have them."""
 
 
 NEEDLESS = ("randomness", "create_graph", "retain_graph", "vectorize", "strict")

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
 from functions import OldStyle
 from torch import nn
 
-from jacfunc import batch_jac, diag_jac, directional, explain, hess_diag, laplacian, make_functional
+from jacfunc import (
+    batch_jac,
+    diag_jac,
+    directional,
+    divergence,
+    explain,
+    hess_diag,
+    laplacian,
+    make_functional,
+    partials,
+)
 from jacfunc.core import caches
 
 
@@ -163,3 +174,29 @@ def test_along_a_direction_the_shapes_are_those_of_the_input() -> None:
     along = directional(lambda a, x: a * x.sin(), order=2)
     text = str(explain(along)(torch.tensor(2.0), torch.rand(5, 3), torch.ones(3)))
     assert "sample shapes  (3,) -> (3,) for each of 5 samples" in text
+
+
+def told_argument(transform: Any, *args: Any) -> str | None:
+    return dict(explain(transform)(*args).items()).get("derivative by")
+
+
+def test_the_argument_is_named_where_an_earlier_one_may_be_meant() -> None:
+    def v(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return (x * t).sin()
+
+    x, t = torch.rand(5, 1), torch.rand(5, 1)
+    told = "args[1] of shape (5, 1), the last one; args[0] has that shape too (argnums=0)"
+    assert told_argument(divergence(v), x, t) == told
+    assert f"\nderivative by  {told}\n" in str(explain(divergence(v))(x, t))
+    assert told_argument(divergence(v, sample_chunk_size=2, in_dims=0), x, t) == told
+    assert told_argument(directional(v), x, t, t) == told
+    assert told_argument(directional(v, argnums=0), x, t, t) is None
+    assert told_argument(divergence(v, argnums=0), x, t) is None
+    assert told_argument(diag_jac(v), torch.rand(()), t) is None
+    assert told_argument(diag_jac(v), torch.ones(5, 1, dtype=torch.int64), t) is None
+    assert told_argument(partials(v, "u_t", inputs="x t", outputs="u"), x, t) is None
+
+
+def test_parameters_are_not_meant() -> None:
+    f, params = make_functional(nn.Linear(3, 1))
+    assert told_argument(diag_jac(f), params, torch.rand(1, 3)) is None

@@ -274,15 +274,68 @@ def test_what_make_functional_returns_is_taken_apart(make, with_buffers):
 
 def test_a_function_of_one_sample_is_a_cause_of_coupling():
     matrix, square = torch.rand(3, 3, dtype=torch.float64), torch.rand(3, 3, dtype=torch.float64)
+    one = r"x\[None\] or batch_dims=0 if the input is one sample, or check=False"
     with pytest.raises(
-        CoupledSamplesError, match=r"alone, pass torch.vmap\(f\) if f is a function of one sample, or pa"
+        CoupledSamplesError, match=rf"alone, or pass torch.vmap\(f\) if f is a function of one sample, {one}"
     ):
         batch_jac(lambda x: matrix @ x)(square)
+    with pytest.raises(CoupledSamplesError, match=r"or pass torch.vmap\(f, in_dims=\(None, 0\)\) if f is a function"):
+        batch_jac(lambda w, x: w["w"] @ x)({"w": matrix}, square)
     torch.testing.assert_close(batch_jac(torch.vmap(lambda x: matrix @ x))(square), matrix.expand(3, 3, 3))
     for f, x in [(nn.BatchNorm1d(3).double(), square), (lambda x: matrix @ x, square[0])]:
         with pytest.raises(CoupledSamplesError) as caught:
             batch_jac(f)(x)
         assert "vmap" not in str(caught.value)
+
+
+def test_one_sequence_is_told_to_be_a_sample():
+    net = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).double().eval()
+    sequence = torch.rand(3, 4, dtype=torch.float64)
+    with pytest.raises(CoupledSamplesError) as caught:
+        batch_jac(net)(sequence)
+    assert "alone, or pass x[None] or batch_dims=0 if the input is one sample, or check=False" in str(caught.value)
+    assert "vmap" not in str(caught.value)
+    one, alone = batch_jac(net)(sequence[None]), batch_jac(net, batch_dims=0)(sequence)
+    torch.testing.assert_close(one[0], alone)
+
+
+# -------------------------------------------------------------------- vmap around a call
+
+
+AROUND = "; drop the torch.vmap around this call if x is the batch there (a transform takes the whole batch), or "
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: torch.vmap(laplacian(nn.Linear(2, 1).double()))(X),
+        lambda: torch.vmap(diag_jac(lambda x: x.square().sum(-1)))(X),
+        lambda: torch.vmap(diag_jac(lambda x: x.sin()))(X[:, 0]),
+        lambda: torch.vmap(batch_jac(lambda p, x: x @ p["w"].T), in_dims=(None, 0))(
+            {"w": torch.ones(4, 2).double()}, X
+        ),
+        lambda: torch.vmap(batch_jac(lambda w, x: x @ w.T), in_dims=(None, 0))(torch.ones(4, 2).double(), X),
+    ],
+)
+def test_a_vmap_around_a_call_is_told_first(call):
+    with pytest.raises(ShapeError) as caught:
+        call()
+    assert AROUND in str(caught.value)
+    assert "argnums" not in str(caught.value)
+
+
+def test_no_vmap_is_told_of_where_there_is_none():
+    with pytest.raises(ShapeError) as caught:
+        laplacian(nn.Linear(2, 1).double())(X[0])
+    assert "around" not in str(caught.value)
+
+
+def test_no_dict_is_proposed_to_differentiate_by():
+    weights = {"w": torch.ones(4, 2, dtype=torch.float64)}
+    for f, x in [(lambda p, x: p["w"][:, 0] * x.sum(), X), (lambda p, t: X, 0.5)]:
+        with pytest.raises((ShapeError, ArgumentTypeError)) as caught:
+            batch_jac(f)(weights, x)
+        assert "argnums" not in str(caught.value)
 
 
 # -------------------------------------------------------------------- errors of f
@@ -313,7 +366,9 @@ def test_errors_of_f_say_which_call_evaluated_it(transform, f, kind):
     assert str(caught.value) == str(plain.value)
     name = "Linear" if isinstance(f, nn.Module) else "<lambda>"
     told = f"jacfunc: raised inside f while {transform.__name__}({name}) evaluated it on a tensor of shape (5, 2)"
-    assert caught.value.__notes__ == [told]
+    of_shapes = kind in (RuntimeError, IndexError) and not isinstance(f, nn.Module)
+    way_out = "; f gets the whole batch, so pass torch.vmap(f) if it is a function of one sample" * of_shapes
+    assert caught.value.__notes__ == [told + way_out]
 
 
 def test_errors_of_f_in_other_calls():

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ..call.inside import values
 from ..call.quantity import EntriesOf, Outcome, PartialsOf, Quantity
-from ..call.request import Request, as_function
+from ..call.request import Request, as_function, state_arguments
 from ..call.shapes import refuse_curl
 from ..core import trees
+from ..core.keywords_only import keywords_only
 from ..core.levels import tracing
 from ..core.reasons import a_type, name_of
 from ..core.subclasses import dressed, undressed
@@ -39,7 +40,7 @@ from ..keywords import (
 )
 from ..options import Options
 from ..routes.collect import Block
-from .calling import Uncalled, keywords_only
+from .calling import Uncalled
 from .meshed import meshed, on_own_samples
 from .places import in_front
 from .results import by_output, per_argument, sizes
@@ -205,6 +206,7 @@ class Along:
     transformed: Callable[..., Any]
     number: int
     batch_dims: int
+    added_arguments = 2  # no field
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The value of ``f`` on the line."""
@@ -270,7 +272,16 @@ class Directional(Uncalled, Generic[Result_co]):
         *own, direction = args if args else (None,)
         position = self._position(own)
         (*own, direction), _ = values(args, {})
-        request = Request(self.transform.transformed.transformed, self.options, tuple(own), {}, traced=tracing())  # type: ignore[attr-defined]
+        f = self.transform.transformed.transformed  # type: ignore[attr-defined]
+        try:
+            request = Request(f, self.options, tuple(own), {}, traced=tracing())
+        except ArgumentError as error:
+            if len(own) > state_arguments(f):
+                raise
+            raise ArgumentError(
+                f"the last of the {len(args)} positional arguments is the direction, so no input is left beside the "
+                f"parameters of {f!r}; pass the parameters, the input and then the direction"
+            ) from error
         vectors, structure = trees.flatten(direction)
         leaves, own_structure = trees.flatten(own[position])
         if structure != own_structure or not all(isinstance(vector, torch.Tensor) for vector in vectors):
@@ -294,7 +305,10 @@ class Directional(Uncalled, Generic[Result_co]):
     def _position(self, own: list[Any]) -> int:
         number = self.options.numbers[0]
         if not own:
-            raise ArgumentError("the last argument is the direction, and no other was given; pass those of f before it")
+            raise ArgumentError(
+                "the last positional argument is the direction, and no other came in; pass those of f before it, and "
+                "the direction by position too, as in directional(f)(x, v)"
+            )
         position = number + len(own) if number < 0 else number
         if not 0 <= position < len(own):
             raise ArgumentError(

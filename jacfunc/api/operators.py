@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from ..call.request import Request, as_function, requested
+from ..core.keywords_only import keywords_only
 from ..core.reasons import name_of
 from ..keywords import Keywords, Method
 from ..options import Options
 from ..structure.detect import refuse_several
 from .calculus import directional
-from .calling import Uncalled, keywords_only
+from .calling import Uncalled
 from .transform import Transform
 from .transforms import BATCH_JAC
 

@@ -105,8 +105,9 @@ class DryReading(Derivatives):
 class Residual(Entrance, Uncalled, Generic[Result_co]):
     """A function of the same arguments as ``f`` that returns the residual of an equation for every sample.
 
-    ``names`` is what the equation was seen to read so far.  Where it reads new ones time and again, as with a number in
-    them that changes, those that were not read in the last ``KEPT`` of such calls are forgotten.
+    ``names`` is what the equation was seen to read so far, so it is ``()`` before the first call.  Where it reads new
+    ones time and again, as with a number in them that changes, those that were not read in the last ``KEPT`` of such
+    calls are forgotten.
     """
 
     def __init__(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Unpack, overload
 
 from ..call.request import as_function, requested
+from ..core.keywords_only import keywords_only
 from ..core.reasons import name_of
 from ..core.unasked import unasked
 from ..errors import ArgumentError
@@ -15,7 +16,7 @@ from ..options import Options
 from ..structure.detect import detect
 from ..structure.jacobian import SparseJacobian
 from ..structure.pattern import SparsityPattern
-from .calling import Uncalled, keywords_only
+from .calling import Uncalled
 from .compressed import SparsityLike, compressed
 from .kinds import Whole
 from .transform import Transform, X, Y, transform_of, with_signature

@@ -27,13 +27,14 @@ from ..call.refusals import JetsGivenError
 from ..call.request import Request, as_function, requested
 from ..call.run import run
 from ..call.sample_chunks import Blocks, cut_arguments
+from ..core.keywords_only import keywords_only
 from ..core.levels import tracing
 from ..core.reasons import name_of
 from ..core.type_variables import TypeVar
 from ..keywords import Keywords
 from ..modules.functional import FunctionalModule
 from ..options import Options
-from .calling import Uncalled, keywords_only
+from .calling import Uncalled
 from .meshed import meshed, on_own_samples
 from .places import in_front, put_back
 

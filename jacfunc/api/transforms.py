@@ -18,6 +18,7 @@ from ..call.independence import probe_now
 from ..call.quantity import Axes, EntriesOf, Quantity, Wanted
 from ..call.request import as_function, requested
 from ..call.shapes import refuse_unequal_trees, refuse_without_diagonal
+from ..core.keywords_only import keywords_only
 from ..jet.layout import first_order
 from ..jet.network import ONE_HOT, Pick
 from ..jet.stacked import Picked
@@ -37,7 +38,6 @@ from ..keywords import (
 )
 from ..options import Options
 from ..routes.collect import Block, Diagonal, HessianDiagonal
-from .calling import keywords_only
 from .compressed import SparsityLike, either
 from .kinds import OnDiagonal, Whole
 from .places import in_front

@@ -129,7 +129,7 @@ class Evaluator:
         if request.options.has_aux:
             output, aux = self._split_aux(output)
         found, structure = trees.flatten(output)
-        check_outputs(found, structure, request.batch, self._modules, request.instead)
+        check_outputs(found, structure, request, self._modules)
         flat = list(map(undressed, found))
         refuse_unseen(flat, corrections)
         if recorder is not None:

@@ -20,7 +20,6 @@ import torch
 
 from ..core import caches, trees
 from ..core.levels import inside_vmap, one_of
-from ..core.reasons import noted
 from ..core.torch_private import BatchNorm, outside_transforms
 from ..core.unasked import unasked
 from ..core.warned import warn
@@ -30,6 +29,7 @@ from ..evaluation.rng import RandomState, replaying
 from ..modules.fingerprint import Fingerprint
 from ..routes.points import REFUSED
 from .evaluator import Evaluator
+from .notes import noted
 from .probes import Evaluated, Moved, differ, evaluated, moved, probes_of, replaced_in
 from .refusals import not_batch_first
 from .request import Request, requested
@@ -284,7 +284,7 @@ def _looking(request: Request, once_more: bool = False) -> Iterator[tuple[Evalua
 
     ``once_more``: a call evaluates it there as well, and warns of what there is to warn of.
     """
-    with noted("check_independent", request.function, request.args):
+    with noted("check_independent", request):
         evaluator, state = Evaluator(request), request.random_state()
         with unasked() if once_more else nullcontext():
             outputs, _ = evaluator.look(state)
@@ -330,17 +330,19 @@ def _message(evaluator: Evaluator, first: Moved, outputs: Tensors) -> str:
         usual = SHARED_STEPS.format(tolerance=f"check_tolerance={proposed:.0e}")
     cause = _module_at_fault(request.fingerprint) or usual
     numbers = all(shape == () for shape in request.input_shapes)
-    one_sample = "batch_dims=0 if the input is one sample, or " if numbers else ""
-    of_one = ", pass torch.vmap(f) if f is a function of one sample" if _may_be_of_one(request, cause) else ""
+    may_be = _may_be_of_one(request, cause)
+    of_one = f"{request.mapped()} if f is a function of one sample, " if may_be and not request.of_module else ""
+    one = "x[None] or batch_dims=0" if may_be else "batch_dims=0"
+    one_sample = f"{one} if the input is one sample, or " if may_be or numbers else ""
     return (
         f"{path}[{index}] changed by {first.change:.2g}{size} when only other samples of the batch were replaced, so "
         f"its per-sample derivatives do not exist; the usual cause is {cause}; make every output depend on its "
-        f"own sample alone{of_one}, or pass {one_sample}check=False if this is meant"
+        f"own sample alone, or pass {of_one}{one_sample}check=False if this is meant"
     )
 
 
 def _may_be_of_one(request: Request, cause: str) -> bool:
-    """Whether f may be written for one sample, as for ``torch.func``: nothing else is known to be the cause."""
+    """Whether f, or the input, may be of one sample, as for ``torch.func``: nothing else is known to be the cause."""
     return cause is OVER_THE_BATCH and request.options.batch_dims == 1 and any(request.input_shapes)
 
 

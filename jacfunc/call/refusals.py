@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.masked import MaskedTensor
 
 from ..core import trees
-from ..core.levels import compiling
+from ..core.levels import compiling, inside_vmap
 from ..core.meshes import is_meshed
 from ..core.nodes import NAMESPACE
 from ..core.reasons import a_type
@@ -28,6 +28,20 @@ Fits = Callable[[trees.Structure, list[Shape]], bool]
 """Whether an argument, by its structure and the shapes of its leaves, would have been right."""
 Instead = Callable[[Fits], str]
 """The end of a sentence: which other arguments fit."""
+
+
+class Requested(Protocol):
+    """What was asked for: the part of a request that is told of outputs."""
+
+    @property
+    def batch(self) -> Shape:
+        """The shape of the sample axes."""
+
+    def instead(self, fits: Fits) -> str:
+        """The end of a sentence: which other arguments fit."""
+
+    def mapped(self) -> str:
+        """How a function of one sample is written as one of the batch."""
 
 
 class JetsGivenError(CannotFollowError):
@@ -61,10 +75,16 @@ def other_arguments(args: Sequence[Any], numbers: Sequence[int], batch_dims: int
     for number in numbers:
         leaves, structure = trees.flatten(args[number])
         usable = leaves and all(_input_problem(leaf, batch_dims) is None for leaf in leaves)
-        if usable and fits(structure, [tuple(leaf.shape) for leaf in leaves]):
+        shapes = [tuple(leaf.shape) for leaf in leaves] if usable else []
+        if usable and _of_samples(args[number], shapes, batch_dims) and fits(structure, shapes):
             shape = f"of shape {tuple(leaves[0].shape)}" if structure is trees.LEAF else f"({a_type(args[number])})"
             told.append(f"argnums={number} to differentiate by args[{number}] {shape}")
     return f", or pass {', or '.join(told)}" if told else ""
+
+
+def _of_samples(argument: Any, shapes: Sequence[Shape], batch_dims: int) -> bool:
+    """Whether an argument may carry samples: a dict mostly holds parameters, and samples lie in front everywhere."""
+    return not isinstance(argument, Mapping) and len({shape[:batch_dims] for shape in shapes}) == 1
 
 
 def _any_tree(structure: trees.Structure, shapes: list[Shape]) -> bool:
@@ -92,15 +112,13 @@ def refuse_compiled(leaves: Sequence[Any], paths: Sequence[str]) -> None:
             )
 
 
-def check_outputs(
-    leaves: Sequence[Any], structure: trees.Structure, batch: Shape, modules: Modules, instead: Instead
-) -> None:
+def check_outputs(leaves: Sequence[Any], structure: trees.Structure, request: Requested, modules: Modules) -> None:
     """Refuse an output that is no tree of floating-point tensors with the batch in front."""
     if not leaves:
         raise ArgumentTypeError("f returned no tensor; it must return a tensor or a tree of tensors")
-    others = any(_output_problem(leaf, batch, modules) is None for leaf in leaves)
+    others = any(_output_problem(leaf, request, modules) is None for leaf in leaves)
     wanted_only = ", or return only what is wanted, as in lambda x: f(x)[0]" if others else ""
-    _refuse_first(leaves, structure, "output", lambda leaf: _output_problem(leaf, batch, modules, instead), wanted_only)
+    _refuse_first(leaves, structure, "output", lambda leaf: _output_problem(leaf, request, modules), wanted_only)
 
 
 def _refuse_first(
@@ -127,8 +145,8 @@ def _input_problem(leaf: Any, batch_dims: int) -> Problem | None:
         return problem
     if leaf.dim() < batch_dims:
         return ShapeError, (
-            f"has shape {tuple(leaf.shape)}, too few axes for batch_dims={batch_dims}; for one sample use batch_dims=0"
-            + ", if all samples share it expand it (t.expand(N))" * (leaf.dim() == 0)
+            f"has shape {tuple(leaf.shape)}, too few axes for batch_dims={batch_dims}; {_around_hint()}for one sample "
+            "use batch_dims=0" + ", if all samples share it expand it (t.expand(N))" * (leaf.dim() == 0)
         )
     return None
 
@@ -167,7 +185,7 @@ def _device_problem(device: torch.device, hand: str) -> str | None:
     )
 
 
-def _output_problem(leaf: Any, batch: Shape, modules: Modules, instead: Instead = lambda fits: "") -> Problem | None:
+def _output_problem(leaf: Any, request: Requested, modules: Modules) -> Problem | None:
     refuse_jets([leaf])
     if not isinstance(leaf, torch.Tensor):
         return ArgumentTypeError, (
@@ -175,26 +193,38 @@ def _output_problem(leaf: Any, batch: Shape, modules: Modules, instead: Instead 
         )
     if (problem := _form_problem(leaf, "return", "return it as aux (has_aux=True)")) is not None:
         return problem
-    shape = tuple(leaf.shape)
+    shape, batch = tuple(leaf.shape), request.batch
     if shape[: len(batch)] == batch:
         return None
     if not shape:
         return ShapeError, (
-            f"is a scalar, but a batch of {batch} samples went in; return one value for each sample instead "
-            f"of reducing over the batch{_one_sample_hint(batch)}, or use batch_dims=0 for one sample"
+            f"is a scalar, but a batch of {batch} samples went in; {_around_hint()}return one value for each sample "
+            f"instead of reducing over the batch{_one_sample_hint(request)}, or use batch_dims=0 for one sample"
         )
+    # Inside a vmap, f has the wrong batch: another argument would give other numbers.
+    others = "" if _around_hint() else request.instead(_in_front_of(shape[: len(batch)]))
     return ShapeError, (
-        f"has shape {shape}, whose first axes are not the batch {batch} of the input; return one result for "
-        f"each sample{_batch_first_hint(modules())}{_one_sample_hint(batch)}, or "
+        f"has shape {shape}, whose first axes are not the batch {batch} of the input; {_around_hint()}return one "
+        f"result for each sample{_batch_first_hint(modules())}{_one_sample_hint(request)}, or "
         f"{'batch_dims=0 for one sample' if len(batch) == 1 else 'set batch_dims'}"
-        f"{_later_axis_hint(shape, batch)}"
-        f"{instead(lambda _, inputs: all(own[: len(batch)] == shape[: len(batch)] for own in inputs))}"
+        f"{_later_axis_hint(shape, batch)}{others}"
     )
 
 
-def _one_sample_hint(batch: Shape) -> str:
+def _in_front_of(axes: Shape) -> Fits:
+    return lambda _, inputs: all(own[: len(axes)] == axes for own in inputs)
+
+
+def _around_hint() -> str:
+    """For ``torch.vmap`` around a transform, as it is around ``torch.func.jacfwd``."""
+    if compiling() or not inside_vmap():
+        return ""
+    return "drop the torch.vmap around this call if x is the batch there (a transform takes the whole batch), or "
+
+
+def _one_sample_hint(request: Requested) -> str:
     """For functions as they are written for ``torch.func`` and JAX."""
-    return ", or pass torch.vmap(f) if f is a function of one sample" if len(batch) == 1 else ""
+    return f", or pass {request.mapped()} if f is a function of one sample" if len(request.batch) == 1 else ""
 
 
 def _later_axis_hint(shape: Shape, batch: Shape) -> str:

@@ -209,6 +209,22 @@ class Request:
         others = [number for number in range(self.state_arguments, count) if number != alone]
         return other_arguments(self.args, others, self.options.batch_dims, fits)
 
+    def mapped(self) -> str:
+        """How a function of one sample is written as one of the batch: ``in_dims`` for the arguments that came in."""
+        positions = {argument.position for argument in self.arguments}
+        count = len(self.args) - getattr(self.function, "added_arguments", 0)
+        axes = [0 if place in positions or self._in_front(self.args[place]) else None for place in range(count)]
+        return "torch.vmap(f)" if None not in axes else f"torch.vmap(f, in_dims=({', '.join(map(str, axes))}))"
+
+    def _in_front(self, argument: Any) -> bool:
+        """Whether an argument is a tensor with the batch in front."""
+        return isinstance(argument, torch.Tensor) and tuple(argument.shape[: len(self.batch)]) == self.batch
+
+    @property
+    def of_module(self) -> bool:
+        """Whether the function is a module."""
+        return isinstance(self.function, FunctionalModule | LiveModule)
+
     def _check_batch(self) -> None:
         for index, leaf in enumerate(self.leaves):
             if tuple(leaf.shape[: self.options.batch_dims]) != self.batch:

@@ -13,7 +13,7 @@ import torch
 
 from ..core import caches
 from ..core.levels import compiling, differentiated_again, exporting, inside_transform, inside_vmap
-from ..core.reasons import note, place, reason
+from ..core.reasons import place, reason
 from ..errors import JacfuncError, RefusedOperationError, UnsupportedOperationError
 from ..evaluation.basis import Rows
 from ..evaluation.corrections.zero_norms import Differentiated
@@ -27,7 +27,7 @@ from ..routes.task import Evaluation, Mode, Task
 from ..routes.verify import value_only
 from ..routes.verify_followed import OtherwiseError
 from ..routes.verify_tape import verify_tape
-from . import among_ranks, hints, independence
+from . import among_ranks, hints, independence, notes
 from .dead_branches import completes, has_nan, has_values_around
 from .evaluator import Evaluator, ModulesFoundError, OutputsChangedError
 from .independence import Independence
@@ -99,7 +99,7 @@ def _run(request: Request, quantity: Quantity, known: Plan | None, limit: int | 
     except JacfuncError:
         raise
     except Exception as error:
-        note(error, quantity.name, request.function, request.args)
+        notes.note(error, quantity.name, request)
         raise
 
 

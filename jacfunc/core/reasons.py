@@ -6,7 +6,7 @@ import contextlib
 import re
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import optree
 import torch
 from torch import nn
 
-from ..errors import JacfuncError
 from .caches import computed_once
 from .torch_private import HIGHER_ORDER, MODULE_CALL
 
@@ -67,26 +66,15 @@ VOWEL = r"[AEIOaeio]|[Uu]n(?!i)[a-z]|ndarray$|[FHLMNRSX](?:[A-Z0-9]|$)"
 """How names begin that are read with a vowel in front: ``int``, ``Unflatten``, ``LSTM``; not ``uint8`` or ``UNet``."""
 
 
-def note(error: Exception, transform: str, function: Callable[..., Any], args: Sequence[Any]) -> None:
-    """Add to an error of the user's function which call evaluated it, and on what."""
+def note(error: Exception, transform: str, function: Callable[..., Any], args: Sequence[Any], remedy: str = "") -> None:
+    """Add to an error of the user's function which call evaluated it, on what, and what may be done."""
     told = (
         f"jacfunc: raised inside f while {transform}({name_of(function)}) evaluated it on {', '.join(map(_told, args))}"
+        f"{remedy}"
     )
     with contextlib.suppress(Exception):  # an error that takes no note is handed on as it is
         if told not in getattr(error, "__notes__", ()):
             error.add_note(told)
-
-
-@contextlib.contextmanager
-def noted(transform: str, function: Callable[..., Any], args: Sequence[Any]) -> Iterator[None]:
-    """:func:`note` of whatever is raised, but of what this package says itself."""
-    try:
-        yield
-    except JacfuncError:
-        raise
-    except Exception as error:
-        note(error, transform, function, args)
-        raise
 
 
 def _told(argument: Any) -> str:

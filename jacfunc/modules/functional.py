@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, overload
 import torch
 from torch import nn
 
+from ..core.keywords_only import keywords_only
 from ..core.levels import compiling, fixed
 from ..core.reasons import a_type
 from ..errors import ArgumentError, ArgumentTypeError, ParametersError
@@ -276,6 +277,7 @@ def make_functional(
 ) -> tuple[FunctionalModule, Tensors, Tensors]: ...
 
 
+@keywords_only
 def make_functional(
     module: nn.Module, *, snapshot: bool = False, method: str = "forward", with_buffers: bool = False
 ) -> tuple[FunctionalModule, Tensors] | tuple[FunctionalModule, Tensors, Tensors]:
@@ -286,7 +288,8 @@ def make_functional(
     Args:
         module: any ``nn.Module``.  It stays as it is, during an error in its forward too.
         snapshot: by default ``params`` holds the live parameters, so that ``.backward()`` and ``torch.optim`` work
-            on the module; True gives detached copies (for ``torch.func.grad``, ensembles, freezing).
+            on the module; True gives detached copies (for ``torch.func.grad``, ensembles, freezing), which have
+            no gradients: before ``.backward()`` call ``requires_grad_()`` on each, or use ``torch.func.grad``.
         method: the name of another method to call instead of ``forward``.
         with_buffers: also take and return buffers: ``f(params, buffers, *args) -> (output, new_buffers)``.  Without
             it buffers are read live and what the forward writes to them is thrown away, together with what it notes

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, Unpack, cast, ov
 import torch
 from torch import nn
 
+from ..api.calling import Uncalled
 from ..api.derivatives import Derivatives
 from ..api.residual import R, Residual, residual
 from ..core.levels import compiling
@@ -95,6 +96,12 @@ class Derivative(nn.Module):
             raise ArgumentTypeError(
                 f"net is {a_type(net)}; pass the nn.Module whose derivative is wanted, whose parameters "
                 f"{type(self).__name__} takes over"
+            )
+        if isinstance(transform, Uncalled):
+            made_by = repr(transform).partition("(")[0]
+            raise ArgumentTypeError(
+                f"transform is {transform!r}, which was made of a function; pass {made_by} itself, not "
+                f"{made_by}(net), and its other arguments after it"
             )
         if not callable(transform):
             raise ArgumentTypeError(f"transform is {a_type(transform)}; pass what takes a function, as laplacian does")

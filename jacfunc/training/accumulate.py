@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 
+from ..core.keywords_only import keywords_only
 from ..core.levels import compiling, exporting, inside_transform, tracing, untraced
 from ..core.reasons import a_type
 from ..errors import ArgumentError, ArgumentTypeError, JacfuncError, UnsupportedOperationError
@@ -56,6 +57,7 @@ def accumulate(loss: Callable[..., torch.Tensor], *terms: Any, **keywords: Unpac
 def accumulate(
     loss: tuple[Any, ...], *terms: tuple[Any, ...], **keywords: Unpack[Keywords]
 ) -> tuple[torch.Tensor, ...]: ...
+@keywords_only
 def accumulate(
     loss: Callable[..., torch.Tensor] | tuple[Any, ...],
     *terms: Any,

@@ -147,5 +147,14 @@ def test_directional_refuses():
         directional(torch.sin)(x, torch.ones(3, dtype=torch.double))
     with pytest.raises(ArgumentTypeError, match="the direction, the last argument, is built as"):
         directional(torch.sin)(x, {"v": torch.ones(3)})
-    with pytest.raises(ArgumentError, match="the last argument is the direction, and no other was given"):
+    with pytest.raises(
+        ArgumentError, match="the last positional argument is the direction, and no other came in; pass"
+    ):
         directional(torch.sin)(x)
+    with pytest.raises(ArgumentError, match=r"the direction by position too, as in directional\(f\)\(x, v\)$"):
+        directional(torch.sin)(x, v=x)
+    f, params = make_functional(torch.nn.Linear(3, 1))
+    with pytest.raises(ArgumentError, match="^the last of the 2 positional arguments is the direction, so no input is"):
+        directional(f)(params, x)
+    with pytest.raises(ArgumentError, match="^argnums=0 selects the parameters"):
+        directional(f, argnums=0)(params, x, x)

@@ -1,27 +1,16 @@
-"""What is called too early or too late: a transform taken for its result, and arguments of f where keywords belong."""
+"""``jacfunc/api/calling.py``: a transform taken for its result."""
 
 from __future__ import annotations
 
-import functools
-import re
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sized
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from jacfunc import (
-    batch_jac,
-    check_independent,
-    curl,
-    diag_jac,
-    directional,
-    explain,
-    hessian,
-    laplacian,
-    partials,
-    residual,
-)
-from jacfunc.api.calling import Uncalled, keywords_only
+from jacfunc import diag_jac, explain, laplacian, partials, residual
+from jacfunc.api.calling import Uncalled
 from jacfunc.errors import ArgumentTypeError
 
 X = torch.ones(2, 3)
@@ -64,127 +53,62 @@ def test_transforms_say_so() -> None:
         _ = partials(torch.sin, "u_x", inputs="x", outputs="u").u_t
 
 
-@keywords_only
-def make(f: Any, names: str = "", *, argnums: int = 0) -> tuple[Any, str, int]:
-    """Makes."""
-    return f, names, argnums
-
-
-def test_what_is_right_goes_through() -> None:
-    assert make("f") == ("f", "", 0)
-    assert make("f", "n", argnums=2) == ("f", "n", 2)
-    assert make(f="f", names="n") == ("f", "n", 0)
-    assert make.__name__ == "make"
-    assert make.__doc__ == "Makes."
-    assert functools.partial(make, argnums=3)("f") == ("f", "", 3)
-
-
 @pytest.mark.parametrize(
-    ("given", "what", "meant"),
+    ("operate", "written"),
     [
-        (X, "a Tensor of shape (2, 3)", "call what it returns, as in make(f, names, ...)(x)"),
-        (1, "an int", "name it, as in argnums=1"),
-        (True, "a bool", "call what it returns, as in make(f, names, ...)(x)"),
-        ({"p": X}, "a dict", "call what it returns, as in make(f, names, ...)(x)"),
+        (lambda g: g + X, "{} + .."),
+        (lambda g: X + g, ".. + {}"),
+        (lambda g: g - 1, "{} - .."),
+        (lambda g: 1.0 - g, ".. - {}"),
+        (lambda g: g * g, "{} * .."),
+        (lambda g: np.ones(2) * g, ".. * {}"),
+        (lambda g: g / X, "{} / .."),
+        (lambda g: X / g, ".. / {}"),
+        (lambda g: g @ X, "{} @ .."),
+        (lambda g: X @ g, ".. @ {}"),
+        (lambda g: g**2, "{} ** .."),
+        (lambda g: 2**g, ".. ** {}"),
+        (lambda g: -g, "-{}"),
+        (abs, "abs({})"),
+        (lambda g: g[:, 0], "{}[..]"),
     ],
 )
-def test_arguments_among_the_keywords_are_refused(given: Any, what: str, meant: str) -> None:
+@pytest.mark.parametrize(
+    "transform",
+    [
+        Transform(),
+        laplacian(torch.sin),
+        partials(torch.sin, "u_x", inputs="x", outputs="u"),
+        residual(torch.sin, lambda d: d.u_x, inputs="x", outputs="u"),
+        explain(laplacian(torch.sin)),
+    ],
+)
+def test_operators_of_the_result_say_so(operate: Callable[[Any], Any], written: str, transform: Any) -> None:
     with pytest.raises(ArgumentTypeError) as raised:
-        make("f", "n", given)
-    assert str(raised.value) == f"make takes keywords only after f and names, but was given {what}; {meant}"
+        operate(transform)
+    assert str(raised.value) == (
+        f"{transform!r} is a function of the arguments of f, not yet its result; call it first, as in "
+        f"{written.format('g(x)')} instead of {written.format('g')}"
+    )
 
 
-def test_other_errors_of_a_call_stay() -> None:
-    with pytest.raises(TypeError, match="missing 1 required positional"):
-        make()
+def test_what_else_there_is_may_know_an_operator() -> None:
+    class Composing:
+        def __radd__(self, other: Any) -> str:
+            return "composed"
+
+    transform: Any = laplacian(torch.sin)
+    assert transform + Composing() == "composed"
+    with pytest.raises(TypeError, match="unsupported operand"):
+        _ = transform + [1]
 
 
-def test_unknown_keywords_are_refused_before_any_that_is_missing() -> None:
-    with pytest.raises(ArgumentTypeError, match=r"^make has no keyword 'other'; it takes names, argnums$"):
-        make("f", other=1)
-    with pytest.raises(ArgumentTypeError, match=r"^make has no keyword 'argnum'; did you mean 'argnums'\? It takes"):
-        make("f", argnum=1)
-    with pytest.raises(
-        ArgumentTypeError, match=r"^partials has no keyword 'output'; did you mean 'outputs'\? It takes"
-    ):
-        partials(torch.sin, "u", inputs="x", output="u")
-
-
-@pytest.mark.parametrize(
-    ("transform", "keyword", "meant", "first"),
-    [
-        (laplacian, "gradient", "return_gradient", "return_gradient, segments, sparsity, argnums, batch_dims"),
-        (hessian, "value", "return_value", "return_gradient, segments, argnums, batch_dims"),
-        (diag_jac, "segment", "segments", "segments, sparsity, argnums, batch_dims"),
-        (directional, "ord", "order", "order, argnums, batch_dims"),
-        (check_independent, "tolerance", "check_tolerance", "argnums, batch_dims, out_dims, has_aux"),
-        (curl, "methods", "method", "argnums, batch_dims"),
-        (diag_jac, "in_axes", "in_dims", "segments, sparsity, argnums, batch_dims"),
-        (laplacian, "mode", "method", "return_gradient, segments, sparsity, argnums, batch_dims"),
-    ],
-)
-def test_a_keyword_that_is_meant_is_named_and_own_ones_come_first(
-    transform: Any, keyword: str, meant: str, first: str
-) -> None:
-    with pytest.raises(ArgumentTypeError) as raised:
-        transform(torch.sin, **{keyword: True})
-    told = f"{transform.__name__} has no keyword {keyword!r}; did you mean {meant!r}? It takes {first}, "
-    assert str(raised.value).startswith(told)
-
-
-@pytest.mark.parametrize("keyword", ["create_graph", "vectorize", "zzz", "dim"])
-def test_no_keyword_is_named_that_is_not_alike(keyword: str) -> None:
-    make_laplacian: Any = laplacian
-    told = f"^laplacian has no keyword '{keyword}'; (nothing has to be said .*, so leave it out; )?it takes return_gradient, "
-    with pytest.raises(ArgumentTypeError, match=told):
-        make_laplacian(torch.sin, **{keyword: True})
-
-
-@pytest.mark.parametrize(
-    ("call", "end"),
-    [
-        (lambda: residual(torch.sin, lambda d: d.u, "t x", "u"), "was given a str; name it, as in inputs='t x'"),
-        (lambda: partials(torch.sin, "u", "t x", "u"), "was given a str; name it, as in inputs='t x'"),
-        (lambda: laplacian(torch.sin, "forward"), "was given a str; name it, as in method='forward'"),
-        (lambda: laplacian(torch.sin, True), "was given a bool; name it, as in return_gradient=True"),
-        (lambda: diag_jac(torch.sin, True), "was given a bool; name it, as in return_value=True"),
-    ],
-)
-def test_what_is_given_without_its_name_is_named(call: Any, end: str) -> None:
-    with pytest.raises(ArgumentTypeError, match=rf"{re.escape(end)}$"):
-        call()
-
-
-@pytest.mark.parametrize(
-    ("call", "begin"),
-    [
-        (
-            lambda: explain(diag_jac, torch.sin, X),
-            "explain takes one transform alone, but was given a builtin_function",
-        ),
-        (lambda: explain(diag_jac(torch.sin), X), "explain takes one transform alone, but was given a Tensor of shape"),
-        (lambda: explain(diag_jac(torch.sin)(X)), "transform is a Tensor; explain takes what diag_jac and its kin"),
-        (lambda: explain(diag_jac), "transform is diag_jac; explain takes what diag_jac and its kin return"),
-    ],
-)
-def test_explain_says_how_it_is_written(call: Any, begin: str) -> None:
-    with pytest.raises(ArgumentTypeError, match=rf"^{re.escape(begin)}.*write explain\(diag_jac\(f\)\)\(x\)$"):
-        call()
-
-
-@pytest.mark.parametrize("transform", [diag_jac, batch_jac, laplacian, curl])
-def test_every_transform_is_guarded(transform: Any) -> None:
-    with pytest.raises(
-        ArgumentTypeError,
-        match=re.escape(f"{transform.__name__} takes keywords only after f, but was given a Tensor of"),
-    ):
-        transform(torch.sin, X)
-    with pytest.raises(ArgumentTypeError, match="as in argnums=1"):
-        transform(torch.sin, 1)
-
-
-def test_those_with_names_are_guarded_after_them() -> None:
-    with pytest.raises(ArgumentTypeError, match="partials takes keywords only after f and"):
-        partials(torch.sin, "u_x", X)
-    with pytest.raises(ArgumentTypeError, match="residual takes keywords only after"):
-        residual(torch.sin, lambda d: d.u_x, X)
+def test_nothing_becomes_iterable_or_comparable() -> None:
+    transform: Any = laplacian(torch.sin)
+    assert not isinstance(transform, (Collection, Container, Iterable, Mapping, Sized))
+    assert not np.iterable(transform)
+    assert hash(transform) == hash(transform)
+    assert transform != laplacian(torch.sin)
+    for wrong in (lambda: iter(transform), lambda: [*transform], lambda: transform < 1, lambda: 1 in transform):
+        with pytest.raises(TypeError):
+            wrong()

@@ -23,6 +23,14 @@ from jacfunc import (
 )
 
 
+def test_nothing_is_known_to_be_read_before_the_first_call():
+    f, params, points = setting()
+    equation = residual(f, lambda d: [d.u_t, d.u_x], inputs="t x", outputs="u")
+    assert equation.names == ()
+    assert type(equation(params, points)) is list  # which is as good as a tuple
+    assert equation.names == ("u_t", "u_x")
+
+
 def setting(outputs=1):
     f, params = make_functional(network("tanh", 2, outputs))
     return f, params, torch.randn(5, 2, dtype=torch.double)

@@ -154,6 +154,9 @@ def test_what_is_refused() -> None:
         Derivative(heat, laplacian)  # type: ignore[arg-type]
     with pytest.raises(ArgumentTypeError, match="transform is a Tensor"):
         Derivative(network(), POINTS)  # type: ignore[arg-type]
+    told = r"^transform is laplacian\(Sequential\), which was made of a function; pass laplacian itself, not laplacian\(net\)"
+    with pytest.raises(ArgumentTypeError, match=told):
+        Derivative(network(), laplacian(network()))
     with pytest.raises(ArgumentTypeError, match="which made an int"):
         Derivative(network(), lambda net: 1)
     with pytest.raises(ArgumentTypeError, match="equation is a str"):
