@@ -145,7 +145,7 @@ class Compressed(Transform[Result_co]):
         if caches.due(known.calls) or plan is not known.plan or not known.found.holds:
             known.plan, after = plan, request.random_state()
             right = self._is_right(request, known, result, state or after)
-            after.restore()
+            (after if right or state is None else state).restore()  # what is wrong is computed once more
             known.found = known.found.now()
         return ((result, *others) if others else result), right
 
