@@ -183,7 +183,9 @@ class Explained(Uncalled):
             samples = math.prod(batch if blocks is None else (blocks.count, *batch[1:]))
             widest = max(sizes, default=0)
             shapes = transform.input_shapes(given) if isinstance(transform, Directional) else ()
-            sparsity = tuple(transform.told(given, kwargs)) if isinstance(transform, Compressed) else ()
+            sparsity: tuple[tuple[str, str], ...] = ()
+            if isinstance(transform, Compressed):
+                shapes, sparsity = transform.input_shapes(given, kwargs), tuple(transform.told(given, kwargs))
             left = left_eager(resolved, request) if options.compile else None
             return Explanation(
                 transform,

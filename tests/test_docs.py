@@ -6,6 +6,7 @@ A block with prompts (``>>>``) must also print what it shows.
 from __future__ import annotations
 
 import doctest
+import math
 import re
 import textwrap
 from collections.abc import Iterator
@@ -157,7 +158,7 @@ def test_the_table_has_a_call_for_each_transform() -> None:
     used = {re.match(r"\w+", call)[0] for call, _ in calls_by_need()}
     assert used == {
         *("diag_jac", "batch_jac", "divergence", "laplacian", "hessian", "hess_diag"),
-        *("partials", "residual", "directional"),
+        *("partials", "residual", "directional", "sparse_jac"),
     }
 
 
@@ -169,7 +170,8 @@ def test_every_call_of_the_table_gives_what_it_says(call: str, shapes: str) -> N
     found = eval(call, vars(jacfunc) | given | names)
     name = re.search(r"\((\w+)", call)[1]
     _, taken, returned = own[name]
-    sizes = {"N": (SAMPLES,), "*I": taken, "*O": returned}
+    entries = math.prod(taken) * math.prod(returned)  # of functions in which every output depends on every input
+    sizes = {"N": (SAMPLES,), "*I": taken, "*O": returned, "nnz": (entries,)}
     said = [
         tuple(size for symbol in shape.split(",") if symbol.strip() for size in sizes[symbol.strip()])
         for shape in re.findall(r"`\(([^)]*)\)`", shapes)

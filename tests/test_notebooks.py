@@ -31,9 +31,13 @@ BARS = {  # of each error that the full run printed in the end
     "07_flow": [5e-2, 0.1],  # the likelihood in nats, the score
     "08_slater": [5e-4, 2e-3],  # the energies of two and of six electrons
     "09_deepxde": [1e-2, 3e-2, 2e-2],  # u, v, p
+    "10_gray_scott": [3e-2, 1e-2],  # implicit steps, and those extrapolated
 }
-NEEDS = {"09_deepxde": "deepxde"}
-"""Packages that the tests do not install; ``test_guides.py`` runs such an equation against a stand-in."""
+NEEDS = {
+    "09_deepxde": ("deepxde", "test_guides.py runs such an equation against a stand-in"),
+    "10_gray_scott": ("scipy", "the sparse Jacobian of such an equation is tested without a solver"),
+}
+"""Packages that the tests do not install, and what is tested without them."""
 FRESH = """%reset -f
 import matplotlib, torch
 matplotlib.rcdefaults()
@@ -78,9 +82,9 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelManager]:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs_and_is_committed_with_outputs(path: Path, kernel: KernelManager) -> None:
-    needed = NEEDS.get(path.stem)
-    if needed and importlib.util.find_spec(needed) is None:
-        pytest.skip(f"{needed} is not installed; test_guides.py runs such an equation against a stand-in")
+    needed, without = NEEDS.get(path.stem, ("torch", ""))
+    if importlib.util.find_spec(needed) is None:
+        pytest.skip(f"{needed} is not installed; {without}")
     committed = nbformat.read(path, as_version=4)
     executed = nbformat.read(path, as_version=4)
     NotebookClient(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(FRESH)]), km=kernel).execute()

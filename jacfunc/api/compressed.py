@@ -93,6 +93,11 @@ class Compressed(Transform[Result_co]):
         with requested(self.transformed, self.options, args, kwargs) as request:
             return self._inner(request, self._look(request).passes)
 
+    def input_shapes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
+        """The sample shapes of what the user differentiates by, which is not what passes do."""
+        with requested(self.transformed, self.options, args, kwargs) as request:
+            return request.input_shapes
+
     def told(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, str]]:
         """What ``explain`` says of the pattern: how many entries and colours it has, and what made it dense."""
         with requested(self.transformed, self.options, args, kwargs) as request:
