@@ -57,6 +57,8 @@ class Explanation:
     """Those that the user gave, where the transform inside differentiates by something else."""
     sparsity: tuple[tuple[str, str], ...] = ()
     """Of a sparse Jacobian its pattern, and what made that dense."""
+    output_shapes: tuple[tuple[int, ...], ...] = ()
+    """Those of the outputs, where the transform inside has others."""
     argument: str = ""
     """By which argument the derivative is, where an earlier one may have been meant."""
 
@@ -77,7 +79,8 @@ class Explanation:
         chunks = math.ceil(plan.rows / self.rows_in_flight) if plan.rows else 0
         rows = f"{plan.rows} in {chunks} chunk{'s' if chunks != 1 else ''}"
         taken = self.input_shapes or plan.input_shapes
-        shapes = f"{_shapes(taken)} -> {_shapes(plan.outputs.shapes)} for each of {self.samples} samples"
+        returned = self.output_shapes or plan.outputs.shapes
+        shapes = f"{_shapes(taken)} -> {_shapes(returned)} for each of {self.samples} samples"
         without = f"{', '.join(plan.findings.notes)}: each goes by a forward route of its own"
         return [
             ("transform", repr(self.transform)),
@@ -184,8 +187,12 @@ class Explained(Uncalled):
             widest = max(sizes, default=0)
             shapes = transform.input_shapes(given) if isinstance(transform, Directional) else ()
             sparsity: tuple[tuple[str, str], ...] = ()
+            returned: tuple[tuple[int, ...], ...] = ()
             if isinstance(transform, Compressed):
-                shapes, sparsity = transform.input_shapes(given, kwargs), tuple(transform.told(given, kwargs))
+                known = transform.looked_at(given, kwargs)
+                pattern, sparsity = known.found.pattern, tuple(transform.told(known))
+                shapes = (pattern.input_shape,)
+                returned = () if known.passes.columns else (pattern.output_shape,)
             left = left_eager(resolved, request) if options.compile else None
             return Explanation(
                 transform,
@@ -199,6 +206,7 @@ class Explained(Uncalled):
                 str(left or ""),
                 shapes,
                 sparsity,
+                returned,
                 _argument(transform, resolved, given),
             )
 

@@ -6,6 +6,7 @@ each result is held against.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -15,9 +16,12 @@ from ..call.plan import Plan
 from ..call.refusals import JetsGivenError
 from ..call.request import Request, requested
 from ..core import caches
+from ..core.levels import compiling, inside_transform
 from ..core.reasons import name_of
+from ..core.torch_private import innermost, outside_transforms
 from ..errors import ArgumentError, ShapeError, UnsupportedOperationError
 from ..evaluation.rng import RandomState
+from ..options import Options
 from ..structure.compressed import AlongColumns, Passes, along
 from ..structure.detect import Found, detect, refuse_several
 from ..structure.jacobian import SparseJacobian
@@ -55,12 +59,12 @@ class Compressed(Transform[Result_co]):
     """
 
     kind: Kind
-    sparsity: SparsityPattern | None
+    given: Passes | None
 
     def here(self, args: tuple[Any, ...], kwargs: dict[str, Any], traced: bool) -> Any:
         """What is wanted, at arguments that are tensors of this process alone; ``traced``: it is recorded."""
-        if traced:
-            return self._traced(args, kwargs)
+        if traced or (self.given is not None and inside_transform()):
+            return self._unchecked(args, kwargs, traced)
         try:
             with requested(self.transformed, self.options, args, kwargs) as request:
                 return self._found(request)
@@ -85,7 +89,7 @@ class Compressed(Transform[Result_co]):
             caches.PATTERNS.put(self, key, known)
             result, right = self._computed(request, known)
         if not right:
-            raise UnsupportedOperationError(LACKING if self.sparsity is not None else OTHERWISE)
+            raise UnsupportedOperationError(OTHERWISE if self.given is None else LACKING)
         return result
 
     def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
@@ -93,37 +97,35 @@ class Compressed(Transform[Result_co]):
         with requested(self.transformed, self.options, args, kwargs) as request:
             return self._inner(request, self._look(request).passes)
 
-    def input_shapes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
-        """The sample shapes of what the user differentiates by, which is not what passes do."""
+    def looked_at(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Known:
+        """What a first call with these arguments finds."""
         with requested(self.transformed, self.options, args, kwargs) as request:
-            return request.input_shapes
+            return self._look(request)
 
-    def told(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, str]]:
-        """What ``explain`` says of the pattern: how many entries and colours it has, and what made it dense."""
-        with requested(self.transformed, self.options, args, kwargs) as request:
-            known = self._look(request)
+    def told(self, known: Known) -> list[tuple[str, str]]:
+        """What ``explain`` says of that: how many entries and colours there are, and what made the pattern dense."""
         pattern, passes, dense = known.found.pattern, known.passes, known.found.dense
-        side = "columns" if passes.columns else "rows"
+        side, plural = "columns" if passes.columns else "rows", "s" * (passes.count != 1)
         return [
-            ("sparsity", f"{pattern!r}, in {passes.count} colours of {side}"),
+            ("sparsity", f"{pattern!r}, in {passes.count} colour{plural} of {side}"),
             *([("dense", f"{', '.join(dense)}: all outputs of it may depend on all inputs")] if dense else []),
         ]
 
     def _look(self, request: Request, before: Known | None = None, exact: bool = True) -> Known:
         """Find the pattern; what it was ``before``, of another branch perhaps, belongs to it too."""
-        if self.sparsity is not None:
-            self._refuse_other_shapes(request, self.sparsity)
-            found = Found(self.sparsity, (), ())
-        else:
-            found = detect(request, self.kind.order, exact)
-            if before is not None:
-                found = replace(found, pattern=found.pattern | before.found.pattern)
-        return Known(found, self.kind.passes(found.pattern, self.options.method, request.leaves[0]))
+        like = request.leaves[0]
+        if self.given is not None:
+            self._refuse_other_shapes(request, self.given.pattern)
+            return Known(Found(self.given.pattern, (), ()), self.given.on(like))
+        found = detect(request, self.kind.order, exact)
+        if before is not None:
+            found = replace(found, pattern=found.pattern | before.found.pattern)
+        return Known(found, self.kind.passes(found.pattern, self.options.method).on(like))
 
     def _refuse_other_shapes(self, request: Request, pattern: SparsityPattern) -> None:
         refuse_several(len(request.leaves), "differentiates by")
         shape = request.input_shapes[0]
-        count = request.leaves[0].numel() // max(request.samples, 1)
+        count = math.prod(shape)
         if pattern.shape[1] != count:
             raise ShapeError(
                 f"sparsity has {pattern.shape[1]} columns, but a sample of the input has shape {shape}; pass a column "
@@ -132,7 +134,7 @@ class Compressed(Transform[Result_co]):
 
     def _inner(self, request: Request, passes: Passes) -> tuple[Transform, tuple[Any, ...]]:
         """The transform that computes ``B``, and its arguments."""
-        function, options = passes.function(self.transformed, self.options)
+        function, options = passes.function(self.transformed, self._cut(request))
         args = passes.arguments(request.args, request.leaves[0], request.batch)
         return Transform(function, self.kind.quantity(passes), options), args
 
@@ -184,15 +186,24 @@ class Compressed(Transform[Result_co]):
             found = Transform(function, self.kind.other_quantity(passes), options)(*args, **kwargs)
             return self.kind.agrees(request, passes, weights, result, found[0] if options.has_aux else found)
 
-    def _traced(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.sparsity is None:
+    def _cut(self, request: Request) -> Options:
+        """The options, where the one argument there is beside parameters is cut into blocks of samples."""
+        options, state = self.options, request.state_arguments
+        alone = len(request.args) == state + 1 and not request.kwargs
+        if options.sample_chunk_size is None or options.in_dims is not None or not alone:
+            return options
+        return replace(options, in_dims=(*[None] * state, 0))
+
+    def _unchecked(self, args: tuple[Any, ...], kwargs: dict[str, Any], traced: bool) -> Any:
+        """The result where nothing can be looked at: the pattern is taken for right."""
+        if self.given is None:
             raise UnsupportedOperationError(
                 f"{self.quantity.name} finds the pattern by a look at f, which torch.compile, torch.export and "
                 "torch.func transforms cannot trace; pass sparsity=sparsity(f)(..), or compile=True in place of "
                 "torch.compile"
             )
-        request = Request(self.transformed, self.options, args, kwargs, traced=True)
-        passes = self.kind.passes(self.sparsity, self.options.method, request.leaves[0])
+        request = Request(self.transformed, self.options, args, kwargs, traced=traced)
+        passes = self.given.on(request.leaves[0])
         transform, given = self._inner(request, passes)
         result = self._assembled(request, passes, transform(*given, **kwargs))
         return result if len(result) > 1 else result[0]
@@ -202,10 +213,10 @@ class Compressed(Transform[Result_co]):
         return tuple([name for name in dir(SparseJacobian) if name[0] != "_"]) if whole else ()
 
     def _fingerprint(self) -> tuple[object, ...]:
-        return (*super()._fingerprint(), self.kind, self.sparsity)
+        return (*super()._fingerprint(), self.kind, self.given)
 
     def __repr__(self) -> str:
-        given = "'auto'" if self.sparsity is None else repr(self.sparsity)
+        given = "'auto'" if self.given is None else repr(self.given.pattern)
         told = [name_of(self.transformed), f"sparsity={given}", *self.options.changed()]
         name = "sparse_jac" if isinstance(self.kind, Whole) and not self.kind.dense else self.quantity.name
         return f"{name}({', '.join(told)})"
@@ -222,8 +233,17 @@ def compressed(transform: Transform, sparsity: SparsityLike, kind: Kind) -> Tran
     transform.options.refuse(("out_dims",), "sparsity", "a pattern is of samples that lie on the first axes")
     if isinstance(sparsity, str) and sparsity != "auto":
         raise ArgumentError(f"sparsity={sparsity!r} is neither 'auto' nor a pattern; pass sparsity(f)(..), or a matrix")
-    pattern = None if isinstance(sparsity, str) else SparsityPattern.of(sparsity)
-    return Compressed(transform.transformed, transform.quantity, transform.options, kind, pattern)
+    if compiling():
+        raise UnsupportedOperationError(
+            f"{transform.quantity.name} with sparsity= is made in code that torch.compile traces, which cannot trace "
+            "how columns are coloured; make it outside, and call it there"
+        )
+    given = None
+    if not isinstance(sparsity, str):
+        with outside_transforms():  # what is made inside of one is wrapped, and has no numbers to be read
+            plain = innermost(sparsity) if isinstance(sparsity, torch.Tensor) else sparsity
+            given = kind.passes(SparsityPattern.of(plain), transform.options.method)
+    return Compressed(transform.transformed, transform.quantity, transform.options, kind, given)
 
 
 def either(transform: Transform, segments: Any, sparsity: SparsityLike | None, kind: Kind) -> Transform:

@@ -31,7 +31,7 @@ class Kind(ABC):
     draws: ClassVar[int] = 1
 
     @abstractmethod
-    def passes(self, pattern: SparsityPattern, method: str, like: torch.Tensor) -> Passes:
+    def passes(self, pattern: SparsityPattern, method: str) -> Passes:
         """How what is wanted of a pattern is computed."""
 
     @abstractmethod
@@ -70,9 +70,9 @@ class Whole(Kind):
     column: Quantity
     dense: bool = False
 
-    def passes(self, pattern: SparsityPattern, method: str, like: torch.Tensor) -> Passes:
+    def passes(self, pattern: SparsityPattern, method: str) -> Passes:
         """Of columns or of rows."""
-        return Passes.of_all(pattern, method, like)
+        return Passes.of_all(pattern, method)
 
     def quantity(self, passes: Passes) -> Quantity:
         """All columns, or all rows."""
@@ -110,9 +110,9 @@ class OnDiagonal(Kind):
 
     summed: bool = False
 
-    def passes(self, pattern: SparsityPattern, method: str, like: torch.Tensor) -> Passes:
+    def passes(self, pattern: SparsityPattern, method: str) -> Passes:
         """Of columns; they may share a colour unless they have entries in each other's rows."""
-        return Passes.of_diagonal(pattern, like)
+        return Passes.of_diagonal(pattern)
 
     def quantity(self, passes: Passes) -> Quantity:
         """All columns."""
@@ -145,9 +145,9 @@ class SecondSum(Kind):
     order: ClassVar[int] = 2
     draws: ClassVar[int] = 4
 
-    def passes(self, pattern: SparsityPattern, method: str, like: torch.Tensor) -> Passes:
+    def passes(self, pattern: SparsityPattern, method: str) -> Passes:
         """Of columns; they may share a colour unless they have an entry in common."""
-        return Passes.of_diagonal(pattern, like)
+        return Passes.of_diagonal(pattern)
 
     def quantity(self, passes: Passes) -> Quantity:
         """The Laplacian by ``s``."""

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ..errors import ShapeError
 from ..jet import Jet
 from ..jet.dispatch import apply
 from ..jet.registry import add
@@ -123,31 +124,35 @@ class Passes:
     places: torch.Tensor
 
     @classmethod
-    def of_all(cls, pattern: SparsityPattern, method: str, like: torch.Tensor) -> Passes:
-        """For all entries, of columns or rows, which takes less time; of one of both where ``method`` has no other.
-
-        Tensors have the dtype and the device of another one.
-        """
+    def of_all(cls, pattern: SparsityPattern, method: str) -> Passes:
+        """For all entries, of columns or rows, which takes less time; of one of both where ``method`` has no other."""
         columns = None if method == "reverse" else by_columns(pattern)
         rows = None if columns is not None and _are_cheap(columns, pattern, method) else by_columns(pattern.transposed)
         entry, other = pattern.row.numpy(), pattern.col.numpy()
         if rows is None or (columns is not None and COLUMN * number_of(columns) <= number_of(rows)):
             assert columns is not None
-            return cls._made(pattern, True, columns, columns[other] * pattern.shape[0] + entry, like)
-        return cls._made(pattern, False, rows, rows[entry] * pattern.shape[1] + other, like)
+            return cls._made(pattern, True, columns, columns[other] * pattern.shape[0] + entry)
+        return cls._made(pattern, False, rows, rows[entry] * pattern.shape[1] + other)
 
     @classmethod
-    def of_diagonal(cls, pattern: SparsityPattern, like: torch.Tensor) -> Passes:
+    def of_diagonal(cls, pattern: SparsityPattern) -> Passes:
         """For the diagonal alone, of columns; zero where it has no entry."""
+        if pattern.shape[0] != pattern.shape[1]:
+            raise ShapeError(
+                f"a diagonal by sparsity= is that of a square Jacobian, but this one has {pattern.shape[0]} rows and "
+                f"{pattern.shape[1]} columns; leave sparsity out, or take sparse_jac"
+            )
         colours = for_diagonal(pattern)
-        return cls._made(pattern, True, colours, colours * pattern.shape[0] + np.arange(len(colours)), like)
+        return cls._made(pattern, True, colours, colours * pattern.shape[0] + np.arange(len(colours)))
 
     @classmethod
-    def _made(
-        cls, pattern: SparsityPattern, columns: bool, colours: Array, places: Array, like: torch.Tensor
-    ) -> Passes:
-        seeds = F.one_hot(torch.from_numpy(colours), number_of(colours)).T.to(like).contiguous()
-        return cls(pattern, columns, seeds, torch.from_numpy(places).to(like.device))
+    def _made(cls, pattern: SparsityPattern, columns: bool, colours: Array, places: Array) -> Passes:
+        hot = F.one_hot(torch.from_numpy(colours), number_of(colours)).T.to(torch.bool).contiguous()
+        return cls(pattern, columns, hot, torch.from_numpy(places))
+
+    def on(self, like: torch.Tensor) -> Passes:
+        """With tensors of the dtype and the device of another one."""
+        return replace(self, seeds=self.seeds.to(like), places=self.places.to(like.device))
 
     @property
     def count(self) -> int:
@@ -167,6 +172,12 @@ class Passes:
 
     def picked(self, stack: torch.Tensor) -> torch.Tensor:
         """The wanted entries ``(*batch, n)`` of columns or rows ``(*batch, C, X)``."""
+        size = self.pattern.shape[0 if self.columns else 1]
+        if stack.shape[-1] != size:
+            raise ShapeError(
+                f"sparsity has {size} {'rows' if self.columns else 'columns'}, but a sample of the "
+                f"{'output' if self.columns else 'input'} has {stack.shape[-1]} elements; pass one for each"
+            )
         return stack.flatten(-2).index_select(-1, self.places)
 
 

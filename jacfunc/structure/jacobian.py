@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,8 @@ class SparseJacobian:
         """
         values, pattern = self._of(n), self.pattern
         crow, col = pattern.crow.to(values.device), pattern.col.to(values.device)
-        return torch.sparse_csr_tensor(crow, col, values, pattern.shape, check_invariants=False)
+        with warnings.catch_warnings(action="ignore"):  # of torch, that such tensors are new
+            return torch.sparse_csr_tensor(crow, col, values, pattern.shape, check_invariants=False)
 
     def to_scipy(self, n: int | None = None) -> scipy.sparse.csr_array:
         """The Jacobian of sample ``n`` as a sparse array of scipy's, ``(rows, columns)``; a copy, without gradients.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,9 @@ class SparsityPattern:
 
     def to_torch(self) -> torch.Tensor:
         """A sparse tensor ``(rows, columns)`` in compressed rows, True at each entry."""
-        return torch.sparse_csr_tensor(self.crow, self.col, torch.ones(self.nnz, dtype=torch.bool), self.shape)
+        entries = torch.ones(self.nnz, dtype=torch.bool)
+        with warnings.catch_warnings(action="ignore"):  # of torch, that such tensors are new
+            return torch.sparse_csr_tensor(self.crow, self.col, entries, self.shape, check_invariants=False)
 
     def to_dense(self) -> torch.Tensor:
         """A tensor ``(rows, columns)``, True at each entry."""
