@@ -18,6 +18,7 @@ from ..evaluation.program import Held, Met
 from ..evaluation.rng import replaying
 from .arrays import Array
 from .joins import as_integers, over_axes
+from .marks import address
 from .pattern import SparsityPattern
 from .rules import RULES
 from .sets import EMPTY, FIRST
@@ -93,7 +94,7 @@ def _mark_other(tracker: Tracker, tensor: torch.Tensor) -> None:
     if tensor.is_floating_point() or tensor.is_complex():
         tracker.mark(tensor, torch.tensor(float(EMPTY)))
     else:
-        tracker.held[tensor.untyped_storage().data_ptr()] = Held.of(tensor)
+        tracker.held[address(tensor)] = Held.of(tensor)
 
 
 def _first(evaluator: Evaluator, leaf: torch.Tensor, tracker: Tracker) -> torch.Tensor:

@@ -32,11 +32,11 @@ class Marks:
 
     def are_on(self, tensor: torch.Tensor) -> bool:
         """Whether there are numbers for the tensor's storage."""
-        return _storage(tensor).data_ptr() in self._marked
+        return address(tensor) in self._marked
 
     def read(self, tensor: torch.Tensor) -> torch.Tensor:
         """The numbers of a tensor's elements, of its shape."""
-        marked = self._marked.get(_storage(tensor).data_ptr())
+        marked = self._marked.get(address(tensor))
         if marked is None:
             return torch.full((), KNOWN, dtype=torch.float64).expand(tensor.shape)
         numbers, parts = self._seen(tensor, marked)
@@ -44,14 +44,14 @@ class Marks:
 
     def write(self, tensor: torch.Tensor, numbers: torch.Tensor) -> None:
         """Give the elements of a tensor these numbers, of its shape or broadcast to it."""
-        storage = _storage(tensor)
-        size, address = tensor.element_size(), storage.data_ptr()
-        if not storage.nbytes():
+        size, place = tensor.element_size(), address(tensor)
+        if not place:
             return
-        if address not in self._marked:
+        if place not in self._marked:
+            storage = tensor.untyped_storage()
             fresh = torch.full((storage.nbytes() // size,), KNOWN, dtype=torch.float64)
-            self._marked[address] = _Marked(storage, fresh, size)
-        seen, parts = self._seen(tensor, self._marked[address])
+            self._marked[place] = _Marked(storage, fresh, size)
+        seen, parts = self._seen(tensor, self._marked[place])
         seen.copy_(numbers[..., None] if parts else numbers)
 
     def _seen(self, tensor: torch.Tensor, marked: _Marked) -> tuple[torch.Tensor, bool]:
@@ -68,10 +68,14 @@ class Marks:
         return numbers.as_strided((*tensor.shape, part), (*strides, 1), tensor.storage_offset() * part), True
 
 
-def _storage(tensor: torch.Tensor) -> torch.UntypedStorage:
+def address(tensor: torch.Tensor) -> int:
+    """Where its storage begins; 0 if it has none: no elements, the zeros of a tangent, a tensor that is only a shape."""
     if tensor.layout is not torch.strided:
         raise UnsupportedOperationError(
             f"f makes a tensor of layout {tensor.layout}, through which no sparsity pattern is found; pass the pattern "
             "as sparsity=, or use a dense tensor"
         )
-    return tensor.untyped_storage()
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except RuntimeError:  # what autograd has in place of zeros
+        return 0

@@ -19,10 +19,16 @@ def _all(track: Tracker, call: Call) -> Numbers:
 
 @rule(
     *[aten.ceil, aten.floor, aten.floor_divide, aten.heaviside, aten.round, aten.sgn, aten.sign, aten.trunc],
-    *[aten.fix, aten.bucketize, aten.searchsorted],
+    aten.fix,
 )
 def _roundings(track: Tracker, call: Call) -> Numbers:
     return constant(_all(track, call))
+
+
+@rule(aten.bucketize, aten.searchsorted, aten.repeat_interleave, aten.histc, aten.bincount)
+def _counts(track: Tracker, call: Call) -> Numbers:
+    """Numbers of elements and places, by all that goes in."""
+    return constant(track.everything_in(call.operands()))
 
 
 @rule(aten.mul, aten.logical_and, aten.bitwise_and)

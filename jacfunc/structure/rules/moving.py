@@ -20,12 +20,12 @@ aten = torch.ops.aten
     *[aten.replication_pad1d, aten.replication_pad2d, aten.replication_pad3d, aten.diagonal_backward, aten.diag],
     *[aten.upsample_nearest1d, aten.upsample_nearest2d, aten.upsample_nearest3d, aten.unfold_copy, aten.view_copy],
     *[aten.expand_copy, aten.permute_copy, aten.slice_copy, aten.select_copy],
-    *[aten.repeat_interleave, aten.unfold_backward],
+    *[aten.unfold_backward, aten.as_strided_scatter, aten.diagonal_copy, aten.transpose_copy, aten.as_strided_copy],
 )
 def _moved(track: Tracker, call: Call) -> list[Numbers]:
     """By the operation itself; the zeros that some of them put in are KNOWN."""
     args, kwargs = mapped(track.numbers, (call.args, call.kwargs))
-    found = call.function(*args, **kwargs)
+    found = call.returning(*args, **kwargs)
     return list(found) if isinstance(found, list | tuple) else [found]
 
 
@@ -36,4 +36,4 @@ def _copied(track: Tracker, call: Call) -> Numbers:
 
 @rule(aten.constant_pad_nd)
 def _padded(track: Tracker, call: Call) -> Numbers:
-    return call.function(track.numbers(call.args[0]), call.args[1], KNOWN)  # type: ignore[no-any-return]
+    return call.returning(track.numbers(call.args[0]), call.args[1], KNOWN)  # type: ignore[no-any-return]
