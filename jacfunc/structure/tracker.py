@@ -133,7 +133,7 @@ class Tracker(DispatchMode):
             return result
         if is_mutable(func) and torch.Tag.inplace_view not in func.tags:
             return self._written(func, args, kwargs, draws)
-        if func.overloadpacket is torch.ops.aten.resize_:
+        if func.overloadpacket in (torch.ops.aten.resize_, torch.ops.aten.resize_as_):
             return self._resized(func, args, kwargs)
         made = None if draws or self._has_rule(func) else self._of_others(func, args, kwargs)
         if made is not None:
@@ -194,7 +194,7 @@ class Tracker(DispatchMode):
 
     def _resized(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Where elements are after that depends on the memory, so each may be any."""
-        every = self.everything_in(tensors(args)).clamp(min=EMPTY)
+        every = self.everything_in(tensors(args[0])).clamp(min=EMPTY)
         result = func(*args, **kwargs)
         self.dense[str(func.overloadpacket)] = None
         self.mark(result, every)
