@@ -181,7 +181,9 @@ def taken(draw, x):
 def selected(draw, x):
     mask = draw.mask(*x.shape)
     mask.view(-1)[0] = True
-    return draw.random.choice([lambda h: h[mask], lambda h: torch.masked_select(h, mask), lambda h: h[mask.nonzero().T.unbind()]])
+    return draw.random.choice(
+        [lambda h: h[mask], lambda h: torch.masked_select(h, mask), lambda h: h[mask.nonzero().T.unbind()]]
+    )
 
 
 @maker
@@ -237,7 +239,9 @@ def repeated(draw, x):
 def triangles(draw, x):
     if x.dim() < 2:
         return None
-    return draw.random.choice([torch.tril, torch.triu, lambda h: h.diagonal(0, 0, 1), lambda h: h.T if h.dim() == 2 else h.mT])
+    return draw.random.choice(
+        [torch.tril, torch.triu, lambda h: h.diagonal(0, 0, 1), lambda h: h.T if h.dim() == 2 else h.mT]
+    )
 
 
 @maker
@@ -438,14 +442,18 @@ def accumulated(draw, x):
 def by_constant_matrix(draw, x):
     matrix = draw.normal(x.shape[-1], 3) * draw.mask(x.shape[-1], 3)
     vector = draw.normal(x.shape[0]) * draw.mask(x.shape[0])
-    return draw.random.choice([lambda h: h @ matrix, lambda h: torch.einsum("i...,i->...", h, vector)[None], lambda h: F.linear(h, matrix.T)])
+    return draw.random.choice(
+        [lambda h: h @ matrix, lambda h: torch.einsum("i...,i->...", h, vector)[None], lambda h: F.linear(h, matrix.T)]
+    )
 
 
 @maker
 def products_of_itself(draw, x):
     if x.dim() != 2 or x.numel() > 12:
         return None
-    return draw.random.choice([lambda h: torch.einsum("ij,kj->ik", h, h.sin()), lambda h: h.mT @ h, lambda h: h[:, :, None] * h[:, None]])
+    return draw.random.choice(
+        [lambda h: torch.einsum("ij,kj->ik", h, h.sin()), lambda h: h.mT @ h, lambda h: h[:, :, None] * h[:, None]]
+    )
 
 
 @maker
@@ -488,7 +496,9 @@ def normalised(draw, x):
     size = x.shape[-1]
     if size < 3:
         return None
-    return draw.random.choice([lambda h: F.layer_norm(h, (size,)), lambda h: h.softmax(-1), lambda h: F.normalize(h, dim=-1)])
+    return draw.random.choice(
+        [lambda h: F.layer_norm(h, (size,)), lambda h: h.softmax(-1), lambda h: F.normalize(h, dim=-1)]
+    )
 
 
 @maker

@@ -6,18 +6,22 @@ each result is held against.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 
+from ..call.evaluator import Evaluator
 from ..call.plan import Plan
 from ..call.quantity import Quantity
 from ..call.refusals import JetsGivenError
 from ..call.request import Request, requested
+from ..call.sample_chunks import cut_arguments
 from ..core import caches
 from ..core.closeness import agree
+from ..core.levels import inside_transform
 from ..core.reasons import name_of
 from ..errors import ArgumentError, ShapeError, UnsupportedOperationError
 from ..structure.compressed import AlongColumns, Passes, along
@@ -49,8 +53,11 @@ class Kind(ABC):
     draws: int = 1
 
     @abstractmethod
-    def passes(self, pattern: SparsityPattern, method: str, like: torch.Tensor) -> Passes:
+    def passes(self, pattern: SparsityPattern, method: str) -> Passes:
         """How what is wanted of a pattern is computed."""
+
+    def refuse(self, name: str, output_shape: tuple[int, ...], input_shape: tuple[int, ...]) -> None:  # noqa: B027
+        """Refuse samples of shapes that have not what is wanted."""
 
     @abstractmethod
     def result(self, request: Request, passes: Passes, matrix: torch.Tensor) -> Any:
@@ -73,9 +80,9 @@ class Whole(Kind):
 
     dense: bool = False
 
-    def passes(self, pattern: SparsityPattern, method: str, like: torch.Tensor) -> Passes:
+    def passes(self, pattern: SparsityPattern, method: str) -> Passes:
         """Of columns or of rows."""
-        return Passes.of_all(pattern, method, like)
+        return Passes.of_all(pattern, method)
 
     def result(self, request: Request, passes: Passes, matrix: torch.Tensor) -> SparseJacobian | torch.Tensor:
         """The entries and one pattern for all samples, or a dense Jacobian of each."""
@@ -110,9 +117,17 @@ class OnDiagonal(Kind):
 
     summed: bool = False
 
-    def passes(self, pattern: SparsityPattern, method: str, like: torch.Tensor) -> Passes:
+    def passes(self, pattern: SparsityPattern, method: str) -> Passes:
         """Of columns; they may share a colour unless they have entries in each other's rows."""
-        return Passes.of_diagonal(pattern, like)
+        return Passes.of_diagonal(pattern)
+
+    def refuse(self, name: str, output_shape: tuple[int, ...], input_shape: tuple[int, ...]) -> None:
+        """Both are to be the same."""
+        if output_shape != input_shape:
+            raise ShapeError(
+                f"{name} with sparsity= takes an output of the shape of the input, but a sample of the output has shape "
+                f"{output_shape} and one of the input {input_shape}; leave sparsity out, or use sparse_jac"
+            )
 
     def result(self, request: Request, passes: Passes, matrix: torch.Tensor) -> torch.Tensor:
         """An entry for each element of the input, or their sum."""
@@ -143,9 +158,9 @@ class SecondSum(Kind):
     order: int = 2
     draws: int = 4
 
-    def passes(self, pattern: SparsityPattern, method: str, like: torch.Tensor) -> Passes:
+    def passes(self, pattern: SparsityPattern, method: str) -> Passes:
         """Of columns; they may share a colour unless they have an entry in common."""
-        return Passes.of_diagonal(pattern, like)
+        return Passes.of_diagonal(pattern)
 
     def result(self, request: Request, passes: Passes, matrix: torch.Tensor) -> torch.Tensor:
         """It is there already."""
@@ -191,13 +206,17 @@ class Compressed(Transform[Result_co]):
 
     kind: Kind
     sparsity: SparsityPattern | None
+    given: Passes | None = field(default=None, repr=False)
+    """How a pattern that was passed is computed, known before torch.compile looks at a call."""
 
     def here(self, args: tuple[Any, ...], kwargs: dict[str, Any], traced: bool) -> Any:
         """What is wanted, at arguments that are tensors of this process alone; ``traced``: it is recorded."""
-        if traced:
-            return self._traced(args, kwargs)
+        if traced or inside_transform():
+            return self._unchecked(args, kwargs, traced)
         try:
             with requested(self.transformed, self.options, args, kwargs) as request:
+                if self.options.sample_chunk_size is not None or self.options.in_dims is not None:
+                    cut_arguments(request, self.options)
                 return self._found(request)
         except JetsGivenError:
             if isinstance(self.kind, Whole):
@@ -241,24 +260,33 @@ class Compressed(Transform[Result_co]):
 
     def _look(self, request: Request, before: Known | None = None, exact: bool = True) -> Known:
         """Find the pattern; what it was ``before``, of another branch perhaps, belongs to it too."""
-        if self.sparsity is not None:
-            self._refuse_other_shapes(request, self.sparsity)
-            found = Found(self.sparsity, (), ())
-        else:
-            found = detect(request, self.kind.order, exact)
-            if before is not None:
-                found = replace(found, pattern=found.pattern | before.found.pattern)
-        return Known(found, self.kind.passes(found.pattern, self.options.method, request.leaves[0]))
+        like = request.leaves[0]
+        if self.given is not None:
+            self._refuse_other_shapes(request, self.given.pattern)
+            return Known(Found(self.given.pattern, (), ()), self.given.to(like))
+        found = detect(request, self.kind.order, exact)
+        self.kind.refuse(self.quantity.name, found.pattern.output_shape, found.pattern.input_shape)
+        if before is not None:
+            found = replace(found, pattern=found.pattern | before.found.pattern)
+        return Known(found, self.kind.passes(found.pattern, self.options.method).to(like))
 
     def _refuse_other_shapes(self, request: Request, pattern: SparsityPattern) -> None:
+        """Refuse a pattern that is not of as many rows and columns as the Jacobian has, by one look at ``f``."""
+        state = request.random_state()
+        values, _ = Evaluator(request).look(state)
+        state.restore()
         refuse_several(len(request.leaves), "differentiates by")
-        shape = request.input_shapes[0]
-        count = request.leaves[0].numel() // max(request.samples, 1)
-        if pattern.shape[1] != count:
-            raise ShapeError(
-                f"sparsity has {pattern.shape[1]} columns, but a sample of the input has shape {shape}; pass a column "
-                f"for each of its {count} elements"
-            )
+        refuse_several(len(values), "returns")
+        shapes = request.sample_shape(values[0]), request.input_shapes[0]
+        self.kind.refuse(self.quantity.name, *shapes)
+        sides = ("output", "input") if self.kind.order == 1 else ("input", "input")
+        for axis, (line, side) in enumerate(zip(("row", "column"), sides, strict=True)):
+            shape = shapes[0] if side == "output" else shapes[1]
+            if pattern.shape[axis] != math.prod(shape):
+                raise ShapeError(
+                    f"sparsity has {pattern.shape[axis]} {line}s, but a sample of the {side} has shape {shape}; pass a "
+                    f"{line} for each of its {math.prod(shape)} elements"
+                )
 
     def _inner(self, request: Request, passes: Passes) -> tuple[Transform, tuple[Any, ...]]:
         """The transform that computes ``B``, and its arguments."""
@@ -315,15 +343,16 @@ class Compressed(Transform[Result_co]):
             found = Transform(function, self.kind.within, options)(*args, along=seeds, **request.kwargs)
             return self.kind.agrees(request, passes, weights, result, found[0] if options.has_aux else found)
 
-    def _traced(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.sparsity is None:
+    def _unchecked(self, args: tuple[Any, ...], kwargs: dict[str, Any], traced: bool) -> Any:
+        """By a pattern that is given, where no value can be looked at."""
+        if self.given is None:
             raise UnsupportedOperationError(
                 f"{self.quantity.name} finds the pattern by a look at f, which torch.compile, torch.export and "
                 "torch.func transforms cannot trace; pass sparsity=sparsity(f)(..), or compile=True in place of "
                 "torch.compile"
             )
-        request = Request(self.transformed, self.options, args, kwargs, traced=True)
-        passes = self.kind.passes(self.sparsity, self.options.method, request.leaves[0])
+        request = Request(self.transformed, self.options, args, kwargs, traced=traced)
+        passes = self.given.to(request.leaves[0])
         transform, given = self._inner(request, passes)
         result = self._assembled(request, passes, transform(*given, **kwargs))
         return result if len(result) > 1 else result[0]
@@ -348,7 +377,8 @@ def compressed(transform: Transform, sparsity: SparsityLike, kind: Kind) -> Tran
     if isinstance(sparsity, str) and sparsity != "auto":
         raise ArgumentError(f"sparsity={sparsity!r} is neither 'auto' nor a pattern; pass sparsity(f)(..), or a matrix")
     pattern = None if isinstance(sparsity, str) else SparsityPattern.of(sparsity)
-    return Compressed(transform.transformed, transform.quantity, transform.options, kind, pattern)
+    given = None if pattern is None else kind.passes(pattern, transform.options.method)
+    return Compressed(transform.transformed, transform.quantity, transform.options, kind, pattern, given)
 
 
 def either(transform: Transform, segments: Any, sparsity: SparsityLike | None, kind: Kind) -> Transform:

@@ -8,6 +8,7 @@ rows.  No two columns of a colour meet in a row, so each entry of ``J`` is one e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -87,7 +88,8 @@ class Passes:
     Attributes:
         pattern: the pattern.
         columns: whether columns are compressed, or else rows.
-        seeds: for each colour the sum of the unit vectors of its columns, or rows, ``(C, columns)`` or ``(C, rows)``.
+        seeds: for each colour the sum of the unit vectors of its columns, or rows, ``(C, columns)`` or ``(C, rows)``;
+            True and False until it is known :meth:`to` which dtype they are needed in.
         places: where each wanted entry is in the flattened ``B`` of a sample.
     """
 
@@ -97,31 +99,29 @@ class Passes:
     places: torch.Tensor
 
     @classmethod
-    def of_all(cls, pattern: SparsityPattern, method: str, like: torch.Tensor) -> Passes:
-        """For all entries, of columns or rows, which takes less time; of one of both where ``method`` has no other.
-
-        Tensors have the dtype and the device of another one.
-        """
+    def of_all(cls, pattern: SparsityPattern, method: str) -> Passes:
+        """For all entries, of columns or rows, which takes less time; of one of both where ``method`` has no other."""
         columns = None if method == "reverse" else by_columns(pattern)
         rows = None if columns is not None and _are_cheap(columns, pattern, method) else by_columns(pattern.transposed)
-        entry, other = pattern.row.numpy(), pattern.col.numpy()
+        entry, other = pattern.arrays
         if rows is None or (columns is not None and COLUMN * number_of(columns) <= number_of(rows)):
             assert columns is not None
-            return cls._made(pattern, True, columns, entry * number_of(columns) + columns[other], like)
-        return cls._made(pattern, False, rows, rows[entry] * pattern.shape[1] + other, like)
+            return cls._made(pattern, True, columns, entry * number_of(columns) + columns[other])
+        return cls._made(pattern, False, rows, rows[entry] * pattern.shape[1] + other)
 
     @classmethod
-    def of_diagonal(cls, pattern: SparsityPattern, like: torch.Tensor) -> Passes:
+    def of_diagonal(cls, pattern: SparsityPattern) -> Passes:
         """For the diagonal alone, of columns; zero where it has no entry."""
         colours = for_diagonal(pattern)
-        return cls._made(pattern, True, colours, np.arange(len(colours)) * number_of(colours) + colours, like)
+        return cls._made(pattern, True, colours, np.arange(len(colours)) * number_of(colours) + colours)
 
     @classmethod
-    def _made(
-        cls, pattern: SparsityPattern, columns: bool, colours: Array, places: Array, like: torch.Tensor
-    ) -> Passes:
-        vectors = torch.from_numpy(seeds(colours)).to(like)
-        return cls(pattern, columns, vectors, torch.from_numpy(places).to(like.device))
+    def _made(cls, pattern: SparsityPattern, columns: bool, colours: Array, places: Array) -> Passes:
+        return cls(pattern, columns, torch.from_numpy(seeds(colours)), torch.from_numpy(places))
+
+    def to(self, like: torch.Tensor) -> Passes:
+        """With tensors of the dtype and the device of another one."""
+        return Passes(self.pattern, self.columns, self.seeds.to(like), self.places.to(like.device))
 
     @property
     def count(self) -> int:
@@ -142,7 +142,10 @@ class Passes:
     def picked(self, matrix: torch.Tensor, batch: tuple[int, ...]) -> torch.Tensor:
         """The wanted entries of ``B``, ``(*batch, L, n)``; ``L`` is 1 if the pattern is of the whole output."""
         size = self.count * (self.pattern.shape[0] if self.columns else self.pattern.shape[1])
-        return matrix.reshape(*batch, -1, size).index_select(-1, self.places) if size else matrix.reshape(*batch, 1, 0)
+        if not size:
+            return matrix.reshape(*batch, 1, 0)
+        outputs = math.prod(matrix.shape[len(batch) :]) // size
+        return matrix.reshape(*batch, outputs, size).index_select(-1, self.places)
 
 
 def along(options: Options) -> Options:
@@ -155,5 +158,5 @@ def _are_cheap(colours: Array, pattern: SparsityPattern, method: str) -> bool:
     """Whether no colouring of rows can do with less: the rows that meet in a column all need colours of their own."""
     if method in ("taylor", "forward"):
         return True
-    fullest = int(np.bincount(pattern.col.numpy(), minlength=1).max()) if pattern.nnz else 0
+    fullest = int(np.bincount(pattern.arrays[1], minlength=1).max()) if pattern.nnz else 0
     return COLUMN * number_of(colours) <= fullest

@@ -78,8 +78,8 @@ def detect(request: Request, order: int = 1, exact: bool = True) -> Found:
         _mark_other(tracker, tensor)
     with replaying(state), unasked():
         outcome = _first(evaluator, leaf, tracker) if order == 1 else _gradient(evaluator, leaf, tracker)
-    numbers = tracker.numbers(outcome).reshape(math.prod(request.batch), -1)
     shape = request.sample_shape(outcome)
+    numbers = tracker.numbers(outcome).reshape(math.prod(request.batch), math.prod(shape))
     rows = as_integers(over_axes(tracker.sets, numbers, (0,)))
     return Found(_pattern(tracker, rows, shape, request.input_shapes[0]), tracker.looked_at(), (*tracker.dense,))
 
