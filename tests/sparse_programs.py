@@ -310,7 +310,7 @@ def written_through_views(draw, x):
             flat.flip(0)[0] = 7  # a copy: h stays as it was
         else:
             flat = flat.unsqueeze(0).squeeze_(0)
-            flat[-1:] = h.select(0, 0).reshape(-1)[:1] * h.reshape(-1)[:1]
+            flat[-1:] = h.select(0, 0).reshape(-1)[:1].clone() * h.reshape(-1)[:1].clone()
         return h
 
     return step

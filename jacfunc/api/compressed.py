@@ -125,8 +125,8 @@ class OnDiagonal(Kind):
         """Both are to be the same."""
         if output_shape != input_shape:
             raise ShapeError(
-                f"{name} with sparsity= takes an output of the shape of the input, but a sample of the output has shape "
-                f"{output_shape} and one of the input {input_shape}; leave sparsity out, or use sparse_jac"
+                f"{name} with sparsity= takes an output of the shape of the input, but a sample of the output has "
+                f"shape {output_shape} and one of the input {input_shape}; leave sparsity out, or use sparse_jac"
             )
 
     def result(self, request: Request, passes: Passes, matrix: torch.Tensor) -> torch.Tensor:

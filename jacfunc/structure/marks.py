@@ -69,7 +69,7 @@ class Marks:
 
 
 def address(tensor: torch.Tensor) -> int:
-    """Where its storage begins; 0 if it has none: no elements, the zeros of a tangent, a tensor that is only a shape."""
+    """Where its storage begins; 0 if it has none: without elements, zeros of a tangent, on the meta device."""
     if tensor.layout is not torch.strided:
         raise UnsupportedOperationError(
             f"f makes a tensor of layout {tensor.layout}, through which no sparsity pattern is found; pass the pattern "

@@ -115,8 +115,8 @@ class SparsityPattern:
                 f"a pattern of {self.output_shape} by {self.input_shape} has no union with one of "
                 f"{other.output_shape} by {other.input_shape}; both must be of the same samples"
             )
-        both = [np.concatenate(pair) for pair in zip(self.arrays, other.arrays, strict=True)]
-        return self.of_entries(*both, self.output_shape, self.input_shape)
+        rows, columns = [np.concatenate(pair) for pair in zip(self.arrays, other.arrays, strict=True)]
+        return self.of_entries(rows, columns, self.output_shape, self.input_shape)
 
     def is_of(self, other: SparsityPattern) -> bool:
         """Whether both are the same entries of samples of the same shapes."""

@@ -173,12 +173,12 @@ class Tracker(DispatchMode):
         targets = tensors([given[each.name] for each in written if each.name in given])
         copies = {id(target): self._copy(target) for target in targets}
         read = {name: value for name, value in kwargs.items() if name not in {each.name for each in written}}
-        before = mapped(lambda item: copies.get(id(item), item), (args, read))
-        made = None if draws else self._returned(Call(func, *before, targets))
+        own, named = mapped(lambda item: copies.get(id(item), item), (args, read))
+        made = None if draws else self._returned(Call(func, own, named, targets))
         result = func(*args, **kwargs)
         others = [tensor for tensor in tensors(result) if id(tensor) not in copies]
         if made is None:
-            self._mark_all(Call(func, *before, [*targets, *others]), draws)
+            self._mark_all(Call(func, own, named, [*targets, *others]), draws)
         else:
             self._put(targets, made)
         return result

@@ -411,7 +411,7 @@ def test_a_branch_by_the_values():
 @pytest.mark.parametrize("way", ["argument", "closed over", "buffer"])
 @pytest.mark.parametrize("method", ["auto", "reverse"])
 def test_an_index_that_is_changed_in_place(way, method):
-    w, x = inputs()
+    _, x = inputs()
     index = torch.tensor([1, 0, 3, 2, 5, 4])
     net = nn.Module()
     net.register_buffer("index", index)

@@ -18,6 +18,12 @@ def c(name, shape, mod):
     CASES[name] = (shape, mod)
 
 
+def unpooled(d):
+    """Largest values, put back where they were."""
+    pool, unpool = getattr(F, f"max_pool{d}d"), getattr(F, f"max_unpool{d}d")
+    return lambda x: unpool(*pool(x, 2, return_indices=True), 2, output_size=x.shape)
+
+
 for d, (Conv, T) in enumerate(
     ((nn.Conv1d, nn.ConvTranspose1d), (nn.Conv2d, nn.ConvTranspose2d), (nn.Conv3d, nn.ConvTranspose3d)), 1
 ):
@@ -45,13 +51,7 @@ for d, (Conv, T) in enumerate(
     c(
         f"MaxUnpool{d}",
         (1, 1, *s),
-        (
-            lambda d: (
-                lambda x: getattr(F, f"max_unpool{d}d")(
-                    *getattr(F, f"max_pool{d}d")(x, 2, return_indices=True), 2, output_size=x.shape
-                )
-            )
-        )(d),
+        unpooled(d),
     )
     c(f"BN{d} eval", (2, 2, *s), getattr(nn, f"BatchNorm{d}d")(2).double().eval())
     c(f"IN{d}", (2, 2, *s), getattr(nn, f"InstanceNorm{d}d")(2, affine=True).double())
@@ -96,11 +96,33 @@ c("LayerNorm", (3, 4), nn.LayerNorm(4).double())
 c("GroupNorm", (2, 4, 3), nn.GroupNorm(2, 4).double())
 c("RMSNorm", (3, 4), nn.RMSNorm(4).double())
 c("LRN", (1, 4, 3), nn.LocalResponseNorm(2))
-c("CrossMap", (1, 4, 3, 2), nn.CrossMapLRN2d(2))
+c("CrossMap", (1, 4, 3, 2), nn.CrossMapLRN2d(3))
 c("Lin", (3, 4), nn.Linear(4, 2).double())
 c("Bilinear", (3, 4), lambda x: nn.Bilinear(4, 4, 2).double()(x, x.sin()))
 c("Sequential", (2, 4), nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double())
-for a in ["ReLU", "ELU", "CELU", "SELU", "GELU", "SiLU", "Mish", "Softplus", "Hardtanh", "Hardswish", "Hardsigmoid", "LeakyReLU", "LogSigmoid", "ReLU6", "Softshrink", "Hardshrink", "Softsign", "Tanhshrink", "Sigmoid", "Tanh", "RReLU"]:
+for a in [
+    "ReLU",
+    "ELU",
+    "CELU",
+    "SELU",
+    "GELU",
+    "SiLU",
+    "Mish",
+    "Softplus",
+    "Hardtanh",
+    "Hardswish",
+    "Hardsigmoid",
+    "LeakyReLU",
+    "LogSigmoid",
+    "ReLU6",
+    "Softshrink",
+    "Hardshrink",
+    "Softsign",
+    "Tanhshrink",
+    "Sigmoid",
+    "Tanh",
+    "RReLU",
+]:
     c(a, (2, 3), getattr(nn, a)().eval())
 c("PReLU", (2, 3, 2), nn.PReLU(3).double())
 c("GLU", (2, 4), nn.GLU())

@@ -161,7 +161,7 @@ def split_write(x):
 @case
 def tensor_split_write(x):
     y = x.clone()
-    a, b, c = y.tensor_split(3, 1)
+    a, b, _ = y.tensor_split(3, 1)
     a.mul_(b)
     return y
 

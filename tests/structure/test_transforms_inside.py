@@ -54,7 +54,7 @@ def vmap_in_dims(x):
 
 @case
 def vjp(x):
-    o, f = torch.func.vjp(lambda r: r * r.roll(1, 0), x)
+    _, f = torch.func.vjp(lambda r: r * r.roll(1, 0), x)
     return f(x.roll(1, 1))[0]
 
 
