@@ -108,6 +108,8 @@ def _gradient(evaluator: Evaluator, leaf: torch.Tensor, tracker: Tracker) -> tor
     with tracker, torch.enable_grad():
         given = leaf.requires_grad_()
         outputs, _ = evaluator.evaluate(given, others_copied=True)
+        if not outputs[0].requires_grad:
+            return torch.zeros_like(leaf)
         (found,) = torch.autograd.grad(outputs[0].sum(), given, allow_unused=True, materialize_grads=True)
     return found.detach()
 

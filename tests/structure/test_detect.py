@@ -88,11 +88,8 @@ def test_what_has_no_rule_is_dense_and_named():
 
 
 def test_random_numbers_are_no_constants():
-    torch.manual_seed(0)
-    state = torch.random.get_rng_state()
     found = found_of(lambda x: nn.functional.dropout(x, 0.5) + (torch.rand(4, 6) < 0.5) * x.roll(1, 1), x)
     assert found.pattern.nnz == 2 * x.numel()
-    assert torch.equal(torch.random.get_rng_state(), state) or True
 
 
 def test_nothing_is_touched():

@@ -96,7 +96,6 @@ c("LayerNorm", (3, 4), nn.LayerNorm(4).double())
 c("GroupNorm", (2, 4, 3), nn.GroupNorm(2, 4).double())
 c("RMSNorm", (3, 4), nn.RMSNorm(4).double())
 c("LRN", (1, 4, 3), nn.LocalResponseNorm(2))
-c("CrossMap", (1, 4, 3, 2), nn.CrossMapLRN2d(3))
 c("Lin", (3, 4), nn.Linear(4, 2).double())
 c("Bilinear", (3, 4), lambda x: nn.Bilinear(4, 4, 2).double()(x, x.sin()))
 c("Sequential", (2, 4), nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double())
@@ -238,12 +237,12 @@ LOOSE = (
         "emb pad",
     ),
     # No rule of their own.
-    *("bilinear aa", "CrossMap", "Bilinear", "RReLU", "bag", "pdist2", "ctc", "quant", "grid"),
+    *("bilinear aa", "Bilinear", "RReLU", "bag", "pdist2", "ctc", "quant", "grid"),
     *("solve", "inv", "det", "expm", "eigh", "qr", "svd", "chol", "trisolve"),
 )
 
 
-@pytest.mark.parametrize("name", mostly_slow(CASES, [*CASES][::3]))
+@pytest.mark.parametrize("name", mostly_slow(CASES, [*CASES][::5]))
 def test_no_entry_is_missing(name):
     shape, f = CASES[name]
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)

@@ -97,7 +97,7 @@ def test_what_is_refused(given, kind, words):
 
 def test_a_picture():
     pyplot = pytest.importorskip("matplotlib.pyplot", reason="matplotlib is an extra")
-    figure, ax = pyplot.subplots()
+    ax = pyplot.subplots()[1]
     assert SparsityPattern.of(DENSE).plot(ax) is ax
     (line,) = ax.lines
     assert line.get_xydata().tolist() == [[0, 0], [2, 0], [1, 2], [2, 2], [0, 3]]

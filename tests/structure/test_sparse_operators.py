@@ -13,20 +13,19 @@ from jacfunc.core.trees import tensors
 DOUBLE = torch.float64
 LARGEST = 400, 3000  # elements that go in, and that come out
 
-WRONG = ("__rpow__", "max_unpool", "index_put")
-"""Where torch's own dense derivative is NaN, or has what was overwritten: ``__rpow__`` of a negative base, and places
-that are named twice in ``max_unpool``."""
+WRONG = {
+    "__rpow__": "NaN for a negative base",
+    "as_strided_scatter": "has what was overwritten",
+    "nn.functional.max_unpool1d": "has what was overwritten, where a place is named twice",
+    "nn.functional.max_unpool2d": "has what was overwritten, where a place is named twice",
+    "nn.functional.max_unpool3d": "has what was overwritten, where a place is named twice",
+}
+"""Operators whose dense derivative torch gets wrong, and how."""
 
 
 def differentiable():
-    return [
-        op
-        for op in op_db
-        if DOUBLE in op.supported_dtypes("cpu")
-        and op.supports_autograd
-        and not op.name.startswith("nn.functional.max_unpool")
-        and op.name != "__rpow__"
-    ]
+    usual = [op for op in op_db if DOUBLE in op.supported_dtypes("cpu") and op.supports_autograd]
+    return [op for op in usual if op.name not in WRONG]
 
 
 def ran(op, sample):
@@ -59,10 +58,10 @@ def jacobians(op, samples):
         yield f, x, jac
 
 
-BLOCKS = 24
+BLOCKS = 60
 
 
-@pytest.mark.parametrize("block", mostly_slow(range(BLOCKS), [3, 17]))
+@pytest.mark.parametrize("block", mostly_slow(range(BLOCKS), [7]))
 @pytest.mark.filterwarnings("ignore")
 def test_no_entry_is_missing(block):
     count = 0
@@ -72,4 +71,4 @@ def test_no_entry_is_missing(block):
             missing = (jac != 0) & ~found_of(f, x).pattern.to_dense()
             assert not missing.any(), (op.name, x.shape, missing.nonzero()[:5].tolist())
             count += 1
-    assert count > 20
+    assert count > 3
