@@ -7,8 +7,10 @@ import threading
 import numpy as np
 import pytest
 import torch
+from backends import compiling_by
 from quick import mostly_slow
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 
 from jacfunc import (
@@ -620,19 +622,32 @@ def test_gradients_by_the_input():
 # -------------------------------------------------------------------- compiled
 
 
-@pytest.mark.parametrize(
-    "case",
-    mostly_slow([(t, m) for t in (sparse_jac, diag_jac) for m in ("auto", "reverse")], [(sparse_jac, "auto")]),
-)
-def test_compiled(case):
+COMPILED = [(transform, method) for transform in (sparse_jac, diag_jac) for method in ("auto", "reverse")]
+
+
+def as_eager(case):
     transform, method = case
     w, x = inputs()
     fast = transform(stencil, sparsity="auto", compile=True, method=method)
     want = transform(stencil, sparsity="auto", method=method)(w, x)
+    numbers = (lambda result: result.values) if transform is sparse_jac else (lambda result: result)
     for _ in range(2):
         found = fast(w, x)
-        close(getattr(found, "values", found), getattr(want, "values", want))
-    same_gradients(getattr(found, "values", found), getattr(want, "values", want), w)
+        close(numbers(found), numbers(want))
+    same_gradients(numbers(found), numbers(want), w)
+
+
+@pytest.mark.parametrize("case", mostly_slow(COMPILED, COMPILED[::3]))
+def test_what_is_compiled(case):
+    with compiling_by(counter := CompileCounter()):
+        as_eager(case)
+    assert counter.frame_count > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", COMPILED)
+def test_compiled_by_inductor(case):
+    as_eager(case)
 
 
 @pytest.mark.parametrize("method", mostly_slow(["auto", "reverse"], ["auto"]))
