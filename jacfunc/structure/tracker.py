@@ -174,7 +174,9 @@ class Tracker(DispatchMode):
         copies = {id(target): self._copy(target) for target in targets}
         read = {name: value for name, value in kwargs.items() if name not in {each.name for each in written}}
         own, named = mapped(lambda item: copies.get(id(item), item), (args, read))
-        made = None if draws else self._returned(Call(func, own, named, targets))
+        call = Call(func, own, named, targets)
+        returns = call.returning is not func.overloadpacket or len(read) < len(kwargs)  # in another form of it
+        made = self._returned(call) if returns and not draws else None
         result = func(*args, **kwargs)
         others = [tensor for tensor in tensors(result) if id(tensor) not in copies]
         if made is None:
