@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 import torch
 
+from ..call.evaluator import Evaluator
 from ..call.plan import Plan
 from ..call.refusals import JetsGivenError
 from ..call.request import Request, requested
+from ..call.sample_chunks import cut_arguments
 from ..core import caches
 from ..core.levels import compiling, inside_transform
 from ..core.reasons import name_of
@@ -63,15 +65,17 @@ class Compressed(Transform[Result_co]):
 
     def here(self, args: tuple[Any, ...], kwargs: dict[str, Any], traced: bool) -> Any:
         """What is wanted, at arguments that are tensors of this process alone; ``traced``: it is recorded."""
-        if traced or (self.given is not None and inside_transform()):
+        if traced or inside_transform():
             return self._unchecked(args, kwargs, traced)
         try:
             with requested(self.transformed, self.options, args, kwargs) as request:
+                if self.options.sample_chunk_size is not None or self.options.in_dims is not None:
+                    cut_arguments(request, self.options)
                 return self._found(request)
         except JetsGivenError:
             if isinstance(self.kind, Whole):
                 raise UnsupportedOperationError(
-                    f"{self.quantity.name} with sparsity= is called in a function that another transform "
+                    f"{self._name()} with sparsity= is called in a function that another transform "
                     "differentiates; use batch_jac without it there"
                 ) from None
         return super().here(args, kwargs, traced)
@@ -116,21 +120,30 @@ class Compressed(Transform[Result_co]):
         like = request.leaves[0]
         if self.given is not None:
             self._refuse_other_shapes(request, self.given.pattern)
-            return Known(Found(self.given.pattern, (), ()), self.given.on(like))
+            return Known(Found(self.given.pattern, (), ()), self.given.to(like))
         found = detect(request, self.kind.order, exact)
+        self.kind.refuse(self.quantity.name, found.pattern.output_shape, found.pattern.input_shape)
         if before is not None:
             found = replace(found, pattern=found.pattern | before.found.pattern)
-        return Known(found, self.kind.passes(found.pattern, self.options.method).on(like))
+        return Known(found, self.kind.passes(found.pattern, self.options.method).to(like))
 
     def _refuse_other_shapes(self, request: Request, pattern: SparsityPattern) -> None:
+        """Refuse a pattern that is not of as many rows and columns as the Jacobian has, by one look at ``f``."""
+        state = request.random_state()
+        values, _ = Evaluator(request).look(state)
+        state.restore()
         refuse_several(len(request.leaves), "differentiates by")
-        shape = request.input_shapes[0]
-        count = math.prod(shape)
-        if pattern.shape[1] != count:
-            raise ShapeError(
-                f"sparsity has {pattern.shape[1]} columns, but a sample of the input has shape {shape}; pass a column "
-                f"for each of its {count} elements"
-            )
+        refuse_several(len(values), "returns")
+        shapes = request.sample_shape(values[0]), request.input_shapes[0]
+        self.kind.refuse(self.quantity.name, *shapes)
+        sides = ("output", "input") if self.kind.order == 1 else ("input", "input")
+        for axis, (line, side) in enumerate(zip(("row", "column"), sides, strict=True)):
+            shape = shapes[0] if side == "output" else shapes[1]
+            if pattern.shape[axis] != math.prod(shape):
+                raise ShapeError(
+                    f"sparsity has {pattern.shape[axis]} {line}s, but a sample of the {side} has shape {shape}; pass a "
+                    f"{line} for each of its {math.prod(shape)} elements"
+                )
 
     def _inner(self, request: Request, passes: Passes) -> tuple[Transform, tuple[Any, ...]]:
         """The transform that computes ``B``, and its arguments."""
@@ -198,12 +211,12 @@ class Compressed(Transform[Result_co]):
         """The result where nothing can be looked at: the pattern is taken for right."""
         if self.given is None:
             raise UnsupportedOperationError(
-                f"{self.quantity.name} finds the pattern by a look at f, which torch.compile, torch.export and "
+                f"{self._name()} finds the pattern by a look at f, which torch.compile, torch.export and "
                 "torch.func transforms cannot trace; pass sparsity=sparsity(f)(..), or compile=True in place of "
                 "torch.compile"
             )
         request = Request(self.transformed, self.options, args, kwargs, traced=traced)
-        passes = self.given.on(request.leaves[0])
+        passes = self.given.to(request.leaves[0])
         transform, given = self._inner(request, passes)
         result = self._assembled(request, passes, transform(*given, **kwargs))
         return result if len(result) > 1 else result[0]
@@ -215,11 +228,13 @@ class Compressed(Transform[Result_co]):
     def _fingerprint(self) -> tuple[object, ...]:
         return (*super()._fingerprint(), self.kind, self.given)
 
+    def _name(self) -> str:
+        return "sparse_jac" if isinstance(self.kind, Whole) and not self.kind.dense else self.quantity.name
+
     def __repr__(self) -> str:
         given = "'auto'" if self.given is None else repr(self.given.pattern)
         told = [name_of(self.transformed), f"sparsity={given}", *self.options.changed()]
-        name = "sparse_jac" if isinstance(self.kind, Whole) and not self.kind.dense else self.quantity.name
-        return f"{name}({', '.join(told)})"
+        return f"{self._name()}({', '.join(told)})"
 
 
 def _may_draw(request: Request, known: Known) -> bool:

@@ -11,6 +11,7 @@ import torch
 from ..call.quantity import EntriesOf, Quantity
 from ..call.request import Request
 from ..core.closeness import agree
+from ..errors import ShapeError
 from ..structure.compressed import Passes
 from ..structure.jacobian import SparseJacobian
 from ..structure.pattern import SparsityPattern
@@ -33,6 +34,9 @@ class Kind(ABC):
     @abstractmethod
     def passes(self, pattern: SparsityPattern, method: str) -> Passes:
         """How what is wanted of a pattern is computed."""
+
+    def refuse(self, name: str, output_shape: tuple[int, ...], input_shape: tuple[int, ...]) -> None:  # noqa: B027
+        """Refuse samples of shapes that have not what is wanted."""
 
     @abstractmethod
     def quantity(self, passes: Passes) -> Quantity:
@@ -113,6 +117,14 @@ class OnDiagonal(Kind):
     def passes(self, pattern: SparsityPattern, method: str) -> Passes:
         """Of columns; they may share a colour unless they have entries in each other's rows."""
         return Passes.of_diagonal(pattern)
+
+    def refuse(self, name: str, output_shape: tuple[int, ...], input_shape: tuple[int, ...]) -> None:
+        """Both are to be the same."""
+        if output_shape != input_shape:
+            raise ShapeError(
+                f"{name} with sparsity= takes an output of the shape of the input, but a sample of the output has "
+                f"shape {output_shape} and one of the input {input_shape}; leave sparsity out, or use sparse_jac"
+            )
 
     def quantity(self, passes: Passes) -> Quantity:
         """All columns."""

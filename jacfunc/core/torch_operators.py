@@ -29,6 +29,11 @@ fourier: tuple[Any, ...] = (_aten._fft_c2c, _aten._fft_r2c, _aten._fft_c2r)
 adaptive_pools: tuple[Any, ...] = (_aten._adaptive_avg_pool2d, _aten._adaptive_avg_pool3d)
 """Averages over windows whose sizes differ by one."""
 
+pair_distances: Any = _aten._cdist_forward
+"""What ``torch.cdist`` becomes."""
+zeros_laid_out_like: Any = _aten._new_zeros_with_same_feature_meta
+"""New zeros for the tangent of a tensor whose elements lie in memory in another way than those of the tangent."""
+
 
 def decompositions() -> Mapping[Any, Callable[..., Any]]:
     """Operators written as others, as torch's compiler takes them; loading them takes a moment."""

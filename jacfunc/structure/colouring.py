@@ -30,14 +30,12 @@ WIDER = 4
 
 def by_columns(pattern: SparsityPattern) -> Array:
     """A colour for each column, such that no two columns of a row have the same."""
-    rows, columns = pattern.row.numpy(), pattern.col.numpy()
-    return _fewest(_Conflicts(rows, columns, pattern.shape, diagonal=False), pattern.input_shape)
+    return _fewest(_Conflicts(*pattern.arrays, pattern.shape, diagonal=False), pattern.input_shape)
 
 
 def for_diagonal(pattern: SparsityPattern) -> Array:
     """A colour for each column of a square pattern, such that in row ``j`` no other column has that of column ``j``."""
-    rows, columns = pattern.row.numpy(), pattern.col.numpy()
-    return _fewest(_Conflicts(rows, columns, pattern.shape, diagonal=True), pattern.input_shape)
+    return _fewest(_Conflicts(*pattern.arrays, pattern.shape, diagonal=True), pattern.input_shape)
 
 
 def number_of(colours: Array) -> int:

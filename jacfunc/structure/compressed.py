@@ -128,7 +128,7 @@ class Passes:
         """For all entries, of columns or rows, which takes less time; of one of both where ``method`` has no other."""
         columns = None if method == "reverse" else by_columns(pattern)
         rows = None if columns is not None and _are_cheap(columns, pattern, method) else by_columns(pattern.transposed)
-        entry, other = pattern.row.numpy(), pattern.col.numpy()
+        entry, other = pattern.arrays
         if rows is None or (columns is not None and COLUMN * number_of(columns) <= number_of(rows)):
             assert columns is not None
             return cls._made(pattern, True, columns, columns[other] * pattern.shape[0] + entry)
@@ -150,7 +150,7 @@ class Passes:
         hot = F.one_hot(torch.from_numpy(colours), number_of(colours)).T.to(torch.bool).contiguous()
         return cls(pattern, columns, hot, torch.from_numpy(places))
 
-    def on(self, like: torch.Tensor) -> Passes:
+    def to(self, like: torch.Tensor) -> Passes:
         """With tensors of the dtype and the device of another one."""
         return replace(self, seeds=self.seeds.to(like), places=self.places.to(like.device))
 
@@ -191,5 +191,5 @@ def _are_cheap(colours: Array, pattern: SparsityPattern, method: str) -> bool:
     """Whether no colouring of rows can do with less: the rows that meet in a column all need colours of their own."""
     if method in ("taylor", "forward"):
         return True
-    fullest = int(np.bincount(pattern.col.numpy(), minlength=1).max()) if pattern.nnz else 0
+    fullest = int(np.bincount(pattern.arrays[1], minlength=1).max()) if pattern.nnz else 0
     return COLUMN * number_of(colours) <= fullest

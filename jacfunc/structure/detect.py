@@ -19,6 +19,7 @@ from ..evaluation.program import Held, Met
 from ..evaluation.rng import replaying
 from .arrays import different_pairs
 from .joins import as_integers
+from .marks import address
 from .pattern import SparsityPattern
 from .rules import RULES
 from .sets import EMPTY, FIRST
@@ -103,7 +104,7 @@ def _mark_other(tracker: Tracker, tensor: torch.Tensor) -> None:
     if tensor.is_floating_point() or tensor.is_complex():
         tracker.mark(tensor, torch.tensor(float(EMPTY)))
     else:
-        tracker.held[tensor.untyped_storage().data_ptr()] = Held.of(tensor)
+        tracker.held[address(tensor)] = Held.of(tensor)
 
 
 def _first(evaluator: Evaluator, leaf: torch.Tensor, tracker: Tracker) -> torch.Tensor:
@@ -117,6 +118,8 @@ def _gradient(evaluator: Evaluator, leaf: torch.Tensor, tracker: Tracker) -> tor
     with tracker, torch.enable_grad():
         given = leaf.requires_grad_()
         outputs, _ = evaluator.evaluate(given, others_copied=True)
+        if not outputs[0].requires_grad:
+            return torch.zeros_like(leaf)
         (found,) = torch.autograd.grad(outputs[0].sum(), given, allow_unused=True, materialize_grads=True)
     return found.detach()
 

@@ -36,11 +36,11 @@ class Marks:
 
     def are_on(self, tensor: torch.Tensor) -> bool:
         """Whether there are numbers for the tensor's storage."""
-        return _storage(tensor).data_ptr() in self._marked
+        return address(tensor) in self._marked
 
     def read(self, tensor: torch.Tensor) -> torch.Tensor:
         """The numbers of a tensor's elements, of its shape."""
-        marked = self._marked.get(_storage(tensor).data_ptr())
+        marked = self._marked.get(address(tensor))
         if marked is None:
             return torch.full((), KNOWN, dtype=torch.float64).expand(tensor.shape)
         if len(marked.parts) > 1:
@@ -51,18 +51,18 @@ class Marks:
 
     def read_parts(self, tensor: torch.Tensor) -> Sequence[torch.Tensor]:
         """Numbers whose unions are those of a tensor's elements."""
-        marked = self._marked.get(_storage(tensor).data_ptr())
+        marked = self._marked.get(address(tensor))
         if marked is None or marked.grain != tensor.element_size():
             return [self.read(tensor)]
         return _seen(tensor, marked)
 
     def write(self, tensor: torch.Tensor, union: Union) -> None:
         """Give the elements of a tensor the numbers of a union, of its shape or broadcast to it."""
-        storage = _storage(tensor)
-        size = tensor.element_size()
-        if not storage.nbytes():
+        size, place = tensor.element_size(), address(tensor)
+        if not place:
             return
-        marked = self._marked.get(storage.data_ptr()) or _Marked(storage, [], size)
+        storage = tensor.untyped_storage()
+        marked = self._marked.get(place) or _Marked(storage, [], size)
         marked = self._fine_enough(tensor, marked)
         fresh = [
             torch.full((storage.nbytes() // marked.grain,), KNOWN, dtype=torch.float64)
@@ -96,10 +96,14 @@ def _seen(tensor: torch.Tensor, marked: _Marked) -> list[torch.Tensor]:
     return [part.as_strided(shape, strides, tensor.storage_offset() * ratio) for part in marked.parts]
 
 
-def _storage(tensor: torch.Tensor) -> torch.UntypedStorage:
+def address(tensor: torch.Tensor) -> int:
+    """Where its storage begins; 0 if it has none: without elements, zeros of a tangent, on the meta device."""
     if tensor.layout is not torch.strided:
         raise UnsupportedOperationError(
             f"f makes a tensor of layout {tensor.layout}, through which no sparsity pattern is found; pass the pattern "
             "as sparsity=, or use a dense tensor"
         )
-    return tensor.untyped_storage()
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except RuntimeError:  # what autograd has in place of zeros
+        return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class SparsityPattern:
         col: the column of each entry, ``(nnz,)``, int64.
         output_shape: the shape ``O`` of a sample of the output, of ``rows`` elements.
         input_shape: the shape ``I`` of a sample of the input, of as many elements as there are columns.
+        row: the row of each entry, ``(nnz,)``, int64.
 
     Example:
         >>> import torch
@@ -46,6 +47,16 @@ class SparsityPattern:
     col: torch.Tensor
     output_shape: Shape
     input_shape: Shape
+    row: torch.Tensor = field(init=False)
+    arrays: tuple[Array, Array] = field(init=False, repr=False)
+    """Row and column of each entry for numpy."""
+
+    def __post_init__(self) -> None:
+        # Now, and not when they are asked for: torch.func's transforms and torch.compile may surround that.
+        sizes = np.diff(self.crow.numpy())
+        rows = np.repeat(np.arange(len(sizes)), sizes)
+        object.__setattr__(self, "arrays", (rows, self.col.numpy()))
+        object.__setattr__(self, "row", torch.from_numpy(rows))
 
     @classmethod
     def of(cls, pattern: Any, output_shape: Sequence[int] = (), input_shape: Sequence[int] = ()) -> SparsityPattern:
@@ -94,14 +105,9 @@ class SparsityPattern:
         return len(self.col)
 
     @property
-    def row(self) -> torch.Tensor:
-        """The row of each entry, ``(nnz,)``."""
-        return torch.repeat_interleave(torch.arange(self.shape[0]), self.crow.diff())
-
-    @property
     def transposed(self) -> SparsityPattern:
         """That of the transposed Jacobian."""
-        return self.of_entries(self.col.numpy(), self.row.numpy(), self.input_shape, self.output_shape)
+        return self.of_entries(*self.arrays[::-1], self.input_shape, self.output_shape)
 
     def __or__(self, other: SparsityPattern) -> SparsityPattern:
         """The entries that are in one of two patterns of the same shapes."""
@@ -110,8 +116,8 @@ class SparsityPattern:
                 f"a pattern of {self.output_shape} by {self.input_shape} has no union with one of "
                 f"{other.output_shape} by {other.input_shape}; both must be of the same samples"
             )
-        rows, columns = torch.cat([self.row, other.row]), torch.cat([self.col, other.col])
-        return self.of_entries(rows.numpy(), columns.numpy(), self.output_shape, self.input_shape)
+        rows, columns = [np.concatenate(pair) for pair in zip(self.arrays, other.arrays, strict=True)]
+        return self.of_entries(rows, columns, self.output_shape, self.input_shape)
 
     def is_of(self, other: SparsityPattern) -> bool:
         """Whether both are the same entries of samples of the same shapes."""

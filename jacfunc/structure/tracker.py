@@ -17,7 +17,7 @@ from ..core.torch_private import DispatchMode, is_mutable
 from ..core.trees import mapped, tensors
 from ..evaluation.program import Held
 from .joins import Union, constant, over_axes, united
-from .marks import Marks
+from .marks import Marks, address
 from .sets import EMPTY, KNOWN, Sets
 
 Numbers = torch.Tensor
@@ -31,6 +31,13 @@ class Call(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     results: Sequence[torch.Tensor]
+
+    @property
+    def returning(self) -> Any:
+        """The operation that returns what this one writes, or itself: whatever its overload."""
+        packet = self.function.overloadpacket
+        name = str(packet).rpartition(".")[2]
+        return getattr(torch.ops.aten, name[:-1], packet) if name.endswith("_") else packet
 
     def argument(self, name: str, default: Any = None) -> Any:
         """An argument by the name that the operation's schema has for it."""
@@ -75,7 +82,7 @@ class Tracker(DispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.sets, self.exact, self._rules = Sets(count), exact, rules
         self._marks = Marks(self.sets)
-        self._made: set[int] = set()
+        self._made = {0}
         self.held: dict[int, Held] = {}
         self.dense: dict[str, None] = {}
 
@@ -115,7 +122,7 @@ class Tracker(DispatchMode):
 
     def ignore(self, tensor: torch.Tensor) -> None:
         """What a tensor holds is of no interest, as it is replaced before it is used."""
-        self._made.add(tensor.untyped_storage().data_ptr())
+        self._made.add(address(tensor))
 
     def mark(self, tensor: torch.Tensor, numbers: Numbers | Union) -> None:
         """Give a tensor's elements these numbers, of its shape or broadcast to it."""
@@ -129,10 +136,12 @@ class Tracker(DispatchMode):
         draws = torch.Tag.nondeterministic_seeded in func.tags
         if not draws and not any(map(self._marks.are_on, operands)):
             result = func(*args, **kwargs)
-            self._made.update(tensor.untyped_storage().data_ptr() for tensor in tensors(result) if _is_strided(tensor))
+            self._made.update(address(tensor) for tensor in tensors(result) if _is_strided(tensor))
             return result
         if is_mutable(func) and torch.Tag.inplace_view not in func.tags:
             return self._written(func, args, kwargs, draws)
+        if func.overloadpacket in (torch.ops.aten.resize_, torch.ops.aten.resize_as_):
+            return self._resized(func, args, kwargs)
         made = None if draws or self._has_rule(func) else self._of_others(func, args, kwargs)
         if made is not None:
             return made
@@ -145,11 +154,11 @@ class Tracker(DispatchMode):
         """A tensor from outside: a parameter, or values that belong to what is found."""
         if not _is_strided(tensor) or self._marks.are_on(tensor):
             return
-        address = tensor.untyped_storage().data_ptr()
+        place = address(tensor)
         if tensor.requires_grad:
             self.mark(tensor, torch.tensor(float(EMPTY)))
-        elif address not in self._made and address not in self.held:
-            self.held[address] = Held.of(tensor)
+        elif place not in self._made and place not in self.held:
+            self.held[place] = Held.of(tensor)
 
     def _has_rule(self, func: Any) -> bool:
         return func.is_view or func.overloadpacket in self._rules or torch.Tag.pointwise in func.tags
@@ -167,13 +176,37 @@ class Tracker(DispatchMode):
         """An operation that writes: followed with copies of what it writes to, as they were before."""
         schema = arguments_declared(func)
         given = {parameter.name: value for parameter, value in zip(schema, args, strict=False)} | kwargs
-        names = [each.name for each in schema if each.alias_info is not None and each.alias_info.is_write]
-        targets = tensors([given[name] for name in names if name in given])
+        written = [each for each in schema if each.alias_info is not None and each.alias_info.is_write]
+        targets = tensors([given[each.name] for each in written if each.name in given])
         copies = {id(target): self._copy(target) for target in targets}
-        before = mapped(lambda item: copies.get(id(item), item), (args, kwargs))
+        read = {name: value for name, value in kwargs.items() if name not in {each.name for each in written}}
+        own, named = mapped(lambda item: copies.get(id(item), item), (args, read))
+        call = Call(func, own, named, targets)
+        returns = call.returning is not func.overloadpacket or len(read) < len(kwargs)  # in another form of it
+        made = self._returned(call) if returns and not draws else None
         result = func(*args, **kwargs)
         others = [tensor for tensor in tensors(result) if id(tensor) not in copies]
-        self._mark_all(Call(func, before[0], before[1], [*targets, *others]), draws)
+        if made is None:
+            self._mark_all(Call(func, own, named, [*targets, *others]), draws)
+        else:
+            self._put(targets, made)
+        return result
+
+    def _returned(self, call: Call) -> list[Union] | None:
+        """The numbers of what is returned by an operation that has no rule in place of writing it; None if it has."""
+        packet = call.returning
+        if packet in self._rules or torch.Tag.pointwise in call.function.tags or _writes_always(packet):
+            return None
+        with self:
+            made = tensors(packet(*call.args, **call.kwargs))
+        return [self.united([each]) for each in made] if len(made) == len(call.results) else None
+
+    def _resized(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Where elements are after that depends on the memory, so each may be any."""
+        every = self.everything_in(tensors(args[0])).clamp(min=EMPTY)
+        result = func(*args, **kwargs)
+        self.dense[str(func.overloadpacket)] = None
+        self.mark(result, every)
         return result
 
     def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -188,16 +221,20 @@ class Tracker(DispatchMode):
             return
         found = self._by_rule(call)
         each = [found] * len(call.results) if isinstance(found, torch.Tensor | Union) else found
-        for result, numbers in zip(call.results, each, strict=True):
-            union = numbers if isinstance(numbers, Union) else Union([numbers])
-            if not (result.is_floating_point() or result.is_complex()):
-                union = union.mapped(constant)
-            self.mark(result, union.mapped(lambda part: part.clamp(min=EMPTY)) if draws else union)
+        unions = [numbers if isinstance(numbers, Union) else Union([numbers]) for numbers in each]
+        if draws:
+            unions = [union.mapped(lambda part: part.clamp(min=EMPTY)) for union in unions]
+        self._put(call.results, unions)
+
+    def _put(self, results: Sequence[torch.Tensor], unions: Sequence[Union]) -> None:
+        for result, union in zip(results, unions, strict=True):
+            differentiable = result.is_floating_point() or result.is_complex()
+            self.mark(result, union if differentiable else union.mapped(constant))
 
     def _by_rule(self, call: Call) -> Sequence[Numbers] | Numbers | Union:
-        packet = self._functional(call.function.overloadpacket)
-        if packet in self._rules:
-            return self._rules[packet](self, call)
+        for packet in (call.function.overloadpacket, call.returning):
+            if packet in self._rules:
+                return self._rules[packet](self, call)
         if torch.Tag.pointwise in call.function.tags:
             return self.united(call.operands())
         every = self.everything_in(call.operands()).clamp(min=EMPTY)
@@ -205,12 +242,10 @@ class Tracker(DispatchMode):
             self.dense[str(call.function.overloadpacket)] = None
         return every
 
-    def _functional(self, packet: Any) -> Any:
-        """The operation that returns what this one writes, or itself."""
-        name = str(packet).rpartition(".")[2]
-        if packet in self._rules or not name.endswith("_"):
-            return packet
-        return getattr(torch.ops.aten, name[:-1], packet)
+
+def _writes_always(packet: Any) -> bool:
+    """Whether there is no form of an operation that writes to nothing."""
+    return all(is_mutable(getattr(packet, overload)) for overload in packet.overloads())
 
 
 def _is_strided(tensor: torch.Tensor) -> bool:

@@ -41,6 +41,8 @@ CASES = {
     "irfft": (lambda: torch.fft.irfft(x.to(torch.complex64)), private.fourier[2]),
     "pool": (lambda: F.adaptive_avg_pool2d(x, 4), private.adaptive_pools[0]),
     "pool3d": (lambda: F.adaptive_avg_pool3d(x, (2, 4, 4)), private.adaptive_pools[1]),
+    "cdist": (lambda: torch.cdist(x, x), private.pair_distances),
+    "tangent": (lambda: torch.func.jvp(torch.sin, (x,), (x.mT.contiguous().mT,)), private.zeros_laid_out_like),
 }
 
 

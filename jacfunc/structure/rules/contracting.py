@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ...core.torch_operators import pair_distances
 from ..joins import joined, listed_union, over_axes
 from ..sets import EMPTY, KNOWN
 from ..tracker import Call, Numbers, Tracker, rule
@@ -42,6 +43,13 @@ def _added(track: Tracker, call: Call) -> Numbers:
     return joined(track.sets, track.numbers(call.args[0]), _product(track, *call.args[1:3])).expand(
         call.results[0].shape
     )
+
+
+@rule(pair_distances)
+def _distances(track: Tracker, call: Call) -> Numbers:
+    """Between all pairs of rows ``(.., n, k)`` and ``(.., m, k)``."""
+    ends = [over_axes(track.sets, track.numbers(points), (-1,)) for points in call.args[:2]]
+    return joined(track.sets, ends[0][..., :, None], ends[1][..., None, :])
 
 
 def _product(track: Tracker, one: torch.Tensor, other: torch.Tensor) -> Numbers:

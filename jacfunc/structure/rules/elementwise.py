@@ -17,10 +17,16 @@ aten = torch.ops.aten
 
 @rule(
     *[aten.ceil, aten.floor, aten.floor_divide, aten.heaviside, aten.round, aten.sgn, aten.sign, aten.trunc],
-    *[aten.fix, aten.bucketize, aten.searchsorted],
+    aten.fix,
 )
 def _roundings(track: Tracker, call: Call) -> Union:
     return track.united(call.operands()).mapped(constant)
+
+
+@rule(aten.bucketize, aten.searchsorted, aten.repeat_interleave, aten.histc, aten.bincount)
+def _counts(track: Tracker, call: Call) -> Numbers:
+    """Numbers of elements and places, by all that goes in."""
+    return constant(track.everything_in(call.operands()))
 
 
 @rule(aten.mul, aten.logical_and, aten.bitwise_and)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from ...core.torch_operators import arguments_declared, unsafe_index, unsafe_index_put
 from ...core.trees import tensors
+from ..arrays import different
 from ..joins import joined, listed_union, over_axes
-from ..sets import KNOWN
+from ..sets import EMPTY, KNOWN
 from ..tracker import Call, Numbers, Tracker, rule
 
 aten = torch.ops.aten
@@ -28,9 +30,9 @@ def _gathered(track: Tracker, call: Call) -> Numbers:
     numbers = track.numbers(source)
     if not track.are_known(index):
         numbers, index = over_axes(track.sets, numbers, (axis,), keepdim=True), torch.zeros_like(index)
-        if call.function.overloadpacket is aten.gather:  # other axes of the source may be longer than the index's
+        if call.returning is aten.gather:  # other axes of the source may be longer than the index's
             return numbers[tuple([slice(size) for size in index.shape[:axis]])].expand(index.shape)
-    return call.function(numbers, axis, index)  # type: ignore[no-any-return]
+    return call.returning(numbers, axis, index)  # type: ignore[no-any-return]
 
 
 @rule(aten.embedding)
@@ -83,11 +85,13 @@ def _selected(track: Tracker, call: Call) -> Numbers:
 
 _INDICES, _VALUES = ("index", "indices", "mask"), ("src", "source", "value", "values")
 """What operations call their arguments."""
+_ONE_OF_SEVERAL = (aten.scatter, aten.index_put, aten.index_copy, unsafe_index_put)
+"""Where an index repeats, which of the values stays is not defined, and torch's own derivative has all of them."""
 
 
 @rule(aten.scatter, aten.index_put, aten.index_copy, aten.index_fill, unsafe_index_put, aten.masked_scatter)
 def _put(track: Tracker, call: Call) -> Numbers:
-    """What is written takes the place of what was there, or may do so."""
+    """What is written takes the place of what was there, or may do so; of several at one place it may be any."""
     if call.argument("accumulate", default=False) or call.argument("reduce"):
         return _added_at(track, call)
     target, *others = call.args
@@ -95,7 +99,15 @@ def _put(track: Tracker, call: Call) -> Numbers:
         return joined(track.sets, track.numbers(target), track.everything_in(_values(call)))
     names = [parameter.name for parameter in arguments_declared(call.function)][1:]
     args = [_written(track, item) if name in _VALUES else item for name, item in zip(names, others, strict=False)]
-    return call.function(track.numbers(target), *args)  # type: ignore[no-any-return]
+    found: Numbers = call.returning(track.numbers(target), *args)
+    if call.returning in _ONE_OF_SEVERAL:
+        places, to = _written_to(target, call)
+        if len(different(np.asarray(to.reshape(-1)))) < to.numel():
+            written = torch.zeros_like(places, dtype=torch.bool)
+            written.view(-1)[to.reshape(-1)] = True
+            among = _listed_at(track, places, to, found, call)
+            found = torch.where(written & (among > EMPTY), among, found)
+    return found
 
 
 @rule(aten.index_add, aten.scatter_add, aten.scatter_reduce, aten.index_reduce)
@@ -108,18 +120,26 @@ def _added_at(track: Tracker, call: Call) -> Numbers:
     target, numbers = call.args[0], track.numbers(call.args[0])
     if not _indices_are_known(track, call):
         return joined(track.sets, numbers, track.everything_in(_values(call)))
+    places, to = _written_to(target, call)
+    return _listed_at(track, places, to, numbers, call)
+
+
+def _written_to(target: torch.Tensor, call: Call) -> tuple[torch.Tensor, torch.Tensor]:
+    """A number for each place, of the shape of what is written to, and those that the values are written to."""
     places = torch.arange(target.numel()).reshape(target.shape)
     dim, index = call.argument("dim"), call.argument("index")
     if index is None:
-        to = aten.index(places, call.argument("indices"))
-    elif call.function.overloadpacket in (aten.index_add, aten.index_reduce):
-        to = places.index_select(dim, index)
-    else:
-        to = places.gather(dim, index)
+        return places, aten.index(places, call.argument("indices"))
+    by_axis = call.returning in (aten.index_add, aten.index_reduce, aten.index_copy)
+    return places, places.index_select(dim, index) if by_axis else places.gather(dim, index)
+
+
+def _listed_at(track: Tracker, places: torch.Tensor, to: torch.Tensor, numbers: Numbers, call: Call) -> Numbers:
+    """The union of what is at each place and of all values that are written there."""
     added = [_fitting(track.numbers(values), to) for values in _values(call)]
     rows = torch.cat([places.reshape(-1), *[to.reshape(-1) for _ in added]])
     listed = torch.cat([numbers.reshape(-1), *[each.reshape(-1) for each in added]])
-    return listed_union(track.sets, rows, listed, target.numel()).reshape(target.shape)
+    return listed_union(track.sets, rows, listed, places.numel()).reshape(places.shape)
 
 
 def _written(track: Tracker, item: object) -> Numbers | float:

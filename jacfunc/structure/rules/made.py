@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ...core.torch_operators import zeros_laid_out_like
 from ..joins import joined
 from ..sets import EMPTY, KNOWN
 from ..tracker import Call, Numbers, Tracker, rule
@@ -14,6 +15,7 @@ aten = torch.ops.aten
 @rule(
     *[aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like, aten.new_zeros, aten.new_ones, aten.new_full],
     *[aten.new_empty, aten.new_empty_strided, aten.zero, aten.empty_strided],
+    zeros_laid_out_like,
 )
 def _new(track: Tracker, call: Call) -> Numbers:
     return torch.tensor(float(KNOWN), dtype=torch.float64)

@@ -23,7 +23,7 @@ aten = torch.ops.aten
     *[aten.replication_pad1d, aten.replication_pad2d, aten.replication_pad3d, aten.diagonal_backward, aten.diag],
     *[aten.upsample_nearest1d, aten.upsample_nearest2d, aten.upsample_nearest3d, aten.unfold_copy, aten.view_copy],
     *[aten.expand_copy, aten.permute_copy, aten.slice_copy, aten.select_copy],
-    *[aten.repeat_interleave, aten.unfold_backward],
+    *[aten.unfold_backward, aten.as_strided_scatter, aten.diagonal_copy, aten.transpose_copy, aten.as_strided_copy],
 )
 def _moved(track: Tracker, call: Call) -> list[Numbers] | Union:
     """By the operation itself, each part of a union by itself; the zeros that some of them put in are KNOWN."""
@@ -35,7 +35,7 @@ def _moved(track: Tracker, call: Call) -> list[Numbers] | Union:
 
 def _by_itself(call: Call, numbers: Callable[[torch.Tensor], Numbers]) -> list[Numbers]:
     args, kwargs = mapped(numbers, (call.args, call.kwargs))
-    found = call.function(*args, **kwargs)
+    found = call.returning(*args, **kwargs)
     return list(found) if isinstance(found, list | tuple) else [found]
 
 
@@ -46,4 +46,4 @@ def _copied(track: Tracker, call: Call) -> Union:
 
 @rule(aten.constant_pad_nd)
 def _padded(track: Tracker, call: Call) -> Numbers:
-    return call.function(track.numbers(call.args[0]), call.args[1], KNOWN)  # type: ignore[no-any-return]
+    return call.returning(track.numbers(call.args[0]), call.args[1], KNOWN)  # type: ignore[no-any-return]

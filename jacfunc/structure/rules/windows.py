@@ -84,6 +84,39 @@ def _convolution(track: Tracker, call: Call) -> Numbers:
     return found.reshape(call.results[0].shape)
 
 
+@rule(aten.convolution_backward)
+def _backward(track: Tracker, call: Call) -> list[Numbers]:
+    """The gradient by the input is a convolution the other way round; those by the weight and the bias are dense."""
+    gradient, values, weight = call.args[:3]
+    every = track.everything_in(call.operands())
+    found = [every.expand(result.shape) for result in call.results]
+    if call.argument("output_mask")[0]:
+        names = ("stride", "padding", "dilation", "transposed", "groups")
+        strides, padding, steps, transposed, groups = [call.argument(name) for name in names]
+        with track:
+            back = _turned_round(gradient, weight, values.shape[2:], strides, padding, steps, transposed, groups)
+        found[0] = track.numbers(back)
+    return found
+
+
+def _turned_round(
+    gradient: torch.Tensor,
+    weight: torch.Tensor,
+    spatial: Sequence[int],
+    strides: Sequence[int],
+    padding: Sequence[int],
+    steps: Sequence[int],
+    transposed: bool,
+    groups: int,
+) -> torch.Tensor:
+    """The gradient by the input of a convolution, as a convolution of the gradient by its output."""
+    short = [0] * len(spatial)
+    if not transposed:
+        ends = zip(spatial, gradient.shape[2:], weight.shape[2:], strides, padding, steps, strict=True)
+        short = [n - ((m - 1) * stride - 2 * pad + step * (size - 1) + 1) for n, m, size, stride, pad, step in ends]
+    return aten.convolution(gradient, weight, None, strides, padding, steps, not transposed, short, groups)  # type: ignore[no-any-return]
+
+
 def _by_channel(track: Tracker, seen: Numbers, zeros: torch.Tensor) -> Numbers:
     """For windows ``(N, G, *places, K)`` and weights ``(G, O, K)`` the numbers ``(N, G * O, *places)``."""
     groups, count, _ = zeros.shape
