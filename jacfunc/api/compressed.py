@@ -90,7 +90,8 @@ class Compressed(Transform[Result_co]):
             if right:
                 break
             known = self._look(request, known, exact)
-            caches.PATTERNS.put(self, key, known)
+            if request.samples:  # else nothing was seen
+                caches.PATTERNS.put(self, key, known)
             result, right = self._computed(request, known)
         if not right:
             raise UnsupportedOperationError(OTHERWISE if self.given is None else LACKING)
@@ -248,7 +249,7 @@ def compressed(transform: Transform, sparsity: SparsityLike, kind: Kind) -> Tran
     transform.options.refuse(("out_dims",), "sparsity", "a pattern is of samples that lie on the first axes")
     if isinstance(sparsity, str) and sparsity != "auto":
         raise ArgumentError(f"sparsity={sparsity!r} is neither 'auto' nor a pattern; pass sparsity(f)(..), or a matrix")
-    if compiling():
+    if compiling() and not isinstance(sparsity, str):
         raise UnsupportedOperationError(
             f"{transform.quantity.name} with sparsity= is made in code that torch.compile traces, which cannot trace "
             "how columns are coloured; make it outside, and call it there"

@@ -64,11 +64,6 @@ def detect(request: Request, order: int = 1, exact: bool = True) -> Found:
             "the sparsity pattern cannot be found while torch.compile, torch.export or a torch.func transform runs; "
             "find it before, by sparsity(f)(..), and pass it as sparsity="
         )
-    if not request.samples:
-        raise ShapeError(
-            f"{request.input_paths()[0]} has no samples, so no pattern can be looked for; pass it as sparsity=, or "
-            "some samples"
-        )
     evaluator, state = Evaluator(request), request.random_state()
     values, _ = evaluator.look(state)
     refuse_several(len(request.leaves), "differentiates by")

@@ -10,7 +10,7 @@ from patterns import found_of
 from torch.nn import functional as F
 
 from jacfunc.structure import colouring
-from jacfunc.structure.colouring import by_columns, for_diagonal, number_of, seeds
+from jacfunc.structure.colouring import by_columns, for_diagonal, number_of
 from jacfunc.structure.pattern import SparsityPattern
 
 
@@ -174,9 +174,3 @@ def test_stacks_of_convolutions(channels, depth):
     colours = by_columns(pattern)
     assert_valid(pattern, colours, False)
     assert number_of(colours) <= reach * reach * channels
-
-
-def test_seeds_are_one_where_a_column_has_the_colour():
-    found = seeds(np.array([1, 0, 1, 2]))
-    assert found.astype(int).tolist() == [[0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]]
-    assert seeds(np.zeros(0, np.int64)).shape == (0, 0)

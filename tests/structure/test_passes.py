@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from jacfunc.errors import ShapeError
 from jacfunc.structure.compressed import Passes
 from jacfunc.structure.pattern import SparsityPattern
 
@@ -25,10 +26,10 @@ def test_all_entries_are_picked(seed, method, shape):
     pattern = SparsityPattern.of(jac != 0)
     passes = Passes.of_all(pattern, method).to(jac)
     assert method == "auto" or passes.columns == (method != "reverse")
-    matrix = jac @ passes.seeds.T if passes.columns else passes.seeds @ jac
-    found = passes.picked(torch.stack([matrix, 2 * matrix]), (2,))
+    stack = passes.seeds @ (jac.T if passes.columns else jac)
+    found = passes.picked(torch.stack([stack, 2 * stack]))
     want = jac[pattern.row, pattern.col]
-    assert torch.equal(found[:, 0], torch.stack([want, 2 * want]))
+    assert torch.equal(found, torch.stack([want, 2 * want]))
     assert passes.count <= min(shape[1] if passes.columns else shape[0], 20)
 
 
@@ -36,7 +37,7 @@ def test_all_entries_are_picked(seed, method, shape):
 def test_the_diagonal_is_picked(seed):
     jac = random_matrix(seed, 12, 12)
     passes = Passes.of_diagonal(SparsityPattern.of(jac != 0)).to(jac)
-    assert torch.equal(passes.picked(jac @ passes.seeds.T, ())[0], jac.diagonal())
+    assert torch.equal(passes.picked(passes.seeds @ jac.T), jac.diagonal())
 
 
 def test_the_cheaper_side_is_taken():
@@ -52,5 +53,22 @@ def test_the_cheaper_side_is_taken():
 def test_an_empty_pattern():
     for method in METHODS:
         passes = Passes.of_all(SparsityPattern.of(np.zeros((3, 4))), method).to(torch.ones(()))
-        matrix = torch.zeros(2, 3, passes.count) if passes.columns else torch.zeros(2, passes.count, 4)
-        assert passes.picked(matrix, (2,)).shape == (2, 1, 0)
+        stack = torch.zeros(2, passes.count, 3 if passes.columns else 4)
+        assert passes.picked(stack).shape == (2, 0)
+
+
+def test_a_stack_of_another_size_is_refused():
+    passes = Passes.of_all(SparsityPattern.of(torch.eye(3)), "auto").to(torch.ones(()))
+    with pytest.raises(ShapeError, match="sparsity has 3 rows, but a sample of the output has 4 elements"):
+        passes.picked(torch.zeros(1, 4))
+
+
+def test_only_a_square_jacobian_has_a_diagonal():
+    with pytest.raises(ShapeError, match="2 rows and 3 columns"):
+        Passes.of_diagonal(SparsityPattern.of(torch.ones(2, 3)))
+
+
+def test_seeds_are_one_where_a_column_has_the_colour():
+    passes = Passes.of_all(SparsityPattern.of(torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1]])), "taylor")
+    assert passes.seeds.sum(0).eq(1).all()
+    assert passes.to(torch.ones(1, dtype=torch.float64)).seeds.dtype == torch.float64
