@@ -73,7 +73,8 @@ def detect(request: Request, order: int = 1, exact: bool = True) -> Found:
     leaf = request.leaves[0].detach().clone()
     count = math.prod(request.input_shapes[0])
     tracker = Tracker(count, RULES, exact)
-    tracker.mark(leaf, torch.arange(FIRST, FIRST + count).double().reshape(request.input_shapes[0]).expand(leaf.shape))
+    coordinates = torch.arange(FIRST, FIRST + count, dtype=torch.float64, device=leaf.device)
+    tracker.mark(leaf, coordinates.reshape(request.input_shapes[0]).expand(leaf.shape))
     tracker.ignore(request.leaves[0])
     for tensor in tensors((request.beside(request.args), request.kwargs)):
         _mark_other(tracker, tensor)

@@ -17,13 +17,13 @@ PARTS = 8
 
 
 def as_integers(numbers: torch.Tensor) -> Array:
-    """As numpy's integers."""
-    return numbers.numpy().astype(np.int64)
+    """As numpy's integers, from whatever device."""
+    return numbers.cpu().numpy().astype(np.int64)
 
 
-def as_numbers(integers: Array, shape: Sequence[int]) -> torch.Tensor:
-    """As a tensor of numbers of this shape."""
-    return torch.from_numpy(integers.astype(np.float64)).reshape(tuple(shape))
+def as_numbers(integers: Array, shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    """As a tensor of numbers of this shape, on the device of another."""
+    return torch.from_numpy(integers.astype(np.float64)).reshape(tuple(shape)).to(like.device)
 
 
 def constant(numbers: torch.Tensor) -> torch.Tensor:
@@ -37,7 +37,7 @@ def joined(sets: Sets, first: torch.Tensor, second: torch.Tensor) -> torch.Tenso
     clash = _clash(first, second)
     if clash.any():
         both = [part.expand(found.shape)[clash] for part in (first, second)]
-        found[clash] = as_numbers(sets.union(as_integers(torch.stack(both, 1))), both[0].shape)
+        found[clash] = as_numbers(sets.union(as_integers(torch.stack(both, 1))), both[0].shape, found)
     return found
 
 
@@ -86,12 +86,12 @@ def over_axes(sets: Sets, numbers: torch.Tensor, axes: Sequence[int], keepdim: b
     shape = [numbers.shape[axis] for axis in kept]
     count = math.prod(shape)
     rows = numbers.permute(*kept, *axes).reshape(count, math.prod(numbers.shape[axis] for axis in axes))
-    found = torch.full((count,), float(KNOWN), dtype=torch.float64)
+    found = numbers.new_full((count,), KNOWN)
     if rows.numel():
         found = rows.amax(1)
         several = ((rows > EMPTY) & (rows != found[:, None])).any(1)
         if several.any():
-            found[several] = as_numbers(sets.union(as_integers(rows[several])), (-1,))
+            found[several] = as_numbers(sets.union(as_integers(rows[several])), (-1,), found)
     if keepdim:
         shape = [1 if axis in axes else numbers.shape[axis] for axis in range(numbers.dim())]
     return found.reshape(shape)
@@ -108,4 +108,4 @@ def up_to_each(sets: Sets, numbers: torch.Tensor, axis: int) -> torch.Tensor:
 
 def listed_union(sets: Sets, rows: torch.Tensor, numbers: torch.Tensor, count: int) -> torch.Tensor:
     """For each of ``count`` rows the union of the numbers listed beside it, EMPTY at least."""
-    return as_numbers(sets.union_of(as_integers(rows), as_integers(numbers), count), (count,))
+    return as_numbers(sets.union_of(as_integers(rows), as_integers(numbers), count), (count,), numbers)

@@ -42,7 +42,7 @@ class Marks:
         """The numbers of a tensor's elements, of its shape."""
         marked = self._marked.get(address(tensor))
         if marked is None:
-            return torch.full((), KNOWN, dtype=torch.float64).expand(tensor.shape)
+            return torch.full((), KNOWN, dtype=torch.float64, device=tensor.device).expand(tensor.shape)
         if len(marked.parts) > 1:
             marked = self._put(marked._replace(parts=[all_joined(self.sets, marked.parts)]))
         marked = self._fine_enough(tensor, marked)
@@ -65,7 +65,7 @@ class Marks:
         marked = self._marked.get(place) or _Marked(storage, [], size)
         marked = self._fine_enough(tensor, marked)
         fresh = [
-            torch.full((storage.nbytes() // marked.grain,), KNOWN, dtype=torch.float64)
+            torch.full((storage.nbytes() // marked.grain,), KNOWN, dtype=torch.float64, device=tensor.device)
             for _ in range(len(union.parts) - len(marked.parts))
         ]
         marked = self._put(marked._replace(parts=[*marked.parts, *fresh]))

@@ -126,7 +126,7 @@ def _added_at(track: Tracker, call: Call) -> Numbers:
 
 def _written_to(target: torch.Tensor, call: Call) -> tuple[torch.Tensor, torch.Tensor]:
     """A number for each place, of the shape of what is written to, and those that the values are written to."""
-    places = torch.arange(target.numel()).reshape(target.shape)
+    places = torch.arange(target.numel(), device=target.device).reshape(target.shape)
     dim, index = call.argument("dim"), call.argument("index")
     if index is None:
         return places, aten.index(places, call.argument("indices"))
