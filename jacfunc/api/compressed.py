@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from ..call.evaluator import Evaluator
 from ..call.plan import Plan
 from ..call.quantity import Quantity
 from ..call.refusals import JetsGivenError
+from ..call.reproduced import Precision
 from ..call.request import Request, requested
 from ..call.sample_chunks import cut_arguments
 from ..core import caches
@@ -31,6 +33,7 @@ from ..structure.pattern import SparsityPattern
 from .segments import segmented
 from .transform import Result_co, Transform
 
+Pair = tuple[Tensor, Tensor]
 SparsityLike = SparsityPattern | Literal["auto"] | Any
 """A pattern, or a matrix that has one (``SparsityPattern.of``), or ``"auto"`` for it to be found."""
 
@@ -68,10 +71,8 @@ class Kind(ABC):
         """Another ``S``, by weights of the columns that are random from 0.5 to 1.5, whose ``B`` tells what is right."""
 
     @abstractmethod
-    def agrees(
-        self, request: Request, passes: Passes, weights: torch.Tensor, result: Any, matrix: torch.Tensor
-    ) -> bool:
-        """Whether a result is what that ``B`` says."""
+    def compared(self, request: Request, passes: Passes, weights: Tensor, result: Any, matrix: Tensor) -> Pair:
+        """A result, or what follows from it, and what that ``B`` says it is."""
 
 
 @dataclass(frozen=True)
@@ -95,17 +96,14 @@ class Whole(Kind):
         """The vector."""
         return weights[None]
 
-    def agrees(
-        self, request: Request, passes: Passes, weights: torch.Tensor, result: Any, matrix: torch.Tensor
-    ) -> bool:
-        """Whether the product is that with the vector."""
+    def compared(self, request: Request, passes: Passes, weights: Tensor, result: Any, matrix: Tensor) -> Pair:
+        """The product with the vector, and what it is."""
         if self.dense:
-            product = (
-                result.flatten(-len(passes.pattern.input_shape)) @ weights if passes.pattern.input_shape else result
-            )
+            axes = len(passes.pattern.input_shape)
+            product = result.flatten(-axes) @ weights if axes else result * weights
         else:
             product = result.matvec(weights.expand(*request.batch, -1))
-        return agree(product.reshape(matrix.shape), matrix)
+        return product.reshape(matrix.shape), matrix
 
 
 @dataclass(frozen=True)
@@ -137,11 +135,9 @@ class OnDiagonal(Kind):
         """Those of before with weights."""
         return passes.seeds * weights
 
-    def agrees(
-        self, request: Request, passes: Passes, weights: torch.Tensor, result: Any, matrix: torch.Tensor
-    ) -> bool:
-        """Whether entries are those of before with weights."""
-        return agree(result, self._reduced(request, passes.picked(matrix, request.batch) / weights))
+    def compared(self, request: Request, passes: Passes, weights: Tensor, result: Any, matrix: Tensor) -> Pair:
+        """Entries, and those of the other columns without their weights."""
+        return result, self._reduced(request, passes.picked(matrix, request.batch) / weights)
 
     def _reduced(self, request: Request, found: torch.Tensor) -> torch.Tensor:
         batch = request.batch
@@ -170,11 +166,9 @@ class SecondSum(Kind):
         """Those of before with signs."""
         return passes.seeds * (weights - 1).sign()
 
-    def agrees(
-        self, request: Request, passes: Passes, weights: torch.Tensor, result: Any, matrix: torch.Tensor
-    ) -> bool:
-        """Whether both are the same."""
-        return agree(result, matrix)
+    def compared(self, request: Request, passes: Passes, weights: Tensor, result: Any, matrix: Tensor) -> Pair:
+        """Both sums."""
+        return result, matrix
 
 
 # -------------------------------------------------------------------- the transform
@@ -262,18 +256,22 @@ class Compressed(Transform[Result_co]):
         """Find the pattern; what it was ``before``, of another branch perhaps, belongs to it too."""
         like = request.leaves[0]
         if self.given is not None:
-            self._refuse_other_shapes(request, self.given.pattern)
-            return Known(Found(self.given.pattern, (), ()), self.given.to(like))
+            coarsest = self._refuse_other_shapes(request, self.given.pattern)
+            return Known(Found(self.given.pattern, (), (), coarsest), self.given.to(like))
         found = detect(request, self.kind.order, exact)
         self.kind.refuse(self.quantity.name, found.pattern.output_shape, found.pattern.input_shape)
         if before is not None:
             found = replace(found, pattern=found.pattern | before.found.pattern)
         return Known(found, self.kind.passes(found.pattern, self.options.method).to(like))
 
-    def _refuse_other_shapes(self, request: Request, pattern: SparsityPattern) -> None:
-        """Refuse a pattern that is not of as many rows and columns as the Jacobian has, by one look at ``f``."""
+    def _refuse_other_shapes(self, request: Request, pattern: SparsityPattern) -> float:
+        """Refuse a pattern that is not of as many rows and columns as the Jacobian has, by one look at ``f``.
+
+        What is returned is the precision of the coarsest dtype that it computes in.
+        """
         state = request.random_state()
-        values, _ = Evaluator(request).look(state)
+        with Precision() as precision:
+            values, _ = Evaluator(request).look(state)
         state.restore()
         refuse_several(len(request.leaves), "differentiates by")
         refuse_several(len(values), "returns")
@@ -287,6 +285,7 @@ class Compressed(Transform[Result_co]):
                     f"sparsity has {pattern.shape[axis]} {line}s, but a sample of the {side} has shape {shape}; pass a "
                     f"{line} for each of its {math.prod(shape)} elements"
                 )
+        return float(precision.coarsest)
 
     def _inner(self, request: Request, passes: Passes) -> tuple[Transform, tuple[Any, ...]]:
         """The transform that computes ``B``, and its arguments."""
@@ -327,12 +326,12 @@ class Compressed(Transform[Result_co]):
         state = request.random_state()
         for draw in draws:
             state.restore()
-            if not self._agrees(request, known.passes, result, known.calls + draw * len(draws)):
+            if not self._agrees(request, known, result, known.calls + draw * len(draws)):
                 return False
         return True
 
-    def _agrees(self, request: Request, passes: Passes, result: Any, seed: int) -> bool:
-        x = request.leaves[0].detach()
+    def _agrees(self, request: Request, known: Known, result: Any, seed: int) -> bool:
+        passes, x = known.passes, request.leaves[0].detach()
         generator = torch.Generator().manual_seed(seed)
         weights = torch.rand(passes.pattern.shape[1], generator=generator, dtype=torch.float64).to(x) + 0.5
         seeds = self.kind.other_seeds(passes, weights)
@@ -341,7 +340,8 @@ class Compressed(Transform[Result_co]):
         args = (*request.args, x.new_zeros(*request.batch, len(seeds)))
         with torch.no_grad():
             found = Transform(function, self.kind.within, options)(*args, along=seeds, **request.kwargs)
-            return self.kind.agrees(request, passes, weights, result, found[0] if options.has_aux else found)
+            pair = self.kind.compared(request, passes, weights, result, found[0] if options.has_aux else found)
+            return agree(*pair, known.found.coarsest)
 
     def _unchecked(self, args: tuple[Any, ...], kwargs: dict[str, Any], traced: bool) -> Any:
         """By a pattern that is given, where no value can be looked at."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..core.reasons import name_of
 from ..options import Options
 from .arrays import Array
 from .colouring import by_columns, for_diagonal, number_of, seeds
@@ -25,7 +26,7 @@ COLUMN = 0.5
 """What a column costs in plain forwards, by the Taylor route; a row costs one, by reverse mode (``routes/``)."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AlongColumns:
     """``f`` at ``x + s S``, as a function of ``s``, which comes last: its Jacobian at 0 is ``J S``.
 
@@ -46,11 +47,14 @@ class AlongColumns:
         own[self.number] = x + (steps @ (self.seeds if along is None else along)).reshape(x.shape)
         return self.transformed(*own, **kwargs)
 
+    def __repr__(self) -> str:
+        return name_of(self.transformed)
+
     def _fingerprint(self) -> tuple[object, ...]:
         return ("columns", self.transformed, self.number)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class OfRows:
     """``W f(x)``, whose Jacobian is ``W J``.
 
@@ -76,6 +80,9 @@ class OfRows:
         if self.keeps_value:
             return sums, (output, *aux)
         return (sums, *aux) if aux else sums
+
+    def __repr__(self) -> str:
+        return name_of(self.transformed)
 
     def _fingerprint(self) -> tuple[object, ...]:
         return ("rows", self.transformed, self.batch_dims, self.has_aux, self.keeps_value)

@@ -9,6 +9,7 @@ import torch
 
 from ..call.evaluator import Evaluator
 from ..call.independence import decided
+from ..call.reproduced import Precision
 from ..call.request import Request
 from ..core.levels import inside_transform, tracing
 from ..core.trees import tensors
@@ -33,11 +34,13 @@ class Found:
         pattern: the entries that can be nonzero.
         held: tensors whose values it belongs to: indices, masks, constants with zeros in them.
         dense: operations without a rule, for which all that comes out depends on all that goes in.
+        coarsest: the precision of the coarsest dtype that the function computes in.
     """
 
     pattern: SparsityPattern
     held: tuple[Held, ...]
     dense: tuple[str, ...]
+    coarsest: float = 0.0
 
     @property
     def holds(self) -> bool:
@@ -64,7 +67,8 @@ def detect(request: Request, order: int = 1, exact: bool = True) -> Found:
             "find it before, by sparsity(f)(..), and pass it as sparsity="
         )
     evaluator, state = Evaluator(request), request.random_state()
-    values, _ = evaluator.look(state)
+    with Precision() as precision:
+        values, _ = evaluator.look(state)
     refuse_several(len(request.leaves), "differentiates by")
     refuse_several(len(values), "returns")
     if request.options.check:
@@ -81,7 +85,8 @@ def detect(request: Request, order: int = 1, exact: bool = True) -> Found:
     shape = request.sample_shape(outcome)
     numbers = tracker.numbers(outcome).reshape(math.prod(request.batch), math.prod(shape))
     rows = as_integers(over_axes(tracker.sets, numbers, (0,)))
-    return Found(_pattern(tracker, rows, shape, request.input_shapes[0]), tracker.looked_at(), (*tracker.dense,))
+    pattern = _pattern(tracker, rows, shape, request.input_shapes[0])
+    return Found(pattern, tracker.looked_at(), (*tracker.dense,), precision.coarsest)
 
 
 def _pattern(tracker: Tracker, rows: Array, shape: tuple[int, ...], input_shape: tuple[int, ...]) -> SparsityPattern:

@@ -546,6 +546,22 @@ def test_nothing_is_touched_after_an_error(name):
     assert torch.is_grad_enabled() == grads
 
 
+@pytest.mark.parametrize("method", ["auto", "reverse"])
+def test_an_error_of_f_names_f(method):
+    calls = []
+
+    def fails_later(w, x):
+        calls.append(1)
+        if len(calls) > 2:
+            raise RuntimeError("broken by the user")
+        return stencil(w, x)
+
+    jac = sparse_jac(fails_later, method=method, check=False)
+    with pytest.raises(RuntimeError, match="broken by the user") as caught:
+        [jac(*inputs()) for _ in range(4)]
+    assert all("(fails_later) evaluated it" in note for note in getattr(caught.value, "__notes__", ()))
+
+
 @pytest.mark.parametrize("surrounding", [torch.inference_mode, torch.no_grad])
 def test_without_gradients(surrounding):
     w, x = inputs()
@@ -597,6 +613,7 @@ def test_a_jacobian_without_entries():
 
 def test_scalars_in_and_out():
     w, x = inputs()
+    close(batch_jac(lambda w, x: x**3, sparsity="auto")(w, x[:, 0]), 3 * x[:, 0] ** 2)
     close(sparse_jac(lambda w, x: x**3, batch_dims=1)(w, x[:, 0]).values, 3 * x[:, :1] ** 2)
     close(sparse_jac(lambda w, x: (x**3).sum(-1))(w, x).values, 3 * x**2)
     found = sparse_jac(lambda w, x: x[:, None] ** torch.arange(1, 4))(w, x[:, 0])
@@ -607,6 +624,17 @@ def test_large_maps_take_few_passes():
     w, x = inputs((1,), width=4000)
     assert "in 4 colours of columns" in str(explain(sparse_jac(stencil))(w, x))
     assert sparse_jac(stencil)(w, x).pattern.nnz == 3 * 4000
+
+
+def test_a_function_that_computes_in_less_precision():
+    w, x = inputs()
+    f = lambda w, x: x.half() * x.roll(1, -1).float()
+    pattern = sparsity(f)(w, x)
+    for given in ("auto", pattern):
+        found = sparse_jac(f, sparsity=given)(w, x).to_dense()
+        torch.testing.assert_close(found, batch_jac(f)(w, x), rtol=1e-2, atol=1e-2)
+        found = diag_jac(f, sparsity=given)(w, x)
+        torch.testing.assert_close(found, diag_jac(f)(w, x), rtol=1e-2, atol=1e-2)
 
 
 def test_gradients_by_the_input():
