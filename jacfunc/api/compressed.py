@@ -13,11 +13,12 @@ from typing import Any, Literal
 import torch
 
 from ..call.evaluator import Evaluator
-from ..call.plan import Plan
 from ..call.refusals import JetsGivenError
+from ..call.reproduced import Precision
 from ..call.request import Request, requested
 from ..call.sample_chunks import cut_arguments
 from ..core import caches
+from ..core.closeness import agree
 from ..core.levels import compiling, inside_transform
 from ..core.reasons import name_of
 from ..core.torch_private import innermost, outside_transforms
@@ -35,6 +36,9 @@ from .transform import Result_co, Transform
 SparsityLike = SparsityPattern | Literal["auto"] | Any
 """A pattern, or a matrix that has one (``SparsityPattern.of``), or ``"auto"`` for it to be found."""
 
+SEEN = 64
+"""So many programs, with numbers around them, are told apart; where there are more, calls 1, 2, 4, .. are checked."""
+
 
 @dataclass(eq=False)
 class Known:
@@ -44,13 +48,23 @@ class Known:
         found: the pattern, and what it belongs to.
         passes: how what is wanted is computed.
         calls: how many there were.
-        plan: how the last one was computed; of another program there is another one.
+        seen: of which programs, and with which numbers around, results were held against others.
+        random: whether random numbers are drawn.
     """
 
     found: Found
     passes: Passes
     calls: int = 0
-    plan: Plan | None = field(default=None, repr=False)
+    seen: list[object] = field(default_factory=list, repr=False)
+    random: bool = False
+
+    def is_due(self, ran: object) -> bool:
+        """Whether a result is to be held against another: at calls 1, 2, 4, .., and of what was not seen before."""
+        new = not any(ran == other for other in self.seen)
+        if new and len(self.seen) < SEEN:
+            self.seen.append(ran)
+            return True
+        return caches.due(self.calls) or not self.found.holds
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,18 +134,22 @@ class Compressed(Transform[Result_co]):
         """Find the pattern; what it was ``before``, of another branch perhaps, belongs to it too."""
         like = request.leaves[0]
         if self.given is not None:
-            self._refuse_other_shapes(request, self.given.pattern)
-            return Known(Found(self.given.pattern, (), ()), self.given.to(like))
+            coarsest = self._refuse_other_shapes(request, self.given.pattern)
+            return Known(Found(self.given.pattern, (), (), coarsest), self.given.to(like))
         found = detect(request, self.kind.order, exact)
         self.kind.refuse(self.quantity.name, found.pattern.output_shape, found.pattern.input_shape)
         if before is not None:
             found = replace(found, pattern=found.pattern | before.found.pattern)
         return Known(found, self.kind.passes(found.pattern, self.options.method).to(like))
 
-    def _refuse_other_shapes(self, request: Request, pattern: SparsityPattern) -> None:
-        """Refuse a pattern that is not of as many rows and columns as the Jacobian has, by one look at ``f``."""
+    def _refuse_other_shapes(self, request: Request, pattern: SparsityPattern) -> float:
+        """Refuse a pattern that is not of as many rows and columns as the Jacobian has, by one look at ``f``.
+
+        What is returned is the precision of the coarsest dtype that it computes in.
+        """
         state = request.random_state()
-        values, _ = Evaluator(request).look(state)
+        with Precision() as precision:
+            values, _ = Evaluator(request).look(state)
         state.restore()
         refuse_several(len(request.leaves), "differentiates by")
         refuse_several(len(values), "returns")
@@ -145,6 +163,7 @@ class Compressed(Transform[Result_co]):
                     f"sparsity has {pattern.shape[axis]} {line}s, but a sample of the {side} has shape {shape}; pass a "
                     f"{line} for each of its {math.prod(shape)} elements"
                 )
+        return float(precision.coarsest)
 
     def _inner(self, request: Request, passes: Passes) -> tuple[Transform, tuple[Any, ...]]:
         """The transform that computes ``B``, and its arguments."""
@@ -153,18 +172,21 @@ class Compressed(Transform[Result_co]):
         return Transform(function, self.kind.quantity(passes), options), args
 
     def _computed(self, request: Request, known: Known) -> tuple[Any, bool]:
-        """The result, and whether it is right, where that is asked: at calls 1, 2, 4, .. and of another program."""
+        """The result, and whether it is right, where that is asked."""
         transform, args = self._inner(request, known.passes)
         options, state = transform.options, request.random_state() if _may_draw(request, known) else None
+        program: object = None
         if options.compile or options.sample_chunk_size is not None:
-            found, plan = transform(*args, **request.kwargs), known.plan
+            found = transform(*args, **request.kwargs)
         else:
-            found, plan = transform.outcome(Request(transform.transformed, options, args, request.kwargs), None)
+            inner = Request(transform.transformed, options, args, request.kwargs)
+            found, plan, program = transform.noted(inner)
+            known.random = plan.findings.random
         result, *others = self._assembled(request, known.passes, found)
         known.calls += 1
         right = True
-        if caches.due(known.calls) or plan is not known.plan or not known.found.holds:
-            known.plan, after = plan, request.random_state()
+        if known.is_due((program, [each for each in request.numbers() if not isinstance(each, float)])):
+            after = request.random_state()
             right = self._is_right(request, known, result, state or after)
             (after if right or state is None else state).restore()  # what is wrong is computed once more
             known.found = known.found.now()
@@ -183,12 +205,12 @@ class Compressed(Transform[Result_co]):
         draws = range(self.kind.draws if known.calls == 1 else 1)
         for draw in draws:
             state.restore()
-            if not self._agrees(request, known.passes, result, known.calls + draw * len(draws)):
+            if not self._agrees(request, known, result, known.calls + draw * len(draws)):
                 return False
         return True
 
-    def _agrees(self, request: Request, passes: Passes, result: Any, seed: int) -> bool:
-        x = request.leaves[0].detach()
+    def _agrees(self, request: Request, known: Known, result: Any, seed: int) -> bool:
+        passes, x = known.passes, request.leaves[0].detach()
         generator = torch.Generator().manual_seed(seed)
         weights = torch.rand(passes.pattern.shape[1], generator=generator, dtype=torch.float64).to(x) + 0.5
         seeds = self.kind.other_seeds(passes)
@@ -198,7 +220,8 @@ class Compressed(Transform[Result_co]):
         kwargs = {**request.kwargs, "weights": self.kind.other_weights(weights)}
         with torch.no_grad():
             found = Transform(function, self.kind.other_quantity(passes), options)(*args, **kwargs)
-            return self.kind.agrees(request, passes, weights, result, found[0] if options.has_aux else found)
+            other = found[0] if options.has_aux else found
+            return agree(*self.kind.compared(request, passes, weights, result, other), known.found.coarsest)
 
     def _cut(self, request: Request) -> Options:
         """The options, where the one argument there is beside parameters is cut into blocks of samples."""
@@ -240,8 +263,7 @@ class Compressed(Transform[Result_co]):
 
 def _may_draw(request: Request, known: Known) -> bool:
     """Whether the function may draw random numbers, so that another evaluation has to begin where this one did."""
-    random = known.plan is not None and known.plan.findings.random
-    return random or not known.calls or request.fingerprint.may_draw
+    return known.random or not known.calls or request.fingerprint.may_draw
 
 
 def compressed(transform: Transform, sparsity: SparsityLike, kind: Kind) -> Transform:

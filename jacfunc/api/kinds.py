@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from ..call.quantity import EntriesOf, Quantity
 from ..call.request import Request
-from ..core.closeness import agree
 from ..errors import ShapeError
 from ..structure.compressed import Passes
 from ..structure.jacobian import SparseJacobian
 from ..structure.pattern import SparsityPattern
 from ..structure.stacks import of_columns, of_rows
 from .results import by_pair
+
+Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ class Kind(ABC):
         return weights
 
     @abstractmethod
-    def agrees(self, request: Request, passes: Passes, weights: torch.Tensor, result: Any, other: torch.Tensor) -> bool:
-        """Whether a result is what that says."""
+    def compared(self, request: Request, passes: Passes, weights: Tensor, result: Any, other: Tensor) -> Pair:
+        """A result, or what follows from it, and what that says it is."""
 
 
 _COLUMNS = Quantity("sparse", 1, EntriesOf(1, of_columns), by_pair, key="columns")
@@ -97,12 +99,12 @@ class Whole(Kind):
         """All columns at once, so that the weights are the vector."""
         return passes.seeds.new_ones(1, passes.pattern.shape[1])
 
-    def agrees(self, request: Request, passes: Passes, weights: torch.Tensor, result: Any, other: torch.Tensor) -> bool:
-        """Whether the product is that with the vector."""
+    def compared(self, request: Request, passes: Passes, weights: Tensor, result: Any, other: Tensor) -> Pair:
+        """The product with the vector, and what it is."""
         product = other.reshape(*request.batch, passes.pattern.shape[0])
         if self.dense:
-            return agree(result.reshape(*product.shape, len(weights)) @ weights, product)
-        return agree(result.matvec(weights.expand(*request.batch, -1)).reshape(product.shape), product)
+            return result.reshape(*product.shape, len(weights)) @ weights, product
+        return result.matvec(weights.expand(*request.batch, -1)).reshape(product.shape), product
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,9 @@ class OnDiagonal(Kind):
         """All columns."""
         return _COLUMNS
 
-    def agrees(self, request: Request, passes: Passes, weights: torch.Tensor, result: Any, other: torch.Tensor) -> bool:
-        """Whether entries are those of before with weights."""
-        return agree(result, self._reduced(request, passes.picked(other) / weights))
+    def compared(self, request: Request, passes: Passes, weights: Tensor, result: Any, other: Tensor) -> Pair:
+        """Entries, and those of the other columns without their weights."""
+        return result, self._reduced(request, passes.picked(other) / weights)
 
     def _reduced(self, request: Request, diagonal: torch.Tensor) -> torch.Tensor:
         return diagonal.sum(-1) if self.summed else diagonal.reshape(*request.batch, *request.input_shapes[0])
@@ -177,6 +179,6 @@ class SecondSum(Kind):
         """Signs."""
         return (weights - 1).sign()
 
-    def agrees(self, request: Request, passes: Passes, weights: torch.Tensor, result: Any, other: torch.Tensor) -> bool:
-        """Whether both are the same."""
-        return agree(result, other)
+    def compared(self, request: Request, passes: Passes, weights: Tensor, result: Any, other: Tensor) -> Pair:
+        """Both sums."""
+        return result, other

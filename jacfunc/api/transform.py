@@ -31,6 +31,7 @@ from ..core.keywords_only import keywords_only
 from ..core.levels import tracing
 from ..core.reasons import name_of
 from ..core.type_variables import TypeVar
+from ..evaluation.program import Program
 from ..keywords import Keywords
 from ..modules.functional import FunctionalModule
 from ..options import Options
@@ -104,6 +105,10 @@ class Transform(Entrance, Uncalled, Generic[Result_co]):
 
     def outcome(self, request: Request, known: Plan | None = None) -> tuple[Any, Plan]:
         """The result for a request, by the plan that is known if there is one, and how it was computed."""
+        return self.noted(request, known)[:2]
+
+    def noted(self, request: Request, known: Plan | None = None) -> tuple[Any, Plan, Program | None]:
+        """As :meth:`outcome`, and which of the known programs ran, or the one that is known from now on."""
         if self.options.in_dims is not None:
             cut_arguments(request, self.options)
         outcome, plan = run(request, self.quantity, known)
@@ -115,7 +120,7 @@ class Transform(Entrance, Uncalled, Generic[Result_co]):
             results.append(outcome.outputs.structure.build(values))
         if self.options.has_aux:
             results.append(outcome.build_aux(outcome.evaluation.aux))
-        return (results[0] if len(results) == 1 else tuple(results)), plan
+        return (results[0] if len(results) == 1 else tuple(results)), plan, outcome.program
 
     def _in_blocks(self, args: tuple[Any, ...], kwargs: dict[str, Any], traced: bool) -> Any:
         whole = replace(self, options=self.options.whole)

@@ -49,3 +49,10 @@ def with_program(
         program = replace(program, obstacle=looked_at.obstacle)
     others = [known for known in findings.programs if not known.covers(program)]
     return (program, *others)[:PROGRAMS]
+
+
+def which_ran(recorder: Recorder | None, findings: Findings) -> Program | None:
+    """The known program that has run, or the one that is known from now on; None where nothing is noted."""
+    if recorder is not None and recorder.known is not None:
+        return recorder.program
+    return next(iter(findings.programs), None)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..evaluation.basis import Rows
+from ..evaluation.program import Program
 from ..jet.layout import Terms
 from ..jet.multiindices import Key, MultiIndices, Sum
 from ..jet.stacked import Picked
@@ -191,13 +192,14 @@ class WantedHessian(Wanted):
 
 
 class Outcome(NamedTuple):
-    """What was wanted, the results of it, the value that came with them, and how outputs and aux are built."""
+    """What was wanted, its results, the value that came with them, how outputs and aux are built, which program ran."""
 
     wanted: Wanted
     results: Results
     evaluation: Evaluation
     outputs: Outputs
     build_aux: Callable[[tuple[torch.Tensor, ...]], Any]
+    program: Program | None = None
 
     def combined(self, leaf: int, terms: Terms) -> torch.Tensor:
         """A linear combination of the derivatives of an output leaf."""

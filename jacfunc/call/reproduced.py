@@ -32,7 +32,7 @@ def reproduces(outputs: Tensors, values: Tensors, evaluator: Evaluator, state: R
     after = evaluator.request.random_state()
     state.restore()
     another = Evaluator(evaluator.request, scripted=evaluator.scripted)
-    with _Precision() as precision:
+    with Precision() as precision:
         again, _ = another.look(state)
         state.restore()
         with torch.enable_grad():  # f may ask whether graphs are recorded, as they are on every route
@@ -77,7 +77,7 @@ def _same(ones: Tensors, others: Tensors, eps: float = 0.0) -> bool:
     )
 
 
-class _Precision(TorchFunctionMode):
+class Precision(TorchFunctionMode):
     """Notes the coarsest dtype of what is computed while it is active."""
 
     coarsest = 0.0

@@ -31,7 +31,7 @@ from . import among_ranks, hints, independence, notes
 from .dead_branches import completes, has_nan, has_values_around
 from .evaluator import Evaluator, ModulesFoundError, OutputsChangedError
 from .independence import Independence
-from .known import recorder_of, unless_due, with_program
+from .known import recorder_of, unless_due, which_ran, with_program
 from .parting import parting
 from .plan import Findings, Plan, make_plan, no_route, treats_otherwise
 from .quantity import Outcome, Quantity, Results, result_of
@@ -344,9 +344,8 @@ def _attempt(
         traced=request.traced,
         recomputes=not (request.traced or request.alone),
     )
-    inputs, outputs = plan.inputs, plan.output_rows
-    if limit is not None:
-        inputs, outputs = plan.wanted.limited(inputs, limit), plan.wanted.limited(outputs, limit)
+    rows = (plan.inputs, plan.output_rows)
+    inputs, outputs = rows if limit is None else [plan.wanted.limited(each, limit) for each in rows]
     task = Task(
         order=plan.quantity.order,
         evaluate=evaluator.evaluate,
@@ -397,4 +396,5 @@ def _attempt(
             ),
         )
     assert evaluator.outputs is not None
-    return Outcome(plan.wanted, results, evaluation, evaluator.outputs, evaluator.aux), plan
+    ran = which_ran(recorder, plan.findings)
+    return Outcome(plan.wanted, results, evaluation, evaluator.outputs, evaluator.aux, ran), plan

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ..core.reasons import name_of
 from ..errors import ShapeError
 from ..jet import Jet
 from ..jet.dispatch import apply
@@ -51,7 +52,7 @@ def _moved(x: torch.Tensor, steps: Jet, seeds: torch.Tensor) -> Jet:
 add(_moved, moved)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AlongColumns:
     """``f`` at ``x + s S``, as a function of ``s``, which comes last: its Jacobian at 0 is ``J S``.
 
@@ -72,11 +73,14 @@ class AlongColumns:
         own[self.number] = moved(own[self.number], steps, seeds)
         return self.transformed(*own, **kwargs)
 
+    def __repr__(self) -> str:
+        return name_of(self.transformed)
+
     def _fingerprint(self) -> tuple[object, ...]:
         return ("columns", self.transformed, self.number)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class OfRows:
     """``W f(x)``, whose Jacobian is ``W J``.
 
@@ -102,6 +106,9 @@ class OfRows:
         if self.keeps_value:
             return sums, (output, *aux)
         return (sums, *aux) if aux else sums
+
+    def __repr__(self) -> str:
+        return name_of(self.transformed)
 
     def _fingerprint(self) -> tuple[object, ...]:
         return ("rows", self.transformed, self.batch_dims, self.has_aux, self.keeps_value)

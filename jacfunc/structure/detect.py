@@ -10,6 +10,7 @@ import torch
 
 from ..call.evaluator import Evaluator
 from ..call.independence import decided
+from ..call.reproduced import Precision
 from ..call.request import Request
 from ..core.levels import inside_transform, tracing
 from ..core.trees import tensors
@@ -34,11 +35,13 @@ class Found:
         pattern: the entries that can be nonzero.
         held: tensors whose values it belongs to: indices, masks, constants with zeros in them.
         dense: operations without a rule, for which all that comes out depends on all that goes in.
+        coarsest: the precision of the coarsest dtype that the function computes in.
     """
 
     pattern: SparsityPattern
     held: tuple[Held, ...]
     dense: tuple[str, ...]
+    coarsest: float = 0.0
 
     @property
     def holds(self) -> bool:
@@ -65,7 +68,8 @@ def detect(request: Request, order: int = 1, exact: bool = True) -> Found:
             "find it before, by sparsity(f)(..), and pass it as sparsity="
         )
     evaluator, state = Evaluator(request), request.random_state()
-    values, _ = evaluator.look(state)
+    with Precision() as precision:
+        values, _ = evaluator.look(state)
     refuse_several(len(request.leaves), "differentiates by")
     refuse_several(len(values), "returns")
     if request.options.check:
@@ -80,7 +84,8 @@ def detect(request: Request, order: int = 1, exact: bool = True) -> Found:
         _mark_other(tracker, tensor)
     with replaying(state), unasked():
         outcome = _first(evaluator, leaf, tracker) if order == 1 else _gradient(evaluator, leaf, tracker)
-    return Found(_pattern(tracker, outcome, request), tracker.looked_at(), (*tracker.dense,))
+    pattern = _pattern(tracker, outcome, request)
+    return Found(pattern, tracker.looked_at(), (*tracker.dense,), precision.coarsest)
 
 
 def _pattern(tracker: Tracker, outcome: torch.Tensor, request: Request) -> SparsityPattern:

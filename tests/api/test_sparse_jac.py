@@ -31,6 +31,7 @@ from jacfunc import (
     sparse_jac,
     sparsity,
 )
+from jacfunc.api import compressed
 from jacfunc.structure import detect as detection
 
 DOUBLE = torch.float64
@@ -546,6 +547,22 @@ def test_nothing_is_touched_after_an_error(name):
     assert torch.is_grad_enabled() == grads
 
 
+@pytest.mark.parametrize("method", ["auto", "reverse"])
+def test_an_error_of_f_names_f(method):
+    calls = []
+
+    def fails_later(w, x):
+        calls.append(1)
+        if len(calls) > 2:
+            raise RuntimeError("broken by the user")
+        return stencil(w, x)
+
+    jac = sparse_jac(fails_later, method=method, check=False)
+    with pytest.raises(RuntimeError, match="broken by the user") as caught:
+        [jac(*inputs()) for _ in range(4)]
+    assert all("(fails_later) evaluated it" in note for note in getattr(caught.value, "__notes__", ()))
+
+
 @pytest.mark.parametrize("surrounding", [torch.inference_mode, torch.no_grad])
 def test_without_gradients(surrounding):
     w, x = inputs()
@@ -597,6 +614,7 @@ def test_a_jacobian_without_entries():
 
 def test_scalars_in_and_out():
     w, x = inputs()
+    close(batch_jac(lambda w, x: x**3, sparsity="auto")(w, x[:, 0]), 3 * x[:, 0] ** 2)
     close(sparse_jac(lambda w, x: x**3, batch_dims=1)(w, x[:, 0]).values, 3 * x[:, :1] ** 2)
     close(sparse_jac(lambda w, x: (x**3).sum(-1))(w, x).values, 3 * x**2)
     found = sparse_jac(lambda w, x: x[:, None] ** torch.arange(1, 4))(w, x[:, 0])
@@ -607,6 +625,17 @@ def test_large_maps_take_few_passes():
     w, x = inputs((1,), width=4000)
     assert "in 4 colours of columns" in str(explain(sparse_jac(stencil))(w, x))
     assert sparse_jac(stencil)(w, x).pattern.nnz == 3 * 4000
+
+
+def test_a_function_that_computes_in_less_precision():
+    w, x = inputs()
+    f = lambda w, x: x.half() * x.roll(1, -1).float()
+    pattern = sparsity(f)(w, x)
+    for given in ("auto", pattern):
+        found = sparse_jac(f, sparsity=given)(w, x).to_dense()
+        torch.testing.assert_close(found, batch_jac(f)(w, x), rtol=1e-2, atol=1e-2)
+        found = diag_jac(f, sparsity=given)(w, x)
+        torch.testing.assert_close(found, diag_jac(f)(w, x), rtol=1e-2, atol=1e-2)
 
 
 def test_gradients_by_the_input():
@@ -694,3 +723,49 @@ def test_pattern_of_hessians():
     want = (torch.eye(6) + torch.ones(5).diag(1) + torch.ones(5).diag(-1)).bool()
     assert torch.equal(found, want)
     assert isinstance(sparsity(energy)(w, x), SparsityPattern)
+
+
+# -------------------------------------------------------------------- what no single program tells
+
+
+class Rolled(torch.nn.Module):
+    by = 1
+
+    def forward(self, x):
+        return x * x.roll(self.by, 1)
+
+
+@pytest.mark.parametrize("learned", [False, True], ids=["alone", "after another transform learned both"])
+@pytest.mark.parametrize("kind", ["number", "index", "module"])
+def test_a_number_around_that_changes_the_pattern(kind, learned):
+    x, by, module = torch.rand(3, 6, dtype=DOUBLE), [1], Rolled()
+    f = {
+        "number": lambda x: x * x.roll(by[0], 1),
+        "index": lambda x: x[:, (torch.arange(6) + by[0]) % 6] * x,
+        "module": module,
+    }[kind]
+
+    def shift(number):
+        by[0] = module.by = number
+
+    if learned:
+        other = diag_jac(f, sparsity="auto")
+        for number in (1, 1, 2, 2):
+            shift(number)
+            other(x)
+    jac = sparse_jac(f)
+    for number in (1, 1, 2, 1, 1, 3, 3, 4, 4, 5, 2):
+        shift(number)
+        close(jac(x).to_dense(), batch_jac(f)(x))
+
+
+def test_more_programs_than_are_told_apart_are_checked_at_times(monkeypatch):
+    monkeypatch.setattr(compressed, "SEEN", 2)
+    by, x, seen = [0], torch.rand(2, 6, dtype=DOUBLE), 0
+    f = lambda x: x * x.roll(by[0], 1)
+    jac = sparse_jac(f)
+    for number in (0, 1, 2, 3):
+        by[0] = number
+        for _ in range(4):
+            seen += torch.allclose(jac(x).to_dense(), batch_jac(f)(x))
+    assert seen >= 8
