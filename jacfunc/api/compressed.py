@@ -76,6 +76,8 @@ class Compressed(Transform[Result_co]):
 
     kind: Kind
     given: Passes | None
+    made: dict[Any, Transform] = field(default_factory=dict, repr=False)
+    """The transforms inside, by passes and options: the same at each call, since compiled code is looked up by them."""
 
     def here(self, args: tuple[Any, ...], kwargs: dict[str, Any], traced: bool) -> Any:
         """What is wanted, at arguments that are tensors of this process alone; ``traced``: it is recorded."""
@@ -167,9 +169,15 @@ class Compressed(Transform[Result_co]):
 
     def _inner(self, request: Request, passes: Passes) -> tuple[Transform, tuple[Any, ...]]:
         """The transform that computes ``B``, and its arguments."""
-        function, options = passes.function(self.transformed, self._cut(request))
-        args = passes.arguments(request.args, request.leaves[0], request.batch)
-        return Transform(function, self.kind.quantity(passes), options), args
+        args, options = passes.arguments(request.args, request.leaves[0], request.batch), self._cut(request)
+        found = self.made.get((passes, options))
+        if found is None:
+            function, inner = passes.function(self.transformed, options)
+            found = Transform(function, self.kind.quantity(passes), inner)
+            if len(self.made) >= caches.MAX_SIGNATURES:
+                self.made.clear()
+            self.made[passes, options] = found
+        return found, args
 
     def _computed(self, request: Request, known: Known) -> tuple[Any, bool]:
         """The result, and whether it is right, where that is asked."""
