@@ -234,7 +234,7 @@ def _one_hot(task: Task, start: int, stop: int) -> Callable[[Propagation], list[
             rows = [OneHot(stop) if stop > caches.LARGEST_IDENTITY else propagation.identity(stop, task.leaves[0])]
         else:
             rows = list(task.inputs.basis(start, stop, task.leaves, (1,) * len(task.batch)))
-        propagation.whole = rows[0] if len(rows) == 1 and stop - start == task.inputs.total else None
+        propagation.whole = propagation.hot = rows[0] if len(rows) == 1 and stop - start == task.inputs.total else None
         return rows
 
     return make

@@ -40,7 +40,7 @@ def moved(x: torch.Tensor, steps: Any, seeds: torch.Tensor) -> Any:
 def _moved(x: torch.Tensor, steps: Jet, seeds: torch.Tensor) -> Jet:
     """The rule: where the rows of ``s`` are all of the one-hot rows, in their order, no product is needed."""
     batch = steps.dim() - 1
-    if steps.apart()[0] is steps.propagation.whole is not None:
+    if steps.apart()[0] is steps.propagation.hot is not None:
         rows = seeds.reshape(len(seeds), *[1] * batch, *x.shape[batch:])
     else:
         first = steps.coefficients[0]
