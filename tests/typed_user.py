@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from jacfunc import (
     Derivatives,
     FunctionalModule,
+    SparseJacobian,
+    SparsityPattern,
     Transform,
     accumulate,
     batch_jac,
@@ -25,9 +27,12 @@ from jacfunc import (
     hess_diag,
     hessian,
     laplacian,
+    linear_operator,
     make_functional,
     partials,
     residual,
+    sparse_jac,
+    sparsity,
 )
 from jacfunc.explain import Explanation
 from jacfunc.nn import Equation
@@ -140,6 +145,14 @@ def what_is_asked() -> None:
     assert_type(explain(diag_jac(net))(x), Explanation)
     assert_type(explain(partials(height, "u_t", inputs="t x", outputs="u"))(x), Explanation)
     assert_type(check_independent(net)(x), bool)
+    assert_type(sparsity(square)(x), SparsityPattern)
+    assert_type(sparse_jac(square)(x), SparseJacobian)
+    assert_type(sparse_jac(net, sparsity="auto")(x).values, Tensor)
+    assert_type(sparse_jac(square, return_value=True)(x), tuple[SparseJacobian, Tensor])
+    assert_type(sparse_jac(with_aux, has_aux=True)(x), tuple[SparseJacobian, Tree])
+    assert_type(diag_jac(square, sparsity="auto")(x), Tensor)
+    assert_type(divergence(square, sparsity=torch.eye(2))(x), Tensor)
+    linear_operator(square)(x)
 
 
 def run() -> None:

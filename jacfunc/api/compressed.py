@@ -39,6 +39,9 @@ SparsityLike = SparsityPattern | Literal["auto"] | Any
 SEEN = 64
 """So many programs, with numbers around them, are told apart; where there are more, calls 1, 2, 4, .. are checked."""
 
+KEPT = 8
+"""So many transforms inside are kept."""
+
 
 @dataclass(eq=False)
 class Known:
@@ -170,11 +173,12 @@ class Compressed(Transform[Result_co]):
     def _inner(self, request: Request, passes: Passes) -> tuple[Transform, tuple[Any, ...]]:
         """The transform that computes ``B``, and its arguments."""
         args, options = passes.arguments(request.args, request.leaves[0], request.batch), self._cut(request)
-        found = self.made.get((passes, options))
+        found = None if request.traced else self.made.get((passes, options))
         if found is None:
             function, inner = passes.function(self.transformed, options)
             found = Transform(function, self.kind.quantity(passes), inner)
-            if len(self.made) >= caches.MAX_SIGNATURES:
+        if not request.traced:
+            if len(self.made) >= KEPT:
                 self.made.clear()
             self.made[passes, options] = found
         return found, args
