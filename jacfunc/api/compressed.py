@@ -29,7 +29,7 @@ from ..structure.compressed import AlongColumns, Passes, along
 from ..structure.detect import Found, detect, refuse_several
 from ..structure.jacobian import SparseJacobian
 from ..structure.pattern import SparsityPattern
-from .kinds import Kind, Whole
+from .kinds import Kind, OfGradient, Whole
 from .segments import segmented
 from .transform import Result_co, Transform
 
@@ -269,7 +269,9 @@ class Compressed(Transform[Result_co]):
 
     def __repr__(self) -> str:
         given = "'auto'" if self.given is None else repr(self.given.pattern)
-        told = [name_of(self.transformed), f"sparsity={given}", *self.options.changed()]
+        inside = isinstance(self.kind, OfGradient) and isinstance(self.transformed, Transform)
+        f = self.transformed.transformed if inside else self.transformed  # type: ignore[attr-defined]
+        told = [name_of(f), f"sparsity={given}", *self.options.changed()]
         return f"{self._name()}({', '.join(told)})"
 
 

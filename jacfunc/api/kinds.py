@@ -149,6 +149,20 @@ class OnDiagonal(Kind):
 
 
 @dataclass(frozen=True)
+class OfGradient(OnDiagonal):
+    """The diagonal of a Hessian, as that of the Jacobian of the gradient of one number."""
+
+    def refuse(self, name: str, output_shape: tuple[int, ...], input_shape: tuple[int, ...]) -> None:
+        """What is differentiated is to have the shape of the input, as the gradient of a number has."""
+        if output_shape != input_shape:
+            own = output_shape[: len(output_shape) - len(input_shape)]
+            raise ShapeError(
+                f"{name} with sparsity= takes one number a sample, but a sample of the output has shape {own}; leave "
+                "sparsity out, or sum the outputs"
+            )
+
+
+@dataclass(frozen=True)
 class SecondSum(Kind):
     r"""The Laplacian, as that by ``s``: :math:`\sum_c v_c^T H v_c`, where no two columns of a colour meet in ``H``.
 

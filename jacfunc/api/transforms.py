@@ -6,7 +6,7 @@ What all transforms are is in ``transform.py``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Unpack, overload
 
@@ -24,12 +24,7 @@ from ..jet.network import ONE_HOT, Pick
 from ..jet.stacked import Picked
 from ..keywords import (
     Keywords,
-    RowsAlone,
-    RowsAux,
-    RowsBoth,
-    RowsKeywords,
     RowsSeveral,
-    RowsValue,
     SparseAlone,
     SparseAux,
     SparseBoth,
@@ -39,7 +34,7 @@ from ..keywords import (
 from ..options import Options
 from ..routes.collect import Block, Diagonal, HessianDiagonal
 from .compressed import SparsityLike, either
-from .kinds import OnDiagonal, Whole
+from .kinds import OfGradient, OnDiagonal, Whole
 from .places import in_front
 from .results import by_pair, trace
 from .segments import segmented
@@ -275,26 +270,30 @@ def divergence(
 
 
 @overload
-def hess_diag(f: Network, **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+def hess_diag(f: Network, **keywords: Unpack[SparseAlone]) -> Transform[Y]: ...
 @overload
-def hess_diag(f: Network, **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+def hess_diag(f: Network, **keywords: Unpack[SparseValue]) -> Transform[tuple[Y, Y]]: ...
 @overload
-def hess_diag(f: Callable[[Tensor], Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+def hess_diag(f: Callable[[Tensor], Y], **keywords: Unpack[SparseAlone]) -> Transform[Y]: ...
 @overload
-def hess_diag(f: Callable[..., Y], **keywords: Unpack[RowsAlone]) -> Transform[Y]: ...
+def hess_diag(f: Callable[..., Y], **keywords: Unpack[SparseAlone]) -> Transform[Y]: ...
 @overload
-def hess_diag(f: Callable[..., Y], **keywords: Unpack[RowsValue]) -> Transform[tuple[Y, Y]]: ...
+def hess_diag(f: Callable[..., Y], **keywords: Unpack[SparseValue]) -> Transform[tuple[Y, Y]]: ...
 @overload
-def hess_diag(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsAux]) -> Transform[tuple[Y, X]]: ...
+def hess_diag(f: Callable[..., tuple[Y, X]], **keywords: Unpack[SparseAux]) -> Transform[tuple[Y, X]]: ...
 @overload
-def hess_diag(f: Callable[..., tuple[Y, X]], **keywords: Unpack[RowsBoth]) -> Transform[tuple[Y, Y, X]]: ...
+def hess_diag(f: Callable[..., tuple[Y, X]], **keywords: Unpack[SparseBoth]) -> Transform[tuple[Y, Y, X]]: ...
 @overload
 def hess_diag(f: Callable[..., Tensor], **keywords: Unpack[RowsSeveral]) -> Transform[tuple[Tensor, ...]]: ...
 @overload
-def hess_diag(f: Callable[..., Any], **keywords: Unpack[RowsKeywords]) -> Transform[Any]: ...
+def hess_diag(f: Callable[..., Any], **keywords: Unpack[SparseKeywords]) -> Transform[Any]: ...
 @with_signature
 def hess_diag(
-    f: Callable[..., Any], *, segments: torch.Tensor | None = None, **keywords: Unpack[Keywords]
+    f: Callable[..., Any],
+    *,
+    segments: torch.Tensor | None = None,
+    sparsity: SparsityLike | None = None,
+    **keywords: Unpack[Keywords],
 ) -> Transform[Any]:
     r"""The second derivative of every output by every input element, ``(N, *O, *I)``.
 
@@ -303,6 +302,8 @@ def hess_diag(
     Args:
         f: as for :func:`batch_jac`, twice differentiable where its second derivative is to mean something.
         segments: for rows of segments, shapes as in :func:`batch_jac`.
+        sparsity: for a Hessian that is mostly zero, of one number a sample: ``"auto"`` for its pattern to be found, or
+            the pattern, as for :func:`sparse_jac`.  A pass then is a product with the Hessian, one for each colour.
         **keywords: those of :func:`diag_jac`.
 
     Returns:
@@ -317,7 +318,11 @@ def hess_diag(
         >>> hess_diag(lambda x: x.pow(3).sum(dim=1))(torch.tensor([[1.0, 2.0]]))
         tensor([[ 6., 12.]])
     """
-    return segmented(transform_of(HESS_DIAG, f, keywords), segments)
+    transform = transform_of(HESS_DIAG, f, keywords)
+    if sparsity is not None:
+        transform.options.refuse(("return_value",), "sparsity", "what is differentiated again is the gradient")
+        transform = replace(transform, transformed=Transform(transform.transformed, BATCH_JAC, transform.options))
+    return either(transform, segments, sparsity, OfGradient())
 
 
 @dataclass(frozen=True)

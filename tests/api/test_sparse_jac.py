@@ -26,6 +26,7 @@ from jacfunc import (
     diag_jac,
     divergence,
     explain,
+    hess_diag,
     laplacian,
     make_functional,
     sparse_jac,
@@ -769,3 +770,43 @@ def test_more_programs_than_are_told_apart_are_checked_at_times(monkeypatch):
         for _ in range(4):
             seen += torch.allclose(jac(x).to_dense(), batch_jac(f)(x))
     assert seen >= 8
+
+
+# -------------------------------------------------------------------- second derivatives of one number
+
+
+def chain(w, x):
+    """An energy of neighbours: ``(N, 6)`` to ``(N,)``."""
+    return ((x[:, 1:] - x[:, :-1]).square() * w.sin()).sum(1)
+
+
+@pytest.mark.parametrize("aux", [False, True])
+def test_the_diagonal_of_a_hessian(aux):
+    x = torch.rand(3, 6, dtype=DOUBLE)
+    w = torch.rand(5, dtype=DOUBLE, requires_grad=True)
+    f = (lambda w, x: (chain(w, x), x.sum())) if aux else chain
+    sparse = hess_diag(f, sparsity="auto", has_aux=aux)
+    for _ in range(3):
+        found = sparse(w, x)[0] if aux else sparse(w, x)
+        want = hess_diag(chain)(w, x)
+        close(found, want)
+    (ours,) = torch.autograd.grad(found.square().sum(), w)
+    (theirs,) = torch.autograd.grad(want.square().sum(), w)
+    close(ours, theirs)
+    assert dict(explain(sparse)(w, x).items())["passes (rows)"] == "2 in 1 chunk"
+
+
+def test_the_diagonal_of_a_hessian_of_one_sample():
+    w, x = torch.rand(5, dtype=DOUBLE), torch.rand(6, dtype=DOUBLE)
+    found = hess_diag(lambda w, x: chain(w, x[None])[0], sparsity="auto", batch_dims=0)(w, x)
+    close(found, hess_diag(chain)(w, x[None])[0])
+
+
+def test_what_has_no_such_diagonal_is_refused():
+    w, x = torch.rand(5, dtype=DOUBLE), torch.rand(3, 6, dtype=DOUBLE)
+    with pytest.raises(ShapeError, match=r"one number a sample, but a sample of the output has shape \(6,\)"):
+        hess_diag(lambda x: x**2, sparsity="auto")(x)
+    with pytest.raises(ArgumentError, match="return_value=True"):
+        hess_diag(chain, sparsity="auto", return_value=True)
+    with pytest.raises(UnsupportedOperationError, match="sparsity lacks entries"):
+        hess_diag(chain, sparsity=torch.eye(6))(w, x)
