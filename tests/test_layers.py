@@ -90,6 +90,7 @@ WRITTEN = {
     "propagation.alive",  # what travels with the jets
     "propagation.origin",
     "propagation.whole",
+    "propagation.hot",
     "propagation.parted",
     "propagation.recorder",
     "outer.coarsest",

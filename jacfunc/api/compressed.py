@@ -7,21 +7,23 @@ each result is held against.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 
 from ..call.evaluator import Evaluator
+from ..call.known import Ran
 from ..call.refusals import JetsGivenError
 from ..call.reproduced import Precision
 from ..call.request import Request, requested
-from ..call.sample_chunks import cut_arguments
+from ..call.sample_chunks import Blocks, cut_arguments
 from ..core import caches
-from ..core.closeness import agree
 from ..core.levels import compiling, inside_transform
 from ..core.reasons import name_of
 from ..core.torch_private import innermost, outside_transforms
+from ..core.unasked import unasked
 from ..errors import ArgumentError, ShapeError, UnsupportedOperationError
 from ..evaluation.rng import RandomState
 from ..options import Options
@@ -29,16 +31,20 @@ from ..structure.compressed import AlongColumns, Passes, along
 from ..structure.detect import Found, detect, refuse_several
 from ..structure.jacobian import SparseJacobian
 from ..structure.pattern import SparsityPattern
-from .kinds import Kind, OfGradient, Whole
+from .kinds import Kind, OfGradient, Pair, Whole
 from .segments import segmented
+from .states import State
 from .transform import Result_co, Transform
 
 SparsityLike = SparsityPattern | Literal["auto"] | Any
 """A pattern, or a matrix that has one (``SparsityPattern.of``), or ``"auto"`` for it to be found."""
 
-SEEN = 64
-"""So many programs, with numbers around them, are told apart; where there are more, calls 1, 2, 4, .. are checked."""
-
+STATES = 16
+"""So many states are remembered of one pattern."""
+WIDER = 2
+"""A pattern of several states has at most so many times the entries of the last one; else it begins anew."""
+ROUNDING = 1000.0
+"""So many units of the last digit of the largest number count as rounding in all others."""
 KEPT = 8
 """So many transforms inside are kept."""
 
@@ -51,23 +57,25 @@ class Known:
         found: the pattern, and what it belongs to.
         passes: how what is wanted is computed.
         calls: how many there were.
-        seen: of which programs, and with which numbers around, results were held against others.
+        states: what it was found with, or was seen to be right with.
         random: whether random numbers are drawn.
+        fresh: whether it was found in the call that is under way.
     """
 
     found: Found
     passes: Passes
     calls: int = 0
-    seen: list[object] = field(default_factory=list, repr=False)
+    states: list[State] = field(default_factory=list, repr=False)
     random: bool = False
+    fresh: bool = True
 
-    def is_due(self, ran: object) -> bool:
-        """Whether a result is to be held against another: at calls 1, 2, 4, .., and of what was not seen before."""
-        new = not any(ran == other for other in self.seen)
-        if new and len(self.seen) < SEEN:
-            self.seen.append(ran)
-            return True
-        return caches.due(self.calls) or not self.found.holds
+    def knows(self, request: Request, ran: Sequence[Ran]) -> bool:
+        """Whether what ran is nothing new."""
+        return any(state.is_now(request, ran) for state in reversed(self.states))
+
+    def learn(self, request: Request, ran: Sequence[Ran]) -> None:
+        """What ran is nothing new from now on."""
+        self.states = [*self.states[-STATES + 1 :], State.of(request, ran)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,19 +110,45 @@ class Compressed(Transform[Result_co]):
     def _found(self, request: Request) -> Any:
         key = (request.fingerprint.key, request.signature)
         known: Known | None = caches.PATTERNS.get(self, key)
-        result, right = None, False
-        if known is not None:
-            result, right = self._computed(request, known)
-        for exact in (True, False):
+        for exact in (True, True, False):  # as it is known, looked for, and with what masks leave out
+            known = known or self._look(request, exact)
+            state = request.random_state() if _may_draw(request, known) else None
+            result, ran = self._computed(request, known)
+            after = request.random_state()
+            known, right = self._judged(request, known, result[0], ran, state or after)
             if right:
-                break
-            known = self._look(request, known, exact)
-            if request.samples:  # else nothing was seen
-                caches.PATTERNS.put(self, key, known)
-            result, right = self._computed(request, known)
-        if not right:
-            raise UnsupportedOperationError(OTHERWISE if self.given is None else LACKING)
-        return result
+                after.restore()
+                if request.samples:  # else nothing was seen
+                    caches.PATTERNS.put(self, key, known)
+                return result if len(result) > 1 else result[0]
+            (state or after).restore()
+        raise UnsupportedOperationError(OTHERWISE if self.given is None else LACKING)
+
+    def _judged(
+        self, request: Request, known: Known, result: Any, ran: Sequence[Ran], state: RandomState
+    ) -> tuple[Any, bool]:
+        """What is known from now on, None for what has to be looked for anew, and whether the result is right."""
+        new, known.calls = not known.knows(request, ran), known.calls + 1
+        if new and not known.fresh and self.given is None:
+            other = self._look(request)
+            both = known.found.pattern | other.found.pattern
+            if both.nnz > known.found.pattern.nnz:
+                return (
+                    other if both.nnz > WIDER * other.found.pattern.nnz else self._wider(request, known, both)
+                ), False
+        if new or caches.due(known.calls) or not known.found.holds:
+            if not self._is_right(request, known, result, state):
+                return None, False
+            known.found = known.found.now()
+        if new:
+            known.learn(request, ran)
+        known.fresh = False
+        return known, True
+
+    def _wider(self, request: Request, known: Known, pattern: SparsityPattern) -> Known:
+        """What is known, with a pattern that is right for another state as well."""
+        passes = self.kind.passes(pattern, self.options.method).to(request.leaves[0])
+        return Known(replace(known.found, pattern=pattern), passes, known.calls, known.states, known.random)
 
     def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
         """The transform that is called for these arguments, and its own."""
@@ -135,16 +169,14 @@ class Compressed(Transform[Result_co]):
             *([("dense", f"{', '.join(dense)}: all outputs of it may depend on all inputs")] if dense else []),
         ]
 
-    def _look(self, request: Request, before: Known | None = None, exact: bool = True) -> Known:
-        """Find the pattern; what it was ``before``, of another branch perhaps, belongs to it too."""
+    def _look(self, request: Request, exact: bool = True) -> Known:
+        """Find the pattern."""
         like = request.leaves[0]
         if self.given is not None:
             coarsest = self._refuse_other_shapes(request, self.given.pattern)
             return Known(Found(self.given.pattern, (), (), coarsest), self.given.to(like))
         found = detect(request, self.kind.order, exact)
         self.kind.refuse(self.quantity.name, found.pattern.output_shape, found.pattern.input_shape)
-        if before is not None:
-            found = replace(found, pattern=found.pattern | before.found.pattern)
         return Known(found, self.kind.passes(found.pattern, self.options.method).to(like))
 
     def _refuse_other_shapes(self, request: Request, pattern: SparsityPattern) -> float:
@@ -183,26 +215,25 @@ class Compressed(Transform[Result_co]):
             self.made[passes, options] = found
         return found, args
 
-    def _computed(self, request: Request, known: Known) -> tuple[Any, bool]:
-        """The result, and whether it is right, where that is asked."""
+    def _computed(self, request: Request, known: Known) -> tuple[tuple[Any, ...], Sequence[Ran]]:
+        """What is returned, and what ran: a program for each block of samples; none where torch compiled it."""
         transform, args = self._inner(request, known.passes)
-        options, state = transform.options, request.random_state() if _may_draw(request, known) else None
-        program: object = None
-        if options.compile or options.sample_chunk_size is not None:
-            found = transform(*args, **request.kwargs)
-        else:
-            inner = Request(transform.transformed, options, args, request.kwargs)
-            found, plan, program = transform.noted(inner)
-            known.random = plan.findings.random
-        result, *others = self._assembled(request, known.passes, found)
-        known.calls += 1
-        right = True
-        if known.is_due((program, [each for each in request.numbers() if not isinstance(each, float)])):
-            after = request.random_state()
-            right = self._is_right(request, known, result, state or after)
-            (after if right or state is None else state).restore()  # what is wrong is computed once more
-            known.found = known.found.now()
-        return ((result, *others) if others else result), right
+        options = transform.options
+        if options.compile:
+            return self._assembled(request, known.passes, transform(*args, **request.kwargs)), ()
+        blocks, parts = None, [args]
+        if options.sample_chunk_size is not None:
+            blocks = Blocks.of(transform.transformed, options, transform.quantity, args, request.kwargs, False)
+            transform = replace(transform, options=options.whole)
+            if len(blocks.starts()) > 1:
+                blocks.settle_independence(args, request.kwargs)
+                parts = [blocks.samples(args, start) for start in blocks.starts()]
+        noted = []
+        for part in parts:
+            noted.append(transform.noted(Request(transform.transformed, transform.options, part, request.kwargs)))
+            known.random = known.random or noted[-1][1].findings.random
+        found = noted[0][0] if blocks is None or len(parts) == 1 else blocks.joined([each[0] for each in noted])
+        return self._assembled(request, known.passes, found), [each[2] for each in noted]
 
     def _assembled(self, request: Request, passes: Passes, found: Any) -> tuple[Any, ...]:
         """What is returned, of ``B`` and what comes with it."""
@@ -217,8 +248,9 @@ class Compressed(Transform[Result_co]):
         draws = range(self.kind.draws if known.calls == 1 else 1)
         for draw in draws:
             state.restore()
-            if not self._agrees(request, known, result, known.calls + draw * len(draws)):
-                return False
+            with unasked():
+                if not self._agrees(request, known, result, known.calls + draw * len(draws)):
+                    return False
         return True
 
     def _agrees(self, request: Request, known: Known, result: Any, seed: int) -> bool:
@@ -233,7 +265,7 @@ class Compressed(Transform[Result_co]):
         with torch.no_grad():
             found = Transform(function, self.kind.other_quantity(passes), options)(*args, **kwargs)
             other = found[0] if options.has_aux else found
-            return agree(*self.kind.compared(request, passes, weights, result, other), known.found.coarsest)
+            return _agree(*self.kind.compared(request, passes, weights, result, other), known.found.coarsest)
 
     def _cut(self, request: Request) -> Options:
         """The options, where the one argument there is beside parameters is cut into blocks of samples."""
@@ -273,6 +305,20 @@ class Compressed(Transform[Result_co]):
         f = self.transformed.transformed if inside else self.transformed  # type: ignore[attr-defined]
         told = [name_of(f), f"sparsity={given}", *self.options.changed()]
         return f"{self._name()}({', '.join(told)})"
+
+
+def _agree(found: Pair, size: torch.Tensor, eps: float) -> bool:
+    """Whether two results, where they are finite, are the same but for half of the digits of what they are sums of.
+
+    A number that is much smaller than the largest may be rounding of that one, too.
+    """
+    one, other = found
+    eps = max(torch.finfo(one.dtype).eps, eps)
+    finite = one.isfinite() & other.isfinite() & size.isfinite()
+    if not finite.any():
+        return True
+    one, other, size = one[finite], other[finite], size[finite]
+    return bool(((one - other).abs() <= eps**0.5 * size + ROUNDING * eps * size.max()).all())
 
 
 def _may_draw(request: Request, known: Known) -> bool:

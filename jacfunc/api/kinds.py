@@ -19,6 +19,7 @@ from ..structure.stacks import of_columns, of_rows
 from .results import by_pair
 
 Pair = tuple[Tensor, Tensor]
+Compared = tuple[Pair, Tensor]
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,12 @@ class Kind(ABC):
         return weights
 
     @abstractmethod
-    def compared(self, request: Request, passes: Passes, weights: Tensor, result: Any, other: Tensor) -> Pair:
-        """A result, or what follows from it, and what that says it is."""
+    def compared(self, request: Request, passes: Passes, weights: Tensor, result: Any, other: Tensor) -> Compared:
+        """A result, or what follows from it, with what that says it is; and the size of what each is a sum of."""
 
 
-_COLUMNS = Quantity("sparse", 1, EntriesOf(1, of_columns), by_pair, key="columns")
-_ROWS = Quantity("sparse", 1, EntriesOf(1, of_rows), by_pair, key="rows")
+_COLUMNS = Quantity("sparse_jac", 1, EntriesOf(1, of_columns), by_pair, key="columns")
+_ROWS = Quantity("sparse_jac", 1, EntriesOf(1, of_rows), by_pair, key="rows")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Whole(Kind):
         jac, pattern = SparseJacobian(passes.picked(found), passes.pattern), passes.pattern
         if not self.dense:
             return jac
-        return jac.to_dense().reshape(*request.batch, *pattern.output_shape, *pattern.input_shape)
+        return jac.to_dense().reshape((*request.batch, *pattern.output_shape, *pattern.input_shape))
 
     def other_quantity(self, passes: Passes) -> Quantity:
         """The one column of ``B``."""
@@ -99,12 +100,16 @@ class Whole(Kind):
         """All columns at once, so that the weights are the vector."""
         return passes.seeds.new_ones(1, passes.pattern.shape[1])
 
-    def compared(self, request: Request, passes: Passes, weights: Tensor, result: Any, other: Tensor) -> Pair:
+    def compared(self, request: Request, passes: Passes, weights: Tensor, result: Any, other: Tensor) -> Compared:
         """The product with the vector, and what it is."""
-        product = other.reshape(*request.batch, passes.pattern.shape[0])
+        product = other.reshape((*request.batch, passes.pattern.shape[0]))
         if self.dense:
-            return result.reshape(*product.shape, len(weights)) @ weights, product
-        return result.matvec(weights.expand(*request.batch, -1)).reshape(product.shape), product
+            matrix = result.reshape((*product.shape, len(weights)))
+            return (matrix @ weights, product), matrix.abs() @ weights + product.abs()
+        pushed = weights.expand((*request.batch, len(weights)))
+        sizes = SparseJacobian(result.values.abs(), result.pattern)
+        found = [each.matvec(pushed).reshape(product.shape) for each in (result, sizes)]
+        return (found[0], product), found[1] + product.abs()
 
 
 @dataclass(frozen=True)
@@ -140,12 +145,13 @@ class OnDiagonal(Kind):
         """All columns."""
         return _COLUMNS
 
-    def compared(self, request: Request, passes: Passes, weights: Tensor, result: Any, other: Tensor) -> Pair:
+    def compared(self, request: Request, passes: Passes, weights: Tensor, result: Any, other: Tensor) -> Compared:
         """Entries, and those of the other columns without their weights."""
-        return result, self._reduced(request, passes.picked(other) / weights)
+        found = self._reduced(request, passes.picked(other) / weights)
+        return (result, found), self._reduced(request, (passes.picked(other) / weights).abs()) + found.abs()
 
     def _reduced(self, request: Request, diagonal: torch.Tensor) -> torch.Tensor:
-        return diagonal.sum(-1) if self.summed else diagonal.reshape(*request.batch, *request.input_shapes[0])
+        return diagonal.sum(-1) if self.summed else diagonal.reshape((*request.batch, *request.input_shapes[0]))
 
 
 @dataclass(frozen=True)
@@ -193,6 +199,6 @@ class SecondSum(Kind):
         """Signs."""
         return (weights - 1).sign()
 
-    def compared(self, request: Request, passes: Passes, weights: Tensor, result: Any, other: Tensor) -> Pair:
+    def compared(self, request: Request, passes: Passes, weights: Tensor, result: Any, other: Tensor) -> Compared:
         """Both sums."""
-        return result, other
+        return (result, other), result.abs() + other.abs()

@@ -56,8 +56,9 @@ class OperatorOf(Uncalled):
         """The Jacobian of ``f`` at its arguments."""
         from scipy.sparse.linalg import LinearOperator
 
-        with requested(self.transformed, self.options, args, kwargs) as request:
-            refuse_several(len(request.leaves), "differentiates by")
+        with requested(self.transformed, self.options, args, kwargs) as given:
+            refuse_several(len(given.leaves), "differentiates by")
+            request = _of_now(given)
             rows = self._pushed(request, torch.zeros_like(request.leaves[0])).numel()
         columns = request.leaves[0].numel()
         return LinearOperator(
@@ -97,6 +98,13 @@ class OperatorOf(Uncalled):
 
     def __repr__(self) -> str:
         return f"linear_operator({', '.join([name_of(self.transformed), *self.options.changed()])})"
+
+
+def _of_now(request: Request) -> Request:
+    """With a copy of the differentiated tensor, so that the operator stays that of the point where it was made."""
+    place, args = request.arguments[0].position, list(request.args)
+    args[place] = request.leaves[0].detach().clone()
+    return Request(request.function, request.options, tuple(args), request.kwargs)
 
 
 def _shared(options: Options) -> Keywords:

@@ -137,8 +137,9 @@ def sparse_jac(
     entries of a colour (Curtis, Powell and Reid, 1974); or the same with rows, if that takes less time.  The number of
     passes is that of the colours, whatever the size: 3 for a stencil of three points, 5 for one of five in the plane.
 
-    Each result is held against the derivative of ``f`` along a random vector: at the calls 1, 2, 4, 8 and so on, and
-    where ``f`` does something that it did not before.  If they differ, the pattern is looked for again.
+    The pattern is looked for again where ``f`` runs other operations than before, or meets other indices, masks, zeros
+    or numbers around it.  Results are held against the derivative along a random vector at the calls 1, 2, 4, 8 and so
+    on.  With ``compile=True`` constants that are exchanged for others are only noticed by that.
 
     Args:
         f: a function or an ``nn.Module``: ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``, one tensor each.

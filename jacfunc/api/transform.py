@@ -21,6 +21,7 @@ from ..call.compiled import call_compiled
 from ..call.entrance import Entrance
 from ..call.fast_path import NOTHING, Known, known_call, remember_call
 from ..call.inside import followed
+from ..call.known import Ran
 from ..call.plan import Plan
 from ..call.quantity import Quantity
 from ..call.refusals import JetsGivenError
@@ -31,7 +32,6 @@ from ..core.keywords_only import keywords_only
 from ..core.levels import tracing
 from ..core.reasons import name_of
 from ..core.type_variables import TypeVar
-from ..evaluation.program import Program
 from ..keywords import Keywords
 from ..modules.functional import FunctionalModule
 from ..options import Options
@@ -107,7 +107,7 @@ class Transform(Entrance, Uncalled, Generic[Result_co]):
         """The result for a request, by the plan that is known if there is one, and how it was computed."""
         return self.noted(request, known)[:2]
 
-    def noted(self, request: Request, known: Plan | None = None) -> tuple[Any, Plan, Program | None]:
+    def noted(self, request: Request, known: Plan | None = None) -> tuple[Any, Plan, Ran]:
         """As :meth:`outcome`, and which of the known programs ran, or the one that is known from now on."""
         if self.options.in_dims is not None:
             cut_arguments(request, self.options)
@@ -120,7 +120,7 @@ class Transform(Entrance, Uncalled, Generic[Result_co]):
             results.append(outcome.outputs.structure.build(values))
         if self.options.has_aux:
             results.append(outcome.build_aux(outcome.evaluation.aux))
-        return (results[0] if len(results) == 1 else tuple(results)), plan, outcome.program
+        return (results[0] if len(results) == 1 else tuple(results)), plan, outcome.ran
 
     def _in_blocks(self, args: tuple[Any, ...], kwargs: dict[str, Any], traced: bool) -> Any:
         whole = replace(self, options=self.options.whole)

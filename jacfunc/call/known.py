@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from ..core import caches
 from ..core.levels import inside_vmap
-from ..evaluation.program import PROGRAMS, Program
+from ..evaluation.program import PROGRAMS, Held, Met, Program
 from ..evaluation.recorder import Recorder
 from .plan import Findings, Plan
 from .request import Request
 
 
+class Ran(NamedTuple):
+    """Which program ran, and the tensors from outside that it met, where it was asked what they hold."""
+
+    program: Program | None
+    outside: Sequence[Met | Held]
+
+
 def recorder_of(findings: Findings, request: Request) -> Recorder | None:
     """Who compares what the function does with what is known, or notes it; nobody for plain layers."""
     if findings.settled:  # without programs where nothing can be noted
-        return Recorder(request.samples, findings.programs) if findings.programs else None
+        holding = getattr(request.function, "holds_outside", False)
+        return Recorder(request.samples, findings.programs, holding) if findings.programs else None
     if request.traced or request.alone or request.within is not None or inside_vmap():
         return None
     return Recorder(request.samples)
@@ -51,8 +61,10 @@ def with_program(
     return (program, *others)[:PROGRAMS]
 
 
-def which_ran(recorder: Recorder | None, findings: Findings) -> Program | None:
-    """The known program that has run, or the one that is known from now on; None where nothing is noted."""
-    if recorder is not None and recorder.known is not None:
-        return recorder.program
-    return next(iter(findings.programs), None)
+def which_ran(recorder: Recorder | None, findings: Findings) -> Ran:
+    """The known program that has run, or that is known from now on, and what it met; nothing if none is noted."""
+    if recorder is None:
+        return Ran(None, ())
+    if recorder.known is not None:
+        return Ran(recorder.program, recorder.outside)
+    return Ran(next(iter(findings.programs), None), recorder.held)

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 
 from ..evaluation.basis import Rows
-from ..evaluation.program import Program
 from ..jet.layout import Terms
 from ..jet.multiindices import Key, MultiIndices, Sum
 from ..jet.stacked import Picked
@@ -192,14 +191,14 @@ class WantedHessian(Wanted):
 
 
 class Outcome(NamedTuple):
-    """What was wanted, its results, the value that came with them, how outputs and aux are built, which program ran."""
+    """What was wanted, its results, the value with them, how outputs and aux are built, what ran (``known.py``)."""
 
     wanted: Wanted
     results: Results
     evaluation: Evaluation
     outputs: Outputs
     build_aux: Callable[[tuple[torch.Tensor, ...]], Any]
-    program: Program | None = None
+    ran: Any = None
 
     def combined(self, leaf: int, terms: Terms) -> torch.Tensor:
         """A linear combination of the derivatives of an output leaf."""

@@ -6,6 +6,7 @@ an underscore is what a public function becomes on its way down; who follows a f
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
@@ -40,3 +41,9 @@ def decompositions() -> Mapping[Any, Callable[..., Any]]:
     from torch._decomp import decomposition_table
 
     return decomposition_table
+
+
+def graphs_compiled() -> int:
+    """How many graphs ``torch.compile`` has made in this process."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return 0 if dynamo is None else int(dynamo.counters["stats"]["unique_graphs"])

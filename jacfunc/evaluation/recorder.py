@@ -61,11 +61,13 @@ class Recorder:
         on_jets: whether operations on jets are noted, and no others; then all jets are seen, and few tensors.
         busy: what happens is no step, since it is inside of one, or of no evaluation.
         program: the last one that came to its end.
+        holding: whether it is asked what tensors from outside hold, also where no program depends on that.
     """
 
-    def __init__(self, samples: int, known: Sequence[Program] | None = None) -> None:
+    def __init__(self, samples: int, known: Sequence[Program] | None = None, holding: bool = False) -> None:
         self.samples = samples
         self.known = known
+        self.holding = holding
         self.same_size = False
         self.on_jets = False
         self.busy = True
@@ -268,7 +270,7 @@ class Recorder:
             return  # numbers that change at every step
         if self.known is None:
             self.held.append(Held.of(tensor))
-        elif not all(program.proved for program in self.known):
+        elif self.holding or not all(program.proved for program in self.known):
             self.outside.append(Met.now(tensor))
 
     def _tell_other(self, item: Any, step: Step) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from ..core.reasons import name_of
 from ..errors import ShapeError
@@ -41,11 +40,11 @@ def _moved(x: torch.Tensor, steps: Jet, seeds: torch.Tensor) -> Jet:
     """The rule: where the rows of ``s`` are all of the one-hot rows, in their order, no product is needed."""
     batch = steps.dim() - 1
     if steps.apart()[0] is steps.propagation.hot is not None:
-        rows = seeds.reshape(len(seeds), *[1] * batch, *x.shape[batch:])
+        rows = seeds.reshape((len(seeds), *[1] * batch, *x.shape[batch:]))
     else:
         first = steps.coefficients[0]
         assert first is not None
-        rows = (first @ seeds).reshape(*first.shape[:-1], *x.shape[batch:])
+        rows = (first @ seeds).reshape((*first.shape[:-1], *x.shape[batch:]))
     return steps.like(x, (rows, *[None] * (steps.frame.layout.order - 1)))
 
 
@@ -62,6 +61,7 @@ class AlongColumns:
         seeds: the transposed ``S``, ``(C, columns)``.
     """
 
+    holds_outside = True  # no field: it is asked what index tensors hold
     transformed: Callable[..., Any]
     number: int
     seeds: torch.Tensor
@@ -92,6 +92,7 @@ class OfRows:
         keeps_value: whether the output of ``f`` is to come first in the aux.
     """
 
+    holds_outside = True  # no field
     transformed: Callable[..., Any]
     weights: torch.Tensor
     batch_dims: int
@@ -102,7 +103,7 @@ class OfRows:
         """The sums of outputs of each colour, and an aux if there is one to keep."""
         result = self.transformed(*args, **kwargs)
         output, *aux = result if self.has_aux else (result,)
-        sums = output.reshape(*output.shape[: self.batch_dims], -1) @ self.weights
+        sums = output.reshape((*output.shape[: self.batch_dims], len(self.weights))) @ self.weights
         if self.keeps_value:
             return sums, (output, *aux)
         return (sums, *aux) if aux else sums
@@ -154,7 +155,8 @@ class Passes:
 
     @classmethod
     def _made(cls, pattern: SparsityPattern, columns: bool, colours: Array, places: Array) -> Passes:
-        hot = F.one_hot(torch.from_numpy(colours), number_of(colours)).T.to(torch.bool).contiguous()
+        hot = torch.zeros(number_of(colours), len(colours), dtype=torch.bool)
+        hot[colours, np.arange(len(colours))] = True
         return cls(pattern, columns, hot, torch.from_numpy(places))
 
     def to(self, like: torch.Tensor) -> Passes:

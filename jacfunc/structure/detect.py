@@ -13,9 +13,9 @@ from ..call.independence import decided
 from ..call.reproduced import Precision
 from ..call.request import Request
 from ..core.levels import inside_transform, tracing
-from ..core.trees import tensors
+from ..core.trees import LEAF, tensors
 from ..core.unasked import unasked
-from ..errors import ShapeError, UnsupportedOperationError
+from ..errors import ArgumentTypeError, ShapeError, UnsupportedOperationError
 from ..evaluation.program import Held, Met
 from ..evaluation.rng import replaying
 from .arrays import different_pairs
@@ -67,11 +67,18 @@ def detect(request: Request, order: int = 1, exact: bool = True) -> Found:
             "the sparsity pattern cannot be found while torch.compile, torch.export or a torch.func transform runs; "
             "find it before, by sparsity(f)(..), and pass it as sparsity="
         )
+    refuse_several(len(request.leaves), "differentiates by")
+    if request.arguments[0].structure != LEAF:
+        raise ArgumentTypeError(
+            f"args[{request.arguments[0].position}] is no tensor but holds one, and a sparsity pattern is of a tensor; "
+            "take that as the argument"
+        )
     evaluator, state = Evaluator(request), request.random_state()
     with Precision() as precision:
         values, _ = evaluator.look(state)
-    refuse_several(len(request.leaves), "differentiates by")
     refuse_several(len(values), "returns")
+    if evaluator.outputs is not None and evaluator.outputs.structure != LEAF:
+        raise ArgumentTypeError("f returns a tree of one tensor, and a sparsity pattern is of one; return the tensor")
     if request.options.check:
         decided(evaluator, values, state)
     leaf = request.leaves[0].detach().clone()

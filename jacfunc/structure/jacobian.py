@@ -50,7 +50,7 @@ class SparseJacobian:
         rows, columns = self.pattern.shape
         flat = self.values.new_zeros(*self.values.shape[:-1], rows * columns)
         place = (self.pattern.row * columns + self.pattern.col).to(self.values.device)
-        return flat.index_copy(-1, place, self.values).reshape(*self.values.shape[:-1], rows, columns)
+        return flat.index_copy(-1, place, self.values).reshape((*self.values.shape[:-1], rows, columns))
 
     def to_torch(self, n: int | None = None) -> torch.Tensor:
         """The Jacobian of sample ``n`` as a sparse tensor ``(rows, columns)`` in compressed rows; gradients pass.
@@ -115,11 +115,11 @@ class SparseJacobian:
         batch = tuple(self.values.shape[:-1])
         if tuple(vector.shape) not in ((*batch, *shape), (*batch, math.prod(shape))):
             raise ShapeError(f"{name} has shape {tuple(vector.shape)}, but {(*batch, *shape)} was expected")
-        return vector.reshape(*batch, math.prod(shape))
+        return vector.reshape((*batch, math.prod(shape)))
 
     def _added(self, parts: torch.Tensor, to: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
         zeros = parts.new_zeros(*parts.shape[:-1], math.prod(shape))
-        return zeros.index_add(-1, to, parts).reshape(*parts.shape[:-1], *shape)
+        return zeros.index_add(-1, to, parts).reshape((*parts.shape[:-1], *shape))
 
     def __repr__(self) -> str:
         return f"SparseJacobian({tuple(self.shape)}, {self.pattern.nnz} entries a sample, {self.values.dtype})"

@@ -155,7 +155,7 @@ class Tracker(DispatchMode):
         if not _is_strided(tensor) or self._marks.are_on(tensor):
             return
         place = address(tensor)
-        if tensor.requires_grad:
+        if tensor.requires_grad or isinstance(tensor, torch.nn.Parameter):  # which may be trained later
             self.mark(tensor, torch.tensor(float(EMPTY)))
         elif place not in self._made and place not in self.held:
             self.held[place] = Held.of(tensor)

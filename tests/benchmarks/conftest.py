@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-collect_ignore = [] if importlib.util.find_spec("jax") else ["peers/jax_networks.py"]
+collect_ignore = ["peers/asdex_maps.py"] + ([] if importlib.util.find_spec("jax") else ["peers/jax_networks.py"])
 
 
 @pytest.fixture(autouse=True)

@@ -76,6 +76,13 @@ def test_decompositions_are_the_operator():
     assert torch.allclose(decomposed(torch.ones(2), one, other), 1 + one @ other)
 
 
+def test_compiled_graphs_are_counted():
+    torch._dynamo.reset()
+    before = private.graphs_compiled()
+    torch.compile(lambda x: x.sin() + 1, backend="eager")(torch.ones(2))
+    assert private.graphs_compiled() == before + 1
+
+
 def test_every_name_is_tried_here_and_says_what_it_is_for():
     body = ast.parse(inspect.getsource(private)).body
     named = [node.target.id for node in body if isinstance(node, ast.AnnAssign)]
