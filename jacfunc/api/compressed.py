@@ -114,18 +114,17 @@ class Compressed(Transform[Result_co]):
             known = known or self._look(request, exact)
             state = request.random_state() if _may_draw(request, known) else None
             result, ran = self._computed(request, known)
-            after = request.random_state()
-            known, right = self._judged(request, known, result[0], ran, state or after)
+            known, right = self._judged(request, known, result[0], ran, state)
             if right:
-                after.restore()
                 if request.samples:  # else nothing was seen
                     caches.PATTERNS.put(self, key, known)
                 return result if len(result) > 1 else result[0]
-            (state or after).restore()
+            if state is not None:
+                state.restore()
         raise UnsupportedOperationError(OTHERWISE if self.given is None else LACKING)
 
     def _judged(
-        self, request: Request, known: Known, result: Any, ran: Sequence[Ran], state: RandomState
+        self, request: Request, known: Known, result: Any, ran: Sequence[Ran], state: RandomState | None
     ) -> tuple[Any, bool]:
         """What is known from now on, None for what has to be looked for anew, and whether the result is right."""
         new, known.calls = not known.knows(request, ran), known.calls + 1
@@ -137,7 +136,10 @@ class Compressed(Transform[Result_co]):
                     other if both.nnz > WIDER * other.found.pattern.nnz else self._wider(request, known, both)
                 ), False
         if new or caches.due(known.calls) or not known.found.holds:
-            if not self._is_right(request, known, result, state):
+            after = request.random_state()
+            right = self._is_right(request, known, result, state or after)
+            after.restore()
+            if not right:
                 return None, False
             known.found = known.found.now()
         if new:
