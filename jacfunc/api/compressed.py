@@ -361,5 +361,5 @@ LACKING = (
 )
 OTHERWISE = (
     "the sparse Jacobian times a random vector is not the derivative of f along it: f does something else here than "
-    "when its pattern was looked for; leave sparsity out"
+    "when its pattern was looked for; use batch_jac, or leave sparsity= out"
 )

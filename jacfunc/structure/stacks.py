@@ -6,29 +6,18 @@ A compiler that saw the reading of entries too would compute each where it is re
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
-from ..routes.collect import Pair, joined
+from ..routes.collect import Block, Pair, joined
 
 
 @dataclass
-class Stack:
+class Stack(Block):
     """All entries of a Jacobian, ``(*batch, C, X)``: ``C`` columns of ``X`` rows each, or else rows of columns."""
 
-    pair: Pair
-    of_columns: bool
-    by_column: list[torch.Tensor] = field(default_factory=list)
-    by_row: list[torch.Tensor] = field(default_factory=list)
-
-    def columns(self, tangents: torch.Tensor, start: int) -> None:
-        """Take derivatives along the input coordinates from ``start``."""
-        self.by_column.append(tangents)
-
-    def rows(self, cotangents: torch.Tensor, start: int) -> None:
-        """Take gradients of the output coordinates from ``start``."""
-        self.by_row.append(cotangents)
+    of_columns: bool = True
 
     def result(self) -> torch.Tensor:
         """What the entry has become, samples in front."""
@@ -46,7 +35,7 @@ class Stack:
 
 def of_columns(pair: Pair) -> Stack:
     """Columns, of one pair of an output and an input."""
-    return Stack(pair, of_columns=True)
+    return Stack(pair)
 
 
 def of_rows(pair: Pair) -> Stack:
