@@ -86,6 +86,7 @@ WRITTEN = {
     "call.programs",
     "_refuse_changed._dynamo_marked_constant",
     "caches.TOOLCHAIN.asked",
+    "caches.TOOLCHAIN.thread",
     "settled.only",
     "propagation.alive",  # what travels with the jets
     "propagation.origin",

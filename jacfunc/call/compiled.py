@@ -35,7 +35,7 @@ from .fast_path import kind_of
 from .plan import Plan
 from .reproduced import tells_nothing
 from .request import Request, requested
-from .toolchain import prepared
+from .toolchain import answered, prepared
 
 Transform = Any
 Call = Callable[..., Any]
@@ -195,10 +195,7 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
     reasons = []
     for name, make in attempts:
         try:
-            call = make()
-            with _kept(request) as writes:
-                result = call(request.function, *request.args, **request.kwargs)
-                call.writes = getattr(call, "writes", False) or writes()  # type: ignore[attr-defined]
+            call, result = _beside_nobody(make, request)
         except (dynamo_error(), UnsupportedOperationError) as error:
             reasons.append((name, f"{str(error).strip().splitlines()[0]}{line_of(error)}"))
             continue
@@ -211,6 +208,25 @@ def _compiled(eager: Transform, request: Request, known: Call | None) -> tuple[C
         f"{eager.quantity.name} of f cannot be compiled: {reasons[-1][1]}; leave compile=True out, or replace what is "
         f"named here (no route that torch.compile traces: {together(reasons)})"
     )
+
+
+def _beside_nobody(make: Callable[[], Call], request: Request) -> tuple[Call, Any]:
+    """What is compiled, and its result; once more if an import in another thread (who asks the compiler) broke in."""
+    try:
+        return _called_first(make, request)
+    except dynamo_error() as error:
+        if "changed size during iteration" not in str(error):
+            raise
+    answered()
+    return _called_first(make, request)
+
+
+def _called_first(make: Callable[[], Call], request: Request) -> tuple[Call, Any]:
+    call = make()
+    with _kept(request) as writes:
+        result = call(request.function, *request.args, **request.kwargs)
+        call.writes = getattr(call, "writes", False) or writes()  # type: ignore[attr-defined]
+    return call, result
 
 
 @contextmanager

@@ -26,9 +26,17 @@ def prepared(tensors: Iterable[torch.Tensor]) -> dict[str, Any]:
     if not first or any(tensor.device.type != "cpu" for tensor in tensors):
         return {}
     codecache, config, cpu_vec_isa = inductor()
-    threading.Thread(target=_ask, args=(cpu_vec_isa,), daemon=True).start()
+    caches.TOOLCHAIN.thread = threading.Thread(target=_ask, args=(cpu_vec_isa,), daemon=True)
+    caches.TOOLCHAIN.thread.start()
     wanted = config.cpp_cache_precompile_headers and not _has_header(codecache)
     return {"cpp_cache_precompile_headers": False} if wanted else {}
+
+
+def answered() -> None:
+    """Wait until the compiler has answered, if it was asked."""
+    thread = caches.TOOLCHAIN.thread
+    if thread is not None:
+        thread.join()
 
 
 def _ask(cpu_vec_isa: Any) -> None:

@@ -263,9 +263,10 @@ TRACED = itertools.count()
 
 
 class Toolchain:
-    """Whether the compiler of torch.compile's kernels was asked what it can do (``toolchain.py``)."""
+    """Whether the compiler of torch.compile's kernels was asked what it can do, and who asks (``toolchain.py``)."""
 
     asked = False
+    thread: threading.Thread | None = None
 
 
 TOOLCHAIN = Toolchain()

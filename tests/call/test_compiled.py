@@ -609,3 +609,21 @@ def test_where_shaken_arguments_move_the_result_more_it_may_differ_as_much(count
     factors = torch.tensor([1.0, 2.0, 1.0])
     with pytest.raises(UnsupportedOperationError, match="other numbers than the eager ones"):
         laplacian(lambda x: f(x) + x[:, 0] ** 2, compile=True)(x[1:])
+
+
+def test_an_import_of_another_thread_that_breaks_in_is_waited_for(monkeypatch):
+    made, waited = [], []
+
+    def called(make, request):
+        made.append(make)
+        if len(made) == 1:
+            raise torch._dynamo.exc.InternalTorchDynamoError("RuntimeError: dictionary changed size during iteration")
+        return original(make, request)
+
+    original = compiled._called_first
+    monkeypatch.setattr(compiled, "_called_first", called)
+    monkeypatch.setattr(compiled, "answered", lambda: waited.append(True))
+    x = torch.rand(3, 2)
+    assert torch.allclose(diag_jac(torch.sin, compile=True)(x), x.cos())
+    assert waited == [True]
+    assert made[0] is made[1]
