@@ -109,14 +109,14 @@ class Compressed(Transform[Result_co]):
 
     def _found(self, request: Request) -> Any:
         key = (request.fingerprint.key, request.signature)
-        known: Known | None = caches.PATTERNS.get(self, key)
+        remembered = known = caches.PATTERNS.get(self, key)
         for exact in (True, True, False):  # as it is known, looked for, and with what masks leave out
             known = known or self._look(request, exact)
             state = request.random_state() if _may_draw(request, known) else None
             result, ran = self._computed(request, known)
             known, right = self._judged(request, known, result[0], ran, state)
             if right:
-                if request.samples:  # else nothing was seen
+                if request.samples and known is not remembered:  # without samples nothing was seen
                     caches.PATTERNS.put(self, key, known)
                 return result if len(result) > 1 else result[0]
             if state is not None:
@@ -211,10 +211,10 @@ class Compressed(Transform[Result_co]):
         if found is None:
             function, inner = passes.function(self.transformed, options)
             found = Transform(function, self.kind.quantity(passes), inner)
-        if not request.traced:
-            if len(self.made) >= KEPT:
-                self.made.clear()
-            self.made[passes, options] = found
+            if not request.traced:
+                if len(self.made) >= KEPT:
+                    self.made.clear()
+                self.made[passes, options] = found
         return found, args
 
     def _computed(self, request: Request, known: Known) -> tuple[tuple[Any, ...], Sequence[Ran]]:

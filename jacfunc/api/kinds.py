@@ -49,9 +49,9 @@ class Kind(ABC):
     def result(self, request: Request, passes: Passes, found: torch.Tensor) -> Any:
         """What is wanted, of that."""
 
-    @abstractmethod
     def other_quantity(self, passes: Passes) -> Quantity:
         """What is computed of another function of that kind, to tell whether all is right."""
+        return self.quantity(passes)
 
     def other_seeds(self, passes: Passes) -> torch.Tensor:
         """The transposed ``S`` for that."""
@@ -141,10 +141,6 @@ class OnDiagonal(Kind):
         """An entry for each element of the input, or their sum."""
         return self._reduced(request, passes.picked(found))
 
-    def other_quantity(self, passes: Passes) -> Quantity:
-        """All columns."""
-        return _COLUMNS
-
     def compared(self, request: Request, passes: Passes, weights: Tensor, result: Any, other: Tensor) -> Compared:
         """Entries, and those of the other columns without their weights."""
         found = self._reduced(request, passes.picked(other) / weights)
@@ -190,10 +186,6 @@ class SecondSum(Kind):
     def result(self, request: Request, passes: Passes, found: torch.Tensor) -> torch.Tensor:
         """That."""
         return found
-
-    def other_quantity(self, passes: Passes) -> Quantity:
-        """The Laplacian by ``s``."""
-        return self.sums
 
     def other_weights(self, weights: torch.Tensor) -> torch.Tensor:
         """Signs."""

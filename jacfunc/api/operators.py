@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,9 +92,9 @@ class OperatorOf(Uncalled):
         options, x = self.options, request.leaves[0]
         times = _as_tensor(u, x).reshape(*request.batch, rows // max(math.prod(request.batch), 1))
         product = _TimesOutput(self.transformed, options.batch_dims, options.has_aux)
-        inner = Options.of("linear_operator", {**_shared(options), "has_aux": False})
+        inner = Transform(product, BATCH_JAC, replace(options, has_aux=False))
         with torch.no_grad():
-            return _as_array(Transform(product, BATCH_JAC, inner)(*request.args, times=times, **request.kwargs))
+            return _as_array(inner(*request.args, times=times, **request.kwargs))
 
     def __repr__(self) -> str:
         return f"linear_operator({', '.join([name_of(self.transformed), *self.options.changed()])})"
@@ -105,16 +105,6 @@ def _of_now(request: Request) -> Request:
     place, args = request.arguments[0].position, list(request.args)
     args[place] = request.leaves[0].detach().clone()
     return Request(request.function, request.options, tuple(args), request.kwargs)
-
-
-def _shared(options: Options) -> Keywords:
-    return {
-        "argnums": options.argnums,
-        "batch_dims": options.batch_dims,
-        "method": options.method,
-        "check": options.check,
-        "check_tolerance": options.check_tolerance,
-    }
 
 
 def _as_tensor(vector: Array, like: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from ..call.known import Ran
 from ..call.request import Request
 from ..core.torch_operators import graphs_compiled
 from ..core.trees import tensors
-from ..evaluation.program import SMALL, Held, Met
+from ..evaluation.program import SMALL, Held, Met, version_of
 
 Array = np.ndarray[Any, Any]
 
@@ -44,7 +44,7 @@ class Content:
             known = _digest(met.content) if met.content is not None else None
             return cls(met.reference, met.version, known if known is not None or tensor is None else _read(tensor))
         if isinstance(met, torch.Tensor):
-            return cls(weakref.ref(met), _version(met), _read(met))
+            return cls(weakref.ref(met), version_of(met), _read(met))
         known = _read(met.tensor) if met.content is None else _digest(met.content)
         return cls(weakref.ref(met.tensor), met.version, known)
 
@@ -52,7 +52,7 @@ class Content:
         """Whether another tensor, or the same one later, holds the same."""
         tensor = met if isinstance(met, torch.Tensor) else met.tensor if isinstance(met, Met) else met.reference()
         if tensor is not None and tensor is self.reference() and tensor.numel() > SMALL:  # else it may change unseen
-            same = self.version is not None and self.version == _version(tensor)
+            same = self.version is not None and self.version == version_of(tensor)
             return same or self.digest == _read(tensor) is not None
         return self.digest is not None and self.digest == Content.of(met).digest
 
@@ -92,10 +92,6 @@ def _met(request: Request, ran: Sequence[Ran]) -> list[Met | Held | torch.Tensor
         return [met for each in ran for met in each.outside]
     others = tensors((request.beside(request.args), request.kwargs))
     return [each for each in others if not (each.is_floating_point() or each.is_complex())]
-
-
-def _version(tensor: torch.Tensor) -> int | None:
-    return None if tensor.is_inference() else tensor._version
 
 
 def _read(tensor: torch.Tensor) -> object:

@@ -121,7 +121,7 @@ class Held(NamedTuple):
         """Remember a tensor as it is now."""
         small = tensor.numel() * tensor.element_size() <= CONTENT
         content = _content(tensor) if small else None
-        return cls(weakref.ref(tensor), _version(tensor), None if content is None else content.copy())
+        return cls(weakref.ref(tensor), version_of(tensor), None if content is None else content.copy())
 
     def is_now(self, met: Met) -> bool:
         """Whether a tensor held the same numbers when it was met, as far as that can be told quickly.
@@ -155,10 +155,11 @@ class Met(NamedTuple):
     def now(cls, tensor: torch.Tensor) -> Met:
         """As it is now."""
         content = _content(tensor) if tensor.numel() <= SMALL else None
-        return cls(tensor, _version(tensor), None if content is None else content.copy())
+        return cls(tensor, version_of(tensor), None if content is None else content.copy())
 
 
-def _version(tensor: torch.Tensor) -> int | None:
+def version_of(tensor: torch.Tensor) -> int | None:
+    """How often a tensor was written to; None where that is not counted."""
     return None if tensor.is_inference() else tensor._version
 
 
