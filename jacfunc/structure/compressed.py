@@ -68,7 +68,7 @@ class AlongColumns:
 
     def __call__(self, *args: Any, weights: torch.Tensor | None = None, **kwargs: Any) -> Any:
         """The outputs of ``f``; ``weights`` of the columns are 1 if None."""
-        *own, steps = args
+        own, steps = list(args[:-1]), args[-1]  # a starred target is a tuple to Dynamo of torch 2.11
         seeds = self.seeds if weights is None else self.seeds * weights
         own[self.number] = moved(own[self.number], steps, seeds)
         return self.transformed(*own, **kwargs)

@@ -28,7 +28,7 @@ class Stack(Block):
         stacked = joined(parts)
         size = math.prod(stacked.shape[1 + len(batch) :])
         stacked = stacked.reshape(len(stacked), *batch, size)
-        if bool(self.by_column) != self.of_columns:
+        if (len(self.by_column) > 0) != self.of_columns:
             return stacked.movedim(0, -1)
         return stacked.movedim(0, len(batch)) if batch else stacked
 
