@@ -89,4 +89,4 @@ if not TYPE_CHECKING:  # for which every name would be there
     def __getattr__(name: str) -> object:
         from .elsewhere import no_attribute  # for errors alone
 
-        raise AttributeError(no_attribute(name, __all__), name=name)
+        raise no_attribute(name, __all__)

@@ -5,6 +5,7 @@ The names are those of ``torch.func``, ``torch.autograd.functional``, JAX and of
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from .options import closest
@@ -30,12 +31,22 @@ BESIDE = ("nn",)
 """Packages inside of this one that are imported by themselves."""
 
 
-def no_attribute(name: str, public: Sequence[str]) -> str:
-    """The sentence about an attribute that the package does not have."""
+def no_attribute(name: str, public: Sequence[str]) -> AttributeError | ImportError:
+    """The error about an attribute that the package does not have."""
     told = f"module 'jacfunc' has no attribute {name!r}"
     if name.startswith("_"):
-        return told
+        return AttributeError(told, name=name)
     if name in BESIDE:
-        return f"{told} before it is imported; write import jacfunc.{name}"
+        return AttributeError(f"{told} before it is imported; write import jacfunc.{name}", name=name)
     meant = HERE.get(name.lower()) or closest(name, public)
-    return f"{told}; did you mean jacfunc.{meant}?" if meant else told
+    if not meant:
+        return AttributeError(told, name=name)
+    if name.lower() in HERE and _imported():
+        return ImportError(f"cannot import name {name!r} from 'jacfunc'; did you mean {meant}?", name=name)
+    return AttributeError(f"{told}; did you mean jacfunc.{meant}?", name=name)
+
+
+def _imported() -> bool:
+    """Whether a statement ``from jacfunc import ..`` asks, which says an AttributeError in its own words."""
+    asking = sys._getframe(3)  # of who asks the package, which asks no_attribute
+    return asking.f_code.co_name == "_handle_fromlist"

@@ -211,7 +211,7 @@ def test_what_is_extrapolated_says_so(capsys):
     out = run(capsys)[1]
     assert "~ >: 9 of 35 dense rows were run; time is scaled up, memory is not (try --full)" in out
     assert [line[:29].rstrip() for line in out.splitlines() if " ~" in line] == ["jacobian, vectorize", "jacobian"]
-    assert "the dense Jacobian takes about " in out
+    assert "the dense Jacobian, row by row, takes about " in out
     assert "~" not in run(capsys, "--full")[1]
 
 

@@ -629,6 +629,12 @@ def test_what_newcomers_leave_out_or_add_is_told():
         diag_jac(net, argnums=[0, 1])
     with pytest.raises(ShapeError, match=r"\('t' \(5,\), 'x' \(7,\)\); pass as many of each, or grid=True"):
         partials(torch.outer, "u_t", inputs="t x", outputs="u")(torch.rand(5), torch.rand(7))
+    with pytest.raises(
+        ShapeError, match=r"^f returned shape \(5, 5\), as on a grid, for 2 coordinates of 5 points each"
+    ):
+        partials(torch.outer, "u_t", inputs="t x", outputs="u")(torch.rand(5), torch.rand(5))
+    with pytest.raises(ShapeError, match="^outputs='u' names 1, but f returned 5"):
+        partials(nn.Linear(2, 5), "u_t", inputs="t x", outputs="u")(points)
     with pytest.raises(NotationError, match="'Parameter' is no name; .* as coefficients to be trained are"):
         partials(net, f"u_t - {nn.Parameter(torch.ones(()))}*u_xx", inputs="t x", outputs="u")
     with pytest.raises(UnsupportedOperationError, match="pass use_reentrant=False to torch.utils.checkpoint"):

@@ -106,7 +106,11 @@ class Asked:
         return Picked(indices.layout, (rows, *[None] * (indices.order - 1)), tuple(picks), alone=False)
 
     def _refuse(self, request: Request, outputs: Outputs) -> None:
-        columns = _columns(self, outputs)
+        try:
+            columns = _columns(self, outputs)
+        except ShapeError:
+            _check_no_grid(request, self, outputs)
+            raise
         for name in self.names:
             first, *others = [columns[output].components(outputs.shapes, self.axis) for output, _ in name.parts]
             for other in others:
@@ -215,6 +219,17 @@ def _wrong_number(variables: Variables, found: str) -> str:
     if variables.components.count(ALL) > 1:
         return f"outputs={wanted!r} has several names of all components that there are; give all but one their numbers"
     return f"outputs={wanted!r} has other components than there are, for {found}; make both the same"
+
+
+def _check_no_grid(request: Request, asked: Asked, outputs: Outputs) -> None:
+    """Refuse the values on a grid of as many points a coordinate, where ``grid=True`` was forgotten."""
+    names, points = asked.variables.inputs, request.samples
+    separate = len(names) > 1 and list(request.input_shapes) == [()] * len(names)
+    if separate and not asked.grid and outputs.shapes[0] == (points,) * (len(names) - 1):
+        raise ShapeError(
+            f"f returned shape {(points,) * len(names)}, as on a grid, for {len(names)} coordinates of {points} points "
+            "each; pass grid=True for the derivatives at all their combinations, or return one value for each sample"
+        )
 
 
 def _whole_shape(asked: Asked, shape: tuple[int, ...]) -> str:

@@ -17,7 +17,7 @@ from ..call.inside import values
 from ..call.request import as_function, requested
 from ..core import caches
 from ..core.levels import compiling, exporting, tracing, untraced
-from ..core.reasons import a_type, name_of
+from ..core.reasons import a_type, add_note, name_of
 from ..core.type_variables import TypeVar
 from ..core.unasked import unasked
 from ..errors import ArgumentTypeError, NotationError, ShapeError, UnsupportedOperationError
@@ -151,7 +151,7 @@ class Residual(Entrance, Uncalled, Generic[Result_co]):
             derivatives, others = self._computed(partials, args, kwargs, traced)
             reading = kind.of(derivatives)
             try:
-                result = self.equation(reading)
+                result = self.equation(reading) if traced and tracing() else self._told(reading)
             except UnreadError:
                 if reading._unread is None:  # it is the name of another residual, around this one
                     raise
@@ -164,6 +164,17 @@ class Residual(Entrance, Uncalled, Generic[Result_co]):
                 self._last_read.update(dict.fromkeys(noted, self._growths))
             _check(result, list(derivatives), self._axes())
             return (result, *others) if others else result  # type: ignore[return-value]
+
+    def _told(self, reading: Reading) -> Any:
+        """What the equation returns; if it raises, the error says which shape the names have."""
+        try:
+            return self.equation(reading)
+        except Exception as error:
+            shapes = " and ".join(f"{name} of shape {tuple(reading[name].shape)}" for name in reading._names)
+            add_note(
+                error, f"jacfunc: raised inside the equation of residual({name_of(self.transformed)}), with {shapes}"
+            )
+            raise
 
     def _on_own_samples(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.grid:

@@ -72,6 +72,11 @@ def note(error: Exception, transform: str, function: Callable[..., Any], args: S
         f"jacfunc: raised inside f while {transform}({name_of(function)}) evaluated it on {', '.join(map(_told, args))}"
         f"{remedy}"
     )
+    add_note(error, told)
+
+
+def add_note(error: Exception, told: str) -> None:
+    """Add a sentence to an error that is handed on, once."""
     with contextlib.suppress(Exception):  # an error that takes no note is handed on as it is
         if told not in getattr(error, "__notes__", ()):
             error.add_note(told)

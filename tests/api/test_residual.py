@@ -139,6 +139,19 @@ def test_other_shapes_are_refused(equation, message):
         residual(f, equation, inputs="t x", outputs="u")(params, tx)
 
 
+def test_an_error_of_the_equation_says_which_shapes_the_names_have():
+    f, params, tx = setting()
+    equation = residual(f, lambda d: d.u_t - d.u_xx - torch.zeros(3), inputs="t x", outputs="u")
+    for _ in range(2):
+        with pytest.raises(RuntimeError) as raised:
+            equation(params, tx)
+        assert raised.value.__notes__ == [
+            f"jacfunc: raised inside the equation of residual({f!r}), with u_t of shape (5,) and u_xx of shape (5,)"
+        ]
+    with pytest.raises(RuntimeError, match="got RuntimeError"):  # while it is traced
+        torch.compile(equation, backend="eager")(params, tx)
+
+
 def test_other_results_are_refused():
     f, params, tx = setting()
     with pytest.raises(ArgumentTypeError, match="the residual is a dict; return a tensor of shape"):

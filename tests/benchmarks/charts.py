@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -39,7 +40,7 @@ AT_A_GLANCE = (
             ("jacfunc, compiled", "jacfunc, compile=True"),
             ("jacfunc", "jacfunc"),
             ("vmap(jacfwd)", "vmap(jacfwd)"),
-            ("dense Jacobian", "dense Jacobian"),
+            ("dense, vectorized", "dense Jacobian"),
         ),
     ),
     Panel(
@@ -100,10 +101,15 @@ def charted(page: str, folder: Path) -> list[Path]:
     return files
 
 
-def at_a_glance(found: dict[str, dict[str, float]]) -> Figure:
-    """A panel a workload: the time of a call of each, on a logarithmic axis."""
-    figure, row = pyplot.subplots(1, len(AT_A_GLANCE), figsize=(11, 2.3), layout="constrained")
-    for axes, panel in zip(row, AT_A_GLANCE, strict=True):
+def at_a_glance(found: dict[str, dict[str, float]], narrow: bool = False) -> Figure:
+    """A panel a workload: the time of a call of each, on a logarithmic axis; ``narrow``: below each other, for phones."""
+    many = len(AT_A_GLANCE)
+    figure, panels = (
+        pyplot.subplots(many, 1, figsize=(4, 6.6), layout="constrained")
+        if narrow
+        else pyplot.subplots(1, many, figsize=(11, 2.3), layout="constrained")
+    )
+    for axes, panel in zip(panels, AT_A_GLANCE, strict=True):
         times = [found[panel.workload][label] for _, label in panel.bars]
         colours = [OURS_COLOUR if name.startswith(OURS) else OTHERS_COLOUR for name, _ in panel.bars]
         _bars(axes, [name for name, _ in panel.bars], times, colours, [_told(ms, times[1]) for ms in times])
@@ -112,10 +118,11 @@ def at_a_glance(found: dict[str, dict[str, float]]) -> Figure:
         axes.set_xticks([])
         axes.minorticks_off()
         axes.set_xlim(min(times) / 3, max(times) * (max(times) / min(times)) ** 0.7)
-    figure.supxlabel(
-        "time of a call (shorter is faster; logarithmic axis), and how many times that of jacfunc in eager mode (two CPU cores)",
-        fontsize=8,
+    told = (
+        "time of a call (shorter is faster; logarithmic axis),",
+        "and how many times that of jacfunc in eager mode (two CPU cores)",
     )
+    figure.supxlabel(("\n" if narrow else " ").join(told), fontsize=8)
     return figure
 
 
@@ -181,6 +188,7 @@ def _bars(
 CHARTS = {
     "five": ({workload for _, workload, _ in FIVE}, five),
     "at-a-glance": ({panel.workload for panel in AT_A_GLANCE}, at_a_glance),
+    "at-a-glance-narrow": ({panel.workload for panel in AT_A_GLANCE}, partial(at_a_glance, narrow=True)),
 }
 
 if __name__ == "__main__":

@@ -321,7 +321,11 @@ def test_the_page_begins_with_what_is_faster_than_what() -> None:
 
 def test_a_chart_is_drawn_of_tables_and_not_without_them(tmp_path: Path) -> None:
     page = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
-    assert {file.name for file in charted(page, tmp_path)} == {"five.png", "at-a-glance.png"}
+    assert {file.name for file in charted(page, tmp_path)} == {
+        "five.png",
+        "at-a-glance.png",
+        "at-a-glance-narrow.png",
+    }
     assert charted("### another workload\n\n| jacfunc | 1 (1 to 1) |\n", tmp_path) == []
 
 
