@@ -11,6 +11,7 @@ from typing import Any
 import optree
 import torch
 
+from .levels import compiling
 from .nodes import NAMESPACE, entered
 from .subclasses import cloned
 
@@ -45,7 +46,9 @@ class Structure:
         return [accessor.codify(root) for accessor in optree.treespec_accessors(self.spec)]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Structure) and self.spec == other.spec
+        if not isinstance(other, Structure) or not compiling():
+            return isinstance(other, Structure) and self.spec == other.spec
+        return _alike(self.spec, other.spec)
 
     def __hash__(self) -> int:
         return hash(self.spec)
@@ -55,6 +58,14 @@ class Structure:
 
 
 LEAF = Structure(None)
+
+
+def _alike(one: optree.PyTreeSpec | None, other: optree.PyTreeSpec | None) -> bool:
+    """Whether two specs are the same, part by part: torch 2.11 cannot trace a comparison of the functions in them."""
+    if one is None or other is None:
+        return one is other
+    same = one.type is other.type and one.num_nodes == other.num_nodes and one.entries() == other.entries()
+    return same and all(_alike(*pair) for pair in zip(one.children(), other.children(), strict=True))
 
 
 def flatten(tree: Any) -> tuple[list[Any], Structure]:

@@ -58,10 +58,13 @@ def test_a_path_is_the_python_that_finds_the_leaf() -> None:
         assert eval(path, {"tree": tree}) is leaf
 
 
-def test_structures_differ_where_trees_are_built_otherwise() -> None:
+@pytest.mark.parametrize("traced", [False, True])
+def test_structures_differ_where_trees_are_built_otherwise(traced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "compiling", lambda: traced)
     others = [A, (A, B), [A, B], (A, B, C), {"a": A, "b": B}, {"a": A, "c": B}, Point(A, B), (A, None, B), ((A,), B)]
     found = [flatten(tree)[1] for tree in others]
     assert len(set(found)) == len(others)
+    assert [[one == other for other in found] for one in found] == [[one is other for other in found] for one in found]
     assert flatten((A, B))[1] == flatten((B, 3))[1]
     assert flatten(A)[1] is LEAF and flatten((A,))[1] != LEAF and LEAF != "*"
 
