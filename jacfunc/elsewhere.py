@@ -25,6 +25,7 @@ HERE = {
     "laplace": "laplacian",
     "functional_call": "make_functional",
     "functionalize": "make_functional",
+    "equation": "nn.Equation",
 }
 """What gives the same derivative, of each sample of a batch."""
 BESIDE = ("nn",)

@@ -218,7 +218,7 @@ class Explained(Uncalled):
 
 
 def _argument(transform: Explainable, resolved: Transform, given: Sequence[Any]) -> str:
-    """By which argument the derivative is, if nobody said so and an earlier one has its shape."""
+    """By which argument the derivative is, if nobody said so and it may be by an earlier one."""
     options, args = (transform if isinstance(transform, Compressed) else resolved).options, given
     if isinstance(transform, Directional):  # whose last argument is the direction
         options, args = transform.options, given[:-1]
@@ -226,15 +226,17 @@ def _argument(transform: Explainable, resolved: Transform, given: Sequence[Any])
         return ""
     last, shape = len(args) - 1, tuple(args[-1].shape)
     others = [
-        f"args[{place}] has that shape too (argnums={place})"
+        f"args[{place}] " + ("has that shape too" if own == shape else f"has shape {own}") + f" (argnums={place})"
         for place in range(state_arguments(resolved.transformed), last)
-        if _is_like(args[place], shape)
+        if (own := _shape_of(args[place]))
     ]
     return f"args[{last}] of shape {shape}, the last one; {', '.join(others)}" if others else ""
 
 
-def _is_like(argument: Any, shape: tuple[int, ...]) -> bool:
-    return isinstance(argument, torch.Tensor) and argument.is_floating_point() and tuple(argument.shape) == shape
+def _shape_of(argument: Any) -> tuple[int, ...]:
+    """That of a tensor that may be differentiated by, with samples; of anything else none."""
+    usable = isinstance(argument, torch.Tensor) and argument.is_floating_point()
+    return tuple(argument.shape) if usable else ()
 
 
 def _shapes(shapes: tuple[tuple[int, ...], ...]) -> str:

@@ -192,6 +192,8 @@ def test_the_argument_is_named_where_an_earlier_one_may_be_meant() -> None:
     assert told_argument(directional(v), x, t, t) == told
     assert told_argument(directional(v, argnums=0), x, t, t) is None
     assert told_argument(divergence(v, argnums=0), x, t) is None
+    told = "args[1] of shape (5, 1), the last one; args[0] has shape (5, 2) (argnums=0)"
+    assert told_argument(laplacian(lambda x, t: x.sum(1, keepdim=True) * t), torch.rand(5, 2), t) == told
     assert told_argument(diag_jac(v), torch.rand(()), t) is None
     assert told_argument(diag_jac(v), torch.ones(5, 1, dtype=torch.int64), t) is None
     assert told_argument(partials(v, "u_t", inputs="x t", outputs="u"), x, t) is None

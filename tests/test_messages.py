@@ -6,6 +6,7 @@ import functools
 import re
 import sys
 from collections import OrderedDict, defaultdict, namedtuple
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ from jacfunc import (
     make_functional,
     partials,
     residual,
+    sparse_jac,
 )
 
 TRANSFORMS = [diag_jac, batch_jac, divergence, hess_diag, laplacian, curl, biharmonic]
@@ -368,6 +370,10 @@ def test_errors_of_f_say_which_call_evaluated_it(transform, f, kind):
     told = f"jacfunc: raised inside f while {transform.__name__}({name}) evaluated it on a tensor of shape (5, 2)"
     of_shapes = kind in (RuntimeError, IndexError) and not isinstance(f, nn.Module)
     way_out = "; f gets the whole batch, so pass torch.vmap(f) if it is a function of one sample" * of_shapes
+    if "same dtype" in str(plain.value):
+        way_out = (
+            "; args[0] is torch.float64, so convert it with .to(torch.float32), or f's own tensors to torch.float64"
+        )
     assert caught.value.__notes__ == [told + way_out]
 
 
@@ -616,6 +622,33 @@ def test_several_equations_in_one_tensor_are_told_to_be_a_tuple():
             residual(net, equation, inputs="t x", outputs="u v")(points)
     with pytest.raises(ShapeError, match=r"such as \(N, 1\), which broadcasts"):
         residual(net, lambda d: d.u_t * points[:, :1], inputs="t x", outputs="u v")(points)
+
+
+def notes_of(call: Callable[[], Any]) -> str:
+    with pytest.raises(Exception) as raised:  # noqa: PT011  # of torch and Python
+        call()
+    return " ".join(raised.value.__notes__)
+
+
+def test_what_newcomers_may_do_is_noted_on_errors_of_their_functions():
+    net, points, scale = nn.Linear(2, 1), torch.randn(20, 2), torch.randn(20, 1)
+    for chunk in (7, "auto"):
+        told = notes_of(lambda chunk=chunk: diag_jac(lambda x: net(x) * scale, sample_chunk_size=chunk)(points))
+        assert "a tensor of all samples that f closes over" in told and "with in_dims=(0, 0)" in told
+    cut = batch_jac(lambda c, x: net(x) * c, sample_chunk_size=7, in_dims=(0, 0))(scale, points)
+    torch.testing.assert_close(cut, batch_jac(lambda x: net(x) * scale)(points))
+    swapped = residual(lambda d: d.u_t, net, inputs="t x", outputs="u")
+    assert "in this order: residual(f, equation, ..)" in notes_of(lambda: swapped(points))
+    apart = residual(lambda t, x: t * x, lambda d: d.u_t, inputs="t x", outputs="u")
+    assert "pass all arguments of f (1 came)" in notes_of(lambda: apart(points))
+    told = "args[0] is torch.float64, so convert it with .to(torch.float32), or f's own tensors to torch.float64"
+    assert told in notes_of(lambda: diag_jac(net)(points.double()))
+    with pytest.raises(ShapeError, match=r"pass as many of each \(t\.expand\(N\)\), or grid=True"):
+        apart(torch.tensor(0.5), torch.rand(3))
+    with pytest.raises(
+        AttributeError, match=r"no attribute 'square', which is no tensor: its entries are the tensor \.v"
+    ):
+        _ = sparse_jac(torch.sin)(points).square
 
 
 def test_what_newcomers_leave_out_or_add_is_told():

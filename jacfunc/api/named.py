@@ -83,9 +83,10 @@ class Partials(Entrance, Uncalled, Generic[Named_co]):
         found = [tuple(each.shape[:axes]) for each in coordinates if isinstance(each, torch.Tensor)]
         if len(set(found)) > 1 and len(found) == len(names):
             told = ", ".join(f"{name!r} {shape}" for name, shape in zip(names, found, strict=True))
+            alone = next((f"{name}.expand(N)" for name, shape in zip(names, found, strict=True) if shape == ()), None)
             raise ShapeError(
-                f"the coordinates have different numbers of points ({told}); pass as many of each, or grid=True for "
-                "the derivatives at all their combinations"
+                f"the coordinates have different numbers of points ({told}); pass as many of each"
+                f"{f' ({alone})' * (alone is not None)}, or grid=True for the derivatives at all their combinations"
             )
 
     def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
@@ -98,17 +99,18 @@ class Partials(Entrance, Uncalled, Generic[Named_co]):
         return Derivatives.put_together(names, fields, inputs, self.coordinates(args, options))
 
     def coordinates(self, args: Sequence[Any], options: Options) -> list[torch.Tensor]:
-        """Each coordinate of the inputs, with the shape of the sample axes."""
+        """Each coordinate of the inputs, with the shape of the sample axes; copies, which may be changed in place."""
         found: list[torch.Tensor] = []
         for number in options.numbers:
             for leaf in map(undressed, trees.flatten(args[number])[0]):
-                separate = leaf.dim() == options.batch_dims
+                own = leaf.clone() if type(leaf) is torch.Tensor else leaf
+                separate = own.dim() == options.batch_dims
                 if separate:
-                    found.append(leaf)
-                elif type(leaf) is not torch.Tensor or leaf.requires_grad:  # then a column may be changed in place
-                    found += [leaf[..., place] for place in range(leaf.shape[-1])]
+                    found.append(own)
+                elif type(own) is not torch.Tensor or own.requires_grad:  # in place no unbound column may be changed
+                    found += [own[..., place] for place in range(own.shape[-1])]
                 else:
-                    found += leaf.unbind(-1)
+                    found += own.unbind(-1)
         return found
 
     def _results(self) -> tuple[str, ...]:

@@ -30,14 +30,20 @@ from ..call.run import run
 from ..call.sample_chunks import Blocks, cut_arguments
 from ..core.keywords_only import keywords_only
 from ..core.levels import tracing
-from ..core.reasons import name_of
+from ..core.reasons import add_note, name_of
 from ..core.type_variables import TypeVar
+from ..errors import JacfuncError
 from ..keywords import Keywords
 from ..modules.functional import FunctionalModule
 from ..options import Options
 from .calling import Uncalled
 from .meshed import meshed, on_own_samples
 from .places import in_front, put_back
+
+IN_BLOCKS = (
+    "jacfunc: raised inside f on a block of samples, by sample_chunk_size; a tensor of all samples that f closes over, "
+    "or that came as a keyword, is not cut into blocks: pass it before x, with in_dims=(0, 0)"
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -123,6 +129,14 @@ class Transform(Entrance, Uncalled, Generic[Result_co]):
         return (results[0] if len(results) == 1 else tuple(results)), plan, outcome.ran
 
     def _in_blocks(self, args: tuple[Any, ...], kwargs: dict[str, Any], traced: bool) -> Any:
+        try:
+            return self._by_blocks(args, kwargs, traced)
+        except (RuntimeError, IndexError, ValueError) as error:
+            if not traced and not isinstance(error, JacfuncError):
+                add_note(error, IN_BLOCKS)
+            raise
+
+    def _by_blocks(self, args: tuple[Any, ...], kwargs: dict[str, Any], traced: bool) -> Any:
         whole = replace(self, options=self.options.whole)
         blocks = Blocks.of(self.transformed, self.options, self.quantity, args, kwargs, traced)
         if len(blocks.starts()) == 1:

@@ -24,6 +24,7 @@ from ..core.torch_private import constant_in_traces, dynamo_error
 from ..core.unasked import unasked
 from ..errors import UnsupportedOperationError
 from ..evaluation.program import Program
+from ..modules.attributes import counts_of
 from ..modules.functional import FunctionalModule, LiveModule
 from ..modules.swapping import Inventory, exchanged, locked
 from ..options import METHODS
@@ -114,13 +115,15 @@ def _called(transform: Transform, request: Request) -> tuple[Call | None, Any]:
         # Of what is another program after all, or is refused: by its own words below.
         with suppress(dynamo_error()), _kept(request) if known.writes else nullcontext():  # type: ignore[attr-defined]
             return known, _as_it_is(known, transform.transformed, request.args, request.kwargs)
-    call, result, programs, random = _compiled(_eager(transform), request, known)
+    try:
+        call, result, programs, random = _compiled(_eager(transform), request, known)
+    except _CountsError as error:
+        return None, _left_eager(transform, request, str(error))
     if call is None or not request.fingerprint.watchable:
         return None, result
     slowdown = None if random else _slowdown(_eager(transform), call, request)
     if slowdown is not None:
-        caches.COMPILED.put(key, request.fingerprint.parts, _signature(transform, request), LeftEager(slowdown))
-        return None, _eager(transform)(*request.args, **request.kwargs)  # whose backward is not compiled
+        return None, _left_eager(transform, request, f"compiled, a call took {slowdown:.3g} times as long")
     call.programs = programs  # type: ignore[attr-defined]
     call.scopes = request.fingerprint.scopes  # type: ignore[attr-defined]  # no other may be told apart by the same address
     # By the modules that were found meanwhile, too.
@@ -129,12 +132,23 @@ def _called(transform: Transform, request: Request) -> tuple[Call | None, Any]:
 
 
 class LeftEager(NamedTuple):
-    """In place of what is compiled, where it takes so many times as long as eager code."""
+    """In place of what is compiled, where eager code is better, and why that is."""
 
-    slowdown: float
+    reason: str
 
     def __str__(self) -> str:
-        return f"left eager: compiled, a call took {self.slowdown:.3g} times as long"
+        return f"left eager: {self.reason}"
+
+
+def _left_eager(transform: Transform, request: Request, reason: str) -> Any:
+    """The eager result, now and from now on; its backward is not compiled either."""
+    found, key = LeftEager(reason), request.fingerprint.key
+    caches.COMPILED.put(key, request.fingerprint.parts, _signature(transform, request), found)
+    return _eager(transform)(*request.args, **request.kwargs)
+
+
+class _CountsError(Exception):
+    """A module counts its calls where compiled code would go on counting."""
 
 
 def left_eager(transform: Transform, request: Request) -> LeftEager | None:
@@ -223,7 +237,7 @@ def _beside_nobody(make: Callable[[], Call], request: Request) -> tuple[Call, An
 
 def _called_first(make: Callable[[], Call], request: Request) -> tuple[Call, Any]:
     call = make()
-    with _kept(request) as writes:
+    with _kept(request) as writes, _counted(request):
         result = call(request.function, *request.args, **request.kwargs)
         call.writes = getattr(call, "writes", False) or writes()  # type: ignore[attr-defined]
     return call, result
@@ -246,6 +260,17 @@ def _kept(request: Request) -> Iterator[Callable[[], bool]]:
             slots = [slot for slot in (*inventory.buffers, *inventory.attributes) if slot.index in slot.container]
             before += [(home, key, home[key], _version(home[key])) for home, key, _ in slots]
         yield lambda: any(home.get(key) is not was or _version(was) != number for home, key, was, number in before)
+
+
+@contextmanager
+def _counted(request: Request) -> Iterator[None]:
+    """Refuse code in which modules count their calls: what is eager puts that back after each of its evaluations."""
+    roots = [*request.fingerprint.modules, *request.fingerprint.hidden]
+    before = counts_of(each for root in roots for each in root.modules())
+    yield
+    changed = before.put_back()
+    if changed:
+        raise _CountsError(f"a module counts its calls in {changed!r}, as compiled code cannot undo")
 
 
 def _version(kept: Any) -> object:

@@ -17,6 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+COUNTS = (int, float, complex)
+"""What a module counts in; no bool, which tells whether something has been done that is not undone."""
+
 
 class Contents(NamedTuple):
     """A dict or a list, a copy of it as it was, and whether it is that of a module, which is put back as a whole."""
@@ -34,6 +37,25 @@ DICTS = (dict, OrderedDict, defaultdict)
 LEAVES = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, type, ModuleType, FunctionType)
 MOST = 4096
 """Containers that are looked into."""
+
+
+class Counts(NamedTuple):
+    """The numbers in plain attributes of modules, as they were."""
+
+    before: list[tuple[dict[str, Any], str, Any]]
+
+    def put_back(self) -> str:
+        """Have them as they were; the name of one that was another, if one was."""
+        changed = [each for each in self.before if each[0].get(each[1]) is not each[2]]
+        for home, name, value in changed:
+            home[name] = value
+        return changed[0][1] if changed else ""
+
+
+def counts_of(modules: Iterable[nn.Module]) -> Counts:
+    """The numbers in plain attributes of modules."""
+    homes = [vars(module) for module in modules]
+    return Counts([(home, name, value) for home in homes for name, value in home.items() if type(value) in COUNTS])
 
 
 def contents_of(modules: Iterable[nn.Module], function: Any = None) -> list[Contents]:

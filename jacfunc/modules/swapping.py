@@ -23,6 +23,7 @@ from ..core.torch_private import CACHED, CACHING, PARAMETRIZATIONS, RNN_TENSORS,
 from ..errors import ArgumentError, ParametersError
 from ..evaluation import checkpoint
 from ..jet import Jet
+from .attributes import COUNTS
 
 Tensors = Mapping[str, torch.Tensor]
 CONTAINERS = ("_modules", "_parameters", "_buffers")
@@ -317,11 +318,15 @@ class _Swap:
                 _put_back(home, before, [*home, *before])
 
     def _drop_left_behind(self) -> None:
-        """Put back what stood in an attribute that now holds a jet, or a tensor of a transform that has ended."""
+        """Put back what stood in an attribute that now holds a jet, a tensor of a transform that has ended, or a count.
+
+        A forward runs several times for one derivative, and each time counts on.
+        """
         for home, before in zip(self.inventory.tree.homes, self.attributes, strict=True):
             if len(home) != len(before) or not all(map(is_, home.values(), before.values())):
                 others = [key for key, value in home.items() if value is not before.get(key)]
-                _put_back(home, before, [key for key in others if _of_transform(home[key])])
+                passing = [key for key in others if type(home[key]) in COUNTS or _of_transform(home[key])]
+                _put_back(home, before, passing)
 
     def rebind(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function``, with the tensors of this call also when it is called after its end."""

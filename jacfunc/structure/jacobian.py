@@ -101,6 +101,17 @@ class SparseJacobian:
         zeros = self.values.new_zeros(*self.values.shape[:-1], min(self.pattern.shape))
         return zeros.index_copy(-1, places, self.values[..., on.to(self.values.device)])
 
+    if not TYPE_CHECKING:  # which knows what there is
+
+        def __getattr__(self, name: str) -> object:
+            told = f"{type(self).__name__!r} object has no attribute {name!r}"
+            if name[0] != "_" and hasattr(torch.Tensor, name):
+                told += (
+                    ", which is no tensor: its entries are the tensor .values, its matrices .to_dense(), .to_torch(n) "
+                    "or .to_scipy(n), products .matvec(v) and .rmatvec(u)"
+                )
+            raise AttributeError(told)
+
     def _of(self, n: int | None) -> torch.Tensor:
         """The values of one sample."""
         flat = self.values.reshape(-1, self.values.shape[-1]) if self.values.shape[-1] else self.values[..., :0]

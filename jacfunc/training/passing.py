@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..core.graphs import leaves
+from ..core.reasons import add_note
 from ..errors import ArgumentError, UnsupportedOperationError
 from .blocks import Bar, Sizes
 from .gradients import SetAside, Sums, reduce, wide
@@ -15,6 +16,8 @@ from .graph import reentrant
 from .hooks import Held
 from .parallel import Parallel
 from .terms import Block, Term, check_values, no_points, summed
+
+WHOLE = "what it closes over for all points is not cut into blocks: pass it along, as in accumulate(loss, x, y)"
 
 
 class Pass:
@@ -90,7 +93,12 @@ class Pass:
             size = self.sizes.next(place, term.supply.whole is None)
             block = term.supply.take(size) if term.supply.more() else term.supply.none()
             more = self._more(term)
-            values = check_values(term.loss(*block.points), block.count, term.name)
+            try:
+                values = term.loss(*block.points)
+            except (RuntimeError, IndexError, ValueError) as error:
+                add_note(error, f"jacfunc: raised inside {term.name} on a block of {block.count} points; {WHOLE}")
+                raise
+            values = check_values(values, block.count, term.name)
             self._backward(place, block, values, factor, sums, last and not more)
             self.bar.update(block.count)
             first = False

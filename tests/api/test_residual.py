@@ -139,6 +139,22 @@ def test_other_shapes_are_refused(equation, message):
         residual(f, equation, inputs="t x", outputs="u")(params, tx)
 
 
+@pytest.mark.parametrize("recorded", [False, True])
+def test_what_the_equation_writes_to_coordinates_is_its_own(recorded):
+    def f(t, x):
+        return (t * x).sin()
+
+    t, x = [each.requires_grad_(recorded) * 1 for each in torch.rand(2, 5, dtype=torch.float64)]
+    before, wanted = (t.detach().clone(), x.detach().clone()), x * torch.cos(t * x) + 2 * x
+    for call, args in ((f, (t, x)), (lambda tx: f(*tx.unbind(1))[:, None], (torch.stack([t, x], 1),))):
+        equation = residual(call, lambda d: d.u_t + d.x.mul_(2), inputs="t x", outputs="u")
+        whole = args[0].detach().clone()
+        for _ in range(3):
+            torch.testing.assert_close(equation(*args), wanted)
+        assert torch.equal(args[0], whole)
+    assert torch.equal(t, before[0]) and torch.equal(x, before[1])
+
+
 def test_an_error_of_the_equation_says_which_shapes_the_names_have():
     f, params, tx = setting()
     equation = residual(f, lambda d: d.u_t - d.u_xx - torch.zeros(3), inputs="t x", outputs="u")

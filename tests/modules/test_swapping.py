@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from jacfunc import FunctionalModule, diag_jac, explain, laplacian, make_functional
 from jacfunc.core import caches
 from jacfunc.errors import ArgumentError, ParametersError
 from jacfunc.modules.swapping import Inventory, Slot, call_guarded, call_with, held, locked
@@ -244,7 +245,7 @@ def test_what_a_forward_notes_beside_no_buffer_stays() -> None:
 
     net = Noting()
     swapped(net, net, {}, X)
-    assert net.calls == 1 and net.last is X
+    assert net.calls == 0 and net.last is X
 
 
 @pytest.mark.parametrize(
@@ -279,13 +280,13 @@ def test_what_is_of_use_while_a_transform_runs_only_is_not_left_behind() -> None
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             self.kept = [x]
             self.new = x * 2
-            self.plain = 3
+            self.plain = True
             return x
 
     net = Keeping()
     net.kept = "own"
     torch.func.vmap(lambda x: swapped(net, net, {}, x))(X)
-    assert net.kept == "own" and not hasattr(net, "new") and net.plain == 3
+    assert net.kept == "own" and not hasattr(net, "new") and net.plain
 
 
 def test_parametrizations_that_are_remembered_are_not_those_of_the_module() -> None:
@@ -354,3 +355,41 @@ def test_without_anything_to_guard_the_function_is_called_as_it_is_and_under_the
         pass
     f(X)
     assert taken[-1] is True
+
+
+class Annealed(nn.Module):
+    """Counts its forwards in a plain attribute, and tells in another that there was one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps, self.ready = 0, False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.steps += 1
+        self.ready = True
+        return self.steps * x.square()
+
+
+AROUND: list[Callable[[nn.Module], Any]] = [lambda m: m, lambda m: lambda x: m(x) + 0, lambda m: make_functional(m)[0]]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("transform", [diag_jac, laplacian])
+def test_every_derivative_is_of_the_next_forward(transform: Any, around: Callable[..., Any], compiled: bool) -> None:
+    module = Annealed()
+    f = around(module)
+    given = ({}, X) if isinstance(f, FunctionalModule) else (X,)
+    derivative = transform(f, compile=compiled)
+    for steps in (0, 0, 4):
+        module.steps = steps
+        for _ in range(3):
+            found = derivative(*given)
+            assert torch.equal(found, (steps + 1) * (2 * X if transform is diag_jac else torch.full((2, 3), 2.0)))
+            assert module.steps == steps
+    assert module.ready  # what was done once is not undone
+    module(X)
+    assert module.steps == 5
+    if compiled:
+        told = "left eager: a module counts its calls in 'steps', as compiled code cannot undo"
+        assert told in str(explain(derivative)(*given))

@@ -379,6 +379,17 @@ def test_a_bar_without_tqdm(monkeypatch):
 
 # -------------------------------------------------------------------- refusals
 
+
+def test_targets_that_are_closed_over_are_told_to_be_passed():
+    module, x = Burgers(), points()
+    targets = torch.zeros(len(x))
+    with pytest.raises(RuntimeError, match="size of tensor") as raised:
+        accumulate(lambda x: (module.net(x)[:, 0] - targets).square(), x, sample_chunk_size=7)
+    (told,) = raised.value.__notes__
+    assert "on a block of 7 points" in told and "accumulate(loss, x, y)" in told
+    accumulate(lambda x, y: (module.net(x)[:, 0] - y).square(), x, targets, sample_chunk_size=7)
+
+
 w = torch.ones(2, dtype=double, requires_grad=True)
 
 
