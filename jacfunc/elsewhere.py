@@ -50,4 +50,4 @@ def no_attribute(name: str, public: Sequence[str]) -> AttributeError | ImportErr
 def _imported() -> bool:
     """Whether a statement ``from jacfunc import ..`` asks, which says an AttributeError in its own words."""
     asking = sys._getframe(3)  # of who asks the package, which asks no_attribute
-    return asking.f_code.co_name == "_handle_fromlist"
+    return asking.f_globals.get("__name__") == "importlib._bootstrap"

@@ -7,7 +7,7 @@ import re
 import sys
 from collections import OrderedDict, defaultdict, namedtuple
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -235,7 +235,7 @@ def test_one_point_with_batch_dims_0():
 def test_batch_dims_0_is_proposed_for_one_sample():
     net = nn.Linear(2, 1).double()
     with pytest.raises(
-        ShapeError, match=r"has shape \(1,\), .*function of one sample, or batch_dims=0 for one sample$"
+        ShapeError, match=r"has shape \(1,\), .*function of one sample, or x\[None\] or batch_dims=0 for one sample$"
     ):
         laplacian(net)(X[0])
     assert laplacian(net, batch_dims=0)(X[0]).shape == (1,)
@@ -658,6 +658,16 @@ def test_what_newcomers_leave_out_or_add_is_told():
         ArgumentTypeError, match="^partials needs outputs=, a name for each output of f, as in outputs='u'"
     ):
         partial(net, "u_t", inputs="t x")
+    with pytest.raises(
+        ArgumentTypeError, match=r"^partials needs wanted=, the derivatives by name, as in partials\(f, "
+    ):
+        partial(net, inputs="t x", outputs="u")
+    with pytest.raises(ArgumentTypeError, match=r"^residual needs equation=, as in residual\(f, lambda d: "):
+        cast(Any, residual)(net, inputs="t x", outputs="u")
+    with pytest.raises(
+        ShapeError, match=r"or segments= \(where a transform takes it\) if each result is that of several"
+    ):
+        laplacian(lambda r: torch.zeros(2).index_add(0, torch.tensor([0, 0, 1, 1, 1]), r.square().sum(1)))(points)
     with pytest.raises(ArgumentTypeError, match=r"is not an int or a non-empty tuple of ints; write it as \(0, 1\)$"):
         diag_jac(net, argnums=[0, 1])
     with pytest.raises(ShapeError, match=r"\('t' \(5,\), 'x' \(7,\)\); pass as many of each, or grid=True"):

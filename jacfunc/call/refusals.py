@@ -206,8 +206,8 @@ def _output_problem(leaf: Any, request: Requested, modules: Modules) -> Problem 
     return ShapeError, (
         f"has shape {shape}, whose first axes are not the batch {batch} of the input; {_around_hint()}return one "
         f"result for each sample{_batch_first_hint(modules())}{_one_sample_hint(request)}, or "
-        f"{'batch_dims=0 for one sample' if len(batch) == 1 else 'set batch_dims'}"
-        f"{_later_axis_hint(shape, batch)}{others}"
+        f"{'x[None] or batch_dims=0 for one sample' if len(batch) == 1 else 'set batch_dims'}"
+        f"{_later_axis_hint(shape, batch)}{_segments_hint(shape, batch)}{others}"
     )
 
 
@@ -230,6 +230,12 @@ def _one_sample_hint(request: Requested) -> str:
 def _later_axis_hint(shape: Shape, batch: Shape) -> str:
     if len(batch) == 1 and batch[0] > 1 and batch[0] in shape:
         return f", or out_dims={shape.index(batch[0])} for samples that lie on a later axis"
+    return ""
+
+
+def _segments_hint(shape: Shape, batch: Shape) -> str:
+    if len(batch) == 1 and 1 < shape[0] < batch[0] and shape[1:] in ((), (1,)):
+        return ", or segments= (where a transform takes it) if each result is that of several rows, as of a molecule"
     return ""
 
 

@@ -26,9 +26,7 @@ def keywords_only(make: Made) -> Made:
     optional = [each.name for each in positional if each.default is not inspect.Parameter.empty]
     alone = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
     shared = SHARED if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters) else ()
-    required = [
-        each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY and each.default is each.empty
-    ]
+    required = [each.name for each in parameters if each.name in NEEDED and each.default is each.empty]
     known = (*optional, *alone, *shared)
     allowed = frozenset([*names, *known])
 
@@ -41,7 +39,7 @@ def keywords_only(make: Made) -> Made:
                 if keyword not in allowed:
                     raise ArgumentTypeError(no_keyword(make.__name__, keyword, known))
         for keyword in required:
-            if keyword not in keywords:
+            if keyword not in keywords and keyword not in names[: len(args)]:
                 raise ArgumentTypeError(f"{make.__name__} needs {keyword}=, {NEEDED[keyword]}")
         return make(*args, **keywords)
 
@@ -51,8 +49,10 @@ def keywords_only(make: Made) -> Made:
 NEEDED = {
     "inputs": "a name for each coordinate, as in inputs='t x'",
     "outputs": "a name for each output of f, as in outputs='u'",
+    "wanted": "the derivatives by name, as in partials(f, 'u_t u_xx', inputs='t x', outputs='u')",
+    "equation": "as in residual(f, lambda d: d.u_t - d.u_xx, inputs='t x', outputs='u')",
 }
-"""What the keywords are that have no default."""
+"""What has no default beside ``f``."""
 
 NAMED: tuple[tuple[type, tuple[str, ...]], ...] = (
     (bool, ("return_gradient", "return_value", "snapshot")),

@@ -571,7 +571,7 @@ def test_out_dims_are_checked():
     ):
         partials(f, "u", inputs="t x", outputs="u", out_dims=2)(params, branch, trunk)
     with pytest.raises(
-        ShapeError, match="or batch_dims=0 for one sample, or out_dims=1 for samples that lie on a later"
+        ShapeError, match=r"or x\[None\] or batch_dims=0 for one sample, or out_dims=1 for samples that lie on a later"
     ):
         partials(f, "u", inputs="t x", outputs="u")(params, branch, trunk)
     with pytest.raises(ArgumentError, match="out_dims=-1 is not the axis"):
