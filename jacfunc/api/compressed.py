@@ -28,9 +28,10 @@ from ..errors import ArgumentError, ShapeError, UnsupportedOperationError
 from ..evaluation.rng import RandomState
 from ..options import Options
 from ..structure.compressed import AlongColumns, Passes, along
-from ..structure.detect import Found, detect, refuse_several
+from ..structure.detect import Found, refuse_several
 from ..structure.jacobian import SparseJacobian
 from ..structure.pattern import SparsityPattern
+from .gradients import found_pattern
 from .kinds import Kind, OfGradient, Pair, Whole
 from .segments import segmented
 from .states import State
@@ -177,7 +178,7 @@ class Compressed(Transform[Result_co]):
         if self.given is not None:
             coarsest = self._refuse_other_shapes(request, self.given.pattern)
             return Known(Found(self.given.pattern, (), (), coarsest), self.given.to(like))
-        found = detect(request, self.kind.order, exact)
+        found = found_pattern(self.transformed, request, self.kind.order, exact)
         self.kind.refuse(self.quantity.name, found.pattern.output_shape, found.pattern.input_shape)
         return Known(found, self.kind.passes(found.pattern, self.options.method).to(like))
 
@@ -357,7 +358,8 @@ def either(transform: Transform, segments: Any, sparsity: SparsityLike | None, k
 
 LACKING = (
     "sparsity lacks entries: what it leaves of the Jacobian, times a random vector, is not the derivative of f along "
-    "it; leave sparsity out for the pattern to be found, or add the entries that are missing"
+    "it; leave sparsity out for the pattern to be found, or add the entries that are missing (and call no pattern "
+    "symmetric whose entries (i, j) and (j, i) differ)"
 )
 OTHERWISE = (
     "the sparse Jacobian times a random vector is not the derivative of f along it: f does something else here than "

@@ -13,11 +13,11 @@ from ..core.unasked import unasked
 from ..errors import ArgumentError
 from ..keywords import Alone, Aux, Both, Keywords, Value
 from ..options import Options
-from ..structure.detect import detect
 from ..structure.jacobian import SparseJacobian
 from ..structure.pattern import SparsityPattern
 from .calling import Uncalled
 from .compressed import SparsityLike, compressed
+from .gradients import found_pattern
 from .kinds import Whole
 from .transform import Transform, X, Y, transform_of, with_signature
 from .transforms import BATCH_JAC
@@ -36,7 +36,7 @@ class PatternOf(Uncalled):
     def __call__(self, *args: Any, **kwargs: Any) -> SparsityPattern:
         """The pattern of ``f`` at its arguments."""
         with requested(self.transformed, self.options, args, kwargs) as request, unasked():
-            return detect(request, self.order).pattern
+            return found_pattern(self.transformed, request, self.order).pattern
 
     def _results(self) -> tuple[str, ...]:
         return tuple([name for name in dir(SparsityPattern) if name[0] != "_"])
@@ -136,6 +136,9 @@ def sparse_jac(
     The pattern ``P`` is found as by :func:`sparsity`.  Columns that share no row get one colour, and one pass gives all
     entries of a colour (Curtis, Powell and Reid, 1974); or the same with rows, if that takes less time.  The number of
     passes is that of the colours, whatever the size: 3 for a stencil of three points, 5 for one of five in the plane.
+
+    In a Hessian (``f`` is :func:`diag_jac` or :func:`batch_jac` of one number a sample, or the pattern is symmetric) an
+    entry may be read at its mirror image: fewer passes where some columns are full (Coleman and More, 1984).
 
     The pattern is looked for again where ``f`` runs other operations than before, or meets other indices, masks, zeros
     or numbers around it.  Results are held against the derivative along a random vector at the calls 1, 2, 4, 8 and so

@@ -8,6 +8,7 @@ rows.  No two columns of a colour meet in a row, so each entry of ``J`` is one e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,7 @@ from ..options import Options
 from .arrays import Array
 from .colouring import by_columns, for_diagonal, number_of
 from .pattern import SparsityPattern
+from .symmetric import by_symmetry, places_by_symmetry
 
 COLUMN = 0.5
 """What a column costs in plain forwards, by the Taylor route; a row costs one, by reverse mode (``routes/``)."""
@@ -134,13 +136,21 @@ class Passes:
     @classmethod
     def of_all(cls, pattern: SparsityPattern, method: str) -> Passes:
         """For all entries, of columns or rows, which takes less time; of one of both where ``method`` has no other."""
-        columns = None if method == "reverse" else by_columns(pattern)
-        rows = None if columns is not None and _are_cheap(columns, pattern, method) else by_columns(pattern.transposed)
-        entry, other = pattern.arrays
-        if rows is None or (columns is not None and COLUMN * number_of(columns) <= number_of(rows)):
-            assert columns is not None
-            return cls._made(pattern, True, columns, columns[other] * pattern.shape[0] + entry)
-        return cls._made(pattern, False, rows, rows[entry] * pattern.shape[1] + other)
+        if pattern.symmetric:
+            colours = by_symmetry(pattern)
+            return cls._made(pattern, method != "reverse", colours, places_by_symmetry(pattern, colours))
+        chosen, least = None, math.inf
+        for columns, bound in _bounds(pattern, method):
+            if bound >= least:
+                break
+            colours = by_columns(pattern if columns else pattern.transposed)
+            cost = (COLUMN if columns else 1.0) * number_of(colours)
+            if cost < least:
+                chosen, least = (columns, colours), cost
+        assert chosen is not None
+        columns, colours = chosen
+        rows, others = pattern.arrays if columns else pattern.arrays[::-1]
+        return cls._made(pattern, columns, colours, colours[others] * pattern.shape[0 if columns else 1] + rows)
 
     @classmethod
     def of_diagonal(cls, pattern: SparsityPattern) -> Passes:
@@ -196,9 +206,10 @@ def along(options: Options) -> Options:
     return replace(options, argnums=-1, in_dims=(*dims, 0) if isinstance(dims, tuple) else dims)
 
 
-def _are_cheap(colours: Array, pattern: SparsityPattern, method: str) -> bool:
-    """Whether no colouring of rows can do with less: the rows that meet in a column all need colours of their own."""
-    if method in ("taylor", "forward"):
-        return True
-    fullest = int(np.bincount(pattern.arrays[1], minlength=1).max()) if pattern.nnz else 0
-    return COLUMN * number_of(colours) <= fullest
+def _bounds(pattern: SparsityPattern, method: str) -> list[tuple[bool, float]]:
+    """Columns, rows or both, and what they cost at least, the cheaper first: all that meet in a row differ."""
+    fullest = [int(np.bincount(lines, minlength=1).max()) for lines in pattern.arrays]
+    sides = [(True, COLUMN * fullest[0]), (False, 1.0 * fullest[1])]
+    if method in ("taylor", "forward", "reverse"):
+        return [(method != "reverse", 0.0)]
+    return sorted(sides, key=lambda side: side[1])

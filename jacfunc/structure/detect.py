@@ -92,6 +92,7 @@ def detect(request: Request, order: int = 1, exact: bool = True) -> Found:
     with replaying(state), unasked():
         outcome = _first(evaluator, leaf, tracker) if order == 1 else _gradient(evaluator, leaf, tracker)
     pattern = _pattern(tracker, outcome, request)
+    pattern = pattern.made_symmetric() if order == 2 else pattern
     return Found(pattern, tracker.looked_at(), (*tracker.dense,), precision.coarsest)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class SparsityPattern:
         col: the column of each entry, ``(nnz,)``, int64.
         output_shape: the shape ``O`` of a sample of the output, of ``rows`` elements.
         input_shape: the shape ``I`` of a sample of the input, of as many elements as there are columns.
+        symmetric: whether entry ``(j, i)`` always has the value of entry ``(i, j)``, as in a Hessian.
         row: the row of each entry, ``(nnz,)``, int64.
 
     Example:
@@ -47,6 +48,7 @@ class SparsityPattern:
     col: torch.Tensor
     output_shape: Shape
     input_shape: Shape
+    symmetric: bool = False
     row: torch.Tensor = field(init=False)
     arrays: tuple[Array, Array] = field(init=False, repr=False)
     """Row and column of each entry for numpy."""
@@ -59,7 +61,9 @@ class SparsityPattern:
         object.__setattr__(self, "row", torch.from_numpy(rows))
 
     @classmethod
-    def of(cls, pattern: Any, output_shape: Sequence[int] = (), input_shape: Sequence[int] = ()) -> SparsityPattern:
+    def of(
+        cls, pattern: Any, output_shape: Sequence[int] = (), input_shape: Sequence[int] = (), *, symmetric: bool = False
+    ) -> SparsityPattern:
         """The pattern of the entries of a matrix that are not zero.
 
         Args:
@@ -67,6 +71,8 @@ class SparsityPattern:
                 pattern, which is returned.  Explicit zeros of sparse ones count as entries.
             output_shape: the shape of a sample of the output, ``(rows,)`` if empty.
             input_shape: the shape of a sample of the input, ``(columns,)`` if empty.
+            symmetric: whether the entries ``(i, j)`` and ``(j, i)`` of the Jacobian always have the same value; both
+                count as entries then, if one is.
 
         Raises:
             ArgumentTypeError: ``pattern`` is none of these.
@@ -85,7 +91,16 @@ class SparsityPattern:
                     f"the pattern has {shape[axis]} {name}, but a sample of the {side} has shape {own}, so "
                     f"{math.prod(own)} were expected"
                 )
-        return cls.of_entries(rows, columns, *found)
+        if symmetric and shape[0] != shape[1]:
+            raise ShapeError(f"the pattern has shape {shape}, and symmetric=True is of square ones; leave it out")
+        made = cls.of_entries(rows, columns, *found)
+        return made.made_symmetric() if symmetric else made
+
+    def made_symmetric(self) -> SparsityPattern:
+        """That of a symmetric Jacobian: both ``(i, j)`` and ``(j, i)`` are entries if one of them is."""
+        rows, columns = self.arrays
+        both = np.concatenate([rows, columns]), np.concatenate([columns, rows])
+        return replace(self.of_entries(*both, self.output_shape, self.input_shape), symmetric=True)
 
     @classmethod
     def of_entries(cls, rows: Array, columns: Array, output_shape: Shape, input_shape: Shape) -> SparsityPattern:
@@ -107,7 +122,8 @@ class SparsityPattern:
     @property
     def transposed(self) -> SparsityPattern:
         """That of the transposed Jacobian."""
-        return self.of_entries(*self.arrays[::-1], self.input_shape, self.output_shape)
+        turned = self.of_entries(*self.arrays[::-1], self.input_shape, self.output_shape)
+        return replace(turned, symmetric=self.symmetric)
 
     def __or__(self, other: SparsityPattern) -> SparsityPattern:
         """The entries that are in one of two patterns of the same shapes."""
@@ -117,7 +133,8 @@ class SparsityPattern:
                 f"{other.output_shape} by {other.input_shape}; both must be of the same samples"
             )
         rows, columns = [np.concatenate(pair) for pair in zip(self.arrays, other.arrays, strict=True)]
-        return self.of_entries(rows, columns, self.output_shape, self.input_shape)
+        both = self.of_entries(rows, columns, self.output_shape, self.input_shape)
+        return replace(both, symmetric=self.symmetric and other.symmetric)
 
     def is_of(self, other: SparsityPattern) -> bool:
         """Whether both are the same entries of samples of the same shapes."""
@@ -143,6 +160,17 @@ class SparsityPattern:
         data = np.ones(self.nnz, dtype=bool)
         return csr_array((data, self.col.numpy(), self.crow.numpy()), shape=self.shape)
 
+    def colours(self) -> torch.Tensor:
+        """A colour for each column, ``(columns,)``, int64: one pass gives all entries of the columns of one colour.
+
+        No two columns of a colour share a row; or, where the Jacobian is symmetric, each entry ``(i, j)`` or its mirror
+        image is the only one of its colour in its row.  The number of colours is that of the passes by columns.
+        """
+        from .colouring import by_columns
+        from .symmetric import by_symmetry
+
+        return torch.from_numpy((by_symmetry if self.symmetric else by_columns)(self))
+
     def plot(self, ax: Any = None) -> Any:
         """A picture of the entries by matplotlib, as its ``spy``; drawn into ``ax``, which is returned, if given."""
         if ax is None:
@@ -158,7 +186,8 @@ class SparsityPattern:
     def __repr__(self) -> str:
         rows, columns = self.shape
         part = 100 * self.nnz / max(rows * columns, 1)
-        return f"SparsityPattern({rows} x {columns}, {self.nnz} entries, {part:.3g} % of all)"
+        symmetric = ", symmetric" * self.symmetric
+        return f"SparsityPattern({rows} x {columns}, {self.nnz} entries, {part:.3g} % of all{symmetric})"
 
 
 def _entries(pattern: Any) -> tuple[Array, Array, Shape]:

@@ -465,7 +465,7 @@ def test_weights_that_were_zero():
 def test_the_pattern_is_looked_for_once(monkeypatch):
     looks = []
     detect = detection.detect
-    monkeypatch.setattr("jacfunc.api.compressed.detect", lambda *args: looks.append(1) or detect(*args))
+    monkeypatch.setattr("jacfunc.api.gradients.detect", lambda *args: looks.append(1) or detect(*args))
     w, x = inputs()
     jac = sparse_jac(stencil)
     for _ in range(5):
