@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 
 import pytest
@@ -313,6 +314,14 @@ def scaled(x):
     return x * length
 
 
+def padded(x, mode):
+    return F.pad(x[:, None], (1, 1), mode)[:, 0]
+
+
+def image(x):
+    return x.reshape(-1, 1, 2, 2)
+
+
 TRACED = {
     "layer norm": nn.LayerNorm(4),
     "RMS norm": nn.RMSNorm(4),
@@ -334,6 +343,15 @@ TRACED = {
     "in place": lambda x: x.clone().add_(x * x),
     "constant under no_grad": scaled,
     "layer norm by F": lambda x: F.layer_norm(x, (4,)),
+    **{f"padded, {mode}": partial(padded, mode=mode) for mode in ("constant", "reflect", "replicate", "circular")},
+    "resampled": lambda x: F.interpolate(x[:, None], scale_factor=2.0)[:, 0],
+    "interpolated": lambda x: F.interpolate(image(x), scale_factor=2.0, mode="bilinear").flatten(1),
+    "pooled": lambda x: F.adaptive_avg_pool2d(image(x), (1, 2)).flatten(1),
+    "unfolded": lambda x: F.unfold(image(x), (1, 2)).flatten(1),
+    "half gated": lambda x: F.glu(x.repeat(1, 2)),
+    "squared error": lambda x: F.mse_loss(x, x.sin(), reduction="none"),
+    "cross entropy": lambda x: F.cross_entropy(x, torch.arange(5) % 4, reduction="none")[:, None],
+    "responses": lambda x: F.local_response_norm(image(x), 2).flatten(1),
 }
 
 

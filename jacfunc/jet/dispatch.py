@@ -18,7 +18,7 @@ import torch
 
 from ..core import caches
 from ..core.levels import compiling, inside_function
-from ..core.torch_private import IMPLEMENTED_IN, set_grad
+from ..core.torch_private import IMPLEMENTED_IN, set_grad, torch_with
 from ..evaluation.corrections import TABLE
 from ..evaluation.program import KINDS, Kind
 from .blockwise import blockwise
@@ -149,11 +149,22 @@ def _composite(function: Any) -> Function | None:
         return None
     never = {name: _never for name in function.__globals__ if name.startswith("has_torch_function")}
     inner = {**function.__globals__, **never}
+    if inner.get("torch") is torch:
+        inner["torch"] = torch_with(_handed_over)
     del inner["__name__"]  # by which Dynamo would look globals up in the module
     copied = FunctionType(code, inner, function.__name__, function.__defaults__, function.__closure__)
     copied.__kwdefaults__ = function.__kwdefaults__
     copied.body = True  # type: ignore[attr-defined]
     return copied
+
+
+def _handed_over(function: Function) -> Function:
+    """A C function that these bodies call, which torch hands over to jets, and Dynamo does not."""
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return apply(function, args, kwargs) if compiling() else function(*args, **kwargs)
+
+    return called
 
 
 def _never(*tensors: Any) -> bool:
