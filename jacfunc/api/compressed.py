@@ -248,23 +248,23 @@ class Compressed(Transform[Result_co]):
 
     def _is_right(self, request: Request, known: Known, result: Any, state: RandomState) -> bool:
         """Whether a result agrees with one by other columns, weighted at random; ``state`` is that before it."""
-        draws = range(self.kind.draws if known.calls == 1 else 1)
+        draws = range(self.kind.draws(known.passes)) if known.calls == 1 else [None]
         for draw in draws:
             state.restore()
             with unasked():
-                if not self._agrees(request, known, result, known.calls + draw * len(draws)):
+                if not self._agrees(request, known, result, draw):
                     return False
         return True
 
-    def _agrees(self, request: Request, known: Known, result: Any, seed: int) -> bool:
+    def _agrees(self, request: Request, known: Known, result: Any, draw: int | None) -> bool:
         passes, x = known.passes, request.leaves[0].detach()
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(known.calls)
         weights = torch.rand(passes.pattern.shape[1], generator=generator, dtype=torch.float64).to(x) + 0.5
         seeds = self.kind.other_seeds(passes)
         options = replace(along(self.options.eager.whole), method="auto", return_value=False)
         function = AlongColumns(self.transformed, self.options.numbers[0], seeds)
         args = (*request.args, x.new_zeros(*request.batch, len(seeds)))
-        kwargs = {**request.kwargs, "weights": self.kind.other_weights(weights)}
+        kwargs = {**request.kwargs, "weights": self.kind.other_weights(weights, draw)}
         with torch.no_grad():
             found = Transform(function, self.kind.other_quantity(passes), options)(*args, **kwargs)
             other = found[0] if options.has_aux else found

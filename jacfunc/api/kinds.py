@@ -28,11 +28,9 @@ class Kind(ABC):
 
     Attributes:
         order: that of the pattern: 1 for Jacobians, 2 for Hessians.
-        draws: how many of the other ``B`` tell at the first call.
     """
 
     order: ClassVar[int] = 1
-    draws: ClassVar[int] = 1
 
     @abstractmethod
     def passes(self, pattern: SparsityPattern, method: str) -> Passes:
@@ -57,8 +55,12 @@ class Kind(ABC):
         """The transposed ``S`` for that."""
         return passes.seeds
 
-    def other_weights(self, weights: torch.Tensor) -> torch.Tensor:
-        """The weights of the columns for that, of some that are random from 0.5 to 1.5."""
+    def draws(self, passes: Passes) -> int:
+        """How many of the other ``B`` tell at the first call."""
+        return 1
+
+    def other_weights(self, weights: torch.Tensor, draw: int | None) -> torch.Tensor:
+        """The weights of the columns for that, of random ones from 0.5 to 1.5; ``draw``: that of a first call."""
         return weights
 
     @abstractmethod
@@ -66,7 +68,7 @@ class Kind(ABC):
         """A result, or what follows from it, with what that says it is; and the size of what each is a sum of."""
 
 
-_COLUMNS = Quantity("sparse_jac", 1, EntriesOf(1, of_columns), by_pair, key="columns")
+COLUMNS = Quantity("sparse_jac", 1, EntriesOf(1, of_columns), by_pair, key="columns")
 _ROWS = Quantity("sparse_jac", 1, EntriesOf(1, of_rows), by_pair, key="rows")
 
 
@@ -83,7 +85,7 @@ class Whole(Kind):
 
     def quantity(self, passes: Passes) -> Quantity:
         """All columns, or all rows."""
-        return _COLUMNS if passes.columns else _ROWS
+        return COLUMNS if passes.columns else _ROWS
 
     def result(self, request: Request, passes: Passes, found: torch.Tensor) -> SparseJacobian | torch.Tensor:
         """The entries and one pattern for all samples, or a dense Jacobian of each."""
@@ -135,7 +137,7 @@ class OnDiagonal(Kind):
 
     def quantity(self, passes: Passes) -> Quantity:
         """All columns."""
-        return _COLUMNS
+        return COLUMNS
 
     def result(self, request: Request, passes: Passes, found: torch.Tensor) -> torch.Tensor:
         """An entry for each element of the input, or their sum."""
@@ -168,12 +170,12 @@ class OfGradient(OnDiagonal):
 class SecondSum(Kind):
     r"""The Laplacian, as that by ``s``: :math:`\sum_c v_c^T H v_c`, where no two columns of a colour meet in ``H``.
 
-    What is held against it has random signs, by which entries off the diagonal count in another way.
+    What is held against it has signs, by which entries off the diagonal count in another way: at the first call those
+    of each binary digit of the columns' numbers, so that any two differ in one of them, and random ones later.
     """
 
     sums: Quantity
     order: ClassVar[int] = 2
-    draws: ClassVar[int] = 4
 
     def passes(self, pattern: SparsityPattern, method: str) -> Passes:
         """Of columns; they may share a colour unless they have an entry in common."""
@@ -187,9 +189,16 @@ class SecondSum(Kind):
         """That."""
         return found
 
-    def other_weights(self, weights: torch.Tensor) -> torch.Tensor:
+    def draws(self, passes: Passes) -> int:
+        """As many as the number of the last column has binary digits."""
+        return max((passes.pattern.shape[1] - 1).bit_length(), 1)
+
+    def other_weights(self, weights: torch.Tensor, draw: int | None) -> torch.Tensor:
         """Signs."""
-        return (weights - 1).sign()
+        if draw is None:
+            return (weights - 1).sign()
+        digit = torch.arange(len(weights), device=weights.device) >> draw & 1
+        return (1 - 2 * digit).to(weights)
 
     def compared(self, request: Request, passes: Passes, weights: Tensor, result: Any, other: Tensor) -> Compared:
         """Both sums."""

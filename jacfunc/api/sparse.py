@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Unpack, overload
 
 from ..call.request import as_function, requested
@@ -17,8 +17,8 @@ from ..structure.jacobian import SparseJacobian
 from ..structure.pattern import SparsityPattern
 from .calling import Uncalled
 from .compressed import SparsityLike, compressed
-from .gradients import found_pattern
 from .kinds import Whole
+from .probed import SumOfOutputs, probed_pattern
 from .transform import Transform, X, Y, transform_of, with_signature
 from .transforms import BATCH_JAC
 
@@ -36,7 +36,10 @@ class PatternOf(Uncalled):
     def __call__(self, *args: Any, **kwargs: Any) -> SparsityPattern:
         """The pattern of ``f`` at its arguments."""
         with requested(self.transformed, self.options, args, kwargs) as request, unasked():
-            return found_pattern(self.transformed, request, self.order).pattern
+            return probed_pattern(self.transformed, request, self._gradient() if self.order == 2 else None)
+
+    def _gradient(self) -> Transform:
+        return Transform(SumOfOutputs(self.transformed, self.options), BATCH_JAC, replace(self.options, check=False))
 
     def _results(self) -> tuple[str, ...]:
         return tuple([name for name in dir(SparsityPattern) if name[0] != "_"])
@@ -62,9 +65,10 @@ def sparsity(
     .. math:: P_{ij} \ge [\, \partial y_{ni} / \partial x_{nj} \ne 0 \text{ for a sample } n \,]
 
     ``f`` is evaluated once, and each of torch's operations is followed: which coordinates of the input its elements
-    depend on.  No entry is missed, and some may be zero: what cannot be told apart (the largest of some numbers, an
-    index that depends on ``x``) counts as all that it may be, and an operation without a rule as dense.  What index
-    tensors and masks hold is followed exactly, and so are zeros of constants that are no parameters.
+    depend on.  What was found is held against changes of ``f`` along random sets of columns.  No entry is missed, and
+    some may be zero: what cannot be told apart (the largest of some numbers, an index that depends on ``x``) counts as
+    all that it may be, and an operation without a rule as dense.  What index tensors and masks hold is followed
+    exactly, and so are zeros of constants that are no parameters.
 
     Args:
         f: a function or an ``nn.Module``: ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``, one tensor each.

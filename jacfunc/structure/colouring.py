@@ -13,17 +13,22 @@ come first among all they conflict with (M. T. Jones and P. E. Plassmann, A Para
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
-from .arrays import Array, different, different_pairs, each_of
+from .arrays import Array, different, different_pairs, each_of, starts_of_runs
 from .pattern import SparsityPattern
 
 SMALL = 20_000
 """Up to so many entries columns are coloured one after the other, which takes Python's time for each."""
+SMALL_DIAGONAL = 5_000
+"""Up to so many columns for a diagonal, where each has no more neighbours than entries."""
 TRIES = 400
 """So many ways to repeat colours are tried."""
+CLOSE = 2
+"""At most so many times the least number of colours is few enough for a large pattern."""
 WIDER = 4
 """So many more colours than the fullest row has entries are tried before others are looked for."""
 
@@ -59,6 +64,11 @@ class _Conflicts:
             return min(2, 1 + len(self.rows))
         return int(np.bincount(self.rows, minlength=1).max()) if len(self.rows) else min(1, self.shape[1])
 
+    @property
+    def small(self) -> bool:
+        """Whether columns may be coloured one after the other."""
+        return len(self.rows) <= SMALL or (self.diagonal and self.shape[1] <= SMALL_DIAGONAL)
+
     def allow(self, colours: Array, count: int) -> bool:
         """Whether no two columns that conflict have the same colour."""
         if self.diagonal:
@@ -74,14 +84,19 @@ def _fewest(conflicts: _Conflicts, shape: tuple[int, ...]) -> Array:
     if not len(conflicts.rows):
         return np.zeros(conflicts.shape[1], np.int64)
     least = conflicts.least
+    box = None if conflicts.diagonal else _by_reach(conflicts, shape, CLOSE * least)
+    if box is not None and number_of(box) == least:
+        return box
     found = _repeating(conflicts, shape, range(least, least + WIDER + 1))
-    small = len(conflicts.rows) <= SMALL
+    small = conflicts.small
     if found is not None and (not small or number_of(found) == least):
         return found
+    if box is not None and not small:
+        return box
     greedy = _in_turn(conflicts) if small else _at_once(conflicts)
     if found is None:
         found = _repeating(conflicts, shape, range(least + WIDER + 1, number_of(greedy)))
-    return found if found is not None and number_of(found) <= number_of(greedy) else greedy
+    return min((each for each in (found, box, greedy) if each is not None), key=number_of)
 
 
 # -------------------------------------------------------------------- colours that repeat along axes
@@ -97,6 +112,23 @@ def _repeating(conflicts: _Conflicts, shape: tuple[int, ...], counts: range) -> 
         if some.allow(colours, count) and conflicts.allow(colours, count):
             return colours
     return None
+
+
+def _by_reach(conflicts: _Conflicts, shape: tuple[int, ...], most: int) -> Array | None:
+    """Colours by the place in a box as large as the reach of a row along each axis, if they are not too many.
+
+    As a convolution of ``C`` channels and windows of ``r`` by ``r`` has boxes of ``C r r`` columns.
+    """
+    starts = starts_of_runs(conflicts.rows)
+    places = np.unravel_index(conflicts.columns, shape or (1,))
+    reach = [
+        int((np.maximum.reduceat(along, starts) - np.minimum.reduceat(along, starts)).max()) + 1 for along in places
+    ]
+    if math.prod(reach) > most:
+        return None
+    factors = [math.prod(reach[axis + 1 :]) for axis in range(len(reach))]
+    every = np.indices(shape or (1,)).reshape(len(reach), -1)
+    return np.asarray(factors) @ every % math.prod(reach)
 
 
 def _lattices(counts: range, axes: list[int]) -> Iterator[tuple[int, tuple[int, ...]]]:

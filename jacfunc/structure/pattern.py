@@ -79,7 +79,10 @@ class SparsityPattern:
             ShapeError: it is no matrix, or does not have as many rows and columns as the shapes have elements.
         """
         if isinstance(pattern, SparsityPattern):
-            return pattern
+            if not (output_shape or input_shape or symmetric):
+                return pattern
+            output_shape, input_shape = output_shape or pattern.output_shape, input_shape or pattern.input_shape
+            symmetric = symmetric or pattern.symmetric
         rows, columns, shape = _entries(pattern)
         if len(shape) != 2:
             raise ShapeError(f"the pattern has shape {shape}; pass a matrix, a row for each output of a sample")
@@ -91,13 +94,13 @@ class SparsityPattern:
                     f"the pattern has {shape[axis]} {name}, but a sample of the {side} has shape {own}, so "
                     f"{math.prod(own)} were expected"
                 )
-        if symmetric and shape[0] != shape[1]:
-            raise ShapeError(f"the pattern has shape {shape}, and symmetric=True is of square ones; leave it out")
         made = cls.of_entries(rows, columns, *found)
         return made.made_symmetric() if symmetric else made
 
     def made_symmetric(self) -> SparsityPattern:
         """That of a symmetric Jacobian: both ``(i, j)`` and ``(j, i)`` are entries if one of them is."""
+        if self.shape[0] != self.shape[1]:
+            raise ShapeError(f"the pattern has shape {self.shape}, and only a square one is symmetric; leave that out")
         rows, columns = self.arrays
         both = np.concatenate([rows, columns]), np.concatenate([columns, rows])
         return replace(self.of_entries(*both, self.output_shape, self.input_shape), symmetric=True)
@@ -127,6 +130,8 @@ class SparsityPattern:
 
     def __or__(self, other: SparsityPattern) -> SparsityPattern:
         """The entries that are in one of two patterns of the same shapes."""
+        if not isinstance(other, SparsityPattern):
+            return NotImplemented
         if (self.output_shape, self.input_shape) != (other.output_shape, other.input_shape):
             raise ShapeError(
                 f"a pattern of {self.output_shape} by {self.input_shape} has no union with one of "
@@ -192,6 +197,8 @@ class SparsityPattern:
 
 def _entries(pattern: Any) -> tuple[Array, Array, Shape]:
     """The rows and columns of the entries of a matrix, and its shape."""
+    if isinstance(pattern, SparsityPattern):
+        return *pattern.arrays, pattern.shape
     if isinstance(pattern, torch.Tensor):
         if pattern.layout is torch.strided:
             rows, columns = pattern.detach().nonzero().cpu().numpy().T if pattern.dim() == 2 else (np.zeros(0),) * 2

@@ -19,8 +19,8 @@ from .pattern import SparsityPattern
 
 PATHS = 300_000
 """Up to so many paths of three first fit looks at, which takes Python's time for each."""
-FEW, DROPS = 64, 12
-"""More columns than so many do not get a colour each; so many numbers of them are tried."""
+DROPS = 12
+"""So many numbers of columns that get a colour each are tried."""
 
 
 def by_symmetry(pattern: SparsityPattern) -> Array:
@@ -69,7 +69,7 @@ def _hubs_apart(pattern: SparsityPattern) -> Array:
 
 def _counts(degrees: Array) -> list[int]:
     """How many columns may be set apart, where the next has far fewer entries; none first, which wins if none gains."""
-    drops = -np.diff(degrees[: FEW + 1])
+    drops = -np.diff(degrees[: len(degrees) // 2 + 1])
     largest = np.argsort(-drops, kind="stable")[:DROPS]
     return [0, *(largest[drops[largest] > 0] + 1).tolist()]
 

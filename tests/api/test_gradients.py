@@ -118,6 +118,50 @@ def test_the_gradient_by_another_argument_is_none() -> None:
     torch.testing.assert_close(mixed.to_dense(), whole)
 
 
+@pytest.mark.parametrize("method", ["auto", "reverse"])
+def test_a_mixed_derivative_at_equal_arguments_is_no_hessian(method: Any) -> None:
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return (x[:, :1] * x[:, 1:] * y[:, :1] * y[:, 1:]).sum(1)
+
+    one, other = torch.randn(2, 3, 12, dtype=torch.float64)
+    mixed = sparse_jac(diag_jac(kernel, argnums=0), argnums=1, method=method)
+    for y in (one, one, other, other, one, other):
+        found = mixed(one, y)
+        assert not found.pattern.symmetric
+        torch.testing.assert_close(found.to_dense(), batch_jac(diag_jac(kernel, argnums=0), argnums=1)(one, y))
+
+
+class Halved(torch.autograd.Function):
+    """A product whose backward is no gradient: the second factor has none."""
+
+    @staticmethod
+    def forward(ctx: Any, one: Tensor, other: Tensor) -> Tensor:
+        ctx.save_for_backward(other)
+        return one * other
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] * ctx.saved_tensors[0], None
+
+
+def test_a_gradient_of_a_backward_that_is_none_is_not_mirrored() -> None:
+    gradient = diag_jac(lambda x: Halved.apply(x[:, :1], x[:, 1:]).sum(1), method="reverse")
+    found = sparse_jac(gradient, method="reverse")(X)
+    torch.testing.assert_close(found.to_dense(), batch_jac(gradient, method="reverse")(X))
+
+
+def test_patterns_are_made_symmetric_as_they_are_asked_to() -> None:
+    one_sided = SparsityPattern.of(torch.eye(4).roll(1, 0))
+    both = SparsityPattern.of(one_sided, symmetric=True)
+    assert both.symmetric and both.nnz == 8 and SparsityPattern.of(both) is both
+    shaped = SparsityPattern.of(one_sided, (2, 2), (4, 1))
+    assert shaped.output_shape == (2, 2) and shaped.input_shape == (4, 1) and not shaped.symmetric
+    assert SparsityPattern.of(both, (2, 2)).symmetric
+    assert (both | both).symmetric and not (both | one_sided).symmetric
+    with pytest.raises(TypeError, match="unsupported operand"):
+        _ = both | torch.eye(4)  # type: ignore[operator]
+
+
 def test_a_map_that_is_not_symmetric_is_refused_with_such_a_pattern() -> None:
     pattern = SparsityPattern.of(torch.tril(torch.ones(12, 12)), symmetric=True)
     arrows = sparsity(arrow, order=2)(X)
@@ -127,5 +171,5 @@ def test_a_map_that_is_not_symmetric_is_refused_with_such_a_pattern() -> None:
     with pytest.raises(UnsupportedOperationError, match="sparsity lacks entries"):
         one_sided(X)
     assert sparse_jac(lambda x: x.cumsum(-1), sparsity=pattern)(X).pattern.nnz == 144  # dense: no entry is mirrored
-    with pytest.raises(ShapeError, match="symmetric=True is of square ones"):
+    with pytest.raises(ShapeError, match="only a square one is symmetric"):
         SparsityPattern.of(torch.ones(3, 4), symmetric=True)

@@ -9,6 +9,7 @@ import torch
 from patterns import found_of
 from torch.nn import functional as F
 
+from jacfunc import sparsity
 from jacfunc.structure import colouring
 from jacfunc.structure.colouring import by_columns, for_diagonal, number_of
 from jacfunc.structure.pattern import SparsityPattern
@@ -174,3 +175,16 @@ def test_stacks_of_convolutions(channels, depth):
     colours = by_columns(pattern)
     assert_valid(pattern, colours, False)
     assert number_of(colours) <= reach * reach * channels
+
+
+@pytest.mark.parametrize(("channels", "width", "side"), [(4, 5, 32), (2, 7, 24), (3, 7, 20), (8, 5, 24), (16, 3, 24)])
+def test_convolutions_take_as_many_colours_as_a_window_has_numbers(channels, width, side):
+    weight = torch.randn(channels, channels, width, width)
+    u = torch.randn(1, channels, side, side)
+    pattern = sparsity(lambda u: F.conv2d(u, weight, padding=width // 2))(u)
+    assert number_of(by_columns(pattern)) == channels * width**2
+
+
+def test_full_triangles_are_coloured_one_column_after_the_other():
+    colours = for_diagonal(SparsityPattern.of(np.tril(np.ones((400, 400), bool))))
+    assert number_of(colours) == 400

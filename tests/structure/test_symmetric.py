@@ -88,7 +88,7 @@ def test_entries_off_the_diagonal_alone() -> None:
     assert_read(pattern, colours)
 
 
-@pytest.mark.parametrize("hubs", [1, 3, 20])
+@pytest.mark.parametrize("hubs", [1, 3, 20, 90])
 def test_large_arrows_take_a_colour_for_each_hub(hubs: int) -> None:
     size = 20_000
     ends = np.repeat(np.arange(hubs), size), np.tile(np.arange(size), hubs)

@@ -23,7 +23,7 @@ aten = torch.ops.aten
     *[aten.replication_pad1d, aten.replication_pad2d, aten.replication_pad3d, aten.diagonal_backward, aten.diag],
     *[aten.upsample_nearest1d, aten.upsample_nearest2d, aten.upsample_nearest3d, aten.unfold_copy, aten.view_copy],
     *[aten.expand_copy, aten.permute_copy, aten.slice_copy, aten.select_copy],
-    *[aten.unfold_backward, aten.as_strided_scatter, aten.diagonal_copy, aten.transpose_copy, aten.as_strided_copy],
+    *[aten.as_strided_scatter, aten.diagonal_copy, aten.transpose_copy, aten.as_strided_copy],
 )
 def _moved(track: Tracker, call: Call) -> list[Numbers] | Union:
     """By the operation itself, each part of a union by itself; the zeros that some of them put in are KNOWN."""

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from ...core.torch_operators import adaptive_pools
-from ..joins import over_axes
+from ..joins import listed_union, over_axes
 from ..sets import EMPTY, KNOWN
 from ..tracker import Call, Numbers, Tracker, rule
 
@@ -176,3 +176,13 @@ def _adapted(track: Tracker, call: Call) -> list[Numbers]:
         parts = [over_axes(track.sets, numbers.narrow(axis, a, b - a), (axis,), keepdim=True) for a, b in ends]
         numbers = torch.cat(parts, axis)
     return [numbers for _ in call.results]
+
+
+@rule(aten.unfold_backward)
+def _windows_back(track: Tracker, call: Call) -> Numbers:
+    """Each element the union of all windows that it was in."""
+    gradient, shape, *window = call.args
+    count = math.prod(shape)
+    places = torch.arange(count).reshape(tuple(shape)).unfold(*window)
+    numbers = track.numbers(gradient).expand(places.shape)
+    return listed_union(track.sets, places.reshape(-1), numbers.reshape(-1), count).reshape(tuple(shape))
