@@ -1,7 +1,7 @@
 """A sparsity pattern that is found is held against random probing before it is returned.
 
-Outputs of whose entries none is in a random set of columns do not change along it.  Sets of half of the columns, of a
-quarter and so on tell of rows with few entries and with many, all in one pass; a full row has nothing to tell.
+Outputs of whose entries none is in a random set of columns do not change along it.  Sets of half of the columns, of an
+eighth and so on tell of rows with few entries and with many, all in one pass; a full row has nothing to tell.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from .gradients import found_pattern
 from .kinds import COLUMNS
 from .transform import Transform
 
-SETS = 8
-"""So many sets of columns, the last of which has one of 256."""
+EVERY = 32
+"""Up to so many columns are a set each."""
+PARTS = (1 / 2, 1 / 8, 1 / 32, 1 / 128)
+"""How many of more columns are in each set."""
 ROUNDING = 1000.0
 """So many units of the last digit of the largest number count as none."""
 
@@ -45,10 +47,11 @@ def probed_pattern(f: Callable[..., Any], request: Request, gradient: Transform 
 def _is_right(f: Callable[..., Any], request: Request, pattern: SparsityPattern) -> bool:
     """Whether all that may not change along random columns does not."""
     x, options = request.leaves[0].detach(), replace(along(request.options.eager.whole), method="auto", check=False)
-    draws = np.random.default_rng(0)
-    chosen = draws.random((SETS, pattern.shape[1])) < 0.5 ** np.arange(1, SETS + 1)[:, None]
-    seeds = torch.from_numpy(chosen * (0.5 + draws.random(chosen.shape))).to(x)
-    args = (*request.args, x.new_zeros(*request.batch, SETS))
+    count = pattern.shape[1]
+    draws = np.random.default_rng(0).random((2, count), np.float32)
+    chosen = draws[0] < np.array(PARTS, np.float32)[:, None] if count > EVERY else np.eye(count, dtype=bool)
+    seeds = torch.from_numpy(chosen * (0.5 + draws[1])).to(x)
+    args = (*request.args, x.new_zeros(*request.batch, len(chosen)))
     state = request.random_state()
     try:
         with unasked(), torch.no_grad():
@@ -60,12 +63,12 @@ def _is_right(f: Callable[..., Any], request: Request, pattern: SparsityPattern)
     finally:
         state.restore()
     changes = found[0] if options.has_aux else found
-    largest = changes.abs().nan_to_num(0.0, 0.0, 0.0).reshape(-1, SETS, pattern.shape[0]).amax(0).cpu().numpy()
+    largest = changes.abs().nan_to_num(0.0, 0.0, 0.0).reshape(-1, len(chosen), pattern.shape[0]).amax(0).cpu().numpy()
     rows, columns = pattern.arrays
     room = ROUNDING * torch.finfo(changes.dtype).eps * largest.max(initial=0.0)
     return not any(
         (largest[place][np.bincount(rows[chosen[place][columns]], minlength=pattern.shape[0]) == 0] > room).any()
-        for place in range(SETS)
+        for place in range(len(chosen))
     )
 
 
