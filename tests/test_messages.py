@@ -645,10 +645,16 @@ def test_what_newcomers_may_do_is_noted_on_errors_of_their_functions():
     assert told in notes_of(lambda: diag_jac(net)(points.double()))
     with pytest.raises(ShapeError, match=r"pass as many of each \(t\.expand\(N\)\), or grid=True"):
         apart(torch.tensor(0.5), torch.rand(3))
-    with pytest.raises(
-        AttributeError, match=r"no attribute 'square', which is no tensor: its entries are the tensor \.v"
-    ):
-        _ = sparse_jac(torch.sin)(points).square
+    jac: Any = sparse_jac(torch.sin)(points)
+    with pytest.raises(AttributeError, match=r"no attribute 'square'; it is no tensor: its entries are the tensor \.v"):
+        _ = jac.square
+    with pytest.raises(ArgumentTypeError, match=r"^a SparseJacobian has no items; it is no tensor: its entries are"):
+        _ = jac[0]
+    with pytest.raises(TypeError, match="not iterable"):
+        iter(jac)
+    assert torch.equal(jac @ points, jac.matvec(points))
+    with pytest.raises(TypeError, match="unsupported operand"):
+        _ = jac @ 2
 
 
 def test_what_newcomers_leave_out_or_add_is_told():

@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..errors import ArgumentError, ShapeError
+from ..errors import ArgumentError, ArgumentTypeError, ShapeError
 from .pattern import SparsityPattern
 
 if TYPE_CHECKING:
     import scipy.sparse  # type: ignore[import-untyped]
+
+
+NO_TENSOR = (
+    "is no tensor: its entries are the tensor .values, its matrices .to_dense(), .to_torch(n) or .to_scipy(n), its "
+    "products .matvec(v) and .rmatvec(u)"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +90,10 @@ class SparseJacobian:
         col, row = self.pattern.col.to(flat.device), self.pattern.row.to(flat.device)
         return self._added(self.values * flat[..., col], row, self.pattern.output_shape)
 
+    def __matmul__(self, v: torch.Tensor) -> torch.Tensor:
+        """The product of each sample, as :meth:`matvec`."""
+        return self.matvec(v) if isinstance(v, torch.Tensor) else NotImplemented
+
     def rmatvec(self, u: torch.Tensor) -> torch.Tensor:
         r"""The product :math:`J^T u` of each sample: ``u`` of shape ``(N, *O)`` or ``(N, rows)`` to ``(N, *I)``.
 
@@ -105,12 +115,13 @@ class SparseJacobian:
 
         def __getattr__(self, name: str) -> object:
             told = f"{type(self).__name__!r} object has no attribute {name!r}"
-            if name[0] != "_" and hasattr(torch.Tensor, name):
-                told += (
-                    ", which is no tensor: its entries are the tensor .values, its matrices .to_dense(), .to_torch(n) "
-                    "or .to_scipy(n), products .matvec(v) and .rmatvec(u)"
-                )
-            raise AttributeError(told)
+            of_tensors = name[0] != "_" and hasattr(torch.Tensor, name)
+            raise AttributeError(f"{told}; it {NO_TENSOR}" if of_tensors else told)
+
+        __iter__ = None  # else ``__getitem__`` would make it iterable
+
+        def __getitem__(self, place: object) -> object:
+            raise ArgumentTypeError(f"a SparseJacobian has no items; it {NO_TENSOR}")
 
     def _of(self, n: int | None) -> torch.Tensor:
         """The values of one sample."""
