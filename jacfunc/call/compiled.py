@@ -267,8 +267,10 @@ def _counted(request: Request) -> Iterator[None]:
     """Refuse code in which modules count their calls: what is eager puts that back after each of its evaluations."""
     roots = [*request.fingerprint.modules, *request.fingerprint.hidden]
     before = counts_of(each for root in roots for each in root.modules())
-    yield
-    changed = before.put_back()
+    try:
+        yield
+    finally:
+        changed = before.put_back()
     if changed:
         raise _CountsError(f"a module counts its calls in {changed!r}, as compiled code cannot undo")
 

@@ -6,12 +6,16 @@ an underscore is what a public function becomes on its way down; who follows a f
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
+from types import ModuleType
 from typing import Any
 
 import torch
+
+from .torch_private import c_nn
 
 _aten: Any = torch.ops.aten
 
@@ -47,3 +51,20 @@ def graphs_compiled() -> int:
     """How many graphs ``torch.compile`` has made in this process."""
     dynamo = sys.modules.get("torch._dynamo.utils")
     return 0 if dynamo is None else int(dynamo.counters["stats"]["unique_graphs"])
+
+
+@functools.cache
+def torch_with(instead: Callable[[Callable[..., Any]], Callable[..., Any]]) -> ModuleType:
+    """A module that has all of ``torch``, as it is when it is asked, but others in place of these functions.
+
+    Without it no convolution with padding, no resampling and no loss is traced: to objects that are no tensors Dynamo
+    hands over public functions alone, and their bodies call these.
+    """
+    own = {name: instead(function) for name, function in vars(c_nn).items() if callable(function)}
+    return _like(torch, _C=_like(torch._C, _nn=_like(c_nn, **own)))
+
+
+def _like(module: Any, **others: Any) -> ModuleType:
+    made = ModuleType(f"{__name__}.{module.__name__}")
+    made.__dict__.update({"__getattr__": functools.partial(getattr, module), **others})
+    return made

@@ -27,7 +27,7 @@ import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from operator import attrgetter, methodcaller
-from types import CodeType, ModuleType
+from types import CodeType
 from typing import Any, TypeVar
 
 import torch
@@ -248,23 +248,6 @@ c_nn: Any = torch._C._nn
 
 Where both are one object, as ``F.gelu`` is, the public name is used.
 """
-
-
-@functools.cache
-def torch_with(instead: Callable[[Callable[..., Any]], Callable[..., Any]]) -> ModuleType:
-    """A module that has all of ``torch``, as it is when it is asked, but others in place of these functions.
-
-    Without it no convolution with padding, no resampling and no loss is traced: to objects that are no tensors Dynamo
-    hands over public functions alone, and their bodies call these.
-    """
-    own = {name: instead(function) for name, function in vars(c_nn).items() if callable(function)}
-    return _like(torch, _C=_like(torch._C, _nn=_like(c_nn, **own)))
-
-
-def _like(module: Any, **others: Any) -> ModuleType:
-    made = ModuleType(f"{__name__}.{module.__name__}")
-    made.__dict__.update({"__getattr__": functools.partial(getattr, module), **others})
-    return made
 
 
 c_torch: Any = torch._VF

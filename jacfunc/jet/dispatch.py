@@ -18,7 +18,8 @@ import torch
 
 from ..core import caches
 from ..core.levels import compiling, inside_function
-from ..core.torch_private import IMPLEMENTED_IN, set_grad, torch_with
+from ..core.torch_operators import torch_with
+from ..core.torch_private import IMPLEMENTED_IN, set_grad
 from ..evaluation.corrections import TABLE
 from ..evaluation.program import KINDS, Kind
 from .blockwise import blockwise

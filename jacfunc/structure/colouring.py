@@ -15,11 +15,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 
 from .arrays import Array, different, different_pairs, each_of, starts_of_runs
-from .pattern import SparsityPattern
 
 SMALL = 20_000
 """Up to so many entries columns are coloured one after the other, which takes Python's time for each."""
@@ -33,12 +33,28 @@ WIDER = 4
 """So many more colours than the fullest row has entries are tried before others are looked for."""
 
 
-def by_columns(pattern: SparsityPattern) -> Array:
+class Entries(Protocol):
+    """What is known of a pattern here: the row and the column of each entry, in order, and of how many there are."""
+
+    @property
+    def arrays(self) -> tuple[Array, Array]:
+        """Row and column of each entry."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many rows and columns there are."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of a sample of the input, of as many elements as there are columns."""
+
+
+def by_columns(pattern: Entries) -> Array:
     """A colour for each column, such that no two columns of a row have the same."""
     return _fewest(_Conflicts(*pattern.arrays, pattern.shape, diagonal=False), pattern.input_shape)
 
 
-def for_diagonal(pattern: SparsityPattern) -> Array:
+def for_diagonal(pattern: Entries) -> Array:
     """A colour for each column of a square pattern, such that in row ``j`` no other column has that of column ``j``."""
     return _fewest(_Conflicts(*pattern.arrays, pattern.shape, diagonal=True), pattern.input_shape)
 

@@ -14,6 +14,8 @@ import torch
 from ..core.reasons import a_type
 from ..errors import ArgumentTypeError, ShapeError
 from .arrays import Array, different_pairs
+from .colouring import by_columns
+from .symmetric import by_symmetry
 
 if TYPE_CHECKING:
     import scipy.sparse  # type: ignore[import-untyped]
@@ -171,9 +173,6 @@ class SparsityPattern:
         No two columns of a colour share a row; or, where the Jacobian is symmetric, each entry ``(i, j)`` or its mirror
         image is the only one of its colour in its row.  The number of colours is that of the passes by columns.
         """
-        from .colouring import by_columns
-        from .symmetric import by_symmetry
-
         return torch.from_numpy((by_symmetry if self.symmetric else by_columns)(self))
 
     def plot(self, ax: Any = None) -> Any:

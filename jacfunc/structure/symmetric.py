@@ -11,11 +11,12 @@ fit, for small patterns (A. H. Gebremedhin, F. Manne and A. Pothen, What Color I
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from .arrays import Array
-from .colouring import by_columns, number_of
-from .pattern import SparsityPattern
+from .colouring import Entries, by_columns, number_of
 
 PATHS = 300_000
 """Up to so many paths of three first fit looks at, which takes Python's time for each."""
@@ -23,7 +24,15 @@ DROPS = 12
 """So many numbers of columns that get a colour each are tried."""
 
 
-def by_symmetry(pattern: SparsityPattern) -> Array:
+class _Rest(NamedTuple):
+    """Some entries of a pattern."""
+
+    arrays: tuple[Array, Array]
+    shape: tuple[int, int]
+    input_shape: tuple[int, ...]
+
+
+def by_symmetry(pattern: Entries) -> Array:
     """A colour for each column, such that each entry is alone in one of its two places."""
     found = [_hubs_apart(pattern)]
     neighbours = _neighbours(pattern)
@@ -34,7 +43,7 @@ def by_symmetry(pattern: SparsityPattern) -> Array:
     return min(found, key=number_of)
 
 
-def places_by_symmetry(pattern: SparsityPattern, colours: Array) -> Array:
+def places_by_symmetry(pattern: Entries, colours: Array) -> Array:
     """Where each entry is alone: ``colour * rows + row``."""
     rows, columns = pattern.arrays
     size = pattern.shape[0]
@@ -46,7 +55,7 @@ def places_by_symmetry(pattern: SparsityPattern, colours: Array) -> Array:
 # -------------------------------------------------------------------- a colour each for what meets with most
 
 
-def _hubs_apart(pattern: SparsityPattern) -> Array:
+def _hubs_apart(pattern: Entries) -> Array:
     """The fullest columns by themselves, and the rest as if they were not there."""
     rows, columns = pattern.arrays
     degrees = np.bincount(columns, minlength=pattern.shape[1])
@@ -56,9 +65,7 @@ def _hubs_apart(pattern: SparsityPattern) -> Array:
     if not len(hubs):
         return by_columns(pattern)
     rest = _without(pattern, hubs)
-    colours = by_columns(
-        SparsityPattern.of_entries(rows[rest], columns[rest], pattern.output_shape, pattern.input_shape)
-    )
+    colours = by_columns(_Rest((rows[rest], columns[rest]), pattern.shape, pattern.input_shape))
     others = np.ones(len(colours), bool)
     others[hubs] = False
     used, numbered = np.unique(colours[others], return_inverse=True)
@@ -74,7 +81,7 @@ def _counts(degrees: Array) -> list[int]:
     return [0, *(largest[drops[largest] > 0] + 1).tolist()]
 
 
-def _without(pattern: SparsityPattern, hubs: Array) -> Array:
+def _without(pattern: Entries, hubs: Array) -> Array:
     """Which entries are in none of their rows and columns."""
     kept = np.ones(pattern.shape[1], bool)
     kept[hubs] = False
@@ -83,7 +90,7 @@ def _without(pattern: SparsityPattern, hubs: Array) -> Array:
     return found
 
 
-def _fullest_without(pattern: SparsityPattern, hubs: Array) -> int:
+def _fullest_without(pattern: Entries, hubs: Array) -> int:
     """How many entries the fullest row has beside those."""
     rows = pattern.arrays[0][_without(pattern, hubs)]
     return int(np.bincount(rows, minlength=1).max())
@@ -92,7 +99,7 @@ def _fullest_without(pattern: SparsityPattern, hubs: Array) -> int:
 # -------------------------------------------------------------------- first fit
 
 
-def _neighbours(pattern: SparsityPattern) -> list[Array]:
+def _neighbours(pattern: Entries) -> list[Array]:
     """The columns that each has an entry with, without itself."""
     rows, columns = pattern.arrays
     apart = rows != columns

@@ -93,3 +93,12 @@ def test_every_name_is_tried_here_and_says_what_it_is_for():
     for node, after in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.AnnAssign) and node.target.id[0] != "_":
             assert isinstance(after, ast.Expr), node.target.id
+
+
+def test_a_torch_whose_c_functions_are_others_is_torch_in_all_else(monkeypatch):
+    other = private.torch_with(lambda function: lambda *args: (function, args))
+    assert other.sin is torch.sin and other.float32 is torch.float32 and other._C.Tag is torch._C.Tag
+    assert other._C._nn.pad(1, 2) == (private.c_nn.pad, (1, 2))
+    monkeypatch.setattr(torch, "later", 3, raising=False)
+    assert other.later == 3
+    assert torch._C._nn is private.c_nn

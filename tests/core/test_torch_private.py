@@ -981,12 +981,3 @@ def test_every_name_in_the_room_says_what_it_is_for():
             assert isinstance(after, ast.Expr), public
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not is_private(node.name):
             assert ast.get_docstring(node), node.name
-
-
-def test_a_torch_whose_c_functions_are_others_is_torch_in_all_else(monkeypatch):
-    other = private.torch_with(lambda function: lambda *args: (function, args))
-    assert other.sin is torch.sin and other.float32 is torch.float32 and other._C.Tag is torch._C.Tag
-    assert other._C._nn.pad(1, 2) == (private.c_nn.pad, (1, 2))
-    monkeypatch.setattr(torch, "later", 3, raising=False)
-    assert other.later == 3
-    assert torch._C._nn is private.c_nn
