@@ -27,12 +27,13 @@ from ..core.unasked import unasked
 from ..errors import ArgumentError, ShapeError, UnsupportedOperationError
 from ..evaluation.rng import RandomState
 from ..options import Options
-from ..structure.compressed import AlongColumns, Passes, along
+from ..structure.compressed import Passes
 from ..structure.detect import Found, refuse_several
 from ..structure.jacobian import SparseJacobian
 from ..structure.pattern import SparsityPattern
 from .gradients import found_pattern
 from .kinds import Kind, OfGradient, Pair, Whole
+from .probed import ROUNDING, along_columns
 from .segments import segmented
 from .states import State
 from .transform import Result_co, Transform
@@ -44,8 +45,6 @@ STATES = 16
 """So many states are remembered of one pattern."""
 WIDER = 2
 """A pattern of several states has at most so many times the entries of the last one; else it begins anew."""
-ROUNDING = 1000.0
-"""So many units of the last digit of the largest number count as rounding in all others."""
 KEPT = 8
 """So many transforms inside are kept."""
 
@@ -257,18 +256,13 @@ class Compressed(Transform[Result_co]):
         return True
 
     def _agrees(self, request: Request, known: Known, result: Any, draw: int | None) -> bool:
-        passes, x = known.passes, request.leaves[0].detach()
+        kind, passes, x = self.kind, known.passes, request.leaves[0].detach()
         generator = torch.Generator().manual_seed(known.calls)
         weights = torch.rand(passes.pattern.shape[1], generator=generator, dtype=torch.float64).to(x) + 0.5
-        seeds = self.kind.other_seeds(passes)
-        options = replace(along(self.options.eager.whole), method="auto", return_value=False)
-        function = AlongColumns(self.transformed, self.options.numbers[0], seeds)
-        args = (*request.args, x.new_zeros(*request.batch, len(seeds)))
-        kwargs = {**request.kwargs, "weights": self.kind.other_weights(weights, draw)}
+        quantity, seeds, by = kind.other_quantity(passes), kind.other_seeds(passes), kind.other_weights(weights, draw)
         with torch.no_grad():
-            found = Transform(function, self.kind.other_quantity(passes), options)(*args, **kwargs)
-            other = found[0] if options.has_aux else found
-            return _agree(*self.kind.compared(request, passes, weights, result, other), known.found.coarsest)
+            other = along_columns(self.transformed, request, self.options, quantity, seeds, weights=by)
+            return _agree(*kind.compared(request, passes, weights, result, other), known.found.coarsest)
 
     def _cut(self, request: Request) -> Options:
         """The options, where the one argument there is beside parameters is cut into blocks of samples."""

@@ -15,6 +15,7 @@ from ..core.keywords_only import keywords_only
 from ..core.reasons import name_of
 from ..keywords import Keywords, Method
 from ..options import Options
+from ..structure.compressed import TimesOutput
 from ..structure.detect import refuse_several
 from .calculus import directional
 from .calling import Uncalled
@@ -25,24 +26,6 @@ if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator  # type: ignore[import-untyped]
 
 Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class _TimesOutput:
-    r"""The product :math:`u_n \cdot f(x)_n` of each sample, whose gradient is :math:`J_n^T u_n`."""
-
-    transformed: Callable[..., Any]
-    batch_dims: int
-    has_aux: bool
-
-    def __call__(self, *args: Any, times: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        output = self.transformed(*args, **kwargs)
-        output = output[0] if self.has_aux else output
-        product: torch.Tensor = output.reshape(*output.shape[: self.batch_dims], -1) * times
-        return product.sum(-1)
-
-    def _fingerprint(self) -> tuple[object, ...]:
-        return ("times", self.transformed, self.batch_dims, self.has_aux)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +74,7 @@ class OperatorOf(Uncalled):
     def _transposed_times(self, request: Request, u: Array, rows: int) -> Array:
         options, x = self.options, request.leaves[0]
         times = _as_tensor(u, x).reshape(*request.batch, rows // max(math.prod(request.batch), 1))
-        product = _TimesOutput(self.transformed, options.batch_dims, options.has_aux)
+        product = TimesOutput(self.transformed, options.batch_dims, options.has_aux)
         inner = Transform(product, BATCH_JAC, replace(options, has_aux=False))
         with torch.no_grad():
             return _as_array(inner(*request.args, times=times, **request.kwargs))

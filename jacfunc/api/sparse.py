@@ -13,12 +13,13 @@ from ..core.unasked import unasked
 from ..errors import ArgumentError
 from ..keywords import Alone, Aux, Both, Keywords, Value
 from ..options import Options
+from ..structure.compressed import TimesOutput
 from ..structure.jacobian import SparseJacobian
 from ..structure.pattern import SparsityPattern
 from .calling import Uncalled
 from .compressed import SparsityLike, compressed
 from .kinds import Whole
-from .probed import SumOfOutputs, probed_pattern
+from .probed import probed_pattern
 from .transform import Transform, X, Y, transform_of, with_signature
 from .transforms import BATCH_JAC
 
@@ -39,7 +40,9 @@ class PatternOf(Uncalled):
             return probed_pattern(self.transformed, request, self._gradient() if self.order == 2 else None)
 
     def _gradient(self) -> Transform:
-        return Transform(SumOfOutputs(self.transformed, self.options), BATCH_JAC, replace(self.options, check=False))
+        """That of the sum of all outputs."""
+        summed = TimesOutput(self.transformed, self.options.batch_dims, self.options.has_aux)
+        return Transform(summed, BATCH_JAC, replace(self.options, has_aux=False, check=False))
 
     def _results(self) -> tuple[str, ...]:
         return tuple([name for name in dir(SparsityPattern) if name[0] != "_"])

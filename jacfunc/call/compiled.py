@@ -265,8 +265,7 @@ def _kept(request: Request) -> Iterator[Callable[[], bool]]:
 @contextmanager
 def _counted(request: Request) -> Iterator[None]:
     """Refuse code in which modules count their calls: what is eager puts that back after each of its evaluations."""
-    roots = [*request.fingerprint.modules, *request.fingerprint.hidden]
-    before = counts_of(each for root in roots for each in root.modules())
+    before = counts_of(request.fingerprint.tree())
     try:
         yield
     finally:

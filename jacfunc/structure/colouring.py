@@ -51,12 +51,12 @@ class Entries(Protocol):
 
 def by_columns(pattern: Entries) -> Array:
     """A colour for each column, such that no two columns of a row have the same."""
-    return _fewest(_Conflicts(*pattern.arrays, pattern.shape, diagonal=False), pattern.input_shape)
+    return _fewest(Conflicts(*pattern.arrays, pattern.shape, diagonal=False), pattern.input_shape)
 
 
 def for_diagonal(pattern: Entries) -> Array:
     """A colour for each column of a square pattern, such that in row ``j`` no other column has that of column ``j``."""
-    return _fewest(_Conflicts(*pattern.arrays, pattern.shape, diagonal=True), pattern.input_shape)
+    return _fewest(Conflicts(*pattern.arrays, pattern.shape, diagonal=True), pattern.input_shape)
 
 
 def number_of(colours: Array) -> int:
@@ -64,7 +64,7 @@ def number_of(colours: Array) -> int:
     return int(colours.max()) + 1 if len(colours) else 0
 
 
-class _Conflicts:
+class Conflicts:
     """The entries of a pattern, and which columns may not share a colour."""
 
     def __init__(self, rows: Array, columns: Array, shape: tuple[int, int], diagonal: bool) -> None:
@@ -95,7 +95,7 @@ class _Conflicts:
         return int(np.count_nonzero(seen)) == len(places)
 
 
-def _fewest(conflicts: _Conflicts, shape: tuple[int, ...]) -> Array:
+def _fewest(conflicts: Conflicts, shape: tuple[int, ...]) -> Array:
     """The colouring with the fewest colours of those that are found."""
     if not len(conflicts.rows):
         return np.zeros(conflicts.shape[1], np.int64)
@@ -118,7 +118,7 @@ def _fewest(conflicts: _Conflicts, shape: tuple[int, ...]) -> Array:
 # -------------------------------------------------------------------- colours that repeat along axes
 
 
-def _repeating(conflicts: _Conflicts, shape: tuple[int, ...], counts: range) -> Array | None:
+def _repeating(conflicts: Conflicts, shape: tuple[int, ...], counts: range) -> Array | None:
     """Colours by a linear function of the place, modulo their number; None if none of those tried is allowed."""
     axes = [size for size in shape if size > 1] or [1]
     places = np.indices(axes).reshape(len(axes), -1)
@@ -130,7 +130,7 @@ def _repeating(conflicts: _Conflicts, shape: tuple[int, ...], counts: range) -> 
     return None
 
 
-def _by_reach(conflicts: _Conflicts, shape: tuple[int, ...], most: int) -> Array | None:
+def _by_reach(conflicts: Conflicts, shape: tuple[int, ...], most: int) -> Array | None:
     """Colours by the place in a box as large as the reach of a row along each axis, if they are not too many.
 
     As a convolution of ``C`` channels and windows of ``r`` by ``r`` has boxes of ``C r r`` columns.
@@ -154,29 +154,32 @@ def _lattices(counts: range, axes: list[int]) -> Iterator[tuple[int, tuple[int, 
             yield count, (*factors, 1)
 
 
-def _some_rows(conflicts: _Conflicts) -> _Conflicts:
+def _some_rows(conflicts: Conflicts) -> Conflicts:
     """A few hundred of the rows, which tell most colourings apart from those that are allowed."""
     if conflicts.diagonal or conflicts.shape[0] <= 512:
         return conflicts
     chosen = np.zeros(conflicts.shape[0], bool)
     chosen[np.random.default_rng(0).integers(0, conflicts.shape[0], 256)] = True
     kept = chosen[conflicts.rows]
-    return _Conflicts(conflicts.rows[kept], conflicts.columns[kept], conflicts.shape, diagonal=False)
+    return Conflicts(conflicts.rows[kept], conflicts.columns[kept], conflicts.shape, diagonal=False)
 
 
 # -------------------------------------------------------------------- first fit
 
 
-def _in_turn(conflicts: _Conflicts) -> Array:
-    """First fit, columns one after the other: as they are, and those with the most conflicts first."""
-    neighbours = _neighbours(conflicts)
-    width = conflicts.shape[1]
+def _in_turn(conflicts: Conflicts) -> Array:
+    """First fit, columns one after the other, in two orders."""
+    neighbours = neighbours_of(conflicts)
     degrees = np.array([len(each) for each in neighbours])
-    orders = (np.arange(width), np.argsort(-degrees, kind="stable"))
-    return min((_first_fit(neighbours, order) for order in orders), key=number_of)
+    return min((_first_fit(neighbours, order) for order in orders_by(degrees)), key=number_of)
 
 
-def _neighbours(conflicts: _Conflicts) -> list[Array]:
+def orders_by(degrees: Array) -> tuple[Array, Array]:
+    """Columns as they are, and those with the most conflicts first."""
+    return np.arange(len(degrees)), np.argsort(-degrees, kind="stable")
+
+
+def neighbours_of(conflicts: Conflicts) -> list[Array]:
     """The columns that each conflicts with."""
     rows, columns, width = conflicts.rows, conflicts.columns, conflicts.shape[1]
     if conflicts.diagonal:
@@ -200,7 +203,7 @@ def _first_fit(neighbours: list[Array], order: Array) -> Array:
     return colours
 
 
-def _at_once(conflicts: _Conflicts) -> Array:
+def _at_once(conflicts: Conflicts) -> Array:
     """First fit of all columns that come before those that they conflict with, until none is left."""
     width = conflicts.shape[1]
     groups, columns, count = _cliques(conflicts)
@@ -231,7 +234,7 @@ def _at_once(conflicts: _Conflicts) -> Array:
     return colours
 
 
-def _cliques(conflicts: _Conflicts) -> tuple[Array, Array, int]:
+def _cliques(conflicts: Conflicts) -> tuple[Array, Array, int]:
     """Groups of columns that all conflict with each other, as a group and a column for each member: rows, or pairs."""
     if not conflicts.diagonal:
         return conflicts.rows, conflicts.columns, conflicts.shape[0]

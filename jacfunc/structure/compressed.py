@@ -117,6 +117,34 @@ class OfRows:
         return ("rows", self.transformed, self.batch_dims, self.has_aux, self.keeps_value)
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class TimesOutput:
+    r"""The product :math:`u_n \cdot f(x)_n` of each sample, whose gradient is :math:`J_n^T u_n`; the sum for no ``u``.
+
+    Attributes:
+        transformed: the function ``f``.
+        batch_dims: how many sample axes an output has.
+        has_aux: whether ``f`` returns an aux as well, which is left out.
+    """
+
+    transformed: Callable[..., Any]
+    batch_dims: int
+    has_aux: bool
+
+    def __call__(self, *args: Any, times: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
+        """The product of the outputs with ``times``, ``(*batch, outputs)``."""
+        output = self.transformed(*args, **kwargs)
+        output = output[0] if self.has_aux else output
+        flat: torch.Tensor = output.reshape((*output.shape[: self.batch_dims], -1))
+        return (flat if times is None else flat * times).sum(-1)
+
+    def __repr__(self) -> str:
+        return name_of(self.transformed)
+
+    def _fingerprint(self) -> tuple[object, ...]:
+        return ("times", self.transformed, self.batch_dims, self.has_aux)
+
+
 @dataclass(frozen=True, eq=False)
 class Passes:
     """How the entries that are wanted of a pattern are computed.

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .arrays import Array
-from .colouring import Entries, by_columns, number_of
+from .colouring import Conflicts, Entries, by_columns, neighbours_of, number_of, orders_by
 
 PATHS = 300_000
 """Up to so many paths of three first fit looks at, which takes Python's time for each."""
@@ -35,11 +35,11 @@ class _Rest(NamedTuple):
 def by_symmetry(pattern: Entries) -> Array:
     """A colour for each column, such that each entry is alone in one of its two places."""
     found = [_hubs_apart(pattern)]
-    neighbours = _neighbours(pattern)
-    degrees = np.array([len(each) for each in neighbours])
+    conflicts = Conflicts(*pattern.arrays, pattern.shape, diagonal=True)
+    degrees = np.bincount(conflicts.rows, minlength=pattern.shape[1])
     if int((degrees**2).sum()) <= PATHS:
-        orders = (np.arange(len(degrees)), np.argsort(-degrees, kind="stable"))
-        found += [_first_fit(neighbours, order) for order in orders]
+        neighbours = neighbours_of(conflicts)
+        found += [_first_fit(neighbours, order) for order in orders_by(degrees)]
     return min(found, key=number_of)
 
 
@@ -97,14 +97,6 @@ def _fullest_without(pattern: Entries, hubs: Array) -> int:
 
 
 # -------------------------------------------------------------------- first fit
-
-
-def _neighbours(pattern: Entries) -> list[Array]:
-    """The columns that each has an entry with, without itself."""
-    rows, columns = pattern.arrays
-    apart = rows != columns
-    starts = np.searchsorted(rows[apart], np.arange(1, pattern.shape[0]))
-    return np.split(columns[apart], starts)
 
 
 def _first_fit(neighbours: list[Array], order: Array) -> Array:

@@ -91,9 +91,8 @@ def _of_different(track: Tracker, rows: _Factor, columns: _Factor) -> Numbers:
     if batch == 1:
         (some, of_row), (few, of_column) = _different(rows.keys(2)), _different(columns.keys(2))
         if len(some) < n or len(few) < m:
-            return _of_different(track, rows.at(slice(None), some), columns.at(slice(None), few))[:, of_row][
-                :, :, of_column
-            ]
+            found = _of_different(track, rows.at(slice(None), some), columns.at(slice(None), few))
+            return found[:, of_row][:, :, of_column]
     track.dense.setdefault("a large matrix product with zeros", None)
     return _whole(track, rows, columns)
 
