@@ -2,9 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+from . import estimate
 from .api.calculus import Directional, biharmonic, curl, directional
 from .api.derivatives import Derivatives
 from .api.hessian import hessian
+from .api.independent import check_independent
 from .api.laplacian import laplacian
 from .api.named import Partials
 from .api.operators import linear_operator
@@ -12,7 +14,7 @@ from .api.partials import partials
 from .api.residual import Residual, residual
 from .api.sparse import sparse_jac, sparsity
 from .api.transform import Transform
-from .api.transforms import batch_jac, check_independent, diag_jac, divergence, hess_diag
+from .api.transforms import batch_jac, diag_jac, divergence, hess_diag
 from .core.caches import clear_caches
 from .errors import (
     ArgumentError,
@@ -71,6 +73,7 @@ __all__ = [
     "diag_jac",
     "directional",
     "divergence",
+    "estimate",
     "explain",
     "hess_diag",
     "hessian",

@@ -94,6 +94,18 @@ class _Sparsity(TypedDict, total=False):
     """A pattern of the Jacobian, or ``"auto"`` for it to be found: few passes for a Jacobian that is mostly zero."""
 
 
+class _Coordinates(TypedDict, total=False):
+    coordinates: torch.Tensor | None
+    """The coordinates to differentiate by, ``(k,)``."""
+
+
+class _Drawn(TypedDict, total=False):
+    coordinates: torch.Tensor | int | None
+    """The coordinates of which the sum is estimated, ``(k,)``, or how many are to be drawn."""
+    generator: torch.Generator | None
+    """What they are drawn by, if a number of them was given."""
+
+
 class _Names(TypedDict, total=False):
     inputs: Required[str]
     """A name for each coordinate, as in ``"t x"``."""
@@ -153,26 +165,49 @@ class RowsKeywords(Keywords, _Segments):
     """Whichever of them."""
 
 
-# -------------------------------------------------------------------- of those that take a sparsity pattern as well
+# -------------------------------------------------------------------- of those that take a pattern or coordinates too
 
 
-class SparseAlone(RowsAlone, _Sparsity):
+class SparseAlone(RowsAlone, _Sparsity, _Coordinates):
     """For the derivative alone."""
 
 
-class SparseValue(RowsValue, _Sparsity):
+class SparseValue(RowsValue, _Sparsity, _Coordinates):
     """For ``(derivative, value)``."""
 
 
-class SparseAux(RowsAux, _Sparsity):
+class SparseAux(RowsAux, _Sparsity, _Coordinates):
     """For ``(derivative, aux)``."""
 
 
-class SparseBoth(RowsBoth, _Sparsity):
+class SparseBoth(RowsBoth, _Sparsity, _Coordinates):
     """For ``(derivative, value, aux)``."""
 
 
-class SparseKeywords(RowsKeywords, _Sparsity):
+class SparseKeywords(RowsKeywords, _Sparsity, _Coordinates):
+    """Whichever of them."""
+
+
+# -------------------------------------------------------------------- of those that are sums over coordinates
+
+
+class SumAlone(RowsAlone, _Sparsity, _Drawn):
+    """For the derivative alone."""
+
+
+class SumValue(RowsValue, _Sparsity, _Drawn):
+    """For ``(derivative, value)``."""
+
+
+class SumAux(RowsAux, _Sparsity, _Drawn):
+    """For ``(derivative, aux)``."""
+
+
+class SumBoth(RowsBoth, _Sparsity, _Drawn):
+    """For ``(derivative, value, aux)``."""
+
+
+class SumKeywords(RowsKeywords, _Sparsity, _Drawn):
     """Whichever of them."""
 
 

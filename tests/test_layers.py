@@ -11,7 +11,7 @@ import pytest
 import jacfunc
 
 ROOT = Path(jacfunc.__file__).parent
-FOLDERS = ("core", "evaluation", "jet", "modules", "routes", "call", "structure", "api", "nn", "training")
+FOLDERS = ("core", "evaluation", "jet", "modules", "routes", "call", "structure", "api", "nn", "training", "estimate")
 """From the bottom to the top; each has a sentence in its ``__init__.py``."""
 BELOW = ("errors", "keywords", "options")
 """Modules beside the folders that all of them may import; whatever else is there is above them."""

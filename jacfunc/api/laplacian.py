@@ -27,15 +27,16 @@ from ..keywords import (
     RowsBoth,
     RowsSeveral,
     RowsValue,
-    SparseAlone,
-    SparseAux,
-    SparseBoth,
-    SparseKeywords,
-    SparseValue,
+    SumAlone,
+    SumAux,
+    SumBoth,
+    SumKeywords,
+    SumValue,
 )
 from ..options import check_flag
 from ..routes.collect import Laplacian
 from .compressed import SparsityLike, either
+from .coordinates import CoordinatesLike, by_coordinates
 from .kinds import SecondSum
 from .results import gradients, per_argument, sizes, summed_by_argument
 from .transform import Network, Transform, X, Y, transform_of, with_signature
@@ -95,32 +96,30 @@ WITH_GRADIENT = Quantity("laplacian", 2, PartialsOf(_derivatives), _with_gradien
 
 
 @overload
-def laplacian(
-    f: Network, *, return_gradient: Literal[False] = False, **keywords: Unpack[SparseAlone]
-) -> Transform[Y]: ...
+def laplacian(f: Network, *, return_gradient: Literal[False] = False, **keywords: Unpack[SumAlone]) -> Transform[Y]: ...
 @overload
 def laplacian(
-    f: Network, *, return_gradient: Literal[False] = False, **keywords: Unpack[SparseValue]
+    f: Network, *, return_gradient: Literal[False] = False, **keywords: Unpack[SumValue]
 ) -> Transform[tuple[Y, Y]]: ...
 @overload
 def laplacian(
-    f: Callable[[Tensor], Y], *, return_gradient: Literal[False] = False, **keywords: Unpack[SparseAlone]
+    f: Callable[[Tensor], Y], *, return_gradient: Literal[False] = False, **keywords: Unpack[SumAlone]
 ) -> Transform[Y]: ...
 @overload
 def laplacian(
-    f: Callable[..., Y], *, return_gradient: Literal[False] = False, **keywords: Unpack[SparseAlone]
+    f: Callable[..., Y], *, return_gradient: Literal[False] = False, **keywords: Unpack[SumAlone]
 ) -> Transform[Y]: ...
 @overload
 def laplacian(
-    f: Callable[..., Y], *, return_gradient: Literal[False] = False, **keywords: Unpack[SparseValue]
+    f: Callable[..., Y], *, return_gradient: Literal[False] = False, **keywords: Unpack[SumValue]
 ) -> Transform[tuple[Y, Y]]: ...
 @overload
 def laplacian(
-    f: Callable[..., tuple[Y, X]], *, return_gradient: Literal[False] = False, **keywords: Unpack[SparseAux]
+    f: Callable[..., tuple[Y, X]], *, return_gradient: Literal[False] = False, **keywords: Unpack[SumAux]
 ) -> Transform[tuple[Y, X]]: ...
 @overload
 def laplacian(
-    f: Callable[..., tuple[Y, X]], *, return_gradient: Literal[False] = False, **keywords: Unpack[SparseBoth]
+    f: Callable[..., tuple[Y, X]], *, return_gradient: Literal[False] = False, **keywords: Unpack[SumBoth]
 ) -> Transform[tuple[Y, Y, X]]: ...
 @overload
 def laplacian(
@@ -152,7 +151,7 @@ def laplacian(
 ) -> Transform[tuple[Y, Y, Y, X]]: ...
 @overload
 def laplacian(
-    f: Callable[..., Any], *, return_gradient: bool = False, **keywords: Unpack[SparseKeywords]
+    f: Callable[..., Any], *, return_gradient: bool = False, **keywords: Unpack[SumKeywords]
 ) -> Transform[Any]: ...
 @with_signature
 def laplacian(
@@ -161,6 +160,8 @@ def laplacian(
     return_gradient: bool = False,
     segments: torch.Tensor | None = None,
     sparsity: SparsityLike | None = None,
+    coordinates: CoordinatesLike | None = None,
+    generator: torch.Generator | None = None,
     **keywords: Unpack[Keywords],
 ) -> Transform[Any]:
     r"""The Laplacian of every output, ``(N, *O)``: its second derivatives, summed over the whole input.
@@ -175,6 +176,10 @@ def laplacian(
             segment.
         sparsity: for a Hessian that is mostly zero: ``"auto"`` for its pattern to be found, or the pattern, as for
             :func:`sparse_jac`, of the Hessian of the sum of all outputs; then without ``return_gradient``.
+        coordinates: estimate the sum by that of ``k`` of its ``d`` terms, times ``d / k``: which ones, ``(k,)``, or how
+            many, to be drawn anew at each call, without replacement.  Over these draws the result is unbiased.  A
+            first linear layer then costs ``k`` columns of its weight, however many coordinates there are.
+        generator: what they are drawn by; torch's own if None.
         **keywords: those of :func:`diag_jac`.
 
     Returns:
@@ -185,7 +190,7 @@ def laplacian(
 
     Raises:
         ArgumentTypeError: ``return_gradient`` is no bool.
-        ArgumentError: both ``return_gradient`` and ``sparsity``.
+        ArgumentError: ``return_gradient`` with ``sparsity`` or ``coordinates``, or a coordinate that is not there.
         JacfuncError: as :func:`diag_jac`, but that no shapes are refused.
 
     Example:
@@ -201,4 +206,4 @@ def laplacian(
     if return_gradient and sparsity is not None:
         raise ArgumentError("sparsity= with return_gradient=True; ask for the gradient by a diag_jac of its own")
     transform = transform_of(WITH_GRADIENT if return_gradient else ALONE, f, keywords)
-    return either(transform, segments, sparsity, SecondSum(ALONE))
+    return by_coordinates(either(transform, segments, sparsity, SecondSum(ALONE)), coordinates, generator, sums=True)

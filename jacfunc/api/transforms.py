@@ -6,7 +6,7 @@ What all transforms are is in ``transform.py``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack, overload
 
@@ -14,11 +14,8 @@ import torch
 from torch import Tensor
 
 from ..call.evaluator import Outputs
-from ..call.independence import probe_now
 from ..call.quantity import Axes, EntriesOf, Quantity, Wanted
-from ..call.request import as_function, requested
 from ..call.shapes import refuse_unequal_trees, refuse_without_diagonal
-from ..core.keywords_only import keywords_only
 from ..jet.layout import first_order
 from ..jet.network import ONE_HOT, Pick
 from ..jet.stacked import Picked
@@ -30,14 +27,17 @@ from ..keywords import (
     SparseBoth,
     SparseKeywords,
     SparseValue,
+    SumAlone,
+    SumAux,
+    SumBoth,
+    SumKeywords,
+    SumValue,
 )
-from ..options import Options
 from ..routes.collect import Block, Diagonal, HessianDiagonal
 from .compressed import SparsityLike, either
+from .coordinates import CoordinatesLike, by_coordinates
 from .kinds import OfGradient, OnDiagonal, Whole
-from .places import in_front
 from .results import by_pair, trace
-from .segments import segmented
 from .transform import Network, Transform, X, Y, transform_of, with_signature
 
 
@@ -97,6 +97,7 @@ def diag_jac(
     *,
     segments: torch.Tensor | None = None,
     sparsity: SparsityLike | None = None,
+    coordinates: torch.Tensor | None = None,
     **keywords: Unpack[Keywords],
 ) -> Transform[Any]:
     r"""The diagonal of each sample's Jacobian, without the Jacobian.
@@ -123,6 +124,7 @@ def diag_jac(
         sparsity: for a Jacobian that is mostly zero, of one tensor by another of its shape: ``"auto"`` for its pattern
             to be found, or the pattern, as for :func:`sparse_jac`.  The number of passes is then that of the colours:
             2 for a stencil in the plane, whatever its size.
+        coordinates: the numbers of the elements of ``x`` to differentiate by, ``(k,)``; the result is ``(N, k)``.
         **keywords: what all transforms share, of which :class:`jacfunc.options.Options` says more:
 
             - ``argnums=-1``: which positional arguments to differentiate by; the last one by default.
@@ -163,7 +165,8 @@ def diag_jac(
                 [6., 8.]])
     """
     quantity = DIAG_JAC if segments is None else DIAG_JAC_OF_ROWS
-    return either(transform_of(quantity, f, keywords), segments, sparsity, OnDiagonal())
+    transform = either(transform_of(quantity, f, keywords), segments, sparsity, OnDiagonal())
+    return by_coordinates(transform, coordinates, picks=True)
 
 
 @overload
@@ -190,6 +193,7 @@ def batch_jac(
     *,
     segments: torch.Tensor | None = None,
     sparsity: SparsityLike | None = None,
+    coordinates: torch.Tensor | None = None,
     **keywords: Unpack[Keywords],
 ) -> Transform[Any]:
     r"""The Jacobian of each sample, ``(N, *O, *I)``, without the zeros between samples.
@@ -203,6 +207,7 @@ def batch_jac(
             outputs of each row ``(R, *O, M, *I)``, by the rows of its segment in their order and zeros up to ``M``, as
             many as the longest has (at least 2).
         sparsity: as for :func:`diag_jac`; the result is dense.
+        coordinates: the numbers of the elements of ``x`` to differentiate by, ``(k,)``; the result is ``(N, *O, k)``.
         **keywords: those of :func:`diag_jac`.
 
     Returns:
@@ -219,27 +224,30 @@ def batch_jac(
         tensor([[[2., 1.],
                  [1., 0.]]])
     """
-    return either(transform_of(BATCH_JAC, f, keywords), segments, sparsity, Whole(BATCH_JAC, dense=True))
+    transform = either(transform_of(BATCH_JAC, f, keywords), segments, sparsity, Whole(BATCH_JAC, dense=True))
+    return by_coordinates(transform, coordinates)
 
 
 @overload
-def divergence(f: Callable[[Tensor], Any], **keywords: Unpack[SparseAlone]) -> Transform[Tensor]: ...
+def divergence(f: Callable[[Tensor], Any], **keywords: Unpack[SumAlone]) -> Transform[Tensor]: ...
 @overload
-def divergence(f: Callable[..., Any], **keywords: Unpack[SparseAlone]) -> Transform[Tensor]: ...
+def divergence(f: Callable[..., Any], **keywords: Unpack[SumAlone]) -> Transform[Tensor]: ...
 @overload
-def divergence(f: Callable[..., Y], **keywords: Unpack[SparseValue]) -> Transform[tuple[Tensor, Y]]: ...
+def divergence(f: Callable[..., Y], **keywords: Unpack[SumValue]) -> Transform[tuple[Tensor, Y]]: ...
 @overload
-def divergence(f: Callable[..., tuple[Any, X]], **keywords: Unpack[SparseAux]) -> Transform[tuple[Tensor, X]]: ...
+def divergence(f: Callable[..., tuple[Any, X]], **keywords: Unpack[SumAux]) -> Transform[tuple[Tensor, X]]: ...
 @overload
-def divergence(f: Callable[..., tuple[Y, X]], **keywords: Unpack[SparseBoth]) -> Transform[tuple[Tensor, Y, X]]: ...
+def divergence(f: Callable[..., tuple[Y, X]], **keywords: Unpack[SumBoth]) -> Transform[tuple[Tensor, Y, X]]: ...
 @overload
-def divergence(f: Callable[..., Any], **keywords: Unpack[SparseKeywords]) -> Transform[Any]: ...
+def divergence(f: Callable[..., Any], **keywords: Unpack[SumKeywords]) -> Transform[Any]: ...
 @with_signature
 def divergence(
     f: Callable[..., Any],
     *,
     segments: torch.Tensor | None = None,
     sparsity: SparsityLike | None = None,
+    coordinates: CoordinatesLike | None = None,
+    generator: torch.Generator | None = None,
     **keywords: Unpack[Keywords],
 ) -> Transform[Any]:
     r"""The divergence of each sample, ``(N,)``: the sum of the main diagonal of its Jacobian.
@@ -250,6 +258,9 @@ def divergence(
         f: a function or an ``nn.Module`` whose output has the shape (and the tree) of its input.
         segments: for rows of segments, as in :func:`diag_jac`: ``(G,)``, summed over all rows of the segment.
         sparsity: as for :func:`diag_jac`.
+        coordinates: estimate the sum by that of ``k`` of its ``d`` terms, times ``d / k``: which ones, ``(k,)``, or how
+            many, to be drawn anew at each call, without replacement.  Over these draws the result is unbiased.
+        generator: what they are drawn by; torch's own if None.
         **keywords: those of :func:`diag_jac`.
 
     Returns:
@@ -266,7 +277,8 @@ def divergence(
         >>> divergence(lambda x: x**2)(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
         tensor([ 6., 14.])
     """
-    return either(transform_of(DIVERGENCE, f, keywords), segments, sparsity, OnDiagonal(summed=True))
+    transform = either(transform_of(DIVERGENCE, f, keywords), segments, sparsity, OnDiagonal(summed=True))
+    return by_coordinates(transform, coordinates, generator, picks=True, sums=True)
 
 
 @overload
@@ -293,6 +305,7 @@ def hess_diag(
     *,
     segments: torch.Tensor | None = None,
     sparsity: SparsityLike | None = None,
+    coordinates: torch.Tensor | None = None,
     **keywords: Unpack[Keywords],
 ) -> Transform[Any]:
     r"""The second derivative of every output by every input element, ``(N, *O, *I)``.
@@ -304,6 +317,7 @@ def hess_diag(
         segments: for rows of segments, shapes as in :func:`batch_jac`.
         sparsity: for a Hessian that is mostly zero, of one number a sample: ``"auto"`` for its pattern to be found, or
             the pattern, as for :func:`sparse_jac`.  A pass then is a product with the Hessian, one for each colour.
+        coordinates: the numbers of the elements of ``x`` to differentiate by, ``(k,)``; the result is ``(N, *O, k)``.
         **keywords: those of :func:`diag_jac`.
 
     Returns:
@@ -322,69 +336,4 @@ def hess_diag(
     if sparsity is not None:
         transform.options.refuse(("return_value",), "sparsity", "what is differentiated again is the gradient")
         transform = replace(transform, transformed=Transform(transform.transformed, BATCH_JAC, transform.options))
-    return either(transform, segments, sparsity, OfGradient())
-
-
-@dataclass(frozen=True)
-class _Check:
-    transform: Transform
-
-    def __call__(self, *args: Any, **kwargs: Any) -> bool:
-        transform, own = self.transform.resolved(args, kwargs)
-        with requested(transform.transformed, transform.options, own, kwargs) as request:
-            return probe_now(request)
-
-
-@keywords_only
-def check_independent(
-    f: Callable[..., Any],
-    *,
-    argnums: int | tuple[int, ...] = -1,
-    batch_dims: int = 1,
-    out_dims: int | None = None,
-    has_aux: bool = False,
-    check_tolerance: float | None = None,
-    segments: torch.Tensor | None = None,
-) -> Callable[..., bool]:
-    """Whether the samples of a batch are computed independently: True, or an error that says what couples them.
-
-    The batch is evaluated once, then a few times with some of its samples replaced by others and by outliers; the
-    output of a sample must not move beyond rounding between two evaluations that give it the same value.  Every
-    transform does this by itself on the first call for a function and the kind of its arguments (``check=True``).  A
-    coupling that is inactive at the given data, as in ``relu(x.mean() - 3)`` far below its kink, cannot be seen.
-
-    Args:
-        f: a function or an ``nn.Module``, ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``.
-        argnums: the positional arguments that carry the samples to replace.
-        batch_dims: how many leading axes are sample axes.
-        out_dims: the axis of the outputs that the samples lie on; None for the first.
-        has_aux: ``f`` returns ``(output, aux)``; aux is not looked at.
-        check_tolerance: by which part of its size an output may move; None for rounding alone.
-        segments: for rows of segments, as in :func:`diag_jac`: whether these are independent.
-
-    Returns:
-        A function of the same arguments as ``f`` that returns True.
-
-    Raises:
-        CoupledSamplesError: names an output that moved and what usually causes it.
-        JacfuncError: for arguments that cannot be a batch of samples.
-
-    Example:
-        >>> import torch
-        >>> from jacfunc import check_independent
-        >>> check_independent(lambda x: x.softmax(dim=1))(torch.randn(4, 3))
-        True
-        >>> check_independent(lambda x: x - x.mean(dim=0))(torch.randn(4, 3))
-        Traceback (most recent call last):
-        ...
-        jacfunc.errors.CoupledSamplesError: ...
-    """
-    keywords: Keywords = {
-        "argnums": argnums,
-        "batch_dims": batch_dims,
-        "out_dims": out_dims,
-        "has_aux": has_aux,
-        "check_tolerance": check_tolerance,
-    }
-    options = Options.of("check_independent", keywords)
-    return _Check(segmented(Transform(in_front(as_function(f), options), BATCH_JAC, options), segments))
+    return by_coordinates(either(transform, segments, sparsity, OfGradient()), coordinates)

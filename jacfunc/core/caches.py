@@ -288,6 +288,8 @@ RULES: dict[Any, tuple[Any, bool]] = {}
 ROOTED: dict[Any, Any] = {}
 BLOCKWISE: dict[Any, Any] = {}
 """What some do where a norm is zero, and with rows of blocks (``jet/rules/roots.py``, ``jet/rules/blockwise.py``)."""
+CHOSEN: dict[Any, Any] = {}
+"""What some do where a few entries move alone (``jet/rules/chosen.py``)."""
 USER_RULES: dict[Any, Any] = {}
 """Those of it that users have entered, as they are (``jet/registry.py``)."""
 RULES_ENTERED = Count()

@@ -108,13 +108,14 @@ OUTSIDE = Flag.OUTSIDE
 class Held(NamedTuple):
     """A tensor from outside: which one it was, at which version, and a copy of it if it is small.
 
-    ``constant``: it is the same for other samples.
+    ``constant``: it is the same for other samples; ``given``: it came as an argument, whichever copy of it.
     """
 
     reference: weakref.ref[torch.Tensor]
     version: int | None
     content: Array | None
     constant: bool = False
+    given: bool = False
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> Held:
@@ -211,7 +212,9 @@ class Program:
 
     def passing(self) -> bool:
         """Whether something came from outside of its operations that is gone now, and is no constant."""
-        return any(held is None or (held.reference() is None and not held.constant) for held in self.held)
+        return any(
+            held is None or (held.reference() is None and not (held.constant or held.given)) for held in self.held
+        )
 
     def of_constants(self, constants: Sequence[Held | None]) -> Program:
         """What it is if those of its tensors from outside are compared that last, or hold what a constant does.
@@ -221,7 +224,7 @@ class Program:
         """
 
         def lasting(held: Held | None) -> Held | None:
-            if held is None or held.reference() is not None:
+            if held is None or held.given or held.reference() is not None:
                 return held
             return held._replace(constant=True) if any(one and one.same(held) for one in constants) else None
 

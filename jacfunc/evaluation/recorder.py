@@ -92,7 +92,7 @@ class Recorder:
         self.jets = self.numbers.copy() if on_jets else {}
         self.living: dict[int, weakref.ref[Any]] = {}
         for tensor in others:
-            self._hold(tensor)
+            self._hold(tensor, given=True)
         self.busy = False
 
     def before(self, function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
@@ -264,12 +264,12 @@ class Recorder:
         if type(tensor) is not Parameter:
             self._hold(tensor)
 
-    def _hold(self, tensor: Any) -> None:
+    def _hold(self, tensor: Any, given: bool = False) -> None:
         """Look at what a tensor from outside holds, where it may matter."""
         if not isinstance(tensor, torch.Tensor) or tensor.requires_grad or isinstance(tensor, Parameter):
             return  # numbers that change at every step
         if self.known is None:
-            self.held.append(Held.of(tensor))
+            self.held.append(Held.of(tensor)._replace(given=given))
         elif self.holding or not all(program.proved for program in self.known):
             self.outside.append(Met.now(tensor))
 

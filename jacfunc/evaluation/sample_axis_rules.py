@@ -280,7 +280,7 @@ RULES: dict[str, Rule] = {
         _words(
             "prod max min logsumexp all any argmax argmin median nanmedian nansum nanmean "
             "softmax log_softmax softmin cumsum cumprod cummax cummin logcumsumexp std var var_mean std_mean sort "
-            "argsort index_select gather take_along_dim select narrow unbind count_nonzero unflatten squeeze "
+            "argsort index_select gather take_along_dim select narrow unbind count_nonzero unflatten squeeze index_add "
             "mode"
         ),
         _along(1),

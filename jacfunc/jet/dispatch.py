@@ -23,6 +23,7 @@ from ..core.torch_private import IMPLEMENTED_IN, set_grad
 from ..evaluation.corrections import TABLE
 from ..evaluation.program import KINDS, Kind
 from .blockwise import blockwise
+from .chosen import at_places
 from .fallback import name_of, pushed, writes
 from .frame import CannotFollowError, Frame, Propagation
 from .jet import Jet
@@ -70,6 +71,8 @@ def _ruled(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], fr
         kwargs = _spelled(function, kwargs)
     found = caches.RULES.get(function)
     rule = _alone(function) if found is None else found[0]
+    if propagation.chosen:
+        rule = at_places(function, rule, args, kwargs)
     if propagation.whole is not None and (propagation.parted or function in caches.BLOCKWISE["cutting"]):
         instead = None if propagation.rooted else blockwise(function, found, args, kwargs)
         if instead is not None:

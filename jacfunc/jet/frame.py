@@ -70,7 +70,8 @@ class Propagation:
     ``rooted``: whether a norm was zero (``root.py``).  ``generic``: what such a one is multiplied by where rows do not
     tell.  ``began``: the number of the first node of its graph.  ``whole``: the first-order rows of the input where
     it is one tensor and they are all of its one-hot rows in their order, so that rows may be of blocks; ``parted``:
-    whether any may be, as no reshape has to come first; ``hot``: those rows, also where none may be of blocks.
+    whether any may be, as no reshape has to come first; ``hot``: those rows, also where none may be of blocks;
+    ``chosen``: whether a few entries of any value move alone (``chosen.py``).
     """
 
     batch: tuple[int, ...]
@@ -95,6 +96,7 @@ class Propagation:
     whole: Any = None
     parted: bool = False
     hot: Any = None
+    chosen: bool = False
 
     def apart(self, value: Tensor) -> Tensor:
         """A copy of what shares memory with a jet, and that perhaps with the caller; its change is told in the end."""

@@ -19,7 +19,7 @@ from ..core.levels import compiling
 from . import gemm
 from .frame import CannotFollowError, Frame, OneHot, Propagation
 from .pending import Ended, PendingLayer, PendingWrite, versions_of
-from .windows import Windows, windows_of
+from .windows import windows_of
 
 Tensor = torch.Tensor
 Coefficients = tuple[Tensor | None, ...]
@@ -111,8 +111,8 @@ class Jet:
         rows = self._coefficients
         if rows and type(rows[0]) is OneHot:
             rows = self._coefficients = (self.propagation.identity(rows[0].size, self.value), *rows[1:])
-        elif rows and type(rows[0]) is Windows:
-            rows = self._coefficients = (rows[0].rows(),)
+        elif rows and hasattr(rows[0], "spread"):
+            rows = self._coefficients = rows[0].spread(self._value)
         return rows
 
     def apart(self) -> tuple[Any, ...]:

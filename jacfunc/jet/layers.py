@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from ..core import caches
 from ..core.levels import compiling, hooks_around
 from ..core.torch_private import mode_count, set_grad
+from .chosen import chosen_of
 from .dispatch import apply
 from .jet import Jet
 from .rules.products import linear_layer, multiplies
@@ -263,5 +264,7 @@ def _applied(function: Callable[..., Any], x: Any, *rest: Any, **named: Any) -> 
 
 
 def _in_full(x: Jet) -> bool:
-    """Whether rows are not of blocks, and not about to be."""
+    """Whether rows are not of blocks or of a few entries alone, and not about to be."""
+    if x.propagation.chosen and chosen_of(x) is not None:
+        return False
     return x.propagation.whole is None or (x._frame.blocks is None and x.dim() == 2)

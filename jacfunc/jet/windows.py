@@ -111,6 +111,10 @@ class Windows:
                 found = self.known[periods] = self.sums(periods)
         return found
 
+    def spread(self, value: Tensor) -> tuple[Tensor]:
+        """What a jet of this value has instead, once somebody looks at it."""
+        return (self.rows(),)
+
     def rows(self) -> Tensor:
         """Each row by itself, ``(R, N or 1, C, *sizes)``."""
         if self.in_full is None:

@@ -6,6 +6,7 @@ from . import (
     algebra,
     attention,
     blockwise,
+    chosen,
     constants,
     convolution,
     decompositions,
@@ -60,6 +61,7 @@ FAMILIES = (
     recurrent,
     roots,
     blockwise,
+    chosen,
 )
 
 
