@@ -63,7 +63,8 @@ WRITING = frozenset(
 ELEMENTWISE = frozenset(
     _words(
         "abs absolute acos acosh add addcdiv addcmul alpha_dropout angle arccos arccosh arcsin arcsinh arctan "
-        "arctan2 arctanh asin asinh atan atan2 atanh bitwise_and bitwise_not bitwise_or bitwise_xor bool ceil celu "
+        "arctan2 arctanh asin asinh atan atan2 atanh bitwise_and bitwise_not bitwise_or bitwise_xor bool "
+        "broadcast_tensors ceil celu "
         "clamp clamp_max clamp_min clip clone conj contiguous copysign cos cosh data deg2rad detach digamma div "
         "divide double dropout elu eq erf erfc erfinv exp exp2 expm1 fill float_power floor floor_divide floordiv "
         "fmax fmin fmod frac ge gelu greater greater_equal gt half hardshrink hardsigmoid hardswish hardtanh "
@@ -275,6 +276,30 @@ def _unravelled(args: Sequence[Any], kwargs: dict[str, Any], operands: Operands)
     return axes is not None and 0 not in axes
 
 
+# -------------------------------------------------------------------- losses
+
+
+def _unreduced(position: int, axes: int = 1) -> Rule:
+    """A loss that is told not to reduce, of samples with so many axes or more: the others may be those of classes.
+
+    ``position``: where torch's functions in C have the reduction, as a number.  Those of ``torch.nn.functional`` hand
+    themselves to modes by the names of all that is no tensor; there are two old arguments that outvote the reduction.
+    """
+
+    def keeps(args: Sequence[Any], kwargs: dict[str, Any], operands: Operands) -> bool:
+        outvoted = any(kwargs.get(name) is not None for name in ("size_average", "reduce"))
+        reduction = _argument(args, kwargs, position, "reduction")
+        none = reduction == "none" if isinstance(reduction, str) else type(reduction) is int and reduction == 0
+        return none and not outvoted and operands[0].dim() >= axes
+
+    return keeps
+
+
+def _of_labels(args: Sequence[Any], kwargs: dict[str, Any], operands: Operands) -> bool:
+    """A mean over the last axis of the first argument, which in a target with more axes may be that of samples."""
+    return bool(args) and args[0].dim() > 1 and _unreduced(5)(args, kwargs, operands)
+
+
 RULES: dict[str, Rule] = {
     **dict.fromkeys(
         _words(
@@ -324,6 +349,17 @@ RULES: dict[str, Rule] = {
     "pad": _padded,
     "hstack": _side_by_side,
     "tile": _repeated,
+    **dict.fromkeys(_words("mse_loss l1_loss smooth_l1_loss huber_loss soft_margin_loss kl_div"), _unreduced(2)),
+    **dict.fromkeys(["binary_cross_entropy", "hinge_embedding_loss"], _unreduced(3)),
+    **dict.fromkeys(["binary_cross_entropy_with_logits", "margin_ranking_loss"], _unreduced(4)),
+    **dict.fromkeys(["poisson_nll_loss", "gaussian_nll_loss"], _unreduced(5)),
+    **dict.fromkeys(["cross_entropy", "cross_entropy_loss", "nll_loss", "nll_loss_nd"], _unreduced(3, 2)),
+    "multilabel_margin_loss": _unreduced(2, 2),
+    "cosine_embedding_loss": _unreduced(4, 2),
+    "multi_margin_loss": _unreduced(5, 2),
+    "triplet_margin_loss": _unreduced(7, 2),
+    "multilabel_soft_margin_loss": _of_labels,
+    "pairwise_distance": lambda args, kwargs, operands: operands[0].dim() > 1,
     **dict.fromkeys(
         _words(
             "inverse linalg_inv det linalg_det logdet slogdet linalg_slogdet cholesky linalg_cholesky matrix_exp "

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from backends import compiling_by
 from torch import nn
 from torch.nn import functional as F
 from torch.testing._internal.common_methods_invocations import op_db
 
-from jacfunc import diag_jac, laplacian
+from jacfunc import batch_jac, diag_jac, laplacian
+from jacfunc.call import independence
 from jacfunc.evaluation.corrections import corrected
 from jacfunc.evaluation.program import Program
 from jacfunc.evaluation.recorder import Recorder
@@ -33,8 +35,8 @@ def outputs_of(result: Any) -> list[torch.Tensor]:
     return [leaf for item in result for leaf in outputs_of(item)] if isinstance(result, list | tuple) else []
 
 
-def proved(f: Callable[..., Any], leaves: Tensors, others: Tensors = ()) -> bool:
-    """Whether each sample of all outputs is computed of its own sample of the leaves."""
+def followed(f: Callable[..., Any], leaves: Tensors, others: Tensors = ()) -> Program | None:
+    """The program of a function, proved if each sample of all outputs is computed of its own sample of the leaves."""
 
     def evaluate(recorder: Any, leaves: Tensors) -> Program:
         leaves = [leaf.clone() for leaf in leaves]
@@ -46,8 +48,20 @@ def proved(f: Callable[..., Any], leaves: Tensors, others: Tensors = ()) -> bool
 
     prover = Prover(len(leaves[0]))
     evaluate(prover, leaves)
-    program = prover.proved(lambda: evaluate(Recorder(len(leaves[0])), [0.75 * leaf.flip(0) for leaf in leaves]))
+    return prover.proved(lambda: evaluate(Recorder(len(leaves[0])), [0.75 * leaf.flip(0) for leaf in leaves]))
+
+
+def proved(f: Callable[..., Any], leaves: Tensors, others: Tensors = ()) -> bool:
+    """Whether it is proved."""
+    program = followed(f, leaves, others)
     return program is not None and program.proved
+
+
+def obstacle(f: Callable[..., Any], leaves: Tensors) -> str:
+    """What keeps it from being proved."""
+    program = followed(f, leaves)
+    assert program is not None and not program.proved
+    return program.obstacle
 
 
 # -------------------------------------------------------------------- nothing untrue is proved
@@ -243,8 +257,6 @@ def test_several_inputs_carry_samples_and_others_none() -> None:
 
 
 def test_the_proof_spares_a_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    from jacfunc.call import independence
-
     checked, check_now = [], independence.check
     monkeypatch.setattr(independence, "check", lambda *given: checked.append(given) or check_now(*given))
     held = {"target": batch(4, 1)}
@@ -253,4 +265,154 @@ def test_the_proof_spares_a_second_look(monkeypatch: pytest.MonkeyPatch) -> None
         diag_jac(f)(batch())
         held["target"] = batch(4, 1)
     laplacian(f)(batch())
+    assert len(checked) == 1
+
+
+# -------------------------------------------------------------------- losses that are not reduced
+
+POINTS = torch.rand(4, 6, dtype=DOUBLE) * 0.5 + 0.25
+TARGET, SIGNS = torch.rand(4, 6, dtype=DOUBLE), torch.randn(4, 6, dtype=DOUBLE).sign()
+LABELS, CLASSES = torch.tensor([0, 3, 1, 5]), torch.rand(6, dtype=DOUBLE)
+ROWS = torch.tensor([[2, 0, -1, 1, 1, 1], [5, -1, 0, 0, 0, 0], [-1, 1, 1, 1, 1, 1], [0, 1, 2, 3, 4, 5]])
+LOSSES: dict[str, Callable[..., Any]] = {
+    "mse_loss": lambda x, **how: F.mse_loss(x, TARGET, **how),
+    "mse_loss of weighted": lambda x, **how: F.mse_loss(x, TARGET, weight=TARGET * x, **how),
+    "mse_loss of one target for all": lambda x, **how: F.mse_loss(x, TARGET[:1], **how),
+    "mse_loss of what carries": lambda x, **how: F.mse_loss(target=x.cos(), input=x.sin(), **how),
+    "l1_loss": lambda x, **how: F.l1_loss(x, TARGET, **how),
+    "smooth_l1_loss": lambda x, **how: F.smooth_l1_loss(x, TARGET, beta=0.3, **how),
+    "huber_loss": lambda x, **how: F.huber_loss(x, TARGET, delta=0.3, **how),
+    "huber_loss of weighted": lambda x, **how: F.huber_loss(x, TARGET, weight=TARGET, **how),
+    "binary_cross_entropy": lambda x, **how: F.binary_cross_entropy(x, TARGET, **how),
+    "binary_cross_entropy of weighted": lambda x, **how: F.binary_cross_entropy(x, TARGET, CLASSES, **how),
+    "binary_cross_entropy_with_logits": lambda x, **how: F.binary_cross_entropy_with_logits(
+        x, TARGET, pos_weight=CLASSES, **how
+    ),
+    "kl_div": lambda x, **how: F.kl_div(x.log(), TARGET, **how),
+    "kl_div of logarithms": lambda x, **how: F.kl_div(TARGET.log(), x.log(), log_target=True, **how),
+    "poisson_nll_loss": lambda x, **how: F.poisson_nll_loss(x, TARGET, full=True, **how),
+    "gaussian_nll_loss": lambda x, **how: F.gaussian_nll_loss(x.sin(), TARGET, x, **how),
+    "gaussian_nll_loss of one variance": lambda x, **how: F.gaussian_nll_loss(x, TARGET, x[:, :1], **how),
+    "soft_margin_loss": lambda x, **how: F.soft_margin_loss(x, SIGNS, **how),
+    "hinge_embedding_loss": lambda x, **how: F.hinge_embedding_loss(x, SIGNS, **how),
+    "margin_ranking_loss": lambda x, **how: F.margin_ranking_loss(x, x.sin() * 2, SIGNS, **how),
+    "cross_entropy": lambda x, **how: F.cross_entropy(x, LABELS, CLASSES, ignore_index=3, label_smoothing=0.1, **how),
+    "cross_entropy of probabilities": lambda x, **how: F.cross_entropy(x, x.softmax(1), **how),
+    "cross_entropy of an image": lambda x, **how: F.cross_entropy(x.reshape(-1, 3, 2), ROWS[:, :2] % 3, **how),
+    "nll_loss": lambda x, **how: F.nll_loss(x.log_softmax(1), LABELS, **how),
+    "multi_margin_loss": lambda x, **how: F.multi_margin_loss(x, LABELS, **how),
+    "multilabel_margin_loss": lambda x, **how: F.multilabel_margin_loss(x, ROWS, **how),
+    "multilabel_soft_margin_loss": lambda x, **how: F.multilabel_soft_margin_loss(x, TARGET, **how),
+    "cosine_embedding_loss": lambda x, **how: F.cosine_embedding_loss(x, TARGET, SIGNS[:, 0], margin=-1.0, **how),
+    "triplet_margin_loss": lambda x, **how: F.triplet_margin_loss(x, TARGET, x.sin(), **how),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size", "ignore:reduction:")
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_is_proved_only_if_it_is_not_reduced(name: str) -> None:
+    f = lambda x: LOSSES[name](x, reduction="none")
+    assert proved(f, [POINTS])
+    whole = torch.autograd.functional.jacobian(f, POINTS).movedim(-2, 1)
+    others = ~torch.eye(4, dtype=torch.bool)
+    assert whole[others].count_nonzero() == 0 < whole[~others].count_nonzero()
+    torch.testing.assert_close(batch_jac(f)(POINTS), whole[~others])
+    called = name.partition(" ")[0]
+    ways = [{"reduction": "mean"}, {"reduction": "sum"}, {}] + [{"reduction": "batchmean"}] * (called == "kl_div")
+    for how in ways:
+        assert obstacle(lambda x, how=how: x * LOSSES[name](x, **how), [POINTS]) == called, how
+
+
+@pytest.mark.filterwarnings("ignore:size_average")
+def test_an_old_argument_outvotes_the_reduction() -> None:
+    for how in ({"size_average": True}, {"size_average": False}, {"reduce": True}):
+        f = lambda x, how=how: x * F.mse_loss(x, TARGET, reduction="none", **how)
+        assert obstacle(f, [POINTS]) == "mse_loss"
+        assert torch.autograd.functional.jacobian(f, POINTS)[0, :, 1].any()
+
+
+IN_C: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "mse_loss": (torch._C._nn.mse_loss, (TARGET,)),
+    "l1_loss": (torch._C._nn.l1_loss, (TARGET,)),
+    "smooth_l1_loss": (torch._C._nn.smooth_l1_loss, (TARGET,)),
+    "huber_loss": (torch._C._nn.huber_loss, (TARGET,)),
+    "soft_margin_loss": (torch._C._nn.soft_margin_loss, (SIGNS,)),
+    "binary_cross_entropy": (torch._C._nn.binary_cross_entropy, (TARGET, None)),
+    "multilabel_margin_loss": (torch._C._nn.multilabel_margin_loss, (ROWS,)),
+    "multi_margin_loss": (torch._C._nn.multi_margin_loss, (LABELS, 1, 1.0, None)),
+    "nll_loss": (torch._C._nn.nll_loss, (LABELS, None)),
+    "nll_loss_nd": (torch._C._nn.nll_loss_nd, (LABELS, None)),
+    "cross_entropy_loss": (torch._C._nn.cross_entropy_loss, (LABELS, None)),
+    "kl_div": (torch.kl_div, (TARGET,)),
+    "binary_cross_entropy_with_logits": (torch.binary_cross_entropy_with_logits, (TARGET, None, None)),
+    "poisson_nll_loss": (torch.poisson_nll_loss, (TARGET, True, False, 0.0)),
+    "hinge_embedding_loss": (torch.hinge_embedding_loss, (SIGNS, 1.0)),
+    "margin_ranking_loss": (torch.margin_ranking_loss, (TARGET, SIGNS, 0.0)),
+    "cosine_embedding_loss": (torch.cosine_embedding_loss, (TARGET, SIGNS[:, 0], 0.0)),
+    "triplet_margin_loss": (torch.triplet_margin_loss, (TARGET, SIGNS, 1.0, 2.0, 1e-6, False)),
+}
+
+
+@pytest.mark.parametrize("name", IN_C)
+def test_the_functions_in_c_have_the_reduction_as_a_number(name: str) -> None:
+    function, rest = IN_C[name]
+    assert proved(lambda x: function(x, *rest, 0), [POINTS])
+    assert proved(lambda x: function(x, *rest, reduction=0), [POINTS])
+    for number in (1, 2):
+        assert obstacle(lambda x, number=number: x * function(x, *rest, number), [POINTS]) == name
+        assert obstacle(lambda x, number=number: x * function(x, *rest, reduction=number), [POINTS]) == name
+
+
+SPREAD: dict[str, Callable[[torch.Tensor], Any]] = {
+    "by a target of another sample": lambda x: F.mse_loss(x, x.flip(0), reduction="none"),
+    "by the first sample": lambda x: F.l1_loss(x, x[:1], reduction="none"),
+    "a column beside a row": lambda x: F.mse_loss(x[:, :1], x[:, 0], reduction="none"),
+    "axes in front": lambda x: F.huber_loss(x, TARGET.expand(4, 4, 6), reduction="none"),
+    "by a weight": lambda x: F.binary_cross_entropy(x, TARGET, x.mean(0), reduction="none"),
+    "by a weight of classes": lambda x: F.binary_cross_entropy_with_logits(
+        x[:, :4], TARGET[:, :4], pos_weight=x[:, 0], reduction="none"
+    ),
+    "by a variance": lambda x: F.gaussian_nll_loss(x, TARGET, x[:1].expand(4, 6), reduction="none"),
+    "over samples, as labels": lambda x: F.multilabel_soft_margin_loss(CLASSES[:4], x[:, :4], reduction="none"),
+    "classes in front": lambda x: F.cross_entropy(x.T, LABELS.new_tensor([0, 1, 2, 3, 0, 1]), reduction="none")[:4],
+    "weights of classes": lambda x: F.cross_entropy(TARGET[:, :4], LABELS.flip(0) % 4, x[:, 0], reduction="none"),
+    "a column and a row broadcast": lambda x: torch.broadcast_tensors(x[:, :1], x[:, 0])[1],
+    "the first sample broadcast": lambda x: torch.broadcast_tensors(x[:1], x)[0],
+    "axes broadcast in front": lambda x: torch.broadcast_tensors(x, torch.zeros(4, 4, 6))[0],
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize("name", SPREAD)
+def test_what_spreads_over_samples_is_not_proved(name: str) -> None:
+    other = POINTS.clone()
+    other[0] -= 0.125
+    assert (SPREAD[name](other) != SPREAD[name](POINTS))[1:].any()
+    assert not proved(SPREAD[name], [POINTS])
+
+
+def test_broadcast_samples_stay_in_front() -> None:
+    f = lambda x: torch.stack(torch.broadcast_tensors(x, TARGET[0], x[:, :1], TARGET[:1]), -1).prod(-1)
+    assert proved(f, [POINTS])
+    whole = torch.autograd.functional.jacobian(f, POINTS).movedim(-2, 1)
+    assert whole[~torch.eye(4, dtype=torch.bool)].count_nonzero() == 0
+    torch.testing.assert_close(batch_jac(f)(POINTS), whole[range(4), range(4)])
+
+
+def test_samples_that_are_numbers_are_no_batch_of_vectors() -> None:
+    assert proved(lambda x: F.pairwise_distance(x, TARGET[0], keepdim=True), [POINTS])
+    assert obstacle(lambda x: x * F.pairwise_distance(x, CLASSES), [POINTS[0]]) == "pairwise_distance"
+    assert obstacle(lambda x: x * F.cross_entropy(x, LABELS[1], reduction="none"), [POINTS[0]]) == "cross_entropy"
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_calls_with_losses_are_not_checked_again(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked, check_now = [], independence.check
+    monkeypatch.setattr(independence, "check", lambda *given: checked.append(given) or check_now(*given))
+    f = lambda x: sum(torch.broadcast_tensors(F.mse_loss(x.sin(), TARGET, reduction="none"), x[:, :1]))
+    with compiling_by("eager"):
+        derivative = diag_jac(f, compile=compiled)
+        for points in (POINTS, POINTS.cos(), POINTS.sin()):
+            found = derivative(points)
+    torch.testing.assert_close(found, diag_jac(f, method="reverse", check=False)(points))
     assert len(checked) == 1
