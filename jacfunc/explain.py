@@ -17,6 +17,7 @@ import torch
 from .api.calculus import Directional
 from .api.calling import Uncalled
 from .api.compressed import Compressed
+from .api.coordinates import AtFew
 from .api.named import Partials
 from .api.residual import Residual
 from .api.transform import Transform
@@ -30,12 +31,14 @@ from .call.sizes import forward_bytes
 from .core.keywords_only import keywords_only
 from .core.reasons import a_type, name_of
 from .errors import ArgumentTypeError
+from .estimate.estimator import Estimator
+from .estimate.told import told
 from .evaluation.corrections import Entry, Noting
 from .evaluation.rng import replaying
 
 TRIAL_ROWS = 2
 
-Explainable = Transform | Partials | Residual | Directional
+Explainable = Transform | Partials | Residual | Directional | Estimator
 """What is a transform, or has one inside."""
 
 
@@ -59,6 +62,8 @@ class Explanation:
     """Of a sparse Jacobian its pattern, and what made that dense."""
     output_shapes: tuple[tuple[int, ...], ...] = ()
     """Those of the outputs, where the transform inside has others."""
+    estimate: tuple[tuple[str, str], ...] = ()
+    """Of an estimate how it is made, how far it may be off, and what the exact result would cost."""
     argument: str = ""
     """By which argument the derivative is, where an earlier one may have been meant."""
 
@@ -90,6 +95,7 @@ class Explanation:
             ("why", plan.reason),
             *((f"not {strategy}", reason) for strategy, reason in plan.findings.refused),
             *self.sparsity,
+            *self.estimate,
             ("passes (rows)", rows),
             *([] if self.blocks is None else [("samples", str(self.blocks))]),
             ("cost", f"about {plan.cost:g} plain forwards"),
@@ -185,7 +191,7 @@ class Explained(Uncalled):
             batch, corrected = request.batch, tuple(noting.met.values())
             samples = math.prod(batch if blocks is None else (blocks.count, *batch[1:]))
             widest = max(sizes, default=0)
-            shapes = transform.input_shapes(given) if isinstance(transform, Directional) else ()
+            shapes = transform.input_shapes(given) if isinstance(transform, Directional | Estimator) else ()
             sparsity: tuple[tuple[str, str], ...] = ()
             returned: tuple[tuple[int, ...], ...] = ()
             if isinstance(transform, Compressed):
@@ -207,6 +213,7 @@ class Explained(Uncalled):
                 shapes,
                 sparsity,
                 returned,
+                _estimated(transform, given, kwargs) if isinstance(transform, Estimator) else (),
                 _argument(transform, resolved, given),
             )
 
@@ -217,9 +224,18 @@ class Explained(Uncalled):
         return f"explain({self.transform!r})"
 
 
+def _estimated(made: Estimator, given: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What there is to say of an estimate alone."""
+    lines = told(made, given, kwargs)
+    if made.exact is not None:
+        plan = Explained(made.exact)(*given, **kwargs).plan
+        lines.append(("exact", f"about {plan.cost:g} plain forwards, by {plan.rows} rows on the {plan.route} route"))
+    return tuple(lines)
+
+
 def _argument(transform: Explainable, resolved: Transform, given: Sequence[Any]) -> str:
     """By which argument the derivative is, if nobody said so and it may be by an earlier one."""
-    options, args = (transform if isinstance(transform, Compressed) else resolved).options, given
+    options, args = (transform if isinstance(transform, Compressed | Estimator | AtFew) else resolved).options, given
     if isinstance(transform, Directional):  # whose last argument is the direction
         options, args = transform.options, given[:-1]
     if options.argnums != -1 or not isinstance(args[-1], torch.Tensor):

@@ -7,6 +7,8 @@ them for its expected value.  The function of these coordinates alone is in ``st
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +18,7 @@ from ..call.request import Request, requested
 from ..core.levels import compiling
 from ..core.reasons import a_type, name_of
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError
+from ..evaluation.rng import replaying
 from ..options import Options
 from ..structure.compressed import along
 from ..structure.coordinates import AtCoordinates
@@ -64,7 +67,8 @@ class AtFew(Transform[Result_co]):
     def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
         """The transform that is called for these arguments, and its own."""
         with requested(self.transformed, self.options, args, kwargs) as request:
-            x, places, inner = self._leaf(request), self._places(request), self._inner(request)
+            with undrawn(request, self.generator):
+                x, places, inner = self._leaf(request), self._places(request), self._inner(request)
             bound = replace(inner, transformed=replace(inner.transformed, places=places))  # type: ignore[type-var]
             return bound, self._arguments(request, x, places)
 
@@ -180,3 +184,15 @@ def _refuse(name: str, options: Options, transform: Transform, coordinates: Any,
             f"{name} with coordinates={coordinates} draws numbers in code that torch.compile traces; pass the "
             "coordinates as a tensor, or compile=True in place of torch.compile"
         )
+
+
+@contextmanager
+def undrawn(request: Request, generator: torch.Generator | None) -> Iterator[None]:
+    """All generators go on as if nothing had been drawn in between."""
+    state = None if generator is None else generator.get_state()
+    try:
+        with replaying(request.random_state()):
+            yield
+    finally:
+        if generator is not None and state is not None:
+            generator.set_state(state)

@@ -45,3 +45,10 @@ def _placement(placement: Any) -> str:
         return "Replicate()" if placement.is_replicate() else "Partial()"
     dim = getattr(placement, "dim", None)
     return repr(placement) if dim is None else f"Shard({dim})"
+
+
+def distributed_as(tensor: Any, other: torch.Tensor) -> Any:
+    """A tensor that each rank has whole, lying as a DTensor does along the axes that both have; nothing is sent."""
+    from torch.distributed.tensor import distribute_tensor  # which is there, as a DTensor is
+
+    return distribute_tensor(other, tensor.device_mesh, tensor.placements, src_data_rank=None)

@@ -48,7 +48,8 @@ class Contraction:
         device = torch.device("cpu") if generator is None else generator.device
         number = math.prod(batch) * count
         places = torch.multinomial(weights.abs().to(device), max(number, 1), True, generator=generator).cpu()[:number]
-        chosen = torch.tensor(self.directions, dtype=torch.float64)[places].reshape(*batch, count, -1)
+        chosen = torch.tensor(self.directions, dtype=torch.float64)[places]
+        chosen = chosen.reshape(*batch, count, len(self.directions[0]))
         factors = (weights.sign() * weights.abs().sum())[places].reshape(*batch, count)
         return chosen.to(like), factors.to(like)
 

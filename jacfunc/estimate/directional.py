@@ -8,6 +8,8 @@ from typing import Any, Unpack
 
 import torch
 
+from ..api.calculus import biharmonic as exact_biharmonic
+from ..api.laplacian import laplacian as exact_laplacian
 from ..call.quantity import Outcome, PartialsOf, Quantity
 from ..call.request import Request
 from ..core.caches import computed_once
@@ -162,8 +164,14 @@ def directional(
         if operator == "biharmonic":
             keywords = {"probe": "sphere", **keywords}
             factor(operator, keywords["probe"], 1)
-        return replace(made("directional", f, keywords, ONLY, Whole(operator)), what=f"{operator!r}")
+        exact = exact_laplacian if operator == "laplacian" else exact_biharmonic
+        whole = Whole(operator)
+        return replace(
+            made("directional", f, keywords, ONLY, whole, quantity=_along(WHOLE[operator]), exact=exact),
+            what=repr(operator),
+        )
     if keywords.get("probe", "rademacher") != "rademacher" or keywords.get("fixed") is not None:
         raise ArgumentError(f"probe= or fixed= with operator={operator!r}, whose directions are its own; leave it out")
     drawn = Drawn(read(operator, inputs, outputs))
-    return replace(made("directional", f, keywords, ONLY, drawn), what=f"{operator!r}")
+    quantity = _along(max(part.order for part in drawn.parts))
+    return replace(made("directional", f, keywords, ONLY, drawn, quantity=quantity), what=repr(operator))

@@ -13,14 +13,19 @@ from typing import Any
 import torch
 
 from ..api.calling import Uncalled
+from ..api.coordinates import undrawn
+from ..api.meshed import meshed, on_own_samples
+from ..api.transform import Transform
+from ..call.quantity import Quantity
 from ..call.request import Request, requested
 from ..core.levels import tracing
+from ..core.meshes import distributed_as, is_meshed
 from ..core.reasons import a_type, name_of
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError
 from ..options import Options
 from .maps import At, Maps, refuse_trees
 from .probes import drawn
-from .probing import Probing
+from .probing import PARTS, Probing
 from .result import Estimate
 
 PILOT = 10
@@ -42,50 +47,80 @@ class Estimator(Uncalled):
     probing: Probing
     maps: Maps
     compute: Compute
+    quantity: Quantity
+    """What the first products are."""
+    exact: Any = None
+    """The transform that it is an estimate of, where there is one."""
     what: str = ""
     """What it is an estimate of, where the name does not say."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The estimate at these arguments, perhaps in a tuple with the value and aux."""
+        if not tracing() and meshed(args, kwargs):
+            return self._on_own_samples(args, kwargs)
         if tracing():
             return self._estimated(Request(self.transformed, self.options, args, kwargs, traced=True))
         with requested(self.transformed, self.options, args, kwargs) as request:
             return self._estimated(request)
 
-    def _estimated(self, request: Request) -> Any:
+    def _on_own_samples(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """On this rank's own samples of a device mesh, with their part of the probes that are drawn for all samples."""
+        number, how = self.options.numbers[0] % max(len(args), 1), self.probing
+        if how.tolerance is not None:
+            raise ArgumentError("tolerance= with DTensors, whose samples lie on several ranks; pass probes=")
+        beside: tuple[Any, ...] = ()
+        if number < len(args) and is_meshed(args[number]):
+            x = args[number]
+            whole = x.to_local().new_empty(()).expand(x.shape)
+            tests = self.tests(whole)
+            if how.squared_residual:
+                tests = torch.cat([tests, self.drawn(whole, tests.shape[-2])], -2)
+            beside = (distributed_as(x, tests),)
+        made = _WithTests(self) if beside else self
+        return on_own_samples(made, self.options, (*args, *beside), kwargs, (number,), frozenset([len(args)]))
+
+    def _estimated(self, request: Request, tests: torch.Tensor | None = None) -> Any:
         refuse_trees(self.name, request)
-        at = self.maps.at(request)
-        tests = self._tests(at)
+        at, twice = self.maps.at(request), self.probing.squared_residual
+        if tests is None:
+            tests = self.tests(at.x, at)
+            count = tests.shape[-2]
+            other = self.drawn(at.x, count) if twice else tests
+        else:
+            count = tests.shape[-2] // (1 + twice)
+            tests, other = tests[..., :count, :], tests[..., -count:, :]
         found: Any = self.compute(self, at, tests)
-        if self.probing.squared_residual:
-            found = (found, self.compute(self, at, self._drawn(at, tests.shape[-2])))
+        if twice:
+            found = (found, self.compute(self, at, other))
         return (found, *at.others) if at.others else found
 
-    def _tests(self, at: At) -> torch.Tensor:
-        """The test vectors of this call."""
-        how = self.probing
+    def tests(self, x: torch.Tensor, at: At | None = None) -> torch.Tensor:
+        """The test vectors of a call, ``(*batch, count, d)``; ``at``: where a pilot can be asked."""
+        how, size = self.probing, x.shape[self.options.batch_dims :].numel()
         if how.fixed is not None:
-            return self._given(at, how.fixed)
+            return self._given(x, how.fixed)
         if how.tolerance is not None:
-            return self._drawn(at, self._enough(at, how.tolerance))
+            assert at is not None
+            return self.drawn(x, self._enough(at, how.tolerance))
         assert how.probes is not None
-        if how.estimator != "hutchinson" and how.probes > 2 * at.size:
+        if how.estimator != "hutchinson" and how.probes > 2 * size:
             raise ArgumentError(
-                f"probes={how.probes} with estimator={how.estimator!r}, but a sample of the input has {at.size} "
-                f"elements, so that {at.size} products give the exact result; take {self.name} itself, or fewer probes"
+                f"probes={how.probes} with estimator={how.estimator!r}, but a sample of the input has {size} "
+                f"elements, so that {size} products give the exact result; take {self.name} itself, or fewer probes"
             )
-        return self._drawn(at, how.probes)
+        return self.drawn(x, how.probes)
 
-    def _drawn(self, at: At, count: int) -> torch.Tensor:
-        how, batch_dims = self.probing, len(at.request.batch)
-        found = drawn(how.probe, at.x, batch_dims, count, how.generator)
-        return found.reshape(*at.request.batch, count, at.size)
+    def drawn(self, x: torch.Tensor, count: int) -> torch.Tensor:
+        """So many test vectors, ``(*batch, count, d)``."""
+        how, batch_dims = self.probing, self.options.batch_dims
+        found = drawn(how.probe, x, batch_dims, count, how.generator)
+        return found.reshape(*x.shape[:batch_dims], count, x.shape[batch_dims:].numel())
 
-    def _given(self, at: At, fixed: Any) -> torch.Tensor:
-        batch, sample = at.request.batch, at.request.input_shapes[0]
-        if not isinstance(fixed, torch.Tensor) or fixed.dtype != at.x.dtype:
+    def _given(self, x: torch.Tensor, fixed: Any) -> torch.Tensor:
+        batch, sample = tuple(x.shape[: self.options.batch_dims]), tuple(x.shape[self.options.batch_dims :])
+        if not isinstance(fixed, torch.Tensor) or fixed.dtype != x.dtype:
             found = f"has dtype {fixed.dtype}" if isinstance(fixed, torch.Tensor) else f"is {a_type(fixed)}"
-            raise ArgumentTypeError(f"fixed {found}; pass estimate.draw(x, probes), of the dtype of x, {at.x.dtype}")
+            raise ArgumentTypeError(f"fixed {found}; pass estimate.draw(x, probes), of the dtype of x, {x.dtype}")
         own = tuple(fixed.shape)
         count = own[len(batch)] if len(own) > len(batch) else 0
         if own != (*batch, count, *sample) or not count:
@@ -93,14 +128,14 @@ class Estimator(Uncalled):
                 f"fixed has shape {own}, but x has samples {batch} of shape {sample}; pass probes of shape "
                 f"{(*batch, 'probes', *sample)}, as estimate.draw(x, probes) makes them"
             )
-        return fixed.to(at.x.device).reshape(*batch, count, at.size)
+        return fixed.to(x.device).reshape(*batch, count, math.prod(sample))
 
     def _enough(self, at: At, tolerance: float) -> int:
         """How many probes reach a tolerance, by a pilot of a few, which are not used again."""
         how = self.probing
         pilot = min(PILOT, how.max_probes)
         with torch.no_grad():
-            first = self.compute(self, self.maps.at(at.request), self._drawn(at, pilot))
+            first = self.compute(self, self.maps.at(at.request), self.drawn(at.x, pilot))
         error = float(first.standard_error.abs().max()) if pilot > 1 else math.nan
         wanted = pilot * (error / tolerance) ** 2
         if not wanted <= how.max_probes:
@@ -112,6 +147,21 @@ class Estimator(Uncalled):
             )
         return max(math.ceil(wanted), 2)
 
+    def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
+        """The first transform that is called for these arguments, and its own."""
+        with requested(self.transformed, self.options, args, kwargs) as request:
+            refuse_trees(self.name, request)
+            at = self.maps.at(request)
+            with undrawn(request, self.probing.generator):
+                tests = self.tests(at.x, at)
+            first = max(tests.shape[-2] // PARTS[self.probing.estimator], 1)
+            directions, steps = at.directions(tests[..., :first, :])
+            return self.maps.along(request, self.quantity, others=True), (*args, directions, steps)
+
+    def input_shapes(self, args: tuple[Any, ...]) -> tuple[tuple[int, ...], ...]:
+        """The sample shape of the argument that is differentiated by."""
+        return (tuple(args[self.options.numbers[0]].shape[self.options.batch_dims :]),)
+
     def _fingerprint(self) -> tuple[object, ...]:
         return (self.name, self.transformed)
 
@@ -121,3 +171,22 @@ class Estimator(Uncalled):
     def __repr__(self) -> str:
         told = [name_of(self.transformed), *filter(None, [self.what]), *self.probing.told(), *self.options.changed()]
         return f"estimate.{self.name}({', '.join(told)})"
+
+
+@dataclass(frozen=True)
+class _WithTests:
+    """An estimate of test vectors that come after the arguments of ``f``."""
+
+    made: Estimator
+
+    @property
+    def transformed(self) -> Callable[..., Any]:
+        return self.made.transformed
+
+    def _fingerprint(self) -> tuple[object, ...]:
+        return self.made._fingerprint()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        made = self.made
+        with requested(made.transformed, made.options, args[:-1], kwargs) as request:
+            return made._estimated(request, args[-1])

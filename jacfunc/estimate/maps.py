@@ -122,14 +122,18 @@ class At:
         found: torch.Tensor = transform(*self.request.args, rows, **self.request.kwargs)
         return found
 
+    def directions(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows in the shape of the input, and steps of zero along them."""
+        lying = rows.shape[: len(self.request.batch) + 1]
+        return rows.reshape(*lying, *self.request.input_shapes[0]), rows.new_zeros(lying)
+
     def along(self, quantity: Quantity, rows: torch.Tensor) -> torch.Tensor:
         """What a quantity is along rows: derivatives by a step along each."""
         request, options = self.request, self.maps.options
         first = self.others is None
         several = options.has_aux or (options.return_value and first)
         transform = self.maps.along(request, quantity, first)
-        directions = rows.reshape(*rows.shape[: len(request.batch) + 1], *request.input_shapes[0])
-        steps = rows.new_zeros(rows.shape[: len(request.batch) + 1])
+        directions, steps = self.directions(rows)
         found = transform(*request.args, directions, steps, **request.kwargs)
         products, *others = found if several else (found,)
         if first:

@@ -19,6 +19,9 @@ from .probes import refuse_count, refuse_probe
 LEAST = {"hutchinson": 1, "hutch++": 3, "xtrace": 2, "xdiag": 2}
 """How many products a method takes at least."""
 
+PARTS = {"hutchinson": 1, "hutch++": 3, "xtrace": 2, "xdiag": 2}
+"""Of how many parts the first is that of the probes which it starts with."""
+
 
 @dataclass(frozen=True)
 class Probing:

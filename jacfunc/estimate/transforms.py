@@ -11,12 +11,15 @@ from typing import Any, Unpack
 
 import torch
 
+from ..api import transforms
+from ..api.laplacian import laplacian as exact_laplacian
+from ..call.quantity import Quantity
 from ..call.request import as_function
 from ..errors import ArgumentError
 from ..options import Options
 from .estimator import Compute, Estimator
 from .keywords import EstimateKeywords, Method
-from .maps import At, Maps
+from .maps import ALONG, TWICE, At, Maps
 from .methods import (
     diagonal_by_hutch,
     diagonal_by_hutchinson,
@@ -78,6 +81,8 @@ def made(
     estimators: tuple[Method, ...],
     compute: Compute,
     of_gradient: bool = False,
+    quantity: Quantity = ALONG,
+    exact: Callable[..., Any] | None = None,
 ) -> Estimator:
     """The estimate of this name, by one of these methods."""
     own = [each.name for each in fields(Probing)]
@@ -90,8 +95,9 @@ def made(
     if of_gradient:
         options.refuse(("return_value",), f"estimate.{name}", "what is differentiated again is the gradient")
     probing.refuse(name, estimators)
-    function = as_function(f)
-    return Estimator(name, function, options, probing, Maps(function, options, of_gradient), compute)
+    function, maps = as_function(f), Maps(as_function(f), options, of_gradient)
+    known = None if exact is None else exact(f, **shared)
+    return Estimator(name, function, options, probing, maps, compute, quantity, known)
 
 
 @with_keywords
@@ -142,7 +148,7 @@ def divergence(f: Callable[..., Any], **keywords: Unpack[EstimateKeywords]) -> E
         >>> found.standard_error
         tensor([0., 0.])
     """
-    return made("divergence", f, keywords, TRACES, _trace)
+    return made("divergence", f, keywords, TRACES, _trace, exact=transforms.divergence)
 
 
 @with_keywords
@@ -171,8 +177,8 @@ def laplacian(f: Callable[..., Any], **keywords: Unpack[EstimateKeywords]) -> Es
         tensor([2000., 2000.])
     """
     if keywords.get("estimator", "hutchinson") == "hutchinson":
-        return made("laplacian", f, keywords, TRACES, _curvature)
-    return made("laplacian", f, keywords, TRACES, _trace, of_gradient=True)
+        return made("laplacian", f, keywords, TRACES, _curvature, quantity=TWICE, exact=exact_laplacian)
+    return made("laplacian", f, keywords, TRACES, _trace, of_gradient=True, exact=exact_laplacian)
 
 
 @with_keywords
@@ -198,7 +204,7 @@ def diag_jac(f: Callable[..., Any], **keywords: Unpack[EstimateKeywords]) -> Est
         >>> estimate.diag_jac(lambda x: x**2, probes=1)(torch.tensor([[1.0, 2.0]])).estimate
         tensor([[2., 4.]])
     """
-    return made("diag_jac", f, keywords, DIAGONALS, _diagonal)
+    return made("diag_jac", f, keywords, DIAGONALS, _diagonal, exact=transforms.diag_jac)
 
 
 @with_keywords
@@ -225,4 +231,4 @@ def hess_diag(f: Callable[..., Any], **keywords: Unpack[EstimateKeywords]) -> Es
         >>> estimate.hess_diag(f, probes=1)(torch.tensor([[1.0, 2.0]])).estimate
         tensor([[ 6., 12.]])
     """
-    return made("hess_diag", f, keywords, DIAGONALS, _diagonal, of_gradient=True)
+    return made("hess_diag", f, keywords, DIAGONALS, _diagonal, of_gradient=True, exact=transforms.hess_diag)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..core.reasons import name_of
+from ..core.reasons import a_type, name_of
 from ..errors import ShapeError
 from ..jet import Jet
 from ..jet.chosen import chosen_of, with_chosen
@@ -44,15 +44,29 @@ def _placed(x: Any, steps: Jet, places: torch.Tensor) -> Any:
 def entries_at(output: Any, places: torch.Tensor, batch_dims: int) -> Any:
     """The entries of each sample of an output at some places, ``(*batch, k)``."""
     if isinstance(output, Jet):
+        if type(output.pending) is PendingLayer and output.dim() == batch_dims + 1:
+            return _of_layer(output, places, batch_dims)  # not by apply, which multiplies the layer out
         return apply(entries_at, (output, places, batch_dims), {})
     return output.reshape(*output.shape[:batch_dims], -1).index_select(-1, places)
 
 
-def _entries_at(output: Jet, places: torch.Tensor, batch_dims: int) -> Any:
-    """The rule: of a last linear layer only these rows of the weight are multiplied."""
-    if type(output.pending) is PendingLayer and output.dim() == batch_dims + 1:
+def _of_layer(output: Jet, places: torch.Tensor, batch_dims: int) -> Any:
+    """Of a last linear layer only these rows of the weight are multiplied."""
+    recorder = output.propagation.recorder
+
+    def taken() -> Jet:
         source, weight, bias, _ = output.unchanged_layer()
-        return Jet.linear(source, weight.index_select(0, places), None if bias is None else bias[places])
+        return Jet.linear(
+            source, weight.index_select(0, places), None if bias is None else bias.index_select(0, places)
+        )
+
+    if recorder is None or recorder.busy:
+        return taken()
+    return recorder.step(entries_at, (output, places, batch_dims), {}, taken)
+
+
+def _entries_at(output: Jet, places: torch.Tensor, batch_dims: int) -> Any:
+    """The rule: those of what moves at the same places alone are what moves."""
     own = chosen_of(output)
     if own is not None and own.places is places:
         return own.entries
@@ -105,7 +119,7 @@ class AtCoordinates:
 
     def _picked(self, output: Any, shape: torch.Size, places: torch.Tensor) -> Any:
         if not isinstance(output, torch.Tensor | Jet):
-            raise ShapeError(f"coordinates= takes a function that returns one tensor, but f returned {name_of(output)}")
+            raise ShapeError(f"coordinates= takes a function that returns one tensor, but f returned {a_type(output)}")
         sample, input = output.shape[self.batch_dims :], shape[self.batch_dims :]
         if sample.numel() == 1:
             return output

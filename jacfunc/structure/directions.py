@@ -22,16 +22,19 @@ def shifted(x: torch.Tensor, steps: Any, directions: torch.Tensor) -> Any:
     """``x`` plus ``steps``, ``(*batch, P)``, times the directions of each sample, ``(*batch, P, *I)``."""
     if isinstance(steps, Jet):
         return apply(shifted, (x, steps, directions), {})
-    flat = directions.reshape(*steps.shape, -1)
-    return x + torch.matmul(steps.unsqueeze(-2), flat).squeeze(-2).reshape(x.shape)
+    return x + torch.matmul(steps.unsqueeze(-2), _flat(directions, steps)).squeeze(-2).reshape(x.shape)
+
+
+def _flat(directions: torch.Tensor, steps: Any) -> torch.Tensor:
+    """Directions as rows of coordinates, also where there is no sample."""
+    return directions.reshape(*steps.shape, directions.shape[steps.dim() :].numel())
 
 
 def _shifted(x: Any, steps: Jet, directions: torch.Tensor) -> Any:
     """The rule: of one-hot rows of the steps, which are zero, the rows are the directions themselves."""
     axis = steps.dim() - 1
     if type(x) is Jet or steps.apart()[0] is not steps.propagation.hot or steps.propagation.hot is None:
-        flat = directions.reshape(*steps.shape, -1)
-        moved = torch.matmul(steps.unsqueeze(-2), flat)  # type: ignore[attr-defined]
+        moved = torch.matmul(steps.unsqueeze(-2), _flat(directions, steps))  # type: ignore[attr-defined]
         return x + moved.squeeze(-2).reshape(x.shape)
     return steps.like(x, (directions.movedim(axis, 0), *[None] * (steps.frame.layout.order - 1)))
 
@@ -85,9 +88,10 @@ class OfCotangents:
         own, cotangents = args[:-1], args[-1]
         output = self.transformed(*own, **kwargs)
         output = output[0] if self.has_aux else output
-        batch = cotangents.shape[: self.batch_dims]
-        flat = cotangents.reshape(*batch, cotangents.shape[self.batch_dims], -1)
-        product: torch.Tensor = torch.matmul(flat, output.reshape(*batch, -1, 1)).squeeze(-1)
+        size = output.shape[self.batch_dims :].numel()
+        rows = cotangents.reshape(*cotangents.shape[: self.batch_dims + 1], size)
+        column = output.reshape(*output.shape[: self.batch_dims], size, 1)
+        product: torch.Tensor = torch.matmul(rows, column).squeeze(-1)
         return product
 
     def __repr__(self) -> str:

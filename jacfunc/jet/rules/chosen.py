@@ -13,7 +13,6 @@ import torch
 from torch.nn import functional as F
 
 from ...core import caches
-from ...evaluation.corrections import TABLE
 from ...evaluation.sample_axis_rules import ELEMENTWISE, tensors_in
 from ..chosen import Chosen, chosen_of, with_chosen
 from ..dispatch import apply
@@ -165,13 +164,13 @@ MEANS = frozenset(functions_of("mean"))
 
 
 def install() -> None:
-    """Enter what this file knows, for operations that have rules."""
+    """Enter what this file knows, for operations that have rules of their own by now, with torch's own value."""
     method: Any = torch.Tensor
     names = sorted(ELEMENTWISE - NOT_APART)
-    operators = [getattr(method, f"__{name}__", None) for name in names]
+    operators = [getattr(place, form, None) for name in names for place, form in ((method, f"__{name}__"), (F, name))]
     every = [*functions_of(*names), *functions_of("to", "float", "double"), *filter(None, operators)]
     table: list[tuple[Any, list[Any]]] = [
-        (elementwise, [function for function in every if function not in TABLE]),
+        (elementwise, every),
         (added_up, functions_of("sum", "mean")),
         (layer, [F.linear]),
         (product, [*functions_of("matmul", "mm", "mv"), method.__matmul__]),
