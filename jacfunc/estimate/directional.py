@@ -148,9 +148,8 @@ def directional(
         >>> x = torch.tensor([[1.0, 2.0]])
         >>> estimate.directional(f, "u_xx", inputs="x y", probes=1)(x).estimate
         tensor([4.])
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> mixed = estimate.directional(f, "u_xy + u_xx", inputs="x y", probes=1000, generator=generator)(x)
-        >>> bool((mixed.estimate - 6).abs() < 4 * mixed.standard_error)
+        >>> both = estimate.directional(f, "u_xy + u_xx", inputs="x y", probes=999)(x)
+        >>> bool((both.estimate - 6).abs() < 6 * both.standard_error)
         True
     """
     if not isinstance(operator, str):

@@ -131,7 +131,7 @@ def draw(
     Example:
         >>> import torch
         >>> from jacfunc import estimate
-        >>> estimate.draw(torch.zeros(5, 3), 2, generator=torch.Generator().manual_seed(0)).shape
+        >>> estimate.draw(torch.zeros(5, 3), 2).shape
         torch.Size([5, 2, 3])
     """
     refuse_probe(probe)

@@ -201,7 +201,8 @@ def diag_jac(f: Callable[..., Any], **keywords: Unpack[EstimateKeywords]) -> Est
     Example:
         >>> import torch
         >>> from jacfunc import estimate
-        >>> estimate.diag_jac(lambda x: x**2, probes=1)(torch.tensor([[1.0, 2.0]])).estimate
+        >>> x = torch.tensor([[1.0, 2.0]])
+        >>> estimate.diag_jac(lambda x: x**2, probes=1)(x).estimate
         tensor([[2., 4.]])
     """
     return made("diag_jac", f, keywords, DIAGONALS, _diagonal, exact=transforms.diag_jac)

@@ -348,7 +348,7 @@ def test_refusals():
 @pytest.mark.parametrize("transform", [hessian, laplacian])
 def test_help_shows_the_keywords(transform):
     shown = inspect.signature(transform).parameters
-    own = [name for name in shown if name != "sparsity"]
+    own = [name for name in shown if name not in ("sparsity", "coordinates", "generator")]
     assert own[:4] == ["f", "return_gradient", "segments", "argnums"] and "compile" in shown
     assert shown["return_gradient"].default is False
     assert "return_gradient: also return the first derivatives" in transform.__doc__

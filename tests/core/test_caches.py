@@ -17,7 +17,7 @@ from jacfunc.core import caches
 from jacfunc.core.caches import ByKind, Memory, computed_once
 from jacfunc.core.once import once
 
-KEPT = {"RULES", "USER_RULES", "ROOTED", "BLOCKWISE", "_NOTHING"}
+KEPT = {"RULES", "USER_RULES", "ROOTED", "BLOCKWISE", "CHOSEN", "_NOTHING"}
 """What is no memory of calls: rules stay, and nothing is nothing."""
 
 
