@@ -158,7 +158,7 @@ def test_the_table_has_a_call_for_each_transform() -> None:
     used = {re.match(r"\w+", call)[0] for call, _ in calls_by_need()}
     assert used == {
         *("diag_jac", "batch_jac", "divergence", "laplacian", "hessian", "hess_diag"),
-        *("partials", "residual", "directional", "sparse_jac"),
+        *("partials", "residual", "directional", "sparse_jac", "estimate"),
     }
 
 
