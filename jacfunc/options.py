@@ -183,6 +183,7 @@ ELSEWHERE = {
 OF_OTHERS = {
     "return_gradient": "laplacian and hessian",
     "grid": "partials and residual",
+    **dict.fromkeys(("probes", "probe", "estimator", "tolerance", "fixed"), "the functions of jacfunc.estimate"),
 }
 """Keywords that some transforms have and others do not, and which have them."""
 

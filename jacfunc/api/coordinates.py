@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from ..call.request import Request, requested
+from ..call.sample_chunks import with_added
 from ..core.levels import compiling
 from ..core.reasons import a_type, name_of
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError
 from ..evaluation.rng import replaying
 from ..options import Options
-from ..structure.compressed import along
 from ..structure.coordinates import AtCoordinates
 from .transform import Result_co, Transform
 
@@ -77,15 +77,11 @@ class AtFew(Transform[Result_co]):
 
     def _inner(self, request: Request) -> Transform:
         """The transform by the steps at these coordinates."""
-        options, state = self.options, request.state_arguments
-        if options.sample_chunk_size is not None and options.in_dims is None and len(request.args) == state + 1:
-            options = replace(options, in_dims=(*[None] * state, 0))
+        options = replace(self.options, argnums=-1, in_dims=with_added(request, self.options, 1))
         found = None if request.traced else self.made.get(options)
         if found is None:
             keeps = self.picks and options.return_value
-            inner = along(options)
-            if keeps:
-                inner = replace(inner, has_aux=True, return_value=False)
+            inner = replace(options, has_aux=True, return_value=False) if keeps else options
             number, batch_dims = request.arguments[0].position, options.batch_dims
             function = AtCoordinates(self.transformed, number, batch_dims, self.picks, options.has_aux, keeps)
             found = Transform(function, self.quantity, inner)

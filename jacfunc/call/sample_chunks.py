@@ -136,6 +136,14 @@ def cut_arguments(request: Request, options: Options) -> frozenset[int]:
     return _told(request, options.in_dims, differentiated)
 
 
+def with_added(request: Request, options: Options, added: int) -> tuple[int | None, ...] | None:
+    """``in_dims`` for a function of so many arguments more, which carry samples; None where nothing is cut."""
+    if options.in_dims is None and options.sample_chunk_size is None:
+        return None
+    cut = cut_arguments(request, options)
+    return (*[0 if place in cut else None for place in range(len(request.args))], *[0] * added)
+
+
 def _example(request: Request, differentiated: set[int]) -> tuple[int | None, ...]:
     """What ``in_dims`` may be: what is as long as the batch is likely to carry its samples."""
 

@@ -18,6 +18,7 @@ from ..api.transform import Transform
 from ..api.transforms import BATCH_JAC, HESS_DIAG
 from ..call.quantity import EntriesOf, Quantity
 from ..call.request import Request
+from ..call.sample_chunks import with_added
 from ..errors import ArgumentTypeError, ShapeError
 from ..options import Options
 from ..structure.directions import AlongDirections, OfCotangents
@@ -75,13 +76,10 @@ class Maps:
     def _made(
         self, request: Request, key: Any, make: Callable[[Options], Transform], added: int, others: bool
     ) -> Transform:
-        options, state, count = self.options, request.state_arguments, len(request.args)
-        dims = options.in_dims
-        if dims is None and options.sample_chunk_size is not None and count == state + 1:
-            dims = (*[None] * state, 0)
+        options, dims = self.options, with_added(request, self.options, added)
         found = None if request.traced else self.made.get((key, dims))
         if found is None:
-            own = replace(options, in_dims=(*dims, *[0] * added) if isinstance(dims, tuple) else dims)
+            own = replace(options, in_dims=dims)
             found = make(own if others else replace(own, return_value=False))
             if not request.traced:
                 self.made[key, dims] = found

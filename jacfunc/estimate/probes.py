@@ -144,7 +144,8 @@ def draw(
 def refuse_probe(probe: object) -> None:
     """Refuse a kind of probes that does not exist."""
     if probe not in PROBES:
-        raise ArgumentError(f"probe={probe!r} is unknown; choose one of {', '.join(map(repr, PROBES))}")
+        meant = f", or did you mean probes={probe}?" if isinstance(probe, int) else ""
+        raise ArgumentError(f"probe={probe!r} is unknown; choose one of {', '.join(map(repr, PROBES))}{meant}")
 
 
 def refuse_count(name: str, count: object) -> None:

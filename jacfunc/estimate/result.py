@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optree
 import torch
@@ -36,7 +36,14 @@ class Estimate:
         error = own.std(-1) / math.sqrt(count) if count > 1 else torch.full_like(own[..., 0], math.nan)
         return cls(mean if exact is None else exact + mean, error, count if probes is None else probes)
 
-    def reshape(self, shape: tuple[int, ...]) -> Estimate:
+    if not TYPE_CHECKING:  # which knows what there is
+
+        def __getattr__(self, name: str) -> object:
+            told = f"{type(self).__name__!r} object has no attribute {name!r}"
+            of_tensors = name[0] != "_" and hasattr(torch.Tensor, name)
+            raise AttributeError(f"{told}; the tensor is its .estimate" if of_tensors else told)
+
+    def reshaped(self, shape: tuple[int, ...]) -> Estimate:
         """With both tensors in another shape."""
         return Estimate(self.estimate.reshape(shape), self.standard_error.reshape(shape), self.probes)
 

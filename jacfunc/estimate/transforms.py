@@ -71,7 +71,7 @@ def _diagonal(made: Estimator, at: At, tests: torch.Tensor) -> Estimate:
         found = diagonal_by_xdiag(forward, at.backward, tests)
     else:
         found = diagonal_by_hutchinson(forward, tests)
-    return found.reshape((*at.request.batch, *at.request.input_shapes[0]))
+    return found.reshaped((*at.request.batch, *at.request.input_shapes[0]))
 
 
 def made(

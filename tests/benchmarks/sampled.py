@@ -10,6 +10,7 @@ the peak of later steps above what is there between them.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -37,7 +38,7 @@ def losses(dimensions: int) -> tuple[dict[str, Callable[[], Loss]], Any]:
 
     torch.manual_seed(0)
     sizes = (dimensions, WIDTH, WIDTH, WIDTH, 1)
-    layers = [layer for pair in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(*pair), nn.Tanh())]
+    layers = [layer for pair in itertools.pairwise(sizes) for layer in (nn.Linear(*pair), nn.Tanh())]
     net = nn.Sequential(*layers[:-1])
     x = torch.randn(POINTS, dimensions) * 0.7 / dimensions**0.5
     f, params = make_functional(net)

@@ -87,14 +87,24 @@ def test_unknown_keywords_are_refused_before_any_that_is_missing() -> None:
 @pytest.mark.parametrize(
     ("transform", "keyword", "meant", "first"),
     [
-        (laplacian, "gradient", "return_gradient", "return_gradient, segments, sparsity, coordinates, generator, argnums, batch_dims"),
+        (
+            laplacian,
+            "gradient",
+            "return_gradient",
+            "return_gradient, segments, sparsity, coordinates, generator, argnums, batch_dims",
+        ),
         (hessian, "value", "return_value", "return_gradient, segments, argnums, batch_dims"),
         (diag_jac, "segment", "segments", "segments, sparsity, coordinates, argnums, batch_dims"),
         (directional, "ord", "order", "order, argnums, batch_dims"),
         (check_independent, "tolerance", "check_tolerance", "argnums, batch_dims, out_dims, has_aux"),
         (curl, "methods", "method", "argnums, batch_dims"),
         (diag_jac, "in_axes", "in_dims", "segments, sparsity, coordinates, argnums, batch_dims"),
-        (laplacian, "mode", "method", "return_gradient, segments, sparsity, coordinates, generator, argnums, batch_dims"),
+        (
+            laplacian,
+            "mode",
+            "method",
+            "return_gradient, segments, sparsity, coordinates, generator, argnums, batch_dims",
+        ),
         (diag_jac, "batch_size", "sample_chunk_size", "segments, sparsity, coordinates, argnums, batch_dims"),
         (curl, "max_batch_size", "sample_chunk_size", "argnums, batch_dims"),
         (accumulate, "batch_size", "sample_chunk_size", "sample_chunk_size, reduction"),

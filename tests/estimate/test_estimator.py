@@ -208,6 +208,30 @@ def test_two_estimates_are_of_different_probes():
     assert not torch.equal(first.estimate, second.estimate) and first.probes == second.probes == 3
 
 
+def test_blocks_beside_what_carries_no_samples():
+    f = lambda y, t: network()(y) * t
+    x, t = points(), torch.tensor(0.2, dtype=torch.float64)
+    whole = estimate.divergence(f, argnums=0, probes=2, generator=generator())(x, t)
+    blocks = estimate.divergence(f, argnums=0, probes=2, generator=generator(), sample_chunk_size=4)(x, t)
+    assert torch.allclose(whole.estimate, blocks.estimate)
+    with pytest.raises(ArgumentError, match=re.escape("args[1] has tensors, and whether they carry samples is not")):
+        estimate.divergence(f, argnums=0, probes=2, sample_chunk_size=4)(x, t.expand(7, 1))
+    with pytest.raises(ArgumentError, match="has 3 entries for 2 positional arguments"):
+        estimate.divergence(f, argnums=0, probes=2, sample_chunk_size=4, in_dims=(0, 0, 0))(x, t.expand(7, 1))
+    told = estimate.divergence(f, argnums=0, probes=2, generator=generator(), sample_chunk_size=4, in_dims=(0, 0))
+    assert torch.allclose(told(x, t.expand(7, 1)).estimate, whole.estimate)
+
+
+def test_an_estimate_taken_for_a_tensor():
+    found = estimate.divergence(network(), probes=2)(points())
+    with pytest.raises(AttributeError, match=re.escape("the tensor is its .estimate")):
+        found.mean()
+    with pytest.raises(AttributeError, match="no attribute 'value'$"):
+        found.value  # noqa: B018
+    with pytest.raises(ArgumentTypeError, match="which the functions of jacfunc.estimate have"):
+        divergence(network(), probes=3)
+
+
 # -------------------------------------------------------------------- a tolerance
 
 
@@ -295,6 +319,7 @@ REFUSED = [
     (lambda x: estimate.divergence(network(), probes=True), ArgumentError, "probes=True is not"),
     (lambda x: estimate.divergence(network(), probes=3, max_probes=0), ArgumentError, "max_probes=0"),
     (lambda x: estimate.divergence(network(), probes=3, probe="normal"), ArgumentError, "choose one of 'rademacher'"),
+    (lambda x: estimate.divergence(network(), probe=3), ArgumentError, "did you mean probes=3?"),
     (lambda x: estimate.divergence(network(), probes=3, estimator="xdiag"), ArgumentError, "none of estimate.diverg"),
     (lambda x: estimate.diag_jac(network(), probes=3, estimator="xtrace"), ArgumentError, "'hutch++', 'xdiag'"),
     (lambda x: estimate.divergence(network(), probes=2, estimator="hutch++"), ArgumentError, "needs 3 or more"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -32,7 +33,7 @@ def main(dimensions: int) -> None:
     key = jax.random.PRNGKey(0)
     sizes = (dimensions, WIDTH, WIDTH, WIDTH, 1)
     params = []
-    for pair in zip(sizes, sizes[1:], strict=False):
+    for pair in itertools.pairwise(sizes):
         key, own = jax.random.split(key)
         params.append((jax.random.uniform(own, pair, minval=-1, maxval=1) / pair[0] ** 0.5, jnp.zeros(pair[1])))
     x = jax.random.normal(key, (POINTS, dimensions)) * 0.7 / dimensions**0.5
