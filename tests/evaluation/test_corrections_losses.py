@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from jacfunc import batch_jac
+from jacfunc import UnsupportedOperationError, batch_jac, laplacian
 from jacfunc.evaluation.corrections import losses
 
 
@@ -153,3 +153,14 @@ def test_bags_by_their_private_names() -> None:
     padded = losses.private_embedding_bag(TABLE, INDICES, offsets=OFFSETS, padding_idx=4)
     assert torch.equal(padded[0][0], TABLE[0])
     assert torch.equal(losses.private_embedding_bag(TABLE, INDICES, OFFSETS, padding_idx=-1)[0], wanted[0])
+
+
+@pytest.mark.parametrize("transform", [batch_jac, laplacian])
+def test_a_weight_that_torch_leaves_out_is_refused(transform):
+    """``F.l1_loss`` hands itself over without it (a bug of torch's), so the loss would be another one."""
+    x, target, weight = torch.randn(4, 3), torch.zeros(4, 3), torch.rand(4, 3)
+    for given in ({"weight": weight}, {"weight": weight, "reduction": "none"}):
+        with pytest.raises(UnsupportedOperationError, match="F.l1_loss with weight="):
+            transform(lambda x, given=given: F.l1_loss(x, target[: len(x)], **given) + x)(x)
+    found = batch_jac(lambda x: F.l1_loss(x, target, reduction="none"))(x)
+    torch.testing.assert_close(found, torch.diag_embed(x.sign()))

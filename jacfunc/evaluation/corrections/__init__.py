@@ -270,6 +270,8 @@ class _Evaluation(Corrections):
         if func is set_grad and not inside_function():  # for whose forward torch has both off
             caches.AROUND.told_off = not args[0]
             set_forward_mode(self.pushes and args[0])
+        if func is F.l1_loss and not compiling():
+            losses.refuse_lost_weight()
         if is_foreign(func):
             result = func(*args, **(kwargs or {}))
             refuse_constants(func, args, kwargs or {}, result)

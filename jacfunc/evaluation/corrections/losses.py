@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 from ...core.levels import grad_mode
+from ...errors import UnsupportedOperationError
 from .expansion import Tensor, constant, exactly, reduced, with_inner
 
 
@@ -52,6 +54,18 @@ def multilabel_margin_loss(
     slack = (1 - rows.gather(1, places)[:, :, None] + rows[:, None, :]).clamp(min=0)
     losses = torch.where(listed[:, :, None] & wrong[:, None, :], slack, 0.0).sum((1, 2)) / max(rows.shape[1], 1)
     return exactly(value, reduced(losses, reduction).reshape(value.shape))
+
+
+def refuse_lost_weight() -> None:
+    """Refuse the weight of ``F.l1_loss``, which torch leaves out where it hands that over; its own frame has it."""
+    frame = sys._getframe()
+    while frame is not None and frame.f_code is not F.l1_loss.__code__:
+        frame = frame.f_back  # type: ignore[assignment]
+    if frame is not None and frame.f_locals.get("weight") is not None:
+        raise UnsupportedOperationError(
+            "F.l1_loss with weight= inside of f: torch hands it over without its weight, so that it would be another "
+            "loss; write (x - target).abs() * weight"
+        )
 
 
 REDUCTIONS = ("none", "mean", "sum")
