@@ -23,6 +23,7 @@ from ..core.meshes import distributed_as, is_meshed
 from ..core.reasons import a_type, name_of
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError
 from ..options import Options
+from ..training.blocks import Bar, check_tqdm
 from .maps import At, Maps, refuse_trees
 from .probes import drawn
 from .probing import PARTS, Probing
@@ -30,6 +31,8 @@ from .result import Estimate
 
 PILOT = 10
 """Probes that tell how many are needed."""
+LARGEST = 2**25
+"""Numbers of the probes that are drawn at a time: so many in single precision are 128 MiB."""
 
 Compute = Callable[["Estimator", At, torch.Tensor], Estimate]
 
@@ -72,9 +75,11 @@ class Estimator(Uncalled):
         if number < len(args) and is_meshed(args[number]):
             x = args[number]
             whole = x.to_local().new_empty(()).expand(x.shape)
-            tests = self.tests(whole)
-            if how.squared_residual:
-                tests = torch.cat([tests, self.drawn(whole, tests.shape[-2])], -2)
+            if how.fixed is not None:
+                tests = self._given(whole, how.fixed)
+            else:
+                count = self._asked(x.shape[self.options.batch_dims :].numel())
+                tests = torch.cat([self.drawn(whole, count) for _ in range(1 + how.squared_residual)], -2)
             beside = (distributed_as(x, tests),)
         made = _WithTests(self) if beside else self
         return on_own_samples(made, self.options, (*args, *beside), kwargs, (number,), frozenset([len(args)]))
@@ -82,33 +87,55 @@ class Estimator(Uncalled):
     def _estimated(self, request: Request, tests: torch.Tensor | None = None) -> Any:
         refuse_trees(self.name, request)
         at, twice = self.maps.at(request), self.probing.squared_residual
-        if tests is None:
-            tests = self.tests(at.x, at)
-            count = tests.shape[-2]
-            other = self.drawn(at.x, count) if twice else tests
-        else:
+        if tests is not None:
             count = tests.shape[-2] // (1 + twice)
-            tests, other = tests[..., :count, :], tests[..., -count:, :]
-        found: Any = self.compute(self, at, tests)
-        if twice:
-            found = (found, self.compute(self, at, other))
+            own = [tests[..., place * count : (place + 1) * count, :] for place in range(1 + twice)]
+            estimates = [self.compute(self, at, each) for each in own]
+        elif self.probing.fixed is not None:
+            estimates = [self.compute(self, at, self._given(at.x, self.probing.fixed))]
+        else:
+            count = self.count(at)
+            estimates = [self._in_parts(at, count) for _ in range(1 + twice)]
+        found: Any = tuple(estimates) if twice else estimates[0]
         return (found, *at.others) if at.others else found
 
-    def tests(self, x: torch.Tensor, at: At | None = None) -> torch.Tensor:
-        """The test vectors of a call, ``(*batch, count, d)``; ``at``: where a pilot can be asked."""
-        how, size = self.probing, x.shape[self.options.batch_dims :].numel()
+    def _in_parts(self, at: At, count: int) -> Estimate:
+        """The estimate of so many probes, drawn a few at a time where all of them would take too much memory."""
+        bar = Bar(check_tqdm() if self.probing.progress else None, count, "probes")
+        try:
+            found = []
+            for size in self.parts(at, count):
+                found.append(self.compute(self, at, self.drawn(at.x, size)))
+                bar.update(size)
+        finally:
+            bar.close()
+        return Estimate.merged(found)
+
+    def parts(self, at: At, count: int) -> list[int]:
+        """How many probes are drawn at a time: all but where each is as good as any other."""
+        if self.probing.estimator != "hutchinson" or at.request.traced:
+            return [count]
+        number = min(math.ceil(count * at.x.numel() / LARGEST) or 1, max(count // 2, 1))
+        return [count // number + (place < count % number) for place in range(number)]
+
+    def count(self, at: At) -> int:
+        """How many probes a call takes."""
+        how = self.probing
         if how.fixed is not None:
-            return self._given(x, how.fixed)
+            return self._given(at.x, how.fixed).shape[-2]
         if how.tolerance is not None:
-            assert at is not None
-            return self.drawn(x, self._enough(at, how.tolerance))
+            return self._enough(at, how.tolerance)
+        return self._asked(at.size)
+
+    def _asked(self, size: int) -> int:
+        how = self.probing
         assert how.probes is not None
         if how.estimator != "hutchinson" and how.probes > 2 * size:
             raise ArgumentError(
                 f"probes={how.probes} with estimator={how.estimator!r}, but a sample of the input has {size} "
                 f"elements, so that {size} products give the exact result; take {self.name} itself, or fewer probes"
             )
-        return self.drawn(x, how.probes)
+        return how.probes
 
     def drawn(self, x: torch.Tensor, count: int) -> torch.Tensor:
         """So many test vectors, ``(*batch, count, d)``."""
@@ -153,9 +180,8 @@ class Estimator(Uncalled):
             refuse_trees(self.name, request)
             at = self.maps.at(request)
             with undrawn(request, self.probing.generator):
-                tests = self.tests(at.x, at)
-            first = max(tests.shape[-2] // PARTS[self.probing.estimator], 1)
-            directions, steps = at.directions(tests[..., :first, :])
+                first = max(self.parts(at, self.count(at))[0] // PARTS[self.probing.estimator], 1)
+                directions, steps = at.directions(self.drawn(at.x, first))
             return self.maps.along(request, self.quantity, others=True), (*args, directions, steps)
 
     def input_shapes(self, args: tuple[Any, ...]) -> tuple[tuple[int, ...], ...]:

@@ -33,3 +33,5 @@ class EstimateKeywords(Keywords, total=False):
     """Test vectors for every call, ``(*batch, probes, *I)``, in place of ``probes``."""
     squared_residual: bool
     """Two independent estimates, for the square of a residual."""
+    progress: bool
+    """A bar of the probes that are done."""

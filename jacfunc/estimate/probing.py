@@ -12,7 +12,8 @@ import torch
 from ..core.keywords_only import keywords_only
 from ..core.reasons import a_type
 from ..errors import ArgumentError, ArgumentTypeError
-from ..options import Options
+from ..options import Options, check_flag
+from ..training.blocks import check_tqdm
 from .keywords import Method, Probe
 from .probes import refuse_count, refuse_probe
 
@@ -36,6 +37,7 @@ class Probing:
         generator: what they are drawn by; torch's own if None.
         fixed: test vectors that were drawn before.
         squared_residual: whether two independent estimates are wanted.
+        progress: whether a bar shows how many probes are done.
     """
 
     probes: int | None = None
@@ -46,6 +48,7 @@ class Probing:
     generator: torch.Generator | None = None
     fixed: torch.Tensor | None = None
     squared_residual: bool = False
+    progress: bool = False
 
     def refuse(self, name: str, estimators: tuple[str, ...]) -> None:
         """Refuse what cannot be meant."""
@@ -57,8 +60,10 @@ class Probing:
             )
         if self.generator is not None and not isinstance(self.generator, torch.Generator):
             raise ArgumentTypeError(f"generator is {a_type(self.generator)}; pass a torch.Generator")
-        if not isinstance(self.squared_residual, bool):
-            raise ArgumentTypeError(f"squared_residual={self.squared_residual!r} is not a bool")
+        for flag in ("squared_residual", "progress"):
+            check_flag(flag, getattr(self, flag))
+        if self.progress:
+            check_tqdm()
         self._refuse_counts()
         if self.estimator != "hutchinson" and self.probe == "orthogonal":
             raise ArgumentError(

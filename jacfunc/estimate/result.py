@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,19 @@ class Estimate:
         own = terms.detach()
         error = own.std(-1) / math.sqrt(count) if count > 1 else torch.full_like(own[..., 0], math.nan)
         return cls(mean if exact is None else exact + mean, error, count if probes is None else probes)
+
+    @classmethod
+    def merged(cls, parts: Sequence[Estimate]) -> Estimate:
+        """The estimate of the probes of several, each of two or more if there are several."""
+        if len(parts) == 1:
+            return parts[0]
+        probes = sum(part.probes for part in parts)
+        mean = torch.stack([part.estimate * (part.probes / probes) for part in parts]).sum(0)
+        squares = torch.zeros_like(parts[0].standard_error)
+        for part in parts:  # the squares of what each term is off, within its part and between the parts
+            within = part.standard_error.square() * (part.probes * (part.probes - 1))
+            squares = squares + within + part.probes * (part.estimate.detach() - mean.detach()).square()
+        return cls(mean, (squares / (probes * (probes - 1))).sqrt(), probes)
 
     if not TYPE_CHECKING:  # which knows what there is
 

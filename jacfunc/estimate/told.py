@@ -26,14 +26,13 @@ def told(made: Estimator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list
     with requested(made.transformed, made.options, args, kwargs) as request:
         with undrawn(request, how.generator), unasked(), torch.no_grad():
             at = made.maps.at(request)
-            tests = made.tests(at.x, at)
-            probes = tests.shape[-2]
-            few = tests if how.estimator != "hutchinson" else made.drawn(at.x, max(2, min(PILOT, probes)))
-            found = made.compute(made, at, few)
+            probes = made.count(at)
+            few = probes if how.estimator != "hutchinson" else max(2, min(PILOT, probes))
+            found = made.compute(made, at, made.drawn(at.x, few))
         error = float(found.standard_error.square().mean().sqrt())
     if how.estimator == "hutchinson":
-        error *= (few.shape[-2] / probes) ** 0.5
-        by = f"a pilot of {few.shape[-2]} probes"
+        error *= (few / probes) ** 0.5
+        by = f"a pilot of {few} probes"
     else:
         by = "one estimate"
     return [

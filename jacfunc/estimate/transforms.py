@@ -125,6 +125,8 @@ def divergence(f: Callable[..., Any], **keywords: Unpack[EstimateKeywords]) -> E
             - ``fixed``: test vectors for every call, as :func:`draw` makes them, for ODE solvers.
             - ``squared_residual=False``: two independent estimates, for the loss ``(a - g) * (b - g)``: the square of
               one has its variance on top of the square that is meant.
+            - ``progress=False``: a bar of the probes that are done, where they are so many that they are drawn in parts
+              (of 2**25 numbers; it needs tqdm).
 
     Returns:
         A function of the same arguments as ``f`` that returns an :class:`Estimate`: ``estimate`` and

@@ -69,10 +69,10 @@ def check_tqdm() -> Any:
 
 
 class Bar:
-    """A bar of the points that are done, or nothing, where it is given no class."""
+    """A bar of the points, or whatever they are, that are done, or nothing, where it is given no class."""
 
-    def __init__(self, tqdm: Any, total: int | None) -> None:
-        self.shown = None if tqdm is None else tqdm(total=total, unit="points", unit_scale=True, leave=False)
+    def __init__(self, tqdm: Any, total: int | None, unit: str = "points") -> None:
+        self.shown = None if tqdm is None else tqdm(total=total, unit=unit, unit_scale=True, leave=False)
 
     def update(self, points: int) -> None:
         """So many more are done."""

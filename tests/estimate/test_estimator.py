@@ -29,6 +29,7 @@ from jacfunc import (
     laplacian,
     make_functional,
 )
+from jacfunc.estimate import estimator as room
 
 ALL = ("divergence", "laplacian", "diag_jac", "hess_diag")
 SIZE = 6
@@ -182,6 +183,34 @@ def on_two_ranks(rank: int) -> list[float]:
 def test_samples_have_the_same_probes_whatever_the_ranks():
     for told in on_ranks(on_two_ranks):
         assert max(told) < 1e-12
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_many_probes_are_drawn_in_parts(name, monkeypatch):
+    x, f = points(), of(name)
+    whole = getattr(estimate, name)(f, probes=11, generator=generator(), return_value=name != "hess_diag")(x)
+    monkeypatch.setattr(room, "LARGEST", 4 * x.numel())
+    seen = []
+    usual = room.drawn
+    monkeypatch.setattr(room, "drawn", lambda *given: seen.append(given[3]) or usual(*given))
+    parts = getattr(estimate, name)(f, probes=11, generator=generator(), return_value=name != "hess_diag")(x)
+    assert seen == [4, 4, 3]
+    drawn = [estimate.draw(x, count, generator=own) for own in [generator()] for count in seen]
+    alone = getattr(estimate, name)(f, fixed=torch.cat(drawn, 1))(x)
+    if name != "hess_diag":
+        (parts, value), (whole, _) = parts, whole
+        assert torch.allclose(value, f(x))
+    assert parts.probes == 11 and not torch.equal(parts.estimate, whole.estimate)
+    assert torch.allclose(parts.estimate, alone.estimate) and torch.allclose(parts.standard_error, alone.standard_error)
+    assert not parts.standard_error.requires_grad and parts.estimate.requires_grad
+
+
+def test_a_bar_shows_the_probes(monkeypatch, capfd):
+    monkeypatch.setattr(room, "LARGEST", 2 * points().numel())
+    estimate.divergence(network(), probes=6, progress=True)(points())
+    assert "probes" in capfd.readouterr().err
+    with pytest.raises(ArgumentTypeError, match="progress=1 is not a bool"):
+        estimate.divergence(network(), probes=6, progress=1)
 
 
 def test_fixed_probes_are_the_same_at_every_call():
