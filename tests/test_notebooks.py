@@ -32,6 +32,7 @@ BARS = {  # of each error that the full run printed in the end
     "08_slater": [5e-4, 2e-3],  # the energies of two and of six electrons
     "09_deepxde": [1e-2, 3e-2, 2e-2],  # u, v, p
     "10_gray_scott": [3e-2, 1e-2],  # implicit steps, and those extrapolated
+    "11_high_dimensions": [1e-2, 1e-2, 1e-2],  # in 100, in 10,000 and in 100,000
     # The score by one probe and by the exact trace; SURE beside the exact one and the truth, the denoiser chosen; a flow
     "12_estimates": [0.12, 0.12, 0.1, 0.1, 2e-2, 2e-3],
 }
