@@ -249,3 +249,30 @@ class NamedPerhapsAux(_Shared, _ByAny, _Names, total=False):
     """Also return the output of ``f``, after the derivative."""
     has_aux: Required[bool]
     """``f`` returns ``(output, aux)``; aux comes last in the result."""
+
+
+# -------------------------------------------------------------------- of those where an input may be a vector
+
+
+class VectorAlone(NamedAlone, _Drawn):
+    """For the derivatives alone."""
+
+
+class VectorValue(NamedValue, _Drawn):
+    """For ``(derivatives, value)``."""
+
+
+class VectorAux(NamedAux, _Drawn):
+    """For ``(derivatives, aux)``."""
+
+
+class VectorBoth(NamedBoth, _Drawn):
+    """For ``(derivatives, value, aux)``."""
+
+
+class VectorPerhapsValue(NamedPerhapsValue, _Drawn):
+    """For a ``return_value`` that a checker does not know."""
+
+
+class VectorPerhapsAux(NamedPerhapsAux, _Drawn):
+    """For a ``has_aux`` that a checker does not know."""

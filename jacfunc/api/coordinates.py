@@ -98,22 +98,8 @@ class AtFew(Transform[Result_co]):
         return request.leaves[0]
 
     def _places(self, request: Request) -> torch.Tensor:
-        size, given, device = math.prod(request.input_shapes[0]), self.coordinates, request.leaves[0].device
-        if isinstance(given, torch.Tensor):
-            if not request.traced and given.numel():
-                low, high = int(given.min()), int(given.max())
-                if low < 0 or high >= size:
-                    raise ArgumentError(
-                        f"coordinates has {low if low < 0 else high}, but a sample of the input has {size} elements; "
-                        f"pass numbers from 0 to {size - 1}"
-                    )
-            return given.to(device, torch.long)
-        if given > size:
-            raise ArgumentError(
-                f"coordinates={given}, but a sample of the input has {size} elements; ask for at most as many"
-            )
-        own = "cpu" if self.generator is None else self.generator.device
-        return torch.randperm(size, generator=self.generator, device=own)[:given].to(device)
+        size, x = math.prod(request.input_shapes[0]), request.leaves[0]
+        return places_of(self.coordinates, size, x.device, self.generator, request.traced)
 
     def _fingerprint(self) -> tuple[object, ...]:
         return (*super()._fingerprint(), "coordinates", self.picks)
@@ -152,6 +138,11 @@ def _refuse(name: str, options: Options, transform: Transform, coordinates: Any,
         raise ArgumentError(f"{name} with return_gradient=True and coordinates=; take the gradient by diag_jac")
     if len(options.numbers) != 1:
         raise ArgumentError(f"argnums={options.argnums} selects several arguments; coordinates are those of one")
+    refuse_coordinates(name, coordinates, generator, sums)
+
+
+def refuse_coordinates(name: str, coordinates: Any, generator: Any, sums: bool) -> None:
+    """Refuse what is neither coordinates nor a number of them, where it can be one."""
     if isinstance(coordinates, torch.Tensor):
         if coordinates.dtype not in (torch.int64, torch.int32) or coordinates.dim() != 1:
             raise ArgumentTypeError(
@@ -192,3 +183,24 @@ def undrawn(request: Request, generator: torch.Generator | None) -> Iterator[Non
     finally:
         if generator is not None and state is not None:
             generator.set_state(state)
+
+
+def places_of(
+    given: CoordinatesLike, size: int, device: torch.device, generator: torch.Generator | None, traced: bool = False
+) -> torch.Tensor:
+    """The coordinates that were given, or as many that are drawn without replacement, ``(k,)``."""
+    if isinstance(given, torch.Tensor):
+        if not traced and given.numel():
+            low, high = int(given.min()), int(given.max())
+            if low < 0 or high >= size:
+                raise ArgumentError(
+                    f"coordinates has {low if low < 0 else high}, but a sample of the input has {size} elements; "
+                    f"pass numbers from 0 to {size - 1}"
+                )
+        return given.to(device, torch.long)
+    if given > size:
+        raise ArgumentError(
+            f"coordinates={given}, but a sample of the input has {size} elements; ask for at most as many"
+        )
+    own = "cpu" if generator is None else generator.device
+    return torch.randperm(size, generator=generator, device=own)[:given].to(device)

@@ -10,18 +10,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Unpack, overload
 
+import torch
 from torch import Tensor
 
 from ..call.request import as_function
-from ..keywords import Keywords, NamedAlone, NamedAux, NamedBoth, NamedPerhapsAux, NamedPerhapsValue, NamedValue
+from ..errors import ArgumentError
+from ..keywords import Keywords, VectorAlone, VectorAux, VectorBoth, VectorPerhapsAux, VectorPerhapsValue, VectorValue
 from ..options import Options, check_flag
 from .asked import Asked
+from .coordinates import CoordinatesLike
 from .derivatives import Derivatives
 from .grids import made_on_grid
 from .named import Partials
 from .notation import Variables
 from .places import in_front
 from .transform import Transform, X, Y, with_signature
+from .vectors import made_on_vectors, without_vectors
 
 
 def made(
@@ -42,23 +46,23 @@ def made(
 
 
 @overload
-def partials(f: Callable[[Tensor], Any], wanted: str, **keywords: Unpack[NamedAlone]) -> Partials: ...
+def partials(f: Callable[[Tensor], Any], wanted: str, **keywords: Unpack[VectorAlone]) -> Partials: ...
 @overload
-def partials(f: Callable[..., Any], wanted: str, **keywords: Unpack[NamedAlone]) -> Partials: ...
+def partials(f: Callable[..., Any], wanted: str, **keywords: Unpack[VectorAlone]) -> Partials: ...
 @overload
-def partials(f: Callable[..., Y], wanted: str, **keywords: Unpack[NamedValue]) -> Partials[tuple[Derivatives, Y]]: ...
+def partials(f: Callable[..., Y], wanted: str, **keywords: Unpack[VectorValue]) -> Partials[tuple[Derivatives, Y]]: ...
 @overload
 def partials(
-    f: Callable[..., tuple[Any, X]], wanted: str, **keywords: Unpack[NamedAux]
+    f: Callable[..., tuple[Any, X]], wanted: str, **keywords: Unpack[VectorAux]
 ) -> Partials[tuple[Derivatives, X]]: ...
 @overload
 def partials(
-    f: Callable[..., tuple[Y, X]], wanted: str, **keywords: Unpack[NamedBoth]
+    f: Callable[..., tuple[Y, X]], wanted: str, **keywords: Unpack[VectorBoth]
 ) -> Partials[tuple[Derivatives, Y, X]]: ...
 @overload
-def partials(f: Callable[..., Any], wanted: str, **keywords: Unpack[NamedPerhapsValue]) -> Partials[Any]: ...
+def partials(f: Callable[..., Any], wanted: str, **keywords: Unpack[VectorPerhapsValue]) -> Partials[Any]: ...
 @overload
-def partials(f: Callable[..., Any], wanted: str, **keywords: Unpack[NamedPerhapsAux]) -> Partials[Any]: ...
+def partials(f: Callable[..., Any], wanted: str, **keywords: Unpack[VectorPerhapsAux]) -> Partials[Any]: ...
 @with_signature
 def partials(
     f: Callable[..., Any],
@@ -67,6 +71,8 @@ def partials(
     inputs: str,
     outputs: str,
     grid: bool = False,
+    coordinates: CoordinatesLike | None = None,
+    generator: torch.Generator | None = None,
     **keywords: Unpack[Keywords],
 ) -> Partials[Any]:
     r"""Partial derivatives by name, mixed and of any order, from one propagation through ``f``.
@@ -83,11 +89,15 @@ def partials(
             arguments ``(N,)`` or ``(N, 1)`` (or others, by ``argnums``).  It returns ``(N, m)``, ``(N,)`` where m is
             1, or a tuple or a dict by name of m tensors ``(N,)`` or ``(N, 1)``.
         wanted: names apart by spaces, as in ``"u u_t u_x u_xx"``, or by commas; beside an operator spaces mean nothing.
-        inputs: a name for each coordinate, as in ``"t x"``.
+        inputs: a name for each coordinate, as in ``"t x"``.  One may be a vector, ``"t x[1000]"``, of coordinates that
+            lie side by side in one tensor; then ``u_xx`` is the sum of the second derivatives by each, the Laplacian.
         outputs: a name for each output, as in ``"u v p"``; one of several components has their number in brackets, as
             in ``"u[101] p"``, or ``"u[:]"`` for all that there are.
         grid: each coordinate has points of its own, d last arguments ``(N_i,)`` or ``(N_i, 1)``, and ``f`` returns its
             outputs at all combinations of them, ``(N_1, .., N_d)`` or ``(N_1, .., N_d, m)``, as separable networks do.
+        coordinates: estimate these sums by ``k`` of the vector's ``n`` coordinates, times ``n / k``: which, ``(k,)``,
+            counted within the vector, or how many, to be drawn at each call, as for :func:`laplacian`.
+        generator: what they are drawn by; torch's own if None.
         **keywords: those of :func:`diag_jac`.  ``chunk_size`` bounds the rows, at the price of more evaluations of
             ``f``.  ``out_dims=1`` is for operator learning, where all functions share the points: coordinates
             ``(P, d)`` and outputs ``(F, P, m)``.
@@ -124,4 +134,11 @@ def partials(
     """
     check_flag("grid", grid)
     options = Options.of("partials", keywords)
+    plain, sizes = without_vectors(inputs)
+    if sizes:
+        if grid:
+            raise ArgumentError("grid=True with a vector among the inputs; leave one of them out")
+        return made_on_vectors(as_function(f), wanted, plain, sizes, outputs, options, coordinates, generator)
+    if coordinates is not None or generator is not None:
+        raise ArgumentError("coordinates= without a vector among the inputs; write it as in inputs='t x[1000]'")
     return made(as_function(f), wanted, Variables.of(inputs, outputs), options, grid)

@@ -111,7 +111,7 @@ def test_brackets_that_mean_nothing_are_refused(outputs: str, message: str) -> N
     with pytest.raises(NotationError, match=message):
         partials(network(4), "u_x", inputs="t x", outputs=outputs)
     with pytest.raises(NotationError, match="is no name that Python takes"):
-        partials(network(4), "u_x", inputs="t[2]", outputs="u")
+        partials(network(4), "u_x", inputs="t[-2]", outputs="u")
 
 
 @pytest.mark.parametrize(
