@@ -177,8 +177,8 @@ def laplacian(
         sparsity: for a Hessian that is mostly zero: ``"auto"`` for its pattern to be found, or the pattern, as for
             :func:`sparse_jac`, of the Hessian of the sum of all outputs; then without ``return_gradient``.
         coordinates: estimate the sum by that of ``k`` of its ``d`` terms, times ``d / k``: which ones, ``(k,)``, or how
-            many, to be drawn anew at each call, without replacement.  Over these draws the result is unbiased.  A
-            first linear layer then costs ``k`` columns of its weight, however many coordinates there are.
+            many, to be drawn anew at each call, the same for all samples, without replacement.  Over these draws the
+            result is unbiased.  A first linear layer then costs ``k`` columns of its weight, whatever ``d`` is.
         generator: what they are drawn by; torch's own if None.
         **keywords: those of :func:`diag_jac`.
 

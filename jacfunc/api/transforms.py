@@ -259,7 +259,8 @@ def divergence(
         segments: for rows of segments, as in :func:`diag_jac`: ``(G,)``, summed over all rows of the segment.
         sparsity: as for :func:`diag_jac`.
         coordinates: estimate the sum by that of ``k`` of its ``d`` terms, times ``d / k``: which ones, ``(k,)``, or how
-            many, to be drawn anew at each call, without replacement.  Over these draws the result is unbiased.
+            many, to be drawn anew at each call, the same for all samples, without replacement.  Over these draws the
+            result is unbiased.
         generator: what they are drawn by; torch's own if None.
         **keywords: those of :func:`diag_jac`.
 

@@ -159,6 +159,9 @@ def laplacian(f: Callable[..., Any], **keywords: Unpack[EstimateKeywords]) -> Es
 
     .. math:: \Delta y_{no} = \mathbb{E}[v^T H_{no} v], \qquad \mathbb{E}[v v^T] = I
 
+    Directions are as long as a sample, and each sample has its own: ``(N, probes, d)`` numbers.  In a loss of a network
+    that begins with a linear layer ``jacfunc.laplacian(f, coordinates=k)`` needs none of them.
+
     Args:
         f: a function or an ``nn.Module``, ``x`` of shape ``(N, *I)`` to ``y`` of shape ``(N, *O)``.
         **keywords: those of :func:`divergence`; ``"hutch++"`` and ``"xtrace"`` are for one number a
