@@ -191,7 +191,7 @@ class Explained(Uncalled):
             batch, corrected = request.batch, tuple(noting.met.values())
             samples = math.prod(batch if blocks is None else (blocks.count, *batch[1:]))
             widest = max(sizes, default=0)
-            shapes = transform.input_shapes(given) if isinstance(transform, Directional | Estimator) else ()
+            shapes = transform.input_shapes(given) if isinstance(transform, Directional | Estimator | AtFew) else ()
             sparsity: tuple[tuple[str, str], ...] = ()
             returned: tuple[tuple[int, ...], ...] = ()
             if isinstance(transform, Compressed):
@@ -213,7 +213,7 @@ class Explained(Uncalled):
                 shapes,
                 sparsity,
                 returned,
-                _estimated(transform, given, kwargs) if isinstance(transform, Estimator) else (),
+                _estimated(transform, given, kwargs) if isinstance(transform, Estimator | AtFew) else (),
                 _argument(transform, resolved, given),
             )
 
@@ -224,9 +224,9 @@ class Explained(Uncalled):
         return f"explain({self.transform!r})"
 
 
-def _estimated(made: Estimator, given: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+def _estimated(made: Estimator | AtFew, given: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """What there is to say of an estimate alone."""
-    lines = told(made, given, kwargs)
+    lines = made.told(given) if isinstance(made, AtFew) else told(made, given, kwargs)
     if made.exact is not None:
         plan = Explained(made.exact)(*given, **kwargs).plan
         lines.append(("exact", f"about {plan.cost:g} plain forwards, by {plan.rows} rows on the {plan.route} route"))

@@ -7,7 +7,7 @@ them for its expected value.  The function of these coordinates alone is in ``st
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,10 +16,12 @@ import torch
 
 from ..call.request import Request, requested
 from ..call.sample_chunks import with_added
-from ..core.levels import compiling
+from ..core.levels import compiling, inside_transform, inside_vmap
+from ..core.meshes import MODULES
 from ..core.reasons import a_type, name_of
-from ..errors import ArgumentError, ArgumentTypeError, ShapeError
-from ..evaluation.rng import replaying
+from ..core.torch_private import DYNAMO
+from ..errors import ArgumentError, ArgumentTypeError, ShapeError, UnsupportedOperationError
+from ..evaluation.rng import RandomState, replaying
 from ..options import Options
 from ..structure.coordinates import AtCoordinates
 from .transform import Result_co, Transform
@@ -42,6 +44,8 @@ class AtFew(Transform[Result_co]):
     generator: torch.Generator | None
     picks: bool
     sums: bool
+    exact: Transform | None = None
+    """That by all coordinates, where it is an estimate of this."""
     made: dict[Any, Transform] = field(default_factory=dict, repr=False)
     """The transforms inside, by options: the same at each call, since compiled code is looked up by them."""
 
@@ -50,7 +54,10 @@ class AtFew(Transform[Result_co]):
         if traced:
             request = Request(self.transformed, self.options, args, kwargs, traced=True)
             return self._computed(request)
-        with requested(self.transformed, self.options, args, kwargs) as request:
+        with (
+            requested(self.transformed, self.options, args, kwargs) as request,
+            kept_by_errors(request, self.generator),
+        ):
             return self._computed(request)
 
     def _computed(self, request: Request) -> Any:
@@ -101,6 +108,18 @@ class AtFew(Transform[Result_co]):
         size, x = math.prod(request.input_shapes[0]), request.leaves[0]
         return places_of(self.coordinates, size, x.device, self.generator, request.traced)
 
+    def input_shapes(self, args: tuple[Any, ...]) -> tuple[tuple[int, ...], ...]:
+        """The sample shape of the argument that is differentiated by."""
+        return (tuple(args[self.options.numbers[0]].shape[self.options.batch_dims :]),)
+
+    def told(self, args: tuple[Any, ...]) -> list[tuple[str, str]]:
+        """What ``explain`` says of the coordinates."""
+        size, given = math.prod(self.input_shapes(args)[0]), self.coordinates
+        count = given if isinstance(given, int) else len(given)
+        which = "drawn at each call" if isinstance(given, int) else "as they were given"
+        scaled = f"; their sum times {size / count:g} is unbiased" if self.sums else ""
+        return [("coordinates", f"{count} of {size}, {which}{scaled}")]
+
     def _fingerprint(self) -> tuple[object, ...]:
         return (*super()._fingerprint(), "coordinates", self.picks)
 
@@ -127,7 +146,8 @@ def by_coordinates(
             raise ArgumentError(f"{name} with generator= but without coordinates=; there is nothing to draw")
         return transform
     _refuse(name, options, transform, coordinates, generator, sums)
-    return AtFew(transform.transformed, transform.quantity, options, coordinates, generator, picks, sums)
+    exact = transform if sums else None
+    return AtFew(transform.transformed, transform.quantity, options, coordinates, generator, picks, sums, exact)
 
 
 def _refuse(name: str, options: Options, transform: Transform, coordinates: Any, generator: Any, sums: bool) -> None:
@@ -190,7 +210,7 @@ def places_of(
 ) -> torch.Tensor:
     """The coordinates that were given, or as many that are drawn without replacement, ``(k,)``."""
     if isinstance(given, torch.Tensor):
-        if not traced and given.numel():
+        if not (traced or inside_transform()) and given.numel():
             low, high = int(given.min()), int(given.max())
             if low < 0 or high >= size:
                 raise ArgumentError(
@@ -202,5 +222,33 @@ def places_of(
         raise ArgumentError(
             f"coordinates={given}, but a sample of the input has {size} elements; ask for at most as many"
         )
+    if traced:
+        raise UnsupportedOperationError(
+            f"coordinates={given} draws numbers, which code that torch.compile or torch.export traces cannot; pass the "
+            "coordinates as a tensor, or compile=True in place of torch.compile"
+        )
+    if inside_vmap():
+        raise UnsupportedOperationError(
+            f"coordinates={given} draws numbers inside of torch.func.vmap; pass the coordinates as a tensor"
+        )
     own = "cpu" if generator is None else generator.device
     return torch.randperm(size, generator=generator, device=own)[:given].to(device)
+
+
+@contextmanager
+def kept_by_errors(request: Request, generator: torch.Generator | None) -> Iterator[None]:
+    """After an error all generators are as they were."""
+    if inside_vmap():  # whose numbers are drawn by its own rules
+        yield
+        return
+    look: Callable[[], RandomState] = request.random_state
+    if DYNAMO in MODULES:  # whose frame around this one may have been given up
+        look = torch.compiler.disable(look)  # type: ignore[no-untyped-call]
+    state, own = look(), None if generator is None else generator.get_state()
+    try:
+        yield
+    except BaseException:
+        state.restore()
+        if generator is not None and own is not None:
+            generator.set_state(own)
+        raise

@@ -8,7 +8,6 @@ from typing import Any, Unpack
 
 import torch
 
-from ..api.calculus import biharmonic as exact_biharmonic
 from ..api.laplacian import laplacian as exact_laplacian
 from ..call.quantity import Outcome, PartialsOf, Quantity
 from ..call.request import Request
@@ -163,7 +162,7 @@ def directional(
         if operator == "biharmonic":
             keywords = {"probe": "sphere", **keywords}
             factor(operator, keywords["probe"], 1)
-        exact = exact_laplacian if operator == "laplacian" else exact_biharmonic
+        exact = exact_laplacian if operator == "laplacian" else None  # to explain that takes all fourth derivatives
         whole = Whole(operator)
         return replace(
             made("directional", f, keywords, ONLY, whole, quantity=_along(WHOLE[operator]), exact=exact),

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 
 from ..api.calling import Uncalled
-from ..api.coordinates import undrawn
+from ..api.coordinates import kept_by_errors, undrawn
 from ..api.meshed import meshed, on_own_samples
 from ..api.transform import Transform
 from ..call.quantity import Quantity
 from ..call.request import Request, requested
-from ..core.levels import tracing
+from ..core.levels import inside_vmap, tracing
 from ..core.meshes import distributed_as, is_meshed
 from ..core.reasons import a_type, name_of
-from ..errors import ArgumentError, ArgumentTypeError, ShapeError
+from ..errors import ArgumentError, ArgumentTypeError, ShapeError, UnsupportedOperationError
 from ..options import Options
 from ..training.blocks import Bar, check_tqdm
 from .maps import At, Maps, refuse_trees
@@ -62,9 +62,20 @@ class Estimator(Uncalled):
         if not tracing() and meshed(args, kwargs):
             return self._on_own_samples(args, kwargs)
         if tracing():
-            return self._estimated(Request(self.transformed, self.options, args, kwargs, traced=True))
-        with requested(self.transformed, self.options, args, kwargs) as request:
+            raise UnsupportedOperationError(
+                f"estimate.{self.name} draws probes, which code that torch.compile or torch.export traces cannot; call "
+                "it outside, with compile=True"
+            )
+        with (
+            requested(self.transformed, self.options, args, kwargs) as request,
+            kept_by_errors(request, self.generator),
+        ):
             return self._estimated(request)
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """What probes are drawn by."""
+        return self.probing.generator
 
     def _on_own_samples(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """On this rank's own samples of a device mesh, with their part of the probes that are drawn for all samples."""
@@ -115,7 +126,9 @@ class Estimator(Uncalled):
         """How many probes are drawn at a time: all but where each is as good as any other."""
         if self.probing.estimator != "hutchinson" or at.request.traced:
             return [count]
-        number = min(math.ceil(count * at.x.numel() / LARGEST) or 1, max(count // 2, 1))
+        # More rows than coordinates would make other routes look cheaper, which push as many through all the probes.
+        number = max(math.ceil(count * at.x.numel() / LARGEST), math.ceil(count / max(at.size, 2)), 1)
+        number = min(number, max(count // 2, 1))
         return [count // number + (place < count % number) for place in range(number)]
 
     def count(self, at: At) -> int:
@@ -161,10 +174,16 @@ class Estimator(Uncalled):
         """How many probes reach a tolerance, by a pilot of a few, which are not used again."""
         how = self.probing
         pilot = min(PILOT, how.max_probes)
+        if not at.x.numel():
+            return 2
+        if inside_vmap():
+            raise UnsupportedOperationError(
+                "tolerance= inside of torch.func.vmap, where a pilot cannot be looked at; pass probes="
+            )
         with torch.no_grad():
             first = self.compute(self, self.maps.at(at.request), self.drawn(at.x, pilot))
         error = float(first.standard_error.abs().max()) if pilot > 1 else math.nan
-        wanted = pilot * (error / tolerance) ** 2
+        wanted = math.nan if math.isnan(error) else pilot * min(error / tolerance, 1e150) ** 2
         if not wanted <= how.max_probes:
             reached = error * math.sqrt(pilot / how.max_probes)
             raise ArgumentError(

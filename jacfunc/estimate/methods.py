@@ -16,6 +16,7 @@ expected value over the other test vectors is the trace whatever :math:`Q` is, a
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
@@ -30,10 +31,35 @@ def _dots(left: Tensor, right: Tensor) -> Tensor:
     return (left * right).sum(-1)
 
 
-def _basis(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """An orthonormal basis of what rows span, as rows, and the triangle; no gradient goes through either."""
-    columns, triangle = torch.linalg.qr(rows.detach().mT)
-    return columns.mT, triangle
+class Span(NamedTuple):
+    """An orthonormal ``basis`` of what rows span, as rows; no gradient goes through any of it.
+
+    Of rows that span fewer dimensions than they are, some of the basis are zero: a direction in their place would be
+    chosen by rounding, and would depend on what it is to be independent of.  ``left[i]`` is the unit vector, in the
+    basis, that row i alone adds to the span, zero if it adds none; ``dimensions`` of the span without row i.
+    """
+
+    basis: Tensor
+    left: Tensor
+    dimensions: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor) -> Span:
+        """That of rows, ``(*batch, m, d)``."""
+        dtype = rows.dtype if rows.dtype in (torch.float32, torch.float64) else torch.float32  # for LAPACK
+        columns, triangle = torch.linalg.qr(rows.detach().to(dtype).mT)
+        left, sizes, right = torch.linalg.svd(triangle)
+        eps = torch.finfo(dtype).eps
+        there = sizes > 2 * eps * rows.shape[-2] * sizes.amax(-1, keepdim=True)
+        basis = torch.where(there.unsqueeze(-1), torch.matmul(columns, left).mT, 0.0)
+        inverse = torch.where(there, 1 / sizes, 0.0)
+        right = torch.where(there.unsqueeze(-1), right[..., : sizes.shape[-1], :], 0.0).mT  # (*batch, m, r)
+        alone = right.square().sum(-1, keepdim=True) > 1 - eps**0.5
+        added = torch.where(alone, right * inverse.unsqueeze(-2), 0.0)
+        length = torch.linalg.vector_norm(added, dim=-1, keepdim=True)
+        unit = torch.where(length > 0, added / length, 0.0)
+        rest = there.sum(-1, keepdim=True) - alone.squeeze(-1).to(torch.long)
+        return cls(basis.to(rows.dtype), unit.to(rows.dtype), rest)
 
 
 def _without(rows: Tensor, basis: Tensor) -> Tensor:
@@ -67,7 +93,7 @@ def trace_by_hutch(forward: Product, tests: Tensor) -> Estimate:
     """The trace in the span of ``A S`` exactly, that of the rest by Hutchinson's estimate."""
     count, part = tests.shape[-2], _thirds(tests.shape[-2])
     with torch.no_grad():
-        basis, _ = _basis(forward(tests[..., :part, :]))
+        basis = Span.of(forward(tests[..., :part, :])).basis
     rest = _without(tests[..., 2 * part :, :], basis)
     products = forward(torch.cat([basis, rest], -2))
     inside = _dots(basis, products[..., : basis.shape[-2], :]).sum(-1)
@@ -78,29 +104,13 @@ def diagonal_by_hutch(forward: Product, backward: Product, tests: Tensor) -> Est
     """The diagonal of ``Q Q^T A`` exactly, that of the rest by Hutchinson's estimate."""
     count, part = tests.shape[-2], _thirds(tests.shape[-2])
     with torch.no_grad():
-        basis, _ = _basis(forward(tests[..., :part, :]))
+        basis = Span.of(forward(tests[..., :part, :])).basis
     inside = (basis * backward(basis)).sum(-2)
     rest = tests[..., 2 * part :, :]
     return Estimate.of_terms((rest * _without(forward(rest), basis)).mT, inside, count)
 
 
 # -------------------------------------------------------------------- leave one out
-
-
-def _left_out(triangle: Tensor) -> Tensor:
-    """For each test vector the unit vector, in the basis, that its product alone adds to the span: ``(*batch, m, m)``.
-
-    The basis without that direction spans the products with all other test vectors.  Row i of the result is that of i.
-    """
-    diagonal = triangle.diagonal(dim1=-2, dim2=-1)
-    smallest = torch.finfo(triangle.dtype).eps * triangle.abs().amax((-2, -1)).clamp_min(1e-30).unsqueeze(-1)
-    # A span of fewer dimensions than there are test vectors has zeros on the diagonal: any direction will do then.
-    lifted = torch.where(diagonal.abs() < smallest, smallest, 0.0)
-    whole = triangle + torch.diag_embed(lifted)
-    identity = torch.eye(triangle.shape[-1], dtype=triangle.dtype, device=triangle.device).expand_as(whole)
-    found = torch.linalg.solve_triangular(whole.mT, identity, upper=False).mT
-    unit: Tensor = found / torch.linalg.vector_norm(found, dim=-1, keepdim=True)
-    return unit
 
 
 def trace_by_xtrace(forward: Product, tests: Tensor, rotated: bool = False) -> Estimate:
@@ -112,17 +122,17 @@ def trace_by_xtrace(forward: Product, tests: Tensor, rotated: bool = False) -> E
     tests = tests[..., : max(tests.shape[-2] // 2, 1), :]
     count, size = tests.shape[-2:]
     first = forward(tests)
-    basis, triangle = _basis(first)
+    basis, left, dimensions = Span.of(first)
     second = forward(basis)
-    left = _left_out(triangle)
     inside = torch.matmul(basis, second.mT)  # (i, j): q_i^T A q_j
     traces = inside.diagonal(dim1=-2, dim2=-1).sum(-1).unsqueeze(-1) - _dots(torch.matmul(left, inside), left)
     own = torch.matmul(tests, basis.mT)
     own = own - left * _dots(left, own).unsqueeze(-1)
     rest = tests - torch.matmul(own, basis)
     found = _dots(rest, first - torch.matmul(own, second))
-    if rotated and size > count - 1:
-        found = found * ((size - count + 1) / rest.square().sum(-1))
+    if rotated:  # of nothing that is left nothing is made
+        free = (size - dimensions).to(found.dtype)
+        found = torch.where(free > 0, found * (free / rest.square().sum(-1)), 0.0)
     return Estimate.of_terms(traces + found, None, 2 * count)
 
 
@@ -131,9 +141,8 @@ def diagonal_by_xdiag(forward: Product, backward: Product, tests: Tensor) -> Est
     tests = tests[..., : max(tests.shape[-2] // 2, 1), :]
     count = tests.shape[-2]
     first = forward(tests)
-    basis, triangle = _basis(first)
+    basis, left, _ = Span.of(first)
     second = backward(basis)
-    left = _left_out(triangle)
     inside = (basis * second).sum(-2).unsqueeze(-2) - torch.matmul(left, basis) * torch.matmul(left, second)
     own = torch.matmul(first, basis.mT)
     own = own - left * _dots(left, own).unsqueeze(-1)

@@ -138,6 +138,10 @@ def draw(
     refuse_count("probes", probes)
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
         raise ArgumentTypeError(f"x is {a_type(x)}; pass the floating-point tensor that is differentiated by")
+    if not isinstance(batch_dims, int) or isinstance(batch_dims, bool) or not 0 <= batch_dims <= x.dim():
+        raise ArgumentError(f"batch_dims={batch_dims!r} is not the number of sample axes of x, 0 to {x.dim()}")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ArgumentTypeError(f"generator is {a_type(generator)}; pass a torch.Generator")
     return drawn(probe, x, batch_dims, probes, generator)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
@@ -85,13 +86,21 @@ class Probing:
                     "more; pass more, or take 'hutchinson'"
                 )
         if self.tolerance is not None:
-            if isinstance(self.tolerance, bool) or not isinstance(self.tolerance, int | float) or self.tolerance <= 0:
+            aim = self.tolerance
+            if isinstance(aim, bool) or not isinstance(aim, int | float) or not 0 < aim < math.inf:
                 raise ArgumentError(f"tolerance={self.tolerance!r} is not a standard error, a number above 0")
             if self.estimator != "hutchinson":
                 raise ArgumentError(
                     f"tolerance= with estimator={self.estimator!r}, of which a few probes do not tell how many are "
                     "needed; pass probes=, or take 'hutchinson'"
                 )
+            if self.probe == "coordinate":
+                raise ArgumentError(
+                    "tolerance= with probe='coordinate', whose standard error knows nothing of coordinates that were "
+                    "not drawn; take another kind of probe, or probes="
+                )
+        if self.fixed is not None and self.generator is not None:
+            raise ArgumentError("generator= with fixed=; there is nothing to draw, so leave it out")
         if self.fixed is not None and self.squared_residual:
             raise ArgumentError("squared_residual=True with fixed=; two estimates of the same probes are the same")
 

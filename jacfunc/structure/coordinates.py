@@ -27,16 +27,24 @@ def placed(x: torch.Tensor, steps: Any, places: torch.Tensor) -> Any:
     """``x`` with ``steps``, ``(*batch, k)``, added at some coordinates of each sample, ``(k,)``."""
     if isinstance(steps, Jet):
         return apply(placed, (x, steps, places), {})
-    flat = x.reshape(*steps.shape[:-1], -1)
-    return flat.index_add(-1, places, steps.to(flat.dtype)).reshape(x.shape)
+    return x + _spread(steps, x, places)
+
+
+def _spread(steps: Any, x: Any, places: torch.Tensor) -> Any:
+    """The steps at their places, zeros elsewhere, in the shape of ``x``.
+
+    By a product, which is right in every mode: compiled by inductor the tangent of ``index_add`` is not
+    (``findings/compiled_tangent_of_index_add.sh``).
+    """
+    size = x.shape[steps.dim() - 1 :].numel()
+    hot = (places[:, None] == torch.arange(size, device=x.device)).to(x.dtype)
+    return torch.matmul(steps, hot).reshape(x.shape)
 
 
 def _placed(x: Any, steps: Jet, places: torch.Tensor) -> Any:
     """The rule: of a sample of one axis only the entries at these places move."""
     if type(x) is Jet or x.dim() != steps.dim():
-        flat = x.reshape(*steps.shape[:-1], -1)
-        zeros = torch.zeros_like(x).reshape(flat.shape)
-        return (flat + torch.index_add(zeros, -1, places, steps)).reshape(x.shape)  # type: ignore[arg-type]
+        return x + _spread(steps, x, places)
     entries = Jet(x.index_select(-1, places), steps._coefficients, steps.frame)
     return with_chosen(x, entries, places)
 
@@ -47,7 +55,7 @@ def entries_at(output: Any, places: torch.Tensor, batch_dims: int) -> Any:
         if type(output.pending) is PendingLayer and output.dim() == batch_dims + 1:
             return _of_layer(output, places, batch_dims)  # not by apply, which multiplies the layer out
         return apply(entries_at, (output, places, batch_dims), {})
-    return output.reshape(*output.shape[:batch_dims], -1).index_select(-1, places)
+    return output.reshape(*output.shape[:batch_dims], output.shape[batch_dims:].numel()).index_select(-1, places)
 
 
 def _of_layer(output: Jet, places: torch.Tensor, batch_dims: int) -> Any:
@@ -70,7 +78,7 @@ def _entries_at(output: Jet, places: torch.Tensor, batch_dims: int) -> Any:
     own = chosen_of(output)
     if own is not None and own.places is places:
         return own.entries
-    flat = output.reshape(*output.shape[:batch_dims], -1)  # type: ignore[attr-defined]
+    flat = output.reshape(*output.shape[:batch_dims], output.shape[batch_dims:].numel())  # type: ignore[attr-defined]
     return torch.index_select(flat, -1, places)
 
 

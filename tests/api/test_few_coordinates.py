@@ -12,6 +12,7 @@ from jacfunc import (
     ArgumentError,
     ArgumentTypeError,
     ShapeError,
+    UnsupportedOperationError,
     batch_jac,
     diag_jac,
     divergence,
@@ -152,6 +153,8 @@ def test_compiled_and_inside_of_torch_func():
     around = torch.compile(lambda p, x: laplacian(f, coordinates=PLACES)(p, x), backend="eager")
     torch.testing.assert_close(around(params, x), expected)
     net = network()
+    inductor = torch.compile(lambda x: batch_jac(torch.sin, coordinates=PLACES, method="forward")(x))
+    torch.testing.assert_close(inductor(x), batch_jac(torch.sin, coordinates=PLACES)(x))
     gradient = torch.func.grad(lambda x: laplacian(net, coordinates=PLACES)(x).sum())(x)
     assert gradient.shape == x.shape and gradient.abs().sum() > 0
 
@@ -195,6 +198,28 @@ def test_refused(call, error, words):
     with pytest.raises(error, match=re.escape(words)) as caught:
         call(network())(points())
     assert "\n" not in str(caught.value)
+
+
+def test_no_samples():
+    none = points()[:0]
+    for transform, f in (
+        (laplacian, network()),
+        (hess_diag, network()),
+        (diag_jac, network(SIZE)),
+        (batch_jac, network()),
+    ):
+        assert len(transform(f, coordinates=PLACES)(none)) == 0
+    assert divergence(network(SIZE), coordinates=PLACES)(none).shape == (0,)
+
+
+def test_draws_that_cannot_be_are_refused():
+    drawn = laplacian(network(), coordinates=2)
+    with pytest.raises(UnsupportedOperationError, match="inside of torch.func.vmap; pass the coordinates as a tensor"):
+        torch.func.vmap(drawn, randomness="different")(points()[None])
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="or compile=True in place of torch.compile"):
+        torch.compile(drawn, backend="eager", fullgraph=True)(points())
+    given = torch.func.vmap(laplacian(network(), coordinates=PLACES))(points()[None])
+    torch.testing.assert_close(given[0], laplacian(network(), coordinates=PLACES)(points()))
 
 
 def test_trees_are_refused():

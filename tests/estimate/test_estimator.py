@@ -305,6 +305,17 @@ def test_compiled():
         assert torch.allclose(one.estimate, other.estimate) and torch.allclose(one.standard_error, other.standard_error)
 
 
+def test_around_it_torch_compile_leaves_it_eager():
+    whole = torch.compile(estimate.divergence(network(), probes=2), backend="eager", fullgraph=True)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="call it outside, with compile=True"):
+        whole(points())
+    x, made = points(), estimate.divergence(network(), probes=2, generator=generator())
+    expected = made(x).estimate
+    made.generator.manual_seed(SEED)
+    found = torch.compile(lambda x: made(2 * x / 2).estimate, backend="eager")(x)
+    torch.testing.assert_close(found, expected)
+
+
 def test_inside_of_vmap():
     x = torch.stack([points(), points()])
     with pytest.raises(UnsupportedOperationError, match="randomness='different'"):
@@ -328,14 +339,49 @@ def test_without_gradients():
         assert not estimate.laplacian(network(1), probes=4, estimator="xtrace")(points()).estimate.requires_grad
 
 
-def test_module_and_generators_are_left_as_they_were_by_what_is_refused():
-    own = generator()
-    state, torchs = own.get_state(), torch.get_rng_state()
-    with pytest.raises(ShapeError):
-        estimate.divergence(network(2), probes=2, generator=own)(points().requires_grad_())
-    assert torch.equal(torchs, torch.get_rng_state())
-    explain(estimate.divergence(network(), probes=2, generator=own))
-    assert isinstance(state, torch.Tensor)
+@pytest.mark.parametrize("own", [None, "generator"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda g: estimate.divergence(network(2), probes=2, generator=g),
+        lambda g: estimate.divergence(lambda x: x - x.mean(0), probes=2, generator=g),
+        lambda g: estimate.divergence(network(), tolerance=1e-9, generator=g),
+        lambda g: estimate.hess_diag(network(2), probes=2, generator=g),
+        lambda g: laplacian(lambda x: x - x.mean(0), coordinates=2, generator=g),
+        lambda g: divergence(network(2), coordinates=2, generator=g),
+    ],
+)
+def test_generators_are_left_as_they_were_by_what_is_refused(make, own):
+    g = None if own is None else generator()
+    made, x = make(g), points()
+    before = torch.get_rng_state(), None if g is None else g.get_state()
+    with pytest.raises((ShapeError, ArgumentError, CoupledSamplesError)):
+        made(x)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert g is None or torch.equal(before[1], g.get_state())
+
+
+def test_no_samples_of_many_kinds():
+    none = points()[:0]
+    assert estimate.divergence(network(), tolerance=0.1)(none).estimate.shape == (0,)
+    assert estimate.divergence(network(), probes=4, estimator="xtrace")(none).estimate.shape == (0,)
+    assert estimate.diag_jac(network(), probes=4, estimator="xdiag")(none).estimate.shape == (0, 6)
+
+
+def test_more_probes_than_coordinates_keep_to_the_rows_of_few():
+    """Else reverse mode would look cheaper, with a row for each coordinate through all probes."""
+    told = dict(explain(estimate.divergence(network(), probes=60))(points()).items())
+    assert told["route"] == "taylor" and told["passes (rows)"] == "6 in 1 chunk"
+    found = estimate.divergence(network(), probes=60, generator=generator())(points())
+    assert found.probes == 60
+
+
+@pytest.mark.parametrize("estimator", ["hutch++", "xtrace"])
+def test_half_precision(estimator):
+    x = points().bfloat16()
+    found = estimate.divergence(lambda x: x * x, probes=6, estimator=estimator, generator=generator())(x)
+    assert found.estimate.dtype == torch.bfloat16
+    assert found.estimate.isfinite().all() and found.standard_error.isfinite().all()
 
 
 # -------------------------------------------------------------------- what it refuses
@@ -364,6 +410,22 @@ REFUSED = [
         "independent of each other",
     ),
     (lambda x: estimate.divergence(network(), tolerance=-1.0), ArgumentError, "not a standard error"),
+    (lambda x: estimate.divergence(network(), tolerance=math.nan), ArgumentError, "tolerance=nan is not"),
+    (lambda x: estimate.divergence(network(), tolerance=math.inf), ArgumentError, "tolerance=inf is not"),
+    (lambda x: estimate.divergence(network(), tolerance=1e-300)(x), ArgumentError, "max_probes=10000 reaches"),
+    (lambda x: estimate.divergence(network(), tolerance=1.0, probe="coordinate"), ArgumentError, "were not drawn"),
+    (
+        lambda x: estimate.divergence(network(), fixed=estimate.draw(x, 2), generator=generator()),
+        ArgumentError,
+        "generator= with fixed=",
+    ),
+    (lambda x: estimate.draw(x, 2, batch_dims=3), ArgumentError, "0 to 2"),
+    (lambda x: estimate.draw(x, 2, generator=5), ArgumentTypeError, "pass a torch.Generator"),
+    (
+        lambda x: torch.func.vmap(estimate.divergence(network(), tolerance=1.0), randomness="same")(x[None]),
+        UnsupportedOperationError,
+        "a pilot cannot be looked at",
+    ),
     (lambda x: estimate.divergence(network(), tolerance=0.1, estimator="xtrace"), ArgumentError, "a few probes do not"),
     (lambda x: estimate.divergence(network(), probes=2, generator=3), ArgumentTypeError, "pass a torch.Generator"),
     (lambda x: estimate.divergence(network(), probes=2, squared_residual=1), ArgumentTypeError, "is not a bool"),

@@ -135,6 +135,28 @@ def test_single_precision_is_as_good_as_it_can_be():
     assert (found.estimate - matrix.trace()).abs().max() < 50 * torch.finfo(torch.float32).eps * matrix.trace()
 
 
+@pytest.mark.parametrize("probe", ["rademacher", "coordinate"])
+@pytest.mark.parametrize("name", ["xtrace", "xdiag"])
+def test_test_vectors_that_depend_on_each_other_do_not_bias(name, probe):
+    """In three dimensions many of them are equal: which of them is left out is not for rounding to choose."""
+    generator = torch.Generator().manual_seed(3)
+    matrix = torch.randn(3, 3, dtype=torch.float64, generator=generator)
+    made = {**TRACES, "xdiag": diagonal_by_xdiag}[name]
+    truth = matrix.diagonal() if name == "xdiag" else matrix.trace()
+    found = estimated(made, matrix, 6, probe, trials=200_000)
+    error = found.estimate.std(0) / 200_000**0.5
+    assert ((found.estimate.mean(0) - truth).abs() < 4.5 * error).all()
+
+
+def test_what_rounding_moves_is_moved_by_rounding_alone():
+    matrix = symmetric(1.0 + PLACES[:4])
+    tests = drawn("rademacher", torch.zeros(500, 4, dtype=torch.float64), 1, 8, torch.Generator().manual_seed(SEED))
+    shaken = matrix + 1e-13 * torch.randn(4, 4, dtype=torch.float64)
+    for made in (lambda forward: trace_by_xtrace(forward, tests), lambda forward: trace_by_hutch(forward, tests)):
+        one, other = (made(lambda rows, each=each: rows @ each.T) for each in (matrix, shaken))
+        assert (one.estimate - other.estimate).abs().max() < 1e-9
+
+
 def test_one_probe_has_no_standard_error():
     found = estimated(TRACES["hutchinson"], symmetric(0.7**PLACES), 1)
     assert found.standard_error.isnan().all() and found.estimate.isfinite().all()
