@@ -122,7 +122,8 @@ def divergence(f: Callable[..., Any], **keywords: Unpack[EstimateKeywords]) -> E
               estimate is made of others: one that stops when it looks good is biased.
             - ``max_probes=10_000``: at most so many for that.
             - ``generator``: what they are drawn by; torch's own if None.
-            - ``fixed``: test vectors for every call, as :func:`draw` makes them, for ODE solvers.
+            - ``fixed``: test vectors for every call, as :func:`draw` makes them, for ODE solvers.  ``"xtrace"`` and
+              ``"xdiag"`` use the first half of them, ``"hutch++"`` the first and the last third.
             - ``squared_residual=False``: two independent estimates, for the loss ``(a - g) * (b - g)``: the square of
               one has its variance on top of the square that is meant.
             - ``progress=False``: a bar of the probes that are done, where they are so many that they are drawn in parts
