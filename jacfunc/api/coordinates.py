@@ -16,7 +16,7 @@ import torch
 
 from ..call.request import Request, requested
 from ..call.sample_chunks import with_added
-from ..core.levels import compiling, inside_transform, inside_vmap
+from ..core.levels import compiling, inside_vmap
 from ..core.meshes import MODULES
 from ..core.reasons import a_type, name_of
 from ..core.torch_private import DYNAMO
@@ -85,15 +85,15 @@ class AtFew(Transform[Result_co]):
     def _inner(self, request: Request) -> Transform:
         """The transform by the steps at these coordinates."""
         options = replace(self.options, argnums=-1, in_dims=with_added(request, self.options, 1))
-        found = None if request.traced else self.made.get(options)
+        number, batch_dims = request.arguments[0].position, options.batch_dims
+        found = None if request.traced else self.made.get((options, number))
         if found is None:
             keeps = self.picks and options.return_value
             inner = replace(options, has_aux=True, return_value=False) if keeps else options
-            number, batch_dims = request.arguments[0].position, options.batch_dims
             function = AtCoordinates(self.transformed, number, batch_dims, self.picks, options.has_aux, keeps)
             found = Transform(function, self.quantity, inner)
             if not request.traced:
-                self.made[options] = found
+                self.made[options, number] = found
         return found
 
     def _leaf(self, request: Request) -> torch.Tensor:
@@ -205,13 +205,24 @@ def undrawn(request: Request, generator: torch.Generator | None) -> Iterator[Non
             generator.set_state(state)
 
 
+def _extremes(given: torch.Tensor) -> tuple[int, int]:
+    try:
+        return int(given.min()), int(given.max())
+    except RuntimeError as error:
+        if not inside_vmap():
+            raise
+        raise UnsupportedOperationError(
+            "coordinates= that torch.func.vmap maps over cannot be looked at; pass the same ones to all of them"
+        ) from error
+
+
 def places_of(
     given: CoordinatesLike, size: int, device: torch.device, generator: torch.Generator | None, traced: bool = False
 ) -> torch.Tensor:
     """The coordinates that were given, or as many that are drawn without replacement, ``(k,)``."""
     if isinstance(given, torch.Tensor):
-        if not (traced or inside_transform()) and given.numel():
-            low, high = int(given.min()), int(given.max())
+        if not traced and given.numel():
+            low, high = _extremes(given)
             if low < 0 or high >= size:
                 raise ArgumentError(
                     f"coordinates has {low if low < 0 else high}, but a sample of the input has {size} elements; "

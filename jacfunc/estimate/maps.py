@@ -77,22 +77,27 @@ class Maps:
         self, request: Request, key: Any, make: Callable[[Options], Transform], added: int, others: bool
     ) -> Transform:
         options, dims = self.options, with_added(request, self.options, added)
-        found = None if request.traced else self.made.get((key, dims))
+        kind = (key, dims, request.arguments[0].position)
+        found = None if request.traced else self.made.get(kind)
         if found is None:
             own = replace(options, in_dims=dims)
             found = make(own if others else replace(own, return_value=False))
             if not request.traced:
-                self.made[key, dims] = found
+                self.made[kind] = found
         return found
 
 
 @dataclass(eq=False)
 class At:
-    """The matrix of each sample at the arguments of one call; what came beside the first product is kept."""
+    """The matrix of each sample at the arguments of one call; what came beside the first product is kept.
+
+    ``recorded``: whether a graph was recorded when it was made, as that of what comes beside is to be.
+    """
 
     maps: Maps
     request: Request
     others: tuple[Any, ...] | None = None
+    recorded: bool = field(default_factory=torch.is_grad_enabled)
 
     @property
     def x(self) -> torch.Tensor:
@@ -128,7 +133,7 @@ class At:
     def along(self, quantity: Quantity, rows: torch.Tensor) -> torch.Tensor:
         """What a quantity is along rows: derivatives by a step along each."""
         request, options = self.request, self.maps.options
-        first = self.others is None
+        first = self.others is None and torch.is_grad_enabled() == self.recorded
         several = options.has_aux or (options.return_value and first)
         transform = self.maps.along(request, quantity, first)
         directions, steps = self.directions(rows)

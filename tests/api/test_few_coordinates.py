@@ -218,6 +218,11 @@ def test_draws_that_cannot_be_are_refused():
         torch.func.vmap(drawn, randomness="different")(points()[None])
     with pytest.raises(torch._dynamo.exc.Unsupported, match="or compile=True in place of torch.compile"):
         torch.compile(drawn, backend="eager", fullgraph=True)(points())
+    several, f = torch.stack([PLACES, PLACES]), network()
+    with pytest.raises(UnsupportedOperationError, match="that torch.func.vmap maps over cannot be looked at"):
+        torch.func.vmap(lambda x, places: laplacian(f, coordinates=places)(x))(torch.stack([points()] * 2), several)
+    with pytest.raises(ArgumentError, match="pass numbers from 0 to 39"):
+        torch.func.grad(lambda x: laplacian(f, coordinates=torch.tensor([40]))(x).sum())(points())
     given = torch.func.vmap(laplacian(network(), coordinates=PLACES))(points()[None])
     torch.testing.assert_close(given[0], laplacian(network(), coordinates=PLACES)(points()))
 

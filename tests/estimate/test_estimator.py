@@ -113,9 +113,18 @@ def test_value_and_aux_come_after():
     assert torch.equal(value, x**2) and torch.allclose(found.estimate, 2 * x.sum(1)) and aux["sum"] == x.sum()
     for estimator in ("hutch++", "xtrace"):
         found, value = estimate.divergence(network(), probes=4, estimator=estimator, return_value=True)(x)
-        assert torch.allclose(value, network()(x))
+        assert torch.allclose(value, network()(x)) and value.requires_grad
     found, aux = estimate.hess_diag(lambda x: ((x**3).sum(1), x[0]), probes=2, has_aux=True)(x)
     assert torch.allclose(found.estimate, 6 * x) and torch.equal(aux, x[0])
+
+
+def test_other_numbers_of_arguments():
+    """The last one is another argument then."""
+    f = lambda x, y=None: torch.tanh(x) if y is None else torch.tanh(y) * x
+    x, made = points(), estimate.divergence(f, probes=1)
+    few = divergence(f, coordinates=torch.arange(SIZE))
+    for args, exact in (((x,), 1 - torch.tanh(x) ** 2), ((x, 2 * x), x * (1 - torch.tanh(2 * x) ** 2))):
+        assert torch.allclose(made(*args).estimate, exact.sum(1)) and torch.allclose(few(*args), exact.sum(1))
 
 
 def test_parameters_get_gradients():
