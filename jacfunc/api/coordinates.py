@@ -7,7 +7,7 @@ them for its expected value.  The function of these coordinates alone is in ``st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -54,11 +54,11 @@ class AtFew(Transform[Result_co]):
         if traced:
             request = Request(self.transformed, self.options, args, kwargs, traced=True)
             return self._computed(request)
-        with (
-            requested(self.transformed, self.options, args, kwargs) as request,
-            kept_by_errors(request, self.generator),
-        ):
-            return self._computed(request)
+        with requested(self.transformed, self.options, args, kwargs) as request:
+            if isinstance(self.coordinates, torch.Tensor):
+                return self._computed(request)
+            with kept_by_errors(request.leaves, self.generator):
+                return self._computed(request)
 
     def _computed(self, request: Request) -> Any:
         x, places = self._leaf(request), self._places(request)
@@ -74,7 +74,7 @@ class AtFew(Transform[Result_co]):
     def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
         """The transform that is called for these arguments, and its own."""
         with requested(self.transformed, self.options, args, kwargs) as request:
-            with undrawn(request, self.generator):
+            with undrawn(request.leaves, self.generator):
                 x, places, inner = self._leaf(request), self._places(request), self._inner(request)
             bound = replace(inner, transformed=replace(inner.transformed, places=places))  # type: ignore[type-var]
             return bound, self._arguments(request, x, places)
@@ -194,15 +194,31 @@ def refuse_coordinates(name: str, coordinates: Any, generator: Any, sums: bool) 
 
 
 @contextmanager
-def undrawn(request: Request, generator: torch.Generator | None) -> Iterator[None]:
+def undrawn(tensors: Iterable[torch.Tensor], generator: torch.Generator | None) -> Iterator[None]:
     """All generators go on as if nothing had been drawn in between."""
-    state = None if generator is None else generator.get_state()
+    with replaying(_state(tensors, generator)):
+        yield
+
+
+@contextmanager
+def kept_by_errors(tensors: Iterable[torch.Tensor], generator: torch.Generator | None) -> Iterator[None]:
+    """After an error all generators are as they were."""
+    if inside_vmap():  # whose numbers are drawn by its own rules
+        yield
+        return
+    look = _state
+    if DYNAMO in MODULES:  # whose frame around this one may have been given up
+        look = torch.compiler.disable(look)  # type: ignore[no-untyped-call]
+    state = look(tensors, generator)
     try:
-        with replaying(request.random_state()):
-            yield
-    finally:
-        if generator is not None and state is not None:
-            generator.set_state(state)
+        yield
+    except BaseException:
+        state.restore()
+        raise
+
+
+def _state(tensors: Iterable[torch.Tensor], generator: torch.Generator | None) -> RandomState:
+    return RandomState.capture(tensors, () if generator is None else (generator,))
 
 
 def _extremes(given: torch.Tensor) -> tuple[int, int]:
@@ -244,22 +260,3 @@ def places_of(
         )
     own = "cpu" if generator is None else generator.device
     return torch.randperm(size, generator=generator, device=own)[:given].to(device)
-
-
-@contextmanager
-def kept_by_errors(request: Request, generator: torch.Generator | None) -> Iterator[None]:
-    """After an error all generators are as they were."""
-    if inside_vmap():  # whose numbers are drawn by its own rules
-        yield
-        return
-    look: Callable[[], RandomState] = request.random_state
-    if DYNAMO in MODULES:  # whose frame around this one may have been given up
-        look = torch.compiler.disable(look)  # type: ignore[no-untyped-call]
-    state, own = look(), None if generator is None else generator.get_state()
-    try:
-        yield
-    except BaseException:
-        state.restore()
-        if generator is not None and own is not None:
-            generator.set_state(own)
-        raise

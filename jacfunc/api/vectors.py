@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..jet.layout import Index, Terms
 from ..options import Options
 from ..structure.coordinates import AtCoordinates
 from .asked import Asked
-from .coordinates import KEYWORD, CoordinatesLike, places_of, refuse_coordinates
+from .coordinates import KEYWORD, CoordinatesLike, kept_by_errors, places_of, refuse_coordinates, undrawn
 from .derivatives import Derivatives
 from .named import Partials
 from .notation import Combined, Name, Variables
@@ -94,13 +95,15 @@ class OnVectors(Partials[Any]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The derivatives of ``f`` at its arguments, by name."""
-        own, x, places = self._given(args)
-        steps = x.new_zeros(*x.shape[: self.transform.options.batch_dims], len(places))
-        return self._named(self.transform, self.transform(*own, steps, **kwargs, **{KEYWORD: places}), args)
+        with kept_by_errors((), self.generator) if isinstance(self.chosen_ones, int) else nullcontext():
+            own, x, places = self._given(args)
+            steps = x.new_zeros(*x.shape[: self.transform.options.batch_dims], len(places))
+            return self._named(self.transform, self.transform(*own, steps, **kwargs, **{KEYWORD: places}), args)
 
     def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
         """The transform that is called for these arguments, and its own."""
-        own, x, places = self._given(args)
+        with undrawn((), self.generator):
+            own, x, places = self._given(args)
         bound = replace(self.transform, transformed=replace(self.transform.transformed, places=places))  # type: ignore[type-var]
         return bound, (*own, x.new_zeros(*x.shape[: self.transform.options.batch_dims], len(places)))
 
@@ -161,7 +164,7 @@ def made_on_vectors(
     ((name, size),) = sizes.items()
     if coordinates is None and generator is not None:
         raise ArgumentError("partials with generator= but without coordinates=; there is nothing to draw")
-    coordinates = size if coordinates is None else coordinates
+    coordinates = torch.arange(size) if coordinates is None else coordinates
     refuse_coordinates("partials", coordinates, generator, sums=True)
     count = coordinates if isinstance(coordinates, int) else len(coordinates)
     if count > size:

@@ -68,7 +68,7 @@ class Estimator(Uncalled):
             )
         with (
             requested(self.transformed, self.options, args, kwargs) as request,
-            kept_by_errors(request, self.generator),
+            kept_by_errors(request.leaves, self.generator),
         ):
             return self._estimated(request)
 
@@ -198,7 +198,7 @@ class Estimator(Uncalled):
         with requested(self.transformed, self.options, args, kwargs) as request:
             refuse_trees(self.name, request)
             at = self.maps.at(request)
-            with undrawn(request, self.probing.generator):
+            with undrawn(request.leaves, self.generator):
                 first = max(self.parts(at, self.count(at))[0] // PARTS[self.probing.estimator], 1)
                 directions, steps = at.directions(self.drawn(at.x, first))
             return self.maps.along(request, self.quantity, others=True), (*args, directions, steps)

@@ -24,7 +24,7 @@ def told(made: Estimator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list
     """How it is made, and how far it may be off, by a pilot that leaves all generators as they are."""
     how = made.probing
     with requested(made.transformed, made.options, args, kwargs) as request:
-        with undrawn(request, how.generator), unasked(), torch.no_grad():
+        with undrawn(request.leaves, how.generator), unasked(), torch.no_grad():
             at = made.maps.at(request)
             probes = made.count(at)
             few = probes if how.estimator != "hutchinson" else max(2, min(PILOT, probes))

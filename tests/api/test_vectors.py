@@ -83,6 +83,18 @@ def test_drawn_ones_are_right_on_average_and_by_the_generator():
     assert torch.equal(made(x).u_xx, draws[0])
 
 
+def test_random_numbers_are_drawn_where_coordinates_are_and_kept_by_errors():
+    x, state = points(), torch.get_rng_state()
+    partials(network(), "u_xx", inputs="x[10]", outputs="u")(x)
+    drawn = partials(network(), "u_xx", inputs="x[10]", outputs="u", coordinates=2)
+    explain(drawn)(x)
+    with pytest.raises(ShapeError):
+        partials(network(3), "u_xx", inputs="x[10]", outputs="u", coordinates=2)(x)
+    assert torch.equal(state, torch.get_rng_state())
+    drawn(x)
+    assert not torch.equal(state, torch.get_rng_state())
+
+
 def test_compiled_and_explained():
     x = points()
     made = partials(network(), "u_t u_xx", inputs="t x[9]", outputs="u", coordinates=PLACES, compile=True)
