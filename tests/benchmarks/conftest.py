@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-collect_ignore = ["peers/asdex_maps.py"] + ([] if importlib.util.find_spec("jax") else ["peers/jax_networks.py"])
+OF_JAX = ["peers/jax_jet.py", "peers/jax_networks.py"]
+collect_ignore = ["peers/asdex_maps.py", *([] if importlib.util.find_spec("jax") else OF_JAX)]
 
 
 @pytest.fixture(autouse=True)
