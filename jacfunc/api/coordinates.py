@@ -7,7 +7,7 @@ them for its expected value.  The function of these coordinates alone is in ``st
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -75,7 +75,11 @@ class AtFew(Transform[Result_co]):
         """The transform that is called for these arguments, and its own."""
         with requested(self.transformed, self.options, args, kwargs) as request:
             with undrawn(request.leaves, self.generator):
-                x, places, inner = self._leaf(request), self._places(request), self._inner(request)
+                x, places, inner = (
+                    self._leaf(request),
+                    self._places(request),
+                    self._inner(request),
+                )
             bound = replace(inner, transformed=replace(inner.transformed, places=places))  # type: ignore[type-var]
             return bound, self._arguments(request, x, places)
 
@@ -97,12 +101,7 @@ class AtFew(Transform[Result_co]):
         return found
 
     def _leaf(self, request: Request) -> torch.Tensor:
-        if len(request.leaves) != 1 or not isinstance(request.args[request.arguments[0].position], torch.Tensor):
-            raise ArgumentTypeError(
-                f"{self.quantity.name} with coordinates= differentiates by one tensor, but argnums="
-                f"{self.options.argnums} selects {len(request.leaves)} in a tree; pass them joined into one tensor"
-            )
-        return request.leaves[0]
+        return only_tensor(f"{self.quantity.name} with coordinates=", request)
 
     def _places(self, request: Request) -> torch.Tensor:
         size, x = math.prod(request.input_shapes[0]), request.leaves[0]
@@ -110,11 +109,11 @@ class AtFew(Transform[Result_co]):
 
     def input_shapes(self, args: tuple[Any, ...]) -> tuple[tuple[int, ...], ...]:
         """The sample shape of the argument that is differentiated by."""
-        return (tuple(args[self.options.numbers[0]].shape[self.options.batch_dims :]),)
+        return (sample_shape(args, self.options),)
 
     def told(self, args: tuple[Any, ...]) -> list[tuple[str, str]]:
         """What ``explain`` says of the coordinates."""
-        size, given = math.prod(self.input_shapes(args)[0]), self.coordinates
+        size, given = math.prod(sample_shape(args, self.options)), self.coordinates
         count = given if isinstance(given, int) else len(given)
         which = "drawn at each call" if isinstance(given, int) else "as they were given"
         scaled = f"; their sum times {size / count:g} is unbiased" if self.sums else ""
@@ -126,10 +125,29 @@ class AtFew(Transform[Result_co]):
     def __repr__(self) -> str:
         given = self.coordinates
         shown = given if isinstance(given, int) else f"<{len(given)} of them>"
-        return f"{self.quantity.name}({', '.join([name_of(self.transformed), f'coordinates={shown}', *self._told()])})"
+        told = [name_of(self.transformed), f"coordinates={shown}", *self.options.changed()]
+        return f"{self.quantity.name}({', '.join(told)})"
 
-    def _told(self) -> list[str]:
-        return self.options.changed()
+
+def only_tensor(what: str, request: Request) -> torch.Tensor:
+    """The one tensor that is differentiated by; a tree is refused."""
+    if len(request.leaves) != 1 or not isinstance(request.args[request.arguments[0].position], torch.Tensor):
+        raise ArgumentTypeError(
+            f"{what} differentiates by one tensor, but argnums={request.options.argnums} selects "
+            f"{len(request.leaves)} in a tree; pass them joined into one tensor"
+        )
+    return request.leaves[0]
+
+
+def sample_shape(args: Sequence[Any], options: Options) -> tuple[int, ...]:
+    """The shape of a sample of the one argument that is differentiated by."""
+    return tuple(args[options.numbers[0]].shape[options.batch_dims :])
+
+
+def refuse_generator(generator: object) -> None:
+    """Refuse what is neither a generator nor None."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ArgumentTypeError(f"generator is {a_type(generator)}; pass a torch.Generator")
 
 
 def by_coordinates(
@@ -184,8 +202,7 @@ def refuse_coordinates(name: str, coordinates: Any, generator: Any, sums: bool) 
             f"coordinates={coordinates}, but the result of {name} has an entry for each, so it has to be known which; "
             f"pass them, as torch.randperm(d)[:{coordinates}]"
         )
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise ArgumentTypeError(f"generator is {a_type(generator)}; pass a torch.Generator")
+    refuse_generator(generator)
     if compiling():
         raise ArgumentError(
             f"{name} with coordinates={coordinates} draws numbers in code that torch.compile traces; pass the "

@@ -96,16 +96,15 @@ class OnVectors(Partials[Any]):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The derivatives of ``f`` at its arguments, by name."""
         with kept_by_errors((), self.generator) if isinstance(self.chosen_ones, int) else nullcontext():
-            own, x, places = self._given(args)
-            steps = x.new_zeros(*x.shape[: self.transform.options.batch_dims], len(places))
-            return self._named(self.transform, self.transform(*own, steps, **kwargs, **{KEYWORD: places}), args)
+            own, places = self._given(args)
+            return self._named(self.transform, self.transform(*own, **kwargs, **{KEYWORD: places}), args)
 
     def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
         """The transform that is called for these arguments, and its own."""
         with undrawn((), self.generator):
-            own, x, places = self._given(args)
+            own, places = self._given(args)
         bound = replace(self.transform, transformed=replace(self.transform.transformed, places=places))  # type: ignore[type-var]
-        return bound, (*own, x.new_zeros(*x.shape[: self.transform.options.batch_dims], len(places)))
+        return bound, own
 
     def coordinates(self, args: Sequence[Any], options: Options) -> list[torch.Tensor]:
         """Each coordinate with the shape of the sample axes, and the vector with an axis more."""
@@ -118,8 +117,9 @@ class OnVectors(Partials[Any]):
         """The tensors under their names, and the inputs beside them."""
         return Derivatives.put_together(self.asked.written, fields, self.layout.names, self.coordinates(args, options))
 
-    def _given(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], torch.Tensor, torch.Tensor]:
-        number = self.transform.transformed.number  # type: ignore[attr-defined]
+    def _given(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], torch.Tensor]:
+        """The arguments with steps of zero, and at which coordinates these are."""
+        number, axes = self.transform.transformed.number, self.transform.options.batch_dims  # type: ignore[attr-defined]
         x = args[number] if -len(args) <= number < len(args) else None
         if isinstance(x, Jet) or not isinstance(x, torch.Tensor):
             raise ArgumentTypeError(
@@ -127,14 +127,14 @@ class OnVectors(Partials[Any]):
                 f"but argument {number} is {a_type(x)}"
             )
         x = undressed(x)
-        sample = tuple(x.shape[self.transform.options.batch_dims :])
+        batch, sample = (tuple(part) for part in (x.shape[:axes], x.shape[axes:]))
         if sample != (self.layout.total,):
             raise ShapeError(
                 f"inputs names {self.layout.total} coordinates, but a sample of the input has shape {sample}; pass one "
                 "tensor with all of them along its last axis"
             )
-        chosen = places_of(self.chosen_ones, self.layout.size, x.device, self.generator)
-        return args, x, self.layout.places(chosen)
+        places = self.layout.places(places_of(self.chosen_ones, self.layout.size, x.device, self.generator))
+        return (*args, x.new_zeros(*batch, len(places))), places
 
     def __repr__(self) -> str:
         layout, chosen = self.layout, self.chosen_ones

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..api.calling import Uncalled
-from ..api.coordinates import kept_by_errors, undrawn
+from ..api.coordinates import kept_by_errors, only_tensor, sample_shape, undrawn
 from ..api.meshed import meshed, on_own_samples
 from ..api.transform import Transform
 from ..call.quantity import Quantity
@@ -24,7 +24,7 @@ from ..core.reasons import a_type, name_of
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError, UnsupportedOperationError
 from ..options import Options
 from ..training.blocks import Bar, check_tqdm
-from .maps import At, Maps, refuse_trees
+from .maps import At, Maps
 from .probes import drawn
 from .probing import PARTS, Probing
 from .result import Estimate
@@ -96,7 +96,7 @@ class Estimator(Uncalled):
         return on_own_samples(made, self.options, (*args, *beside), kwargs, (number,), frozenset([len(args)]))
 
     def _estimated(self, request: Request, tests: torch.Tensor | None = None) -> Any:
-        refuse_trees(self.name, request)
+        only_tensor(f"estimate.{self.name}", request)
         at, twice = self.maps.at(request), self.probing.squared_residual
         if tests is not None:
             count = tests.shape[-2] // (1 + twice)
@@ -124,7 +124,7 @@ class Estimator(Uncalled):
 
     def parts(self, at: At, count: int) -> list[int]:
         """How many probes are drawn at a time: all but where each is as good as any other."""
-        if self.probing.estimator != "hutchinson" or at.request.traced:
+        if self.probing.estimator != "hutchinson":
             return [count]
         # More rows than coordinates would make other routes look cheaper, which push as many through all the probes.
         number = max(math.ceil(count * at.x.numel() / LARGEST), math.ceil(count / max(at.size, 2)), 1)
@@ -196,7 +196,7 @@ class Estimator(Uncalled):
     def resolved(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Transform, tuple[Any, ...]]:
         """The first transform that is called for these arguments, and its own."""
         with requested(self.transformed, self.options, args, kwargs) as request:
-            refuse_trees(self.name, request)
+            only_tensor(f"estimate.{self.name}", request)
             at = self.maps.at(request)
             with undrawn(request.leaves, self.generator):
                 first = max(self.parts(at, self.count(at))[0] // PARTS[self.probing.estimator], 1)
@@ -205,7 +205,7 @@ class Estimator(Uncalled):
 
     def input_shapes(self, args: tuple[Any, ...]) -> tuple[tuple[int, ...], ...]:
         """The sample shape of the argument that is differentiated by."""
-        return (tuple(args[self.options.numbers[0]].shape[self.options.batch_dims :]),)
+        return (sample_shape(args, self.options),)
 
     def _fingerprint(self) -> tuple[object, ...]:
         return (self.name, self.transformed)

@@ -19,7 +19,7 @@ from ..api.transforms import BATCH_JAC, HESS_DIAG
 from ..call.quantity import EntriesOf, Quantity
 from ..call.request import Request
 from ..call.sample_chunks import with_added
-from ..errors import ArgumentTypeError, ShapeError
+from ..errors import ShapeError
 from ..options import Options
 from ..structure.directions import AlongDirections, OfCotangents
 from ..structure.stacks import of_rows
@@ -78,12 +78,10 @@ class Maps:
     ) -> Transform:
         options, dims = self.options, with_added(request, self.options, added)
         kind = (key, dims, request.arguments[0].position)
-        found = None if request.traced else self.made.get(kind)
+        found = self.made.get(kind)
         if found is None:
             own = replace(options, in_dims=dims)
-            found = make(own if others else replace(own, return_value=False))
-            if not request.traced:
-                self.made[kind] = found
+            found = self.made[kind] = make(own if others else replace(own, return_value=False))
         return found
 
 
@@ -157,12 +155,3 @@ class At:
                 f"has {result.shape[-1]} elements and one of the input {self.size}; take batch_jac for the "
                 "whole Jacobian"
             )
-
-
-def refuse_trees(name: str, request: Request) -> None:
-    """Refuse more than one tensor to differentiate by."""
-    if len(request.leaves) != 1 or not isinstance(request.args[request.arguments[0].position], torch.Tensor):
-        raise ArgumentTypeError(
-            f"estimate.{name} differentiates by one tensor, but argnums={request.options.argnums} selects "
-            f"{len(request.leaves)} in a tree; pass them joined into one tensor"
-        )

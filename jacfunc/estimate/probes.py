@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 
+from ..api.coordinates import refuse_generator
 from ..core.reasons import a_type
 from ..errors import ArgumentError, ArgumentTypeError, UnsupportedOperationError
 from .keywords import PROBES, Probe
@@ -140,8 +141,7 @@ def draw(
         raise ArgumentTypeError(f"x is {a_type(x)}; pass the floating-point tensor that is differentiated by")
     if not isinstance(batch_dims, int) or isinstance(batch_dims, bool) or not 0 <= batch_dims <= x.dim():
         raise ArgumentError(f"batch_dims={batch_dims!r} is not the number of sample axes of x, 0 to {x.dim()}")
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise ArgumentTypeError(f"generator is {a_type(generator)}; pass a torch.Generator")
+    refuse_generator(generator)
     return drawn(probe, x, batch_dims, probes, generator)
 
 

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from ..api.coordinates import refuse_generator
 from ..core.keywords_only import keywords_only
-from ..core.reasons import a_type
-from ..errors import ArgumentError, ArgumentTypeError
+from ..errors import ArgumentError
 from ..options import Options, check_flag
 from ..training.blocks import check_tqdm
 from .keywords import Method, Probe
@@ -59,8 +59,7 @@ class Probing:
                 f"estimator={self.estimator!r} is none of estimate.{name}; choose one of "
                 f"{', '.join(map(repr, estimators))}"
             )
-        if self.generator is not None and not isinstance(self.generator, torch.Generator):
-            raise ArgumentTypeError(f"generator is {a_type(self.generator)}; pass a torch.Generator")
+        refuse_generator(self.generator)
         for flag in ("squared_residual", "progress"):
             check_flag(flag, getattr(self, flag))
         if self.progress:

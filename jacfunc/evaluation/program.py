@@ -118,11 +118,11 @@ class Held(NamedTuple):
     given: bool = False
 
     @classmethod
-    def of(cls, tensor: torch.Tensor) -> Held:
+    def of(cls, tensor: torch.Tensor, given: bool = False) -> Held:
         """Remember a tensor as it is now."""
         small = tensor.numel() * tensor.element_size() <= CONTENT
         content = _content(tensor) if small else None
-        return cls(weakref.ref(tensor), version_of(tensor), None if content is None else content.copy())
+        return cls(weakref.ref(tensor), version_of(tensor), None if content is None else content.copy(), given=given)
 
     def is_now(self, met: Met) -> bool:
         """Whether a tensor held the same numbers when it was met, as far as that can be told quickly.

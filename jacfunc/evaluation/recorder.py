@@ -269,7 +269,7 @@ class Recorder:
         if not isinstance(tensor, torch.Tensor) or tensor.requires_grad or isinstance(tensor, Parameter):
             return  # numbers that change at every step
         if self.known is None:
-            self.held.append(Held.of(tensor)._replace(given=given))
+            self.held.append(Held.of(tensor, given))
         elif self.holding or not all(program.proved for program in self.known):
             self.outside.append(Met.now(tensor))
 

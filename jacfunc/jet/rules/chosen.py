@@ -6,7 +6,6 @@ needed in full.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -58,11 +57,6 @@ def elementwise(function: Any, rule: Rule, args: Args, kwargs: Kwargs) -> Rule |
     return apart
 
 
-def value_alone(function: Any, rule: Rule, args: Args, kwargs: Kwargs) -> Rule | None:
-    """Of the values alone."""
-    return rule
-
-
 def added_up(function: Any, rule: Rule, args: Args, kwargs: Kwargs) -> Rule | None:
     """Sums and means; over the last axis those of what moves."""
     own = _alone(args, kwargs)
@@ -84,34 +78,31 @@ def added_up(function: Any, rule: Rule, args: Args, kwargs: Kwargs) -> Rule | No
 
 def layer(function: Any, rule: Rule, args: Args, kwargs: Kwargs) -> Rule | None:
     """A linear layer, by the columns of its weight."""
-    if _alone(args, kwargs) is None:
+    own = _alone(args, kwargs)
+    if own is None:
         return None
 
     def multiplied(input: Jet, weight: Tensor, bias: Tensor | None = None) -> Jet:
-        return _product(input, F.linear(input.value, weight, bias), lambda own: (own.entries, _at(weight, own, -1)))
+        return _with_rows(F.linear(input.value, weight, bias), own, weight.index_select(-1, own.places))
 
     return multiplied
 
 
 def product(function: Any, rule: Rule, args: Args, kwargs: Kwargs) -> Rule | None:
     """A product with a matrix or a vector on the right, by their rows."""
-    if _alone(args, kwargs) is None or kwargs or len(args) != 2 or args[1].dim() > 2:
+    own = _alone(args, kwargs)
+    if own is None or kwargs or len(args) != 2 or args[1].dim() > 2:
         return None
 
     def multiplied(input: Jet, other: Tensor) -> Jet:
-        return _product(input, torch.matmul(input.value, other), lambda own: (own.entries, _at(other, own, 0).t()))
+        return _with_rows(torch.matmul(input.value, other), own, other.index_select(0, own.places).t())
 
     return multiplied
 
 
-def _at(weight: Tensor, own: Chosen, axis: int) -> Tensor:
-    return weight.index_select(axis, own.places)
-
-
-def _product(input: Jet, value: Tensor, operands: Callable[[Chosen], tuple[Jet, Tensor]]) -> Jet:
-    own = chosen_of(input)
-    assert own is not None
-    moved = apply(F.linear, operands(own), {})
+def _with_rows(value: Tensor, own: Chosen, weight: Tensor) -> Jet:
+    """A value whose rows are those of the entries times a weight."""
+    moved = apply(F.linear, (own.entries, weight), {})
     return Jet(value, moved.coefficients, moved.frame)
 
 
@@ -155,9 +146,10 @@ def _view(input: Jet, *_: Any, **__: Any) -> Jet:
 # -------------------------------------------------------------------- entered
 
 NOT_APART = frozenset(
-    ["alpha_dropout", "data", "detach", "dropout", "fill", "native_dropout", "prelu", "rand_like", "randn_like", "zero"]
+    ["alpha_dropout", "broadcast_tensors", "data", "detach", "dropout", "fill", "native_dropout", "prelu"]
+    + ["rand_like", "randn_like", "zero"]
 )
-"""What draws numbers, knows another axis than the last, or has another memory of its own."""
+"""What draws numbers, knows another axis than the last, has several results, or another memory of its own."""
 
 RESHAPING = ("reshape", "view", "flatten", "unflatten", "ravel")
 MEANS = frozenset(functions_of("mean"))
@@ -176,7 +168,6 @@ def install() -> None:
         (product, [*functions_of("matmul", "mm", "mv"), method.__matmul__]),
         (concatenated, functions_of("cat", "concat", "concatenate")),
         (same, functions_of(*RESHAPING)),
-        (value_alone, [method.__len__, method.dim, method.size]),
     ]
     caches.CHOSEN.update(
         {function: handler for handler, functions in table for function in functions if function in caches.RULES}
